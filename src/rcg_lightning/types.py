@@ -1,0 +1,130 @@
+"""What passes between the floors: batches, facts about the data, and the interfaces that stages are written against."""
+
+from abc import abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described
+from rcg_lightning.errors import UserError
+
+
+class Batch(TypedDict, total=False):
+    """Named tensors of one batch; a key is there only where the data has it and the stage needs it."""
+
+    image: Tensor  # (B, C, H, W) float32 in [0, 1]; uint8 until it is on the device
+    pair: Tensor  # a second random view of the same picture, like image
+    label: Tensor  # (B,) int64
+    index: Tensor  # (B,) int64, position in the data set: the key of a store
+    view: Tensor  # (B,) int64, which stored view of the picture
+    seed: Tensor  # (B,) int64, the name of a sample to be generated
+    representation: Tensor  # (B, R) float32
+    cluster: Tensor  # (B,) int64
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a stage must know of its data to build its networks. Plain data: it travels in the checkpoint.
+
+    Attributes:
+        image: (C, H, W) of a picture in a batch.
+        classes: number of classes, None where the data has no labels.
+        columns: name of each stored column to its facts, at least ``shape`` (of one row) and, for integer columns that
+            count something, ``count``.
+        identities: fingerprints by name: ``dataset``, and one for each column (the encoder that made it).
+    """
+
+    image: tuple[int, int, int]
+    classes: int | None = None
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    identities: dict[str, str] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain data for a checkpoint."""
+        return {**asdict(self), "image": list(self.image)}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Facts":
+        """Invert ``plain``."""
+        return cls(**{**plain, "image": tuple(plain["image"])})
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One part of a condition: an integer in [0, count), as (B,) int64."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One part of a condition: a vector, as (B, dim) float32."""
+
+    dim: int
+
+
+Part = Classes | Vector
+Raw = tuple[Tensor, ...]  # a raw condition: one tensor for each part, () where there is none
+
+
+class Condition(Described):
+    """Where a condition comes from: observed on a real batch, or sampled for generation. Has no parameters."""
+
+    needs: frozenset[str] = frozenset()  # keys of the batch that observe() reads
+
+    @abstractmethod
+    def parts(self, facts: Facts) -> tuple[Part, ...]:
+        """Return what the raw condition consists of; raise UserError where the data cannot give it."""
+
+    @abstractmethod
+    def observe(self, batch: Batch) -> Raw:
+        """Return the raw condition of a real batch (training)."""
+
+    @abstractmethod
+    def sample(self, batch: Batch) -> Raw:
+        """Return a raw condition for each ``batch["seed"]`` (generation); what the batch already holds is used as is."""
+
+
+class Codec(Described):
+    """What a generator models instead of pictures: pixels, latents, tokens or representations."""
+
+    needs: frozenset[str] = frozenset({"image"})  # keys of the batch that encode() reads
+
+    @abstractmethod
+    def shape(self, facts: Facts) -> tuple[int, ...]:
+        """Return the shape of one encoded example."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """Return z (B, *shape) without gradient."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Return what z stands for: pictures (B, C, H, W) in [0, 1], or representations (B, R)."""
+
+
+class Backbone(Described, nn.Module):
+    """A network that a Denoiser trains. Sizes that follow from the data are given to ``build``, not to the constructor."""
+
+    width: int  # the natural width of a condition embedding for this network
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
+        """Create the parameters for inputs of ``shape`` and outputs of ``out_factor`` times the channels."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
+        """x (B, *shape), k (B,) noise level as the network reads it, c (B, condition_dim) -> (B, *shape) or more channels."""
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8, rounded: the one place where pictures are quantised."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a UserError with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(message)
