@@ -26,7 +26,7 @@ class Described:
         self = super().__new__(cls)
         # copy and pickle call __new__ without arguments and restore the record with the rest of the state
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
-        receiver, *names = bound.arguments
+        _, *names = bound.arguments
         arguments = {name: bound.arguments[name] for name in names}
         for parameter in inspect.signature(cls.__init__).parameters.values():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:

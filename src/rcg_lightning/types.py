@@ -84,7 +84,7 @@ class Condition(Described):
 
     @abstractmethod
     def sample(self, batch: Batch) -> Raw:
-        """Return a raw condition for each ``batch["seed"]`` (generation); what the batch already holds is used as is."""
+        """Return a raw condition for each ``batch["seed"]`` (generation); what the batch holds already is used."""
 
 
 class Codec(Described):
@@ -106,7 +106,7 @@ class Codec(Described):
 
 
 class Backbone(Described, nn.Module):
-    """A network that a Denoiser trains. Sizes that follow from the data are given to ``build``, not to the constructor."""
+    """A network that a Denoiser trains. Sizes that follow from the data go to ``build``, not to the constructor."""
 
     width: int  # the natural width of a condition embedding for this network
 
@@ -116,7 +116,7 @@ class Backbone(Described, nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
-        """x (B, *shape), k (B,) noise level as the network reads it, c (B, condition_dim) -> (B, *shape) or more channels."""
+        """x (B, *shape), k (B,) noise level, c (B, condition_dim) -> (B, *shape), times out_factor in the channels."""
 
 
 def to_uint8(image: Tensor) -> Tensor:
