@@ -1,0 +1,63 @@
+"""Exponential moving averages of what a stage trains."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described
+
+
+class EMA(Described, nn.Module):
+    """Averaged copies of an explicit list of modules, updated once after each optimizer step.
+
+    Only parameters are averaged; buffers are taken over as they are. With ``warmup`` the decay at update n is
+    min(decay, (1 + n) / (10 + n)), as in the official RDM and LDM (which update *before* the optimizer step and once
+    per micro-batch; here it is after the step, so the average is one step ahead of theirs).
+
+    Args:
+        decay: one decay, or several by name: then each has its own copy.
+        warmup: whether to start with a faster average.
+    """
+
+    def __init__(self, decay: float | dict[str, float] = 0.9999, warmup: bool = False) -> None:
+        super().__init__()
+        self.decays = dict(decay) if isinstance(decay, Mapping) else {"ema": decay}
+        self.warmup = warmup
+        self.updates = 0
+        self.copies = nn.ModuleDict()
+
+    def build(self, modules: Mapping[str, nn.Module]) -> None:
+        """Start one copy of ``modules`` for each decay, from their present weights."""
+        for name in self.decays:
+            copies = nn.ModuleDict({key: copy.deepcopy(module) for key, module in modules.items()})
+            self.copies[name] = copies.requires_grad_(False).eval()
+
+    def averaged(self, name: str | None = None) -> nn.ModuleDict:
+        """Return the copies of decay ``name``, by default those of the first."""
+        return self.copies[name or next(iter(self.decays))]  # type: ignore[return-value]
+
+    def train(self, mode: bool = True) -> "EMA":
+        """Averaged copies are only ever evaluated."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, modules: Mapping[str, nn.Module]) -> None:
+        """Move every average towards the present weights: two multi-tensor operations, no host synchronisation."""
+        self.updates += 1
+        warm = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
+        parameters = [p for module in modules.values() for p in module.parameters()]
+        buffers = [b for module in modules.values() for b in module.buffers()]
+        for name, decay in self.decays.items():
+            copies = self.copies[name]
+            torch._foreach_lerp_(list(copies.parameters()), parameters, 1 - min(decay, warm))
+            for averaged, buffer in zip(copies.buffers(), buffers):
+                averaged.copy_(buffer)
+
+    def get_extra_state(self) -> Tensor:
+        """The update count, as a tensor because a state dict holds tensors."""
+        return torch.tensor(self.updates, dtype=torch.int64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.updates = int(state)

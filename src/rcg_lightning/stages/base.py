@@ -1,0 +1,174 @@
+"""What every training stage shares: building from data facts, the step, the optimizer and its checkpoints."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described, construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.stages.optimization import Optimizer
+from rcg_lightning.types import Batch, Facts, require
+
+
+class Stage(Described, LightningModule):
+    """A LightningModule whose networks are sized by the data and whose checkpoints rebuild it.
+
+    Subclasses create their networks in ``build_networks`` and return their losses from ``losses``. ``seed`` makes the
+    initial weights independent of whatever ran before in the process.
+
+    Args:
+        optimizer: settings of the optimizer.
+        seed: seed of the initial weights.
+    """
+
+    facts: Facts | None = None
+
+    def __init__(self, optimizer: Optimizer, seed: int = 0) -> None:
+        super().__init__()
+        self.optimizer, self.seed = optimizer, seed
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of the batch that this stage reads; the data module loads nothing else."""
+        return frozenset({"image"})
+
+    @abstractmethod
+    def build_networks(self, facts: Facts) -> None:
+        """Create every parameter, from the facts alone."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return scalars to be logged; ``loss`` is the one that is minimised."""
+
+    def after_step(self) -> None:
+        """Called after each optimizer step, before anything is saved: averages and counters."""
+
+    def trained(self) -> Iterable[nn.Module]:
+        """The modules that the optimizer moves."""
+        return [self]
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    def build(self, facts: Facts) -> Self:
+        """Create the networks once; a second call only checks that the facts have not changed."""
+        if self.facts is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.build_networks(facts)
+            self.facts = facts
+        else:
+            check_facts(self.facts, facts, self.needs)
+        return self
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and hasattr(datamodule, "facts"):
+            self.build(datamodule.facts)
+        require(self.facts is not None, f"{type(self).__name__} needs a data module to know the size of its networks")
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.losses(batch)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, prog_bar=True)
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        losses = self.losses(batch)
+        size = len(batch["index"])
+        self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer, scheduler = self.optimizer.make(self.trained(), self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        if self.optimizer.clip is not None:
+            self.clip_gradients(optimizer, self.optimizer.clip, "norm")
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # here and not in on_train_batch_end: callbacks that save run before that hook
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage"] = describe(self)
+        checkpoint["facts"] = self.facts.plain() if self.facts else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        found = read_stage(checkpoint, "the checkpoint")["class_path"]
+        mine = describe(self)["class_path"]
+        require(found == mine, f"the checkpoint holds a {found}, not a {mine}: give one that this stage wrote")
+        self.build(Facts.from_plain(checkpoint["facts"]))
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
+        """Rebuild a stage from its checkpoint, with weights, in evaluation mode. Nothing is unpickled.
+
+        Raises:
+            UserError: no such file, not a checkpoint of this project, or of another kind of stage.
+        """
+        checkpoint = read_checkpoint(path)
+        stage = construct(read_stage(checkpoint, str(path)))
+        if not isinstance(stage, cls):
+            raise UserError(f"{path} holds a {type(stage).__name__}, where a {cls.__name__} is needed")
+        stage.build(Facts.from_plain(checkpoint["facts"]))
+        stage.load_state_dict(checkpoint["state_dict"])
+        return stage.to(device).eval()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Self:
+        """Lightning's name for ``load``."""
+        return cls.load(Path(checkpoint_path), map_location)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint as plain tensors and data, or raise UserError."""
+    if not Path(path).is_file():
+        raise UserError(f"no checkpoint at {path}: run the step that writes it, or correct the path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as a checkpoint (damaged, or it holds pickled objects)") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def read_stage(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the description of the stage inside a checkpoint."""
+    if "stage" not in checkpoint or "state_dict" not in checkpoint:
+        keys = ", ".join(sorted(map(str, checkpoint))[:6])
+        raise UserError(f"{name} is no checkpoint of this project (it holds: {keys}): was it written by other code?")
+    return checkpoint["stage"]
+
+
+def weights_hash(stage: nn.Module) -> str:
+    """Return a short hash of every tensor in the state dict: the identity of a trained stage."""
+    digest = hashlib.sha256()
+    for name, tensor in stage.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:
+    """Raise UserError where data differ from those that the networks were built for, in something the stage reads."""
+    if "image" in needs and built.image != given.image:
+        raise UserError(f"the networks were built for pictures of {built.image}, the data give {given.image}")
+    if "label" in needs and built.classes != given.classes:
+        raise UserError(f"the networks were built for {built.classes} classes, the data have {given.classes}")
+    for name in needs & built.columns.keys():
+        mine, other = built.identities.get(name), given.identities.get(name)
+        if other is not None and mine != other:
+            raise UserError(
+                f"the stage was trained on {name} {mine}, the store holds {other}: use the store it belongs to"
+            )

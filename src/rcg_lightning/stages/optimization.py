@@ -1,0 +1,131 @@
+"""Optimizers and learning-rate laws, as plain settings that a stage turns into torch objects.
+
+Learning rates are absolute. Write the effective batch size that they were chosen for beside them in the config.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer as TorchOptimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from rcg_lightning.described import Described
+from rcg_lightning.types import require
+
+
+class Rate(Described):
+    """A learning-rate law: the factor on the base rate at each step. Warm-up is linear, in optimizer steps."""
+
+    def __init__(self, warmup: int = 0) -> None:
+        self.warmup = warmup
+
+    def factor(self, step: int, total: int) -> float:
+        """Return the factor for ``step`` in [0, total); ``total`` is -1 where training has no set end."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return self.after_warmup(step - self.warmup, total - self.warmup)
+
+    @abstractmethod
+    def after_warmup(self, step: int, total: int) -> float: ...
+
+
+class Constant(Rate):
+    """Warm-up, then the base rate for ever."""
+
+    def after_warmup(self, step: int, total: int) -> float:
+        return 1.0
+
+
+class Cosine(Rate):
+    """Warm-up, then half a cosine down to ``final`` times the base rate at the last step."""
+
+    def __init__(self, warmup: int = 0, final: float = 0.0) -> None:
+        super().__init__(warmup)
+        self.final = final
+
+    def after_warmup(self, step: int, total: int) -> float:
+        require(total > 0, "a Cosine learning rate needs trainer.max_steps, greater than its warmup")
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+
+
+class Optimizer(Described):
+    """Settings of an optimizer; ``make`` creates it for the trained parameters of some modules.
+
+    Args:
+        lr: absolute learning rate.
+        rate: learning-rate law.
+        clip: largest gradient norm, None for no clipping.
+    """
+
+    def __init__(self, lr: float, rate: Rate, clip: float | None) -> None:
+        self.lr, self.rate, self.clip = lr, rate, clip
+
+    def make(self, modules: Iterable[nn.Module], total_steps: int) -> tuple[TorchOptimizer, LambdaLR]:
+        """Return the optimizer and its scheduler, which moves once per optimizer step."""
+        named = {name: p for module in modules for name, p in _named(module) if p.requires_grad}
+        optimizer = self.create(named)
+        return optimizer, LambdaLR(optimizer, lambda step: self.rate.factor(step, total_steps))
+
+    @abstractmethod
+    def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer: ...
+
+
+class AdamW(Optimizer):
+    """AdamW, fused where torch has a fused kernel.
+
+    Args:
+        weight_decay: decoupled weight decay.
+        decay_vectors: whether one-dimensional parameters and biases decay too (the official RDM: yes; MAGE: no).
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+        eps: float = 1e-8,
+        decay_vectors: bool = True,
+        rate: Rate | None = None,
+        clip: float | None = None,
+    ) -> None:
+        super().__init__(lr, rate or Constant(), clip)
+        self.betas, self.weight_decay, self.eps, self.decay_vectors = betas, weight_decay, eps, decay_vectors
+
+    def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
+        spared = [p for name, p in named.items() if not self.decay_vectors and (p.ndim <= 1 or name.endswith(".bias"))]
+        spared_ids = {id(p) for p in spared}
+        groups: list[dict[str, Any]] = [{"params": [p for p in named.values() if id(p) not in spared_ids]}]
+        if spared:
+            groups.append({"params": spared, "weight_decay": 0.0})
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in named.values())
+        betas = (self.betas[0], self.betas[1])
+        return torch.optim.AdamW(
+            groups, lr=self.lr, betas=betas, weight_decay=self.weight_decay, eps=self.eps, fused=fused
+        )
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum."""
+
+    def __init__(
+        self,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        rate: Rate | None = None,
+        clip: float | None = None,
+    ) -> None:
+        super().__init__(lr, rate or Constant(), clip)
+        self.momentum, self.weight_decay = momentum, weight_decay
+
+    def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
+        return torch.optim.SGD(named.values(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+def _named(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    """Parameters under names that stay distinct when several modules share one optimizer."""
+    return ((f"{id(module)}.{name}", parameter) for name, parameter in module.named_parameters())
