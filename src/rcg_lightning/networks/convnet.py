@@ -1,0 +1,70 @@
+"""Convolutional backbones for small pictures: from 8 x 8 digits to CIFAR."""
+
+import math
+from collections.abc import Sequence
+
+import torchvision
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described
+from rcg_lightning.types import require
+
+
+class SmallConvNet(Described, nn.Module):
+    """3 x 3 convolutions with BatchNorm and ReLU, then the average over positions: (B, C, H, W) -> (B, widths[-1]).
+
+    Args:
+        channels: channels of the picture.
+        size: height and width that the net is laid out for; other sizes work, with the same strides.
+        widths: channels after each convolution.
+        strides: one for each convolution; by default the map is halved until 2 to 4 pixels remain, spread over the
+            layers after the first.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        size: int = 32,
+        widths: Sequence[int] = (16, 32, 32, 64, 64),
+        strides: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        strides = spread_strides(size, len(widths)) if strides is None else strides
+        require(len(strides) == len(widths), f"{len(widths)} widths need as many strides, got {len(strides)}")
+        inputs = [channels, *widths[:-1]]
+        layers: list[nn.Module] = []
+        for before, after, stride in zip(inputs, widths, strides):
+            layers += [nn.Conv2d(before, after, 3, stride, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.dim = widths[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised picture (B, C, H, W) -> feature (B, dim)."""
+        return self.layers(image).mean((2, 3))
+
+
+def spread_strides(size: int, layers: int) -> list[int]:
+    """Strides that halve ``size`` until 2 to 4 pixels remain, spread over all layers but the first.
+
+    A picture of 8 and 5 layers: [1, 2, 1, 2, 1].
+    """
+    halvings = min(layers - 1, max(0, int(math.log2(size)) - 1))
+    strided = {1 + i * (layers - 1) // halvings for i in range(halvings)}
+    return [2 if i in strided else 1 for i in range(layers)]
+
+
+class ResNet18(Described, torchvision.models.ResNet):
+    """ResNet-18 for small pictures: a 3 x 3 stem without stride and pooling. (B, C, H, W) -> (B, 512).
+
+    Args:
+        channels: channels of the picture.
+    """
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2])
+        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        self.fc = nn.Identity()
+        self.dim = 512

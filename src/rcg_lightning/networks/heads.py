@@ -1,0 +1,91 @@
+"""Small MLPs on top of an encoder's backbone: projection heads and the predictor of self-supervised learning."""
+
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described
+from rcg_lightning.types import require
+
+
+class MLPHead(Described, nn.Sequential):
+    """Linear-BatchNorm-ReLU ... Linear-BatchNorm, no biases in the linear layers: (B, in_dim) -> (B, dim).
+
+    Its state dict has the names of MoCo v3's heads and predictor (``0.weight``, ``1.running_mean``, ...).
+
+    Args:
+        in_dim: size of the input, the backbone's ``dim``.
+        hidden: width between the layers.
+        dim: size of the result.
+        layers: number of linear layers.
+        last_affine: whether the last BatchNorm has a scale and a shift; in MoCo v3 it has none.
+    """
+
+    def __init__(self, in_dim: int, hidden: int, dim: int, layers: int = 3, last_affine: bool = False) -> None:
+        require(layers >= 1, f"a head needs at least one layer, got layers: {layers}")
+        sizes = [in_dim, *[hidden] * (layers - 1), dim]
+        modules: list[nn.Module] = []
+        for i in range(layers):
+            last = i == layers - 1
+            modules += [nn.Linear(sizes[i], sizes[i + 1], bias=False)]
+            modules += [nn.BatchNorm1d(sizes[i + 1], affine=last_affine or not last)]
+            modules += [] if last else [nn.ReLU(inplace=True)]
+        super().__init__(*modules)
+        self.dim = dim
+
+
+class ProjectionHead(MLPHead):
+    """MoCo v3's projection head: three layers, 4096 wide, 256 out."""
+
+    def __init__(self, in_dim: int, hidden: int = 4096, dim: int = 256, layers: int = 3) -> None:
+        super().__init__(in_dim, hidden, dim, layers)
+
+
+class Predictor(MLPHead):
+    """MoCo v3's predictor: two layers, from the head's size to the same size."""
+
+    def __init__(self, in_dim: int = 256, hidden: int = 4096, dim: int = 256, layers: int = 2) -> None:
+        super().__init__(in_dim, hidden, dim, layers)
+
+
+class BottleneckHead(Described, nn.Module):
+    """The head of DINO and iBOT up to its bottleneck: Linear-GELU-Linear-GELU-Linear with biases.
+
+    As RCG uses it: without the L2 normalisation and the prototypes that follow in training. (B, in_dim) -> (B, dim).
+    """
+
+    def __init__(self, in_dim: int, hidden: int = 2048, dim: int = 256) -> None:
+        super().__init__()
+        self.dim = dim
+        self.mlp = nn.Sequential(
+            nn.Linear(in_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, dim)
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.mlp(feature)
+
+
+class LinearHead(Described, nn.Linear):
+    """A classifier: (B, in_dim) -> logits (B, dim)."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__(in_dim, dim)
+        self.dim = dim
+
+
+class Projected(Described, nn.Module):
+    """A backbone and its head as one network: normalised picture (B, C, H, W) -> (B, head.dim).
+
+    This is what pre-training here exports; ``backbone`` and ``head`` stay separately usable.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.dim: int = head.dim  # type: ignore[assignment]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.backbone(image))

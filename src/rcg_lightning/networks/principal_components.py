@@ -1,0 +1,62 @@
+"""Principal components of the pixels: the encoder that learns nothing, to compare with."""
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described
+from rcg_lightning.types import require
+
+LARGEST = 4096  # numbers in a picture; beyond this the covariance takes minutes and gigabytes
+
+
+class PrincipalComponents(Described, nn.Module):
+    """Projection on fixed directions of pixel space: (B, C, H, W) -> (B, dim).
+
+    Args:
+        shape: (C, H, W) of a picture.
+        dim: number of components.
+    """
+
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, shape: list[int], dim: int) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.dim = dim
+        size = self.shape[0] * self.shape[1] * self.shape[2]
+        self.register_buffer("mean", torch.zeros(size))  # (P,)
+        self.register_buffer("components", torch.zeros(dim, size))  # (dim, P)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Picture (B, C, H, W) -> coefficients (B, dim)."""
+        require(
+            tuple(image.shape[1:]) == self.shape,
+            f"these principal components are of pictures {self.shape}, got {tuple(image.shape[1:])}",
+        )
+        return (image.flatten(1) - self.mean) @ self.components.T
+
+
+@torch.no_grad()
+def fit_principal_components(images: Tensor, dim: int, whiten: bool = False) -> PrincipalComponents:
+    """Return the ``dim`` directions of largest variance of ``images`` (N, C, H, W) float.
+
+    Directions have length one (with ``whiten``, coefficients have unit variance instead), and their largest entry is
+    positive, so that the same pictures give the same signs everywhere.
+    """
+    flat = images.detach().cpu().double().flatten(1)  # (N, P)
+    count, size = flat.shape
+    require(size <= LARGEST, f"pictures of {size} numbers are too large for principal components: {LARGEST} at most")
+    require(dim <= min(count - 1, size), f"{count} pictures of {size} numbers have no {dim} principal components")
+    mean = flat.mean(0)
+    centred = flat - mean
+    variances, directions = torch.linalg.eigh(centred.T @ centred / (count - 1))  # ascending
+    components = directions.T.flip(0)[:dim]  # (dim, P)
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    components = components * largest.sign()
+    if whiten:
+        components = components / variances.flip(0)[:dim, None].clamp_min(1e-12).sqrt()
+    network = PrincipalComponents(list(images.shape[1:]), dim)
+    network.mean.copy_(mean)
+    network.components.copy_(components)
+    return network

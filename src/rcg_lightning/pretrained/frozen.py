@@ -1,0 +1,78 @@
+"""The holder of every network that is used but not trained."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Frozen:
+    """A network outside the module tree: never in a state dict, an EMA copy, an optimizer or DDP.
+
+    It is in eval mode, its weights take no gradient, but a gradient can pass to its input (a perceptual loss needs
+    that). It follows its input's device. It computes in ``dtype`` whatever autocast says around it.
+
+    Args:
+        make: builds the network on the CPU; picklable where worker processes need the holder.
+        dtype: precision of weights and inputs.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> None:
+        self.make = make
+        self.dtype = dtype
+        self._module: nn.Module | None = None
+        self._device = torch.device("cpu")
+
+    @property
+    def ready(self) -> bool:
+        """Whether the network exists."""
+        return self._module is not None
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself."""
+        if self._module is None:
+            self.setup()
+        assert self._module is not None
+        return self._module
+
+    def setup(self) -> None:
+        """Build the network unless it exists. Takes nothing from the random numbers of the caller.
+
+        Its tensors are ordinary ones even inside ``torch.inference_mode``: inference tensors fail later in backward.
+        """
+        if self._module is not None:
+            return
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = self.make().eval().requires_grad_(False)
+            self._module = module.to(dtype=self.dtype)
+        self._device = torch.device("cpu")
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the network on ``inputs``, on the device of the first tensor among them."""
+        device = next((value.device for value in inputs if isinstance(value, Tensor)), self._device)
+        module = self.module
+        if device != self._device:
+            with torch.inference_mode(False):
+                module.to(device)
+            self._device = device
+        with torch.autocast(device.type, enabled=False):
+            return module(*(self._cast(value) for value in inputs))
+
+    def _cast(self, value: Any) -> Any:
+        return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def release(self) -> None:
+        """Let go of the network and its memory; the next use builds it again."""
+        self._module = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process builds its own copy: weights do not travel
+        return {**self.__dict__, "_module": None, "_device": torch.device("cpu")}
