@@ -1,0 +1,232 @@
+"""One pass over features, from which Fréchet distance, Inception score and the neighbour metrics all come.
+
+``FeatureStatistics`` accumulates; its ``compute`` gives a ``Summary``, the statistics of one set of pictures, from
+which metrics against other sets are taken. Nothing here knows what made the features.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from rcg_lightning.core.frechet import frechet_distance, moments_from_sums
+from rcg_lightning.core.random import mix
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+SPLITS = 10  # of the published Inception scores,
+SPLIT_FROM = 50_000  # which are over so many pictures; smaller splits are biased more: one for all below it
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean (d,) and unbiased covariance (d, d), float64, of ``count`` features (None: unknown) of one extractor."""
+
+    mean: Tensor
+    covariance: Tensor
+    count: int | None = None
+    identity: str | None = None  # of the extractor that made the features
+
+    def save(self, path: Path) -> None:
+        """Write an .npz with mu and sigma (the usual names, float64) and, of ours, count and identity."""
+        arrays: dict[str, Any] = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
+        extra = {"count": self.count, "identity": self.identity}
+        arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Moments":
+        """Read an .npz that holds mu (d,) and sigma (d, d), such as the statistics files that papers publish.
+
+        Raises:
+            UserError: no such file, not such a file, or shapes that do not fit.
+        """
+        require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in ("mu", "sigma", "count", "identity") if name in arrays}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read as an .npz of reference statistics: {error}") from error
+        require("mu" in found and "sigma" in found, f"{path} holds no arrays mu and sigma: is it a file of statistics?")
+        mean, covariance = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in ("mu", "sigma"))
+        shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
+        require(mean.ndim == 1 and covariance.shape == (len(mean),) * 2, f"{path}: {shapes} do not fit each other")
+        count = int(found["count"]) if "count" in found else None
+        return cls(mean, covariance, count, str(found["identity"]) if "identity" in found else None)
+
+
+def fid(samples: Moments, reference: Moments) -> float:
+    """Return the Fréchet distance of two sets of features; it is *the* FID where the features are Inception's.
+
+    Raises:
+        UserError: the features come from different extractors.
+    """
+    sizes = len(samples.mean), len(reference.mean)
+    require(
+        sizes[0] == sizes[1], f"features of {sizes[0]} and {sizes[1]} dimensions are no distance apart: one extractor"
+    )
+    known = samples.identity, reference.identity
+    require(
+        None in known or known[0] == known[1],
+        f"the samples' features were made by {known[0]}, the reference's by {known[1]}: make the reference anew",
+    )
+    device = samples.mean.device
+    return frechet_distance(
+        samples.mean, samples.covariance, reference.mean.to(device), reference.covariance.to(device)
+    ).item()
+
+
+class Summary:
+    """The statistics of one set of pictures, made by ``FeatureStatistics.compute``.
+
+    A plain class: torchmetrics takes tuples and dataclasses that a metric returns apart.
+
+    Args:
+        moments: of the features.
+        classes: Σ p(y|x) of each of SPLITS parts (SPLITS, K), float64; None without logits.
+        certainty: Σ of the negative entropies Σ_y p log p of each part (SPLITS,), float64.
+        parts: number of pictures in each part (SPLITS,), float64.
+        features: (N, d) float32 where they were kept, else None; under several processes in the order of ranks.
+    """
+
+    def __init__(
+        self, moments: Moments, classes: Tensor | None, certainty: Tensor, parts: Tensor, features: Tensor | None
+    ) -> None:
+        self.moments, self.classes, self.certainty, self.parts = moments, classes, certainty, parts
+        self.features = features
+
+    @property
+    def count(self) -> int:
+        return self.moments.count or 0
+
+    def inception_score(self, splits: int | None = None) -> tuple[float, float]:
+        """Return mean and standard deviation (unbiased; 0 for one split) of exp(mean KL(p(y|x) ‖ p(y))) over splits.
+
+        By default SPLITS from SPLIT_FROM pictures on, else one over all of them.
+
+        Args:
+            splits: 1 or SPLITS.
+        """
+        if self.classes is None:
+            raise UserError("this extractor gives no class logits, so there is no Inception score")
+        splits = splits or (SPLITS if self.count >= SPLIT_FROM else 1)
+        require(splits in (1, SPLITS), f"an Inception score is taken over 1 or {SPLITS} splits, not {splits}")
+        sums = self.classes, self.certainty, self.parts
+        scores = _exponential_information(*(value.sum(0, keepdim=True) if splits == 1 else value for value in sums))
+        return scores.mean().item(), scores.std().item() if splits > 1 else 0.0
+
+
+def _exponential_information(classes: Tensor, certainty: Tensor, parts: Tensor) -> Tensor:
+    """exp of the mutual information of picture and class, (S,), from sums over each of S parts."""
+    marginal = classes / parts[:, None]
+    return (certainty / parts - torch.xlogy(marginal, marginal).sum(1)).exp()
+
+
+class FeatureStatistics(Metric):
+    """Accumulates one set's features and class logits, in float64 sums that do not depend on batches or processes.
+
+    Move it to the device of a distributed backend before use; on MPS, which has no float64, it stays on the CPU.
+
+    Args:
+        dim: d of the features.
+        classes: K of the logits, None where there are none.
+        keep: keep the features themselves too, for neighbour metrics (N·d float32, gathered by every process).
+        identity: of the extractor, carried into the moments.
+    """
+
+    full_state_update = False
+    total: Tensor
+    outer: Tensor
+    marginals: Tensor
+    negative_entropies: Tensor
+    counts: Tensor
+    kept: Any  # list of (B, d); one tensor once it is synchronised
+
+    def __init__(
+        self, dim: int, classes: int | None = None, keep: bool = False, identity: str | None = None, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        self.dim, self.classes, self.keep, self.identity = dim, classes, keep, identity
+        self.seen = 0  # by this process
+        shapes = {
+            "total": (dim,),
+            "outer": (dim, dim),
+            "marginals": (SPLITS, classes or 0),
+            "negative_entropies": (SPLITS,),
+            "counts": (SPLITS,),
+        }
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        if keep:
+            self.add_state("kept", [], dist_reduce_fx="cat")
+
+    def update(self, features: Tensor, logits: Tensor | None = None, index: Tensor | None = None) -> None:
+        """Add features (B, d) and logits (B, K) of any float type.
+
+        Args:
+            index: (B,) int64, names of the pictures (their seeds): decides which split of the Inception score each one
+                belongs to, the same for any number of processes. By default the order within this process.
+        """
+        require(features.shape[1:] == (self.dim,), f"features of shape {tuple(features.shape)}, not (B, {self.dim})")
+        require((logits is None) == (self.classes is None), "logits must be given always or, without classes, never")
+        wide = self._double(features)
+        require(
+            bool(wide.isfinite().all()), "the features hold NaN or infinity: the pictures or the extractor are broken"
+        )
+        self.total += wide.sum(dim=0)
+        self.outer += wide.T @ wide
+        names = torch.arange(self.seen, self.seen + len(wide)) if index is None else index.detach()
+        # hashed, for classes are often drawn in turns and a plain remainder would give each split a few classes only
+        part = mix(names.to(self.total.device)) % SPLITS
+        part = (part[:, None] == torch.arange(SPLITS, device=part.device)).double()  # (B, SPLITS), one-hot
+        self.counts += part.sum(dim=0)
+        self.seen += len(wide)
+        if logits is not None:
+            log_p = self._double(logits).log_softmax(dim=1)
+            self.marginals += part.T @ log_p.exp()
+            self.negative_entropies += part.T @ (log_p.exp() * log_p).sum(dim=1)
+        if self.keep:
+            self.kept.append(features.detach().float().to(self.total.device))
+
+    def compute(self) -> Summary:
+        """Return the statistics of everything seen by all processes; at least two pictures."""
+        count = int(self.counts.sum())
+        require(count >= 2, f"statistics of {count} pictures say nothing: at least 2 are needed, thousands are usual")
+        moments = Moments(*moments_from_sums(count, self.total, self.outer), count, self.identity)
+        kept = (torch.cat(self.kept) if isinstance(self.kept, list) else self.kept) if self.keep else None
+        # copies, for the states are added to in place later
+        classes = self.marginals.clone() if self.classes else None
+        return Summary(moments, classes, self.negative_entropies.clone(), self.counts.clone(), kept)
+
+    def reset(self) -> None:
+        super().reset()
+        self.seen = 0
+
+    def _double(self, value: Tensor) -> Tensor:
+        return value.detach().to(self.total.device).double()
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        if fn(torch.empty(0)).device.type == "mps":
+            return self
+        return super()._apply(fn, *args, **kwargs)
+
+
+def metric_name(kind: str, extractor: str, count: int, reference: str | None = None) -> str:
+    """Return a name that says all that a figure depends on: ``fid/inception_5k_train``, ``fd/classifier_1346_val``.
+
+    Args:
+        kind: ``fd`` (``fid`` where the extractor is Inception), ``is``, ``precision``, …
+        extractor: the extractor's name.
+        count: number of pictures scored.
+        reference: what they are compared with, None where it is nothing.
+    """
+    if kind.startswith("fd") and extractor == "inception":
+        kind = "fid" + kind[2:]
+    size = f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
+    return f"{kind}/{extractor}_{size}" + (f"_{reference}" if reference else "")
