@@ -91,6 +91,7 @@ class Codec(Described):
     """What a generator models instead of pictures: pixels, latents, tokens or representations."""
 
     needs: frozenset[str] = frozenset({"image"})  # keys of the batch that encode() reads
+    stream: int = 0  # keeps the noise of different spaces apart where one seed is used for both
 
     @abstractmethod
     def shape(self, facts: Facts) -> tuple[int, ...]:

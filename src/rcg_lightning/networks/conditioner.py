@@ -1,0 +1,103 @@
+"""From a raw condition to the embedding that a network reads. The null condition and its drop live here alone."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import Classes, Part, Raw, Vector
+
+
+class PartEmbedding(nn.Module):
+    """Embeds one part of a condition; rows where ``dropped`` get the null of this part."""
+
+    @abstractmethod
+    def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
+        """Raw part (n, …), dropped (n,) bool or None -> (n, dim)."""
+
+    @abstractmethod
+    def null(self, n: int) -> Tensor:
+        """Return the embedding of "no condition", (n, dim)."""
+
+
+class ClassEmbedding(PartEmbedding):
+    """A table with a row for each class, and one more for null where conditions are dropped (DiT's layout)."""
+
+    def __init__(self, part: Classes, dim: int, droppable: bool) -> None:
+        super().__init__()
+        self.count = part.count
+        self.table = nn.Embedding(part.count + droppable, dim)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
+        if dropped is not None:
+            raw = torch.where(dropped, self.count, raw)
+        return self.table(raw)
+
+    def null(self, n: int) -> Tensor:
+        return self.table.weight[self.count].expand(n, -1)
+
+
+class VectorProjection(PartEmbedding):
+    """A linear map. Null is a learned vector in the place of the raw one, before the map (as in the official code)."""
+
+    def __init__(self, part: Vector, dim: int, droppable: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(part.dim, dim)
+        self.fake = nn.Parameter(torch.randn(part.dim) * 0.02) if droppable else None
+
+    def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
+        if dropped is not None and self.fake is not None:
+            raw = torch.where(dropped[:, None], self.fake.to(raw.dtype), raw)
+        return self.linear(raw)
+
+    def null(self, n: int) -> Tensor:
+        assert self.fake is not None
+        return self.linear(self.fake).expand(n, -1)
+
+
+_EMBEDDINGS = {Classes: ClassEmbedding, Vector: VectorProjection}
+
+
+class Conditioner(Described, nn.Module):
+    """Embeds a raw condition of any number of parts as the sum of its parts' embeddings.
+
+    Without parts the embedding has no entries: (n, 0).
+
+    Args:
+        dim: width of the embedding; None takes the network's natural width.
+        drop: probability in training of replacing the whole condition by null, so that sampling can be guided.
+    """
+
+    def __init__(self, dim: int | None = None, drop: float = 0.1) -> None:
+        super().__init__()
+        self.dim, self.drop = dim, drop
+        self.parts = nn.ModuleList()
+
+    def build(self, parts: tuple[Part, ...], natural_dim: int) -> int:
+        """Create the embeddings and return the width of what ``forward`` gives."""
+        dim = self.dim or natural_dim
+        self.parts.extend(_EMBEDDINGS[type(part)](part, dim, self.drop > 0) for part in parts)
+        return dim if parts else 0
+
+    def forward(self, raw: Raw, n: int) -> Tensor:
+        """Raw condition of n examples -> (n, D)."""
+        if not self.parts:
+            return torch.zeros(n, 0)
+        dropped = None
+        if self.training and self.drop > 0:
+            dropped = torch.rand(n, device=raw[0].device) < self.drop
+        return torch.stack([embed(part, dropped) for embed, part in zip(self.parts, raw, strict=True)]).sum(0)
+
+    def null(self, n: int) -> Tensor:
+        """Return the embedding of "no condition", (n, D).
+
+        Raises:
+            UserError: the condition was never dropped in training, so there is no null to guide away from.
+        """
+        if not self.parts or self.drop == 0:
+            what = "has no condition" if not self.parts else "was trained with drop 0, so it knows no null condition"
+            raise UserError(f"this model {what}: it cannot be guided, use guidance scale 1")
+        return torch.stack([part.null(n) for part in self.parts]).sum(0)

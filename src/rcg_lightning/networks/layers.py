@@ -1,0 +1,46 @@
+"""Layers that several networks share."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoidal_embedding(k: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Noise levels (B,) -> (B, dim) float32, [cos | sin] with geometric frequencies (DDPM; dim is even)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=k.device, dtype=torch.float32) / half)
+    angles = k.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def mlp_silu(dim_in: int, dim: int) -> nn.Sequential:
+    """Linear-SiLU-Linear, as every noise-level embedding here."""
+    return nn.Sequential(nn.Linear(dim_in, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over (B, N, D), by torch's fused kernels."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D / heads)
+        x = F.scaled_dot_product_attention(*qkv.unbind(0))  # (B, heads, N, D / heads)
+        return self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
+
+
+def sincos_table(height: int, width: int, dim: int) -> Tensor:
+    """Return (height * width, dim) float32 : first half columns, second half rows, each [sin | cos] (MAE, DiT).
+
+    Frequencies are float64 as in DiT.
+    """
+    omega = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = [axis.flatten().double()[:, None] * omega for axis in (columns, rows)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()

@@ -1,0 +1,76 @@
+"""The residual MLP of the representation diffusion model. On a few dozen pixels it is a pixel generator as well."""
+
+import math
+
+from torch import Tensor, nn
+
+from rcg_lightning.networks.layers import mlp_silu, sinusoidal_embedding
+from rcg_lightning.types import Backbone
+
+
+class ResidualBlock(nn.Module):
+    """LayerNorm-SiLU-Linear, plus what level and condition say, LayerNorm-SiLU-Dropout-Linear; residual."""
+
+    def __init__(self, width: int, bottleneck: int, time_dim: int, condition_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.in_norm = nn.LayerNorm(width)
+        self.in_linear = nn.Linear(width, bottleneck)
+        self.time = nn.Linear(time_dim, bottleneck)
+        self.condition = nn.Linear(condition_dim, bottleneck) if condition_dim else None
+        self.out_norm = nn.LayerNorm(bottleneck)
+        self.dropout = nn.Dropout(dropout)
+        self.out_linear = nn.Linear(bottleneck, width)
+
+    def forward(self, h: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+        u = self.in_linear(nn.functional.silu(self.in_norm(h)))  # (B, bottleneck)
+        u = u + self.time(t)
+        if self.condition is not None:
+            u = u + self.condition(c)
+        return h + self.out_linear(self.dropout(nn.functional.silu(self.out_norm(u))))  # (B, width)
+
+
+class ResidualMLP(Backbone):
+    """Agrees with the official RDM's network (rdm/modules/diffusionmodules/latentmlp.py).
+
+    Args:
+        width: of the residual stream.
+        depth: number of blocks.
+        bottleneck: width inside a block; None for ``width``.
+        time_dim: width of the noise-level embedding; None for ``width``.
+        dropout: inside the blocks.
+    """
+
+    def __init__(
+        self,
+        width: int = 1536,
+        depth: int = 12,
+        bottleneck: int | None = None,
+        time_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.width, self.depth, self.dropout = width, depth, dropout
+        self.bottleneck, self.time_dim = bottleneck or width, time_dim or width
+
+    def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
+        self.out_shape = (shape[0] * out_factor, *shape[1:])
+        self.input_proj = nn.Linear(math.prod(shape), self.width)
+        self.time_embed = mlp_silu(self.width, self.time_dim)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(self.width, self.bottleneck, self.time_dim, condition_dim, self.dropout)
+            for _ in range(self.depth)
+        )
+        self.out_norm = nn.LayerNorm(self.width, eps=1e-6)  # the blocks' norms have eps 1e-5, as officially
+        self.out_linear = nn.Linear(self.width, math.prod(self.out_shape))
+        for linear in [self.out_linear, *(block.out_linear for block in self.blocks)]:
+            nn.init.zeros_(linear.weight)  # every block starts as the identity, the network at zero
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
+        t = nn.functional.silu(self.time_embed(sinusoidal_embedding(k, self.width)))  # (B, time_dim)
+        condition = nn.functional.silu(c) if c.shape[1] else None  # (B, condition_dim)
+        h = self.input_proj(x.flatten(1))  # (B, width)
+        for block in self.blocks:
+            h = block(h, t, condition)
+        out = self.out_linear(nn.functional.silu(self.out_norm(h)))  # (B, prod(S))
+        return out.view(-1, *self.out_shape)

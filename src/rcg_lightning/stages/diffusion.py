@@ -1,0 +1,87 @@
+"""Diffusion in any space: RDM, DiT, ADM and LDM are this stage with other configs."""
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.core.diffusion import Posterior
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.random import SeededNoise
+from rcg_lightning.core.samplers import DDIM, Sampler
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.optimization import Optimizer
+from rcg_lightning.types import Batch, Codec, Condition, Raw
+
+VALIDATION_STREAM = 7  # noise of the validation loss: the same for every picture at every validation
+
+
+class DiffusionStage(Generator):
+    """Trains a denoiser on encoded examples and samples from it.
+
+    Args:
+        denoiser: network, noise levels and what it predicts.
+        sampler: how to sample, unless told otherwise at sampling.
+        codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed: see ``Generator``.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        condition: Condition,
+        denoiser: Denoiser,
+        conditioner: Conditioner,
+        optimizer: Optimizer,
+        sampler: Sampler | None = None,
+        ema: EMA | None = None,
+        guidance: Guidance | None = None,
+        average_conditioner: bool = True,
+        tile: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed)
+        self.denoiser = denoiser
+        self.sampler = sampler or DDIM()
+
+    @property
+    def network(self) -> nn.Module:
+        return self.denoiser
+
+    @property
+    def natural_width(self) -> int:
+        return self.denoiser.network.width
+
+    def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
+        self.denoiser.build(shape, condition_dim)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        z = self.codec.encode(batch)
+        n = len(z)
+        if self.training:
+            k = torch.randint(self.denoiser.schedule.steps, (n,), device=z.device)
+            noise = torch.randn_like(z)
+        else:
+            fixed = SeededNoise(batch["index"], VALIDATION_STREAM)
+            k = fixed.integers(0, self.denoiser.schedule.steps)
+            noise = fixed.normal(1, *z.shape[1:])
+        c = self.conditioner(self.condition.observe(batch), n).to(z.device)
+        return {"loss": self.denoiser.loss(z, k, c, noise).mean()}
+
+    def sample_z(self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None) -> Tensor:
+        denoiser, conditioner = self.for_sampling()
+        assert isinstance(denoiser, Denoiser)
+        c = conditioner(raw, len(seeds)).to(seeds.device)
+        null = conditioner.null(len(seeds)) if guidance.scale != 1 else None
+
+        def denoise(x: Tensor, k: int, progress: float) -> Posterior:
+            levels = torch.full((len(x),), k, device=x.device)
+            if null is None or guidance.scale_at(progress) == 1:
+                return denoiser(x, levels, c)
+            both = denoiser(torch.cat([x, x]), torch.cat([levels, levels]), torch.cat([c, null]))
+            guided = guidance(*both.mean.chunk(2), progress)
+            mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
+            return Posterior(guided, mix)
+
+        noise = SeededNoise(seeds, self.codec.stream)
+        return (sampler or self.sampler).run(denoise, denoiser.schedule, noise, self.shape)

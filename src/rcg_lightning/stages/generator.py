@@ -1,0 +1,128 @@
+"""What every generator shares: codec, condition, averages, and sampling by seed."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.random import tile_rows
+from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.optimization import Optimizer
+from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require
+
+
+class Generator(Stage):
+    """A stage that learns p(z | condition) and generates by seed.
+
+    Args:
+        codec: what is modelled in place of pictures.
+        condition: where conditions come from.
+        conditioner: how the network reads them.
+        optimizer: settings of the optimizer.
+        ema: averages of what is trained; None samples with the trained weights themselves.
+        guidance: how sampling is guided, unless told otherwise at sampling.
+        average_conditioner: whether the averages cover the conditioner (the official RDM leaves it out).
+        tile: rows that are computed together in sampling; one tile size gives one result to the last bit.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        condition: Condition,
+        conditioner: Conditioner,
+        optimizer: Optimizer,
+        ema: EMA | None = None,
+        guidance: Guidance | None = None,
+        average_conditioner: bool = True,
+        tile: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer, seed)
+        require(tile > 0, f"a tile holds at least one row, not {tile}")
+        self.codec, self.condition, self.conditioner = codec, condition, conditioner
+        self.ema, self.guidance = ema, guidance or Guidance()
+        self.average_conditioner, self.tile = average_conditioner, tile
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.codec.needs | self.condition.needs
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network that is trained, without its conditioner."""
+
+    @abstractmethod
+    def build_network(self, shape: tuple[int, ...], condition_dim: int) -> int | None:
+        """Create the network's parameters for z of ``shape``."""
+
+    @property
+    @abstractmethod
+    def natural_width(self) -> int:
+        """Width of a condition embedding that suits the network."""
+
+    @abstractmethod
+    def sample_z(self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None) -> Tensor:
+        """Return z (B, *shape) for seeds (B,) under raw conditions of B rows."""
+
+    def build_networks(self, facts: Facts) -> None:
+        self.shape = self.codec.shape(facts)
+        dim = self.conditioner.build(self.condition.parts(facts), self.natural_width)
+        self.build_network(self.shape, dim)
+        if self.ema is not None:
+            self.ema.build(self._averaged_modules())
+
+    def trained(self) -> list[nn.Module]:
+        return [self.network, self.conditioner]
+
+    def after_step(self) -> None:
+        if self.ema is not None:
+            self.ema.update(self._averaged_modules())
+
+    def _averaged_modules(self) -> Mapping[str, nn.Module]:
+        modules = {"network": self.network}
+        return {**modules, "conditioner": self.conditioner} if self.average_conditioner else modules
+
+    def for_sampling(self) -> tuple[nn.Module, Conditioner]:
+        """Return network and conditioner to sample with: the averages where there are any."""
+        modules = {"network": self.network, "conditioner": self.conditioner}
+        if self.ema is not None:
+            modules |= dict(self.ema.averaged().items())
+        return modules["network"], modules["conditioner"]  # type: ignore[return-value]
+
+    def forward(self, seed: Tensor, label: Tensor | None = None) -> Tensor:
+        """Sample for seeds (B,), and labels (B,) where given: the call of a generator that another one uses frozen."""
+        return self.sample({"seed": seed} if label is None else {"seed": seed, "label": label})
+
+    @torch.no_grad()
+    def sample(self, batch: Batch, guidance: Guidance | None = None, sampler: Sampler | None = None) -> Tensor:
+        """Generate what the codec decodes to, one row for each ``batch["seed"]``.
+
+        A row depends on its seed (and on the condition, where the batch gives one) alone: it is bit-equal for any
+        batch size and number of processes.
+
+        Args:
+            batch: ``seed`` (B,) and, optionally, conditions to use in place of sampled ones.
+            guidance: None for the generator's own.
+            sampler: None for the generator's own.
+        """
+        was_training = self.training
+        self.eval()
+        raw = self.condition.sample(batch)
+        seeds = batch["seed"]
+        result: Tensor | None = None
+        for rows, places in tile_rows(seeds, self.tile):
+            z = self.sample_z(seeds[rows], tuple(part[rows] for part in raw), guidance or self.guidance, sampler)
+            made = self.codec.decode(z)
+            if result is None:
+                result = made.new_empty(len(seeds), *made.shape[1:])
+            result[rows[places]] = made[places]
+        self.train(was_training)
+        assert result is not None, "sampling needs at least one seed"
+        return result
