@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import timm.models.vision_transformer as timm_vit
 import torch
@@ -55,7 +56,7 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
             mlp_ratio=mlp_ratio,
             qkv_bias=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            weight_init="skip",
+            weight_init="skip",  # initialise() does it
         )
         self.dim = width
         self.initialise()
@@ -73,18 +74,19 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
                 else:
                     nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        patches = self.patch_embed.proj
+        patches: Any = self.patch_embed.proj
         bound = math.sqrt(6 / (math.prod(patches.weight.shape[1:]) + self.dim))
         nn.init.uniform_(patches.weight, -bound, bound)
         nn.init.zeros_(patches.bias)
-        nn.init.normal_(self.cls_token, std=1e-6)
-        rows, columns = self.patch_embed.grid_size
-        self.pos_embed.copy_(position_table(rows, columns, self.dim))
-        self.pos_embed.requires_grad_(False)  # fixed, but stored in the official files
+        table: Any = self.pos_embed
+        rows, columns = self.patch_embed.grid_size  # type: ignore[misc]
+        table.copy_(position_table(rows, columns, self.dim))
+        table.requires_grad_(False)  # fixed, but stored in the official files
+        nn.init.normal_(self.cls_token, std=1e-6)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised picture (B, C, H, W) -> feature of the class token (B, width), after the final norm."""
-        expected = (self.in_chans, *self.patch_embed.img_size)
+        expected = (self.in_chans, *self.patch_embed.img_size)  # type: ignore[misc]
         require(
             tuple(image.shape[1:]) == expected,
             f"this Vision Transformer takes pictures of {expected}, got {tuple(image.shape[1:])}: resize them",
@@ -96,21 +98,20 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         return self.norm(x)[:, 0]
 
 
-def class_token_block(block: timm_vit.Block, x: Tensor) -> Tensor:
+def class_token_block(block: Any, x: Tensor) -> Tensor:
     """The class token's row of ``block(x)``: tokens x (B, N, D) -> (B, 1, D).
 
     The other tokens give keys and values only, which saves most of the last block. Exact but for rounding.
     """
     attention = block.attn
-    tokens, dim = x.shape[1], x.shape[2]
+    dim = x.shape[2]
     normed = block.norm1(x)
     weight, bias = attention.qkv.weight, attention.qkv.bias
     query = F.linear(normed[:, :1], weight[:dim], bias[:dim])  # (B, 1, D)
     key_value = F.linear(normed, weight[dim:], bias[dim:])  # (B, N, 2 D)
     query = query.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (B, heads, 1, d)
     key_value = key_value.unflatten(-1, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (2, B, heads, N, d)
-    assert key_value.shape[3] == tokens
-    mixed = F.scaled_dot_product_attention(query, *key_value.unbind(0))  # (B, heads, 1, d)
+    mixed = F.scaled_dot_product_attention(query, key_value[0], key_value[1])  # (B, heads, 1, d)
     x = x[:, :1] + attention.proj(mixed.transpose(1, 2).flatten(2))  # (B, 1, D)
     return x + block.mlp(block.norm2(x))
 

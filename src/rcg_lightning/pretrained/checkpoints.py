@@ -1,0 +1,172 @@
+"""Reading the official files: their containers, what they are, and the key map of the RDM."""
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+State = dict[str, Tensor]
+
+
+def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
+    """Return the content of a .safetensors or torch file, on the CPU. Nothing in the file is ever executed.
+
+    Args:
+        path: the file; None where a description of ``what`` did not travel with its path.
+        what: whose weights these are, for messages.
+    """
+    require(path is not None, f"{what} needs its weights: give the path of the file as weights")
+    path = Path(path)  # type: ignore[arg-type]
+    require(path.is_file(), f"{path} does not exist: give the path of the weights of {what}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = read_torch(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a file of weights: {' '.join(str(error).split())[:200]}") from error
+    require(isinstance(content, Mapping), f"{path} holds a {type(content).__name__} instead of weights")
+    return dict(content)
+
+
+def read_torch(path: Path) -> Any:
+    """Read a torch file without executing anything; memory-mapped where its format allows it.
+
+    Mapped, the optimizer states of a training checkpoint, most of such a file, are never read.
+    """
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the "args" of DINO, iBOT and RCG files
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def entry(container: Mapping[str, Any], *names: str) -> State:
+    """Return the first of the named entries that is a state dict, else the container itself if it is one, else {}."""
+    for candidate in (*(container.get(name) for name in names), container):
+        if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
+            return dict(candidate)
+    return {}
+
+
+def strip(state: Mapping[str, Tensor], prefix: str) -> State:
+    """Return the tensors whose name starts with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def recognise(container: Mapping[str, Any]) -> str:
+    """Say in a few words what kind of file this is, for messages about a wrong one."""
+    teacher = entry({"teacher": container.get("teacher")}, "teacher")
+    if "teacher" in container:
+        return "an iBOT checkpoint" if any("last_layer2" in name for name in teacher) else "a DINO checkpoint"
+    state = entry(container, "state_dict", "model")
+    signs = {
+        "module.base_encoder.": "a MoCo v3 checkpoint",
+        "model.diffusion_model.res_blocks.": "an RDM checkpoint",
+        "first_stage_model.": "an LDM checkpoint",
+        "vqgan.": "a MAGE checkpoint",
+        "x_embedder.": "a DiT checkpoint",
+        "input_blocks.": "an ADM checkpoint",
+        "blocks.0.attn.qkv.": "the weights of a plain Vision Transformer",
+    }
+    for sign, kind in signs.items():
+        if any(name.startswith(sign) for name in state):
+            return kind
+    names = list(state or container)
+    return f"a file with {len(names)} entries ({', '.join(map(str, names[:4]))}, ...)"
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Give ``module`` exactly these tensors; they replace its own, so it may have been built without memory.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape.
+    """
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    other = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    faults = {"missing": missing, "not expected": extra, "of another shape": other}
+    found = "; ".join(f"{len(names)} {fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
+    require(not found, f"{where} does not fit {type(module).__name__}: {found}")
+    # a copy: a mapped file may be replaced while the network is in use
+    module.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+
+
+@dataclass(frozen=True)
+class RDMState:
+    """An official RDM in the names used here.
+
+    Attributes:
+        network: weights for ``networks.rdm_mlp``.
+        class_embedding: (classes, width); one row that nothing reads in an unconditional model.
+        schedule: the noise schedule's tables, (1000,) float32 each.
+        encoder: weights of the frozen encoder that the representations come from, in official names.
+    """
+
+    network: State
+    class_embedding: Tensor
+    schedule: State
+    encoder: State
+
+
+RDM_NETWORK = "model.diffusion_model."
+RDM_BLOCK = {
+    "in_layers.0": "in_norm",
+    "in_layers.2": "in_linear",
+    "emb_layers.1": "time",
+    "context_layers.1": "condition",
+    "out_layers.0": "out_norm",
+    "out_layers.3": "out_linear",
+}
+RDM_OUTPUT = {"out.0": "out_norm", "out.2": "out_linear"}
+
+
+def rdm_state(official: Mapping[str, Any], ema: bool = True) -> RDMState:
+    """Translate the content of an official RDM file.
+
+    Args:
+        official: what ``read_checkpoint`` returned.
+        ema: the averaged weights, which the official code samples with, or those of the last step. The class embedding
+            has no average.
+    """
+    state = entry(official, "model", "state_dict")
+    raw = strip(state, RDM_NETWORK)
+    require(bool(raw), f"this is no RDM checkpoint but {recognise(official)}")
+    if ema:
+        # the official code keeps each average under its parameter's name without the dots
+        averaged = {name: "model_ema." + f"diffusion_model.{name}".replace(".", "") for name in raw}
+        absent = [name for name in averaged.values() if name not in state]
+        require(
+            not absent, f"this RDM checkpoint has no averaged weights ({absent[:1]} is missing): read it with ema off"
+        )
+        raw = {name: state[key] for name, key in averaged.items()}
+    embedding = "cond_stage_model.embedding.weight"
+    require(embedding in state, f"this RDM checkpoint has no {embedding}")
+    schedule = {name: tensor for name, tensor in state.items() if "." not in name}
+    network = {rdm_name(name): tensor for name, tensor in raw.items()}
+    return RDMState(network, state[embedding], schedule, strip(state, "pretrained_encoder."))
+
+
+def rdm_name(official: str) -> str:
+    """Translate one parameter's name: ``res_blocks.3.in_layers.0.weight`` -> ``blocks.3.in_norm.weight``."""
+    name, _, kind = official.rpartition(".")
+    if name.startswith("res_blocks."):
+        _, number, layer = name.split(".", 2)
+        require(layer in RDM_BLOCK, f"{official} is no part of an RDM that is known here")
+        return f"blocks.{number}.{RDM_BLOCK[layer]}.{kind}"
+    return f"{RDM_OUTPUT.get(name, name)}.{kind}"

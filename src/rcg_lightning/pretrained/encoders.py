@@ -1,0 +1,261 @@
+"""Encoders: picture in [0, 1] -> representation. Each owns its preprocessing, its head and its normalisation."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described, describe
+from rcg_lightning.networks.heads import BottleneckHead, LinearHead, Projected, ProjectionHead
+from rcg_lightning.networks.vit import VisionTransformer
+from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.pretrained.frozen import Frozen
+from rcg_lightning.pretrained.layouts import EncoderState, build_backbone, build_head, deit, dino, ibot, moco_v3
+from rcg_lightning.pretrained.normalisation import Normalisation, PerSample
+from rcg_lightning.pretrained.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What reading an encoder's weights gave.
+
+    Attributes:
+        network: preprocessed picture -> (B, dim).
+        preprocess: what belongs in front of it.
+        dim: size of what it returns.
+        structure: the network in plain data.
+        loaded: number of tensors by part of the network, those of the head under ``head``.
+        skipped: what the file holds besides, by reason.
+        notes: anything the user should know.
+    """
+
+    network: nn.Module
+    preprocess: Preprocess
+    dim: int
+    structure: Any
+    loaded: dict[str, int]
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Encoder(Described):
+    """Picture (B, C, H, W) float in [0, 1] -> representation (B, dim) float32, through a frozen network.
+
+    The network is read by ``setup``, or by the first use. A gradient can pass to the picture.
+
+    Args:
+        normalise: from the network's output to the representation, ``PerSample`` by default.
+    """
+
+    def __init__(self, normalise: Normalisation | None = None) -> None:
+        self.normalise = normalise or PerSample()
+        self._frozen = Frozen(self._make)
+        self._facts: dict[str, Any] = {}
+
+    @abstractmethod
+    def load(self) -> Loaded:
+        """Read the weights; raise UserError where the file is not what it should be."""
+
+    def _make(self) -> nn.Module:
+        loaded = self.load()
+        self._facts |= {
+            "dim": loaded.dim,
+            "preprocess": loaded.preprocess,
+            "structure": loaded.structure,
+            "report": self._report(loaded),
+        }
+        return nn.Sequential(loaded.preprocess, loaded.network, self.normalise)
+
+    def setup(self) -> None:
+        """Read the network unless it is there."""
+        self._frozen.setup()
+
+    def release(self) -> None:
+        """Free the network's memory; what is known about it stays known."""
+        self._frozen.release()
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the representations (B, dim) of pictures (B, C, H, W) in [0, 1]."""
+        return self._frozen(image)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Encoder":
+        return self
+
+    def fact(self, name: str) -> Any:
+        """Return something that is known once the network has been read."""
+        if name not in self._facts:
+            self.setup()
+        return self._facts[name]
+
+    @property
+    def dim(self) -> int:
+        """Size of a representation."""
+        return self.fact("dim")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What is done to a picture in front of the network."""
+        return self.fact("preprocess")
+
+    @property
+    def identity(self) -> str:
+        """A short hash of everything that a representation depends on: weights, network, preprocessing, normalisation.
+
+        The same weights in another container, or on another machine, have the same identity.
+        """
+        if "identity" not in self._facts:
+            module = self._frozen.module
+            plain = {
+                "encoder": type(self).__name__,
+                "network": self.fact("structure"),
+                "weights": digest(module.state_dict()),
+                "preprocess": describe(self.preprocess),
+                "normalise": describe(self.normalise),
+                "precision": str(self._frozen.dtype),
+            }
+            self._facts["identity"] = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+        return self._facts["identity"]
+
+    def report(self) -> str:
+        """Say what was loaded, what was skipped and why, and whether the head comes from the file."""
+        return self.fact("report")
+
+    def _report(self, loaded: Loaded) -> str:
+        parts = ", ".join(f"{count} tensors of the {part}" for part, count in loaded.loaded.items())
+        head = "head: from the file" if "head" in loaded.loaded else "head: none, the backbone's feature is used"
+        skipped = [
+            f"skipped: {len(names)} tensors, {reason} ({names[0]}, ...)"
+            for reason, names in loaded.skipped.items()
+            if names
+        ]
+        lines = [f"loaded: {parts}", "missing: none", head, *skipped, *loaded.notes]
+        first = f"{type(self).__name__}: {loaded.dim} numbers, normalised by {type(self.normalise).__name__}"
+        return "\n  ".join([first, *lines])
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of a state dict."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+    return total.hexdigest()
+
+
+class OfficialEncoder(Encoder):
+    """A Vision Transformer from an official file, used as RCG uses it: resized to its size, class token, head, z-score.
+
+    All sizes are read from the file.
+
+    Args:
+        weights: the official checkpoint, .pth or .safetensors.
+        head: whether the representation is the head's output; otherwise it is the class token after the final norm.
+        heads: number of attention heads, which no file tells; needed for unpublished widths only.
+        normalise: from the network's output to the representation, ``PerSample`` by default.
+    """
+
+    usual_heads: ClassVar[dict[int, int]] = {192: 3, 384: 6, 768: 12, 1024: 16}  # by width, as published
+
+    def __init__(
+        self,
+        weights: Path | None = None,
+        head: bool = True,
+        heads: int | None = None,
+        normalise: Normalisation | None = None,
+    ) -> None:
+        super().__init__(normalise)
+        self.weights, self.head, self.heads = weights, head, heads
+
+    @abstractmethod
+    def layout(self, container: Mapping[str, Any]) -> EncoderState:
+        """Translate the names of the official file."""
+
+    @abstractmethod
+    def make_head(self, sizes: list[int]) -> nn.Module:
+        """Return an empty head with these sizes between its linear layers."""
+
+    def load(self) -> Loaded:
+        state = self.layout(read_checkpoint(self.weights, type(self).__name__))
+        network, loaded = self.build(state, str(self.weights))
+        vit = network.backbone if isinstance(network, Projected) else network
+        assert isinstance(vit, VisionTransformer)
+        skipped = state.skipped if self.head else {**state.skipped, "head is off": [f"head.{n}" for n in state.head]}
+        return Loaded(
+            network=network,
+            preprocess=Preprocess(size=vit.patch_embed.img_size[0]),  # type: ignore[index]
+            dim=network.dim,  # type: ignore[arg-type]
+            structure=describe(network),
+            loaded=loaded,
+            skipped=skipped,
+            notes=self.notes(vit),
+        )
+
+    def build(self, state: EncoderState, where: str) -> tuple[nn.Module, dict[str, int]]:
+        """Return the network and the number of tensors in its parts."""
+        backbone = build_backbone(state.backbone, self.heads, self.usual_heads, where)
+        if not self.head:
+            return backbone, {"backbone": len(state.backbone)}
+        head = build_head(self.make_head, state.head, where)
+        return Projected(backbone, head), {"backbone": len(state.backbone), "head": len(state.head)}
+
+    def notes(self, vit: VisionTransformer) -> tuple[str, ...]:
+        """Say what was inferred."""
+        attention: Any = vit.blocks[0].attn
+        size, patch = vit.patch_embed.img_size[0], vit.patch_embed.patch_size[0]  # type: ignore[index]
+        return (
+            f"Vision Transformer: width {vit.dim}, depth {len(vit.blocks)}, {attention.num_heads} heads, "
+            f"patches of {patch} in {size} pixels",
+        )
+
+
+class MoCoV3Encoder(OfficialEncoder):
+    """MoCo v3 ViT-S, B or L, the encoder of RCG: base encoder with its projection head.
+
+    The damaged names in the released ViT-L file are repaired.
+    """
+
+    usual_heads: ClassVar[dict[int, int]] = {384: 12, 768: 12, 1024: 16}
+
+    def layout(self, container: Mapping[str, Any]) -> EncoderState:
+        return moco_v3(container)
+
+    def make_head(self, sizes: list[int]) -> nn.Module:
+        return ProjectionHead(sizes[0], sizes[1], sizes[-1], len(sizes) - 1)
+
+
+class DINOEncoder(OfficialEncoder):
+    """DINO's teacher with its head up to the bottleneck, not normalised there and without prototypes."""
+
+    def layout(self, container: Mapping[str, Any]) -> EncoderState:
+        return dino(container)
+
+    def make_head(self, sizes: list[int]) -> nn.Module:
+        return BottleneckHead(sizes[0], sizes[1], sizes[-1])
+
+
+class IBOTEncoder(DINOEncoder):
+    """iBOT's teacher, with the same head as DINO's."""
+
+    def layout(self, container: Mapping[str, Any]) -> EncoderState:
+        return ibot(container)
+
+
+class DeiTEncoder(OfficialEncoder):
+    """DeiT, trained with labels. With ``head`` the representation is made of its class logits."""
+
+    def layout(self, container: Mapping[str, Any]) -> EncoderState:
+        return deit(container)
+
+    def make_head(self, sizes: list[int]) -> nn.Module:
+        return LinearHead(sizes[0], sizes[-1])
+
+    def notes(self, vit: VisionTransformer) -> tuple[str, ...]:
+        told = ("the head's output is class logits",) if self.head else ()
+        return (*super().notes(vit), *told)

@@ -1,0 +1,76 @@
+"""From a picture in [0, 1] to what an encoder's network was trained on."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rcg_lightning.described import Described
+from rcg_lightning.types import require
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocess(Described, nn.Module):
+    """Subtract a mean, divide by a deviation, then resize: (B, C, H, W) in [0, 1] -> (B, len(mean), size, size).
+
+    A grey picture is repeated to the channels that the network wants. The result is not clamped, as in the official
+    code, so a bicubic resize may leave the range a little.
+
+    Args:
+        mean: for each channel of the network.
+        std: for each channel of the network.
+        size: height and width that the network wants; None leaves the picture's size.
+        crop: None stretches the picture to ``size``; a fraction resizes its shorter side to size / crop and cuts out
+            the centre.
+        antialias: smooth before shrinking. The official code does not: it changes features by about 1 %.
+        interpolation: ``bicubic`` or ``bilinear``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        size: int | None = None,
+        crop: float | None = None,
+        antialias: bool = False,
+        interpolation: str = "bicubic",
+    ) -> None:
+        super().__init__()
+        require(len(mean) == len(std), f"mean and std need one value for each channel, got {mean} and {std}")
+        require(
+            interpolation in ("bicubic", "bilinear"), f"interpolation is bicubic or bilinear, not {interpolation!r}"
+        )
+        self.size, self.crop, self.antialias, self.interpolation = size, crop, antialias, interpolation
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # (C, 1, 1)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)  # (C, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Picture (B, C, H, W) float in [0, 1] -> (B, len(mean), size, size)."""
+        channels = len(self.mean)
+        require(image.is_floating_point(), f"an encoder takes pictures as float in [0, 1], got {image.dtype}")
+        require(
+            image.shape[1] in (1, channels),
+            f"the encoder takes {channels}-channel pictures, got {image.shape[1]} channels: set the data's channels",
+        )
+        image = image.expand(-1, channels, -1, -1)
+        return self.resize((image - self.mean) / self.std)
+
+    def resize(self, image: Tensor) -> Tensor:
+        """Resize (B, C, H, W) to (B, C, size, size), through a centre crop where there is one."""
+        if self.size is None:
+            return image
+        height, width = image.shape[-2:]
+        wanted = (self.size, self.size)
+        if self.crop is not None:
+            scale = self.size / self.crop / min(height, width)
+            wanted = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
+        if wanted != (height, width):
+            image = F.interpolate(image, wanted, mode=self.interpolation, align_corners=False, antialias=self.antialias)
+        top, left = (wanted[0] - self.size) // 2, (wanted[1] - self.size) // 2
+        return image[..., top : top + self.size, left : left + self.size]
