@@ -38,9 +38,7 @@ class ClassCondition(Condition):
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         if facts.classes is None:
-            raise UserError(
-                "the class condition needs labels and this data set has none: use cluster or representation"
-            )
+            raise UserError("the class condition needs labels and these data have none: use cluster or representation")
         self.count = facts.classes
         return (Classes(facts.classes),)
 
@@ -60,9 +58,7 @@ class ClusterCondition(Condition):
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         if "cluster" not in facts.columns:
-            raise UserError(
-                "the cluster condition needs a store with clusters: run `rcg cluster`, add it to data.stores"
-            )
+            raise UserError("the cluster condition needs clusters: run `rcg cluster` and add its store to data.stores")
         self.sizes = torch.tensor(facts.columns["cluster"]["sizes"], dtype=torch.float64)
         return (Classes(len(self.sizes)),)
 
@@ -105,7 +101,7 @@ class RepresentationCondition(Condition):
             return (Vector(self.encoder.dim),)
         if "representation" not in facts.columns:
             raise UserError(
-                "the representation condition needs representations: run `rcg extract` and name its store in data.stores"
+                "the representation condition needs representations: run `rcg extract`, add its store to data.stores"
             )
         return (Vector(facts.columns["representation"]["shape"][0]),)
 

@@ -14,12 +14,14 @@ def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float, offset: 
         temperature: T.
         offset: number of keys that stand before this process's own, its rank times B.
 
+    Computed in float32 whatever autocast says: half precision would be coarse once divided by T.
     Source: He et al. 2020 for the loss, Chen et al. 2021 (MoCo v3, algorithm 1) for the factor 2T, which makes the size
     of the gradient independent of T.
     """
-    cosine = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T  # (B, N)
     own = torch.arange(offset, offset + len(queries), device=queries.device)  # (B,)
-    return 2 * temperature * F.cross_entropy(cosine / temperature, own)
+    with torch.autocast(queries.device.type, enabled=False):
+        cosine = F.normalize(queries.float(), dim=1) @ F.normalize(keys.float(), dim=1).T  # (B, N)
+        return 2 * temperature * F.cross_entropy(cosine / temperature, own)
 
 
 def symmetric_contrastive_loss(

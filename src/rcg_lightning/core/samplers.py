@@ -32,7 +32,7 @@ class StrideGrid(Grid):
 
 
 class OffsetGrid(Grid):
-    """The stride grid plus one, ending at level 0 instead of clean: 997, …, 5, 1, 0 for 250 of 1000 (official RDM, LDM).
+    """The stride grid plus one, down to level 0 rather than clean: 997, …, 5, 1, 0 for 250 of 1000 (official RDM, LDM).
 
     Where ``steps`` does not divide ``total`` there are more steps than asked for, as in the official code.
     """

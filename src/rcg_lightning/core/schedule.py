@@ -1,6 +1,6 @@
 """Noise levels: how much signal and how much noise a noised example holds.
 
-A noised example at level k in [0, T) is ``signal(k) * z + noise(k) * eps`` with signal² + noise² = 1; level -1 is clean.
+An example at level k in [0, T) is ``signal(k) * z + noise(k) * eps``, signal² + noise² = 1; level -1 is clean.
 """
 
 import math

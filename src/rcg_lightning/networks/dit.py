@@ -76,8 +76,8 @@ class DiT(Backbone):
         nn.init.zeros_(self.embed.bias)  # type: ignore[arg-type]
         for layer in (self.time_embed[0], self.time_embed[2]):
             nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
-        zero = [self.out_linear, self.out_modulation[1], *(block.modulation[1] for block in self.blocks)]  # type: ignore[index]
-        for layer in zero:
+        modulations = [self.out_modulation, *(block.modulation for block in self.blocks)]
+        for layer in (self.out_linear, *(modulation[1] for modulation in modulations)):  # type: ignore[index]
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # every block starts as the identity, the network at zero
 

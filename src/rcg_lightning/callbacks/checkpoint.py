@@ -1,0 +1,51 @@
+"""Checkpoints by step."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from rcg_lightning.errors import UserError
+
+
+class Checkpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt`` in the run's folder, replaced whole or not at all, every so many steps and at the end.
+
+    Args:
+        every: optimizer steps between two checkpoints.
+        keep_all: keep each under its step number as well.
+    """
+
+    def __init__(self, every: int = 1000, keep_all: bool = False) -> None:
+        super().__init__(
+            filename="{step}" if keep_all else "last",
+            save_last=keep_all,
+            save_top_k=-1 if keep_all else 1,
+            every_n_train_steps=every,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+        self._saved_at = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.dirpath = trainer.default_root_dir
+        super().setup(trainer, pl_module, stage)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        except OSError as error:
+            reason = f"{filepath} cannot be written ({error.strerror or error}); the checkpoint before it is untouched"
+            raise UserError(f"{reason}: free some space and run the same command again") from error
+        self._saved_at = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self._saved_at and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / "last.ckpt"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # nothing to remember: paths of the machine that wrote a checkpoint do not belong in it
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass

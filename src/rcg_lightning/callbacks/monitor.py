@@ -1,0 +1,58 @@
+"""Speed and settings of a run, for TensorBoard."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from rcg_lightning.described import Described, describe
+
+
+class Throughput(Callback):
+    """Logs pictures (or representations) trained on per second, over all processes, without waiting for the device."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._examples = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since, self._examples = time.perf_counter(), 0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since, self._examples = time.perf_counter(), 0  # validation is not training time
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._examples += len(batch["index"]) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            elapsed = time.perf_counter() - self._since
+            pl_module.log("speed/examples_per_second", self._examples / max(elapsed, 1e-9))
+            self._since, self._examples = time.perf_counter(), 0
+
+
+class Hyperparameters(Callback):
+    """Writes the stage's description, flat, with its final metrics: TensorBoard's HPARAMS table."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(trainer.logger, TensorBoardLogger) and isinstance(pl_module, Described):
+            scalars = {
+                name: float(value) for name, value in trainer.callback_metrics.items() if isinstance(value, Tensor)
+            }
+            trainer.logger.log_hyperparams(flatten(describe(pl_module)), metrics=scalars)
+
+
+def flatten(description: Any, prefix: str = "") -> dict[str, Any]:
+    """Turn a description into dotted keys and plain values; a class appears under the key of its argument."""
+    if not isinstance(description, Mapping):
+        return {prefix: description if isinstance(description, bool | int | float | str) else str(description)}
+    flat: dict[str, Any] = {}
+    for key, value in description.items():
+        if key == "class_path":
+            flat[prefix or "class"] = str(value).rpartition(".")[2]
+        else:
+            inner = prefix if key == "init_args" else f"{prefix}.{key}".strip(".")
+            flat |= flatten(value, inner)
+    return flat

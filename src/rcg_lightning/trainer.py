@@ -1,0 +1,69 @@
+"""Lightning's Trainer with this project's defaults."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from rcg_lightning.callbacks.checkpoint import Checkpoint
+from rcg_lightning.callbacks.monitor import Hyperparameters, Throughput
+from rcg_lightning.callbacks.reseed import Reseed
+
+
+class Trainer(pl.Trainer):
+    """Trains by steps over an endless stream, saves what can be resumed to the last bit, logs to TensorBoard.
+
+    Args:
+        default_root_dir: the run's folder: ``last.ckpt``, TensorBoard events, ``config.yaml`` and what a stage exports.
+        max_steps: optimizer steps to train for.
+        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
+        checkpoint_every: optimizer steps between checkpoints.
+        val_check_interval: optimizer steps between validations; None validates at the end only.
+        callbacks: further callbacks.
+        logger: None for TensorBoard in the run's folder, False for no logs.
+        seed: names the random numbers of every step.
+    """
+
+    def __init__(
+        self,
+        default_root_dir: str | Path = "runs/latest",
+        max_steps: int = 1000,
+        precision: str | int | None = None,
+        checkpoint_every: int = 1000,
+        val_check_interval: int | None = None,
+        callbacks: list[Callback] | None = None,
+        logger: Logger | bool | None = None,
+        log_every_n_steps: int = 50,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        folder = str(default_root_dir)
+        tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
+        always: list[Callback] = [Reseed(seed), Checkpoint(checkpoint_every)]
+        if tracking is not False:
+            always += [LearningRateMonitor("step"), Throughput(), Hyperparameters()]
+        steps_between = val_check_interval or max(max_steps, 1)
+        accumulate = kwargs.get("accumulate_grad_batches", 1)
+        super().__init__(
+            default_root_dir=folder,
+            max_steps=max_steps,
+            max_epochs=-1,
+            precision=default_precision() if precision is None else precision,  # type: ignore[arg-type]
+            val_check_interval=steps_between * accumulate,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            callbacks=[*always, *(callbacks or [])],
+            logger=tracking,
+            log_every_n_steps=log_every_n_steps,
+            use_distributed_sampler=False,  # the data module shards exactly: nothing padded, nothing twice
+            enable_model_summary=False,
+            **kwargs,
+        )
+
+
+def default_precision() -> str:
+    """bf16 where the hardware has it; on CPUs it is far slower than float32."""
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
