@@ -1,0 +1,32 @@
+"""Chance in training that does not depend on what ran before."""
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from rcg_lightning.data import draws
+
+
+class Reseed(Callback):
+    """Seeds torch before every batch from (seed, batch, rank), so a resumed run draws what an unbroken one would.
+
+    No generator state has to be saved. Validation has a seed of its own for each batch, so that its losses are
+    comparable from one time to the next and running it changes nothing in training.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        batch = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        torch.manual_seed(seed_of(self.seed, 0, batch, trainer.global_rank))
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int, *_: object
+    ) -> None:
+        torch.manual_seed(seed_of(self.seed, 1, batch_idx, trainer.global_rank))
+
+
+def seed_of(*counters: int) -> int:
+    """Hash counters into a seed for torch."""
+    return int(draws.key(*counters)[0] >> 1)

@@ -1,0 +1,62 @@
+"""One picture file to one 8-bit picture, whatever the file holds."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+MODES = {1: "L", 3: "RGB"}
+
+
+class Unreadable(Exception):
+    """A file that holds no picture; the message says why."""
+
+
+def decode(content: bytes, channels: int, orient: bool = False) -> Image.Image:
+    """Return the picture as mode L (1 channel) or RGB (3 channels).
+
+    Grey, palette, CMYK and 16-bit pictures are converted; transparency is dropped, and of an animation the first frame
+    is taken, as torchvision's ImageFolder does. ``orient`` applies the camera's EXIF orientation, which the official
+    code ignores.
+
+    Raises:
+        Unreadable: broken or truncated, not a picture, or of a kind without a fixed range of values.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            if orient:
+                picture = ImageOps.exif_transpose(picture)
+            return _to_eight_bits(picture).convert(MODES[channels])
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"too large ({error})") from error
+    except Exception as error:  # broken files make PIL's plugins raise OSError, SyntaxError, struct.error, ValueError …
+        raise Unreadable(str(error) or type(error).__name__) from error
+
+
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits (PIL's own conversion clips it) and show palettes as what they look like."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise Unreadable("32-bit integers have no fixed range of values")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if picture.mode == "F":
+        raise Unreadable("floating-point pictures have no fixed range of values")
+    if picture.mode in ("P", "PA"):
+        return picture.convert("RGBA")
+    return picture
+
+
+def to_array(picture: Image.Image) -> np.ndarray:
+    """Return a picture of mode L or RGB as uint8 (C, H, W)."""
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def to_picture(array: np.ndarray) -> Image.Image:
+    """Invert ``to_array``."""
+    return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))

@@ -1,0 +1,236 @@
+"""Folders of pictures, with and without classes."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rcg_lightning.data.decode import Unreadable, decode
+from rcg_lightning.data.folder_index import FolderIndex, index_folder
+from rcg_lightning.data.pictures import Pictures, Source, check_channels, chosen
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
+OnBad = Literal["skip", "stop"]
+
+
+class BadPicture(UserError):
+    """A file that cannot be read; raised in a loader's worker it still prints as one line."""
+
+    def __init__(self, message: str) -> None:
+        # a DataLoader rebuilds a worker's exception from its whole traceback; its last line ends in our message
+        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+class FolderPictures(Pictures):
+    """Files of a folder: ``rows`` (N,), ascending, of its ``index``.
+
+    A file that cannot be read stops the run (``on_bad`` = "stop"), or is replaced ("skip") by the next one that can,
+    of the same class where there is one: always the same, so that stores stay true.
+    """
+
+    def __init__(
+        self,
+        index: FolderIndex,
+        rows: np.ndarray,
+        labels: np.ndarray | None,
+        classes: int | None,
+        channels: int,
+        on_bad: OnBad,
+        orient: bool,
+    ) -> None:
+        self.index = index
+        self.rows = rows
+        self.labels = labels
+        self.classes = classes
+        self.channels = channels
+        self.on_bad = on_bad
+        self.orient = orient
+        # one byte for each picture, in memory that the loader's workers share: 1 where it could not be read
+        self._bad = torch.zeros(len(rows), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return str(self.index.root / self.index.name(self.rows[index]))
+
+    @property
+    def skipped(self) -> int:
+        return int(self._bad.sum())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = f"{self.index.fingerprint(self.rows)} {self.channels} {self.orient} {self.labels is None}"
+        return hashlib.sha256(settings.encode()).hexdigest()[:32]
+
+    def open(self, index: int) -> Image.Image:
+        picture = self._try(index)
+        if picture is not None:
+            return picture
+        for other in self._stand_ins(index):
+            picture = self._try(other)
+            if picture is not None:
+                return picture
+        raise BadPicture(f"none of the {len(self)} pictures in {self.index.root} can be read: is it the right folder?")
+
+    def _stand_ins(self, index: int) -> Iterator[int]:
+        """Yield the other positions in the order in which they replace ``index``: those of its class first."""
+        labels = self.labels
+        if labels is not None:
+            yield from (other for other in self._after(index) if labels[other] == labels[index])
+        yield from self._after(index)
+
+    def _after(self, index: int) -> Iterator[int]:
+        return ((index + step) % len(self) for step in range(1, len(self)))
+
+    def _try(self, index: int) -> Image.Image | None:
+        if self._bad[index]:
+            return None
+        path = self.name(index)
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+            return decode(content, self.channels, self.orient)
+        except (OSError, Unreadable) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            if self.on_bad == "stop":
+                raise BadPicture(
+                    f"cannot read picture {path}: {' '.join(str(reason).split())}; repair or remove it, "
+                    "or set on_bad to skip"
+                ) from error
+        self._bad[index] = 1
+        log.warning("skipped %s, which cannot be read: %s", path, reason)
+        return None
+
+
+class FolderSource(Source):
+    """Base of the folder sources; see ImageFolder for the settings."""
+
+    def __init__(
+        self,
+        root: Path,
+        channels: int = 3,
+        on_bad: OnBad = "skip",
+        heldout: float = 0.1,
+        limit: int | None = None,
+        orient: bool = False,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.channels = check_channels(channels)
+        self.on_bad: OnBad = on_bad
+        self.share = heldout
+        self.limit = limit
+        self.orient = orient
+        require(on_bad in ("skip", "stop"), f"on_bad is skip or stop, not {on_bad}")
+        require(0 <= heldout < 1, f"heldout is the share of pictures kept out of training, in [0, 1), not {heldout}")
+
+    def train(self) -> Pictures:
+        index, rows = self._split()[0]
+        return self._pictures(index, rows[chosen(len(rows), self.limit)])
+
+    def heldout(self) -> Pictures:
+        return self._pictures(*self._split()[1])
+
+    def _pictures(self, index: FolderIndex, rows: np.ndarray) -> FolderPictures:
+        labels, classes = self._labels(index, rows)
+        return FolderPictures(index, rows, labels, classes, self.channels, self.on_bad, self.orient)
+
+    def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray | None, int | None]:
+        return None, None
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        """Return (index, rows) of training and held-out pictures."""
+        if not self.root.is_dir():
+            raise UserError(f"no folder of pictures at {self.root}: give the root of the data set")
+        train, heldout = self.root / "train", self._heldout_folder()
+        if train.is_dir() and heldout is not None:
+            first, second = self._index(train), self._index(heldout)
+            return (first, np.arange(len(first))), (second, np.arange(len(second)))
+        index = self._index(train if train.is_dir() else self.root)
+        kept_out = hashed_split(index, self.share)
+        require(
+            not kept_out.all(),
+            f"all {len(index)} pictures in {index.root} would be held out: add pictures or set heldout to 0",
+        )
+        return (index, np.flatnonzero(~kept_out)), (index, np.flatnonzero(kept_out))
+
+    def _heldout_folder(self) -> Path | None:
+        return next((self.root / name for name in ("val", "test") if (self.root / name).is_dir()), None)
+
+    def _index(self, folder: Path) -> FolderIndex:
+        index = index_folder(folder)
+        require(len(index) > 0, f"no pictures in {folder}: put files such as .jpg or .png there, or give another root")
+        return index
+
+
+class ImageFolder(FolderSource):
+    """Pictures sorted into one folder a class: ``root/train/<class>/…`` with ``root/val/<class>/…`` (or ``test``),
+    or ``root/<class>/…`` alone.
+
+    Args:
+        root: where the folders are.
+        channels: 3 (RGB) or 1 (grey); every picture is converted.
+        on_bad: what to do with a file that cannot be read: ``skip`` replaces it and says so, ``stop`` ends the run.
+        heldout: share of the pictures kept out of training where there is no ``val`` or ``test``; which ones depends
+            on a hash of their names, so the split stays when pictures are added.
+        limit: train on that many pictures only, always the same.
+        orient: turn pictures as the camera's EXIF tag says; the official code does not.
+    """
+
+    def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray, int]:
+        labels = index.folders[rows]
+        if len(labels) and labels.min() < 0:
+            stray = index.name(rows[int(labels.argmin())])
+            raise UserError(
+                f"{index.root / stray} is in no class folder: sort pictures into one folder a class, or use FlatFolder"
+            )
+        return np.ascontiguousarray(labels), len(index.classes)
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        train, heldout = super()._split()
+        known, found = train[0].classes, heldout[0].classes
+        if known != found:  # label numbers must mean the same in both
+            unknown = sorted(set(found) - set(known))
+            require(not unknown, f"class folders {unknown[:3]} of {heldout[0].root} are not in {train[0].root}")
+            number = np.asarray([known.index(name) for name in found], np.int64)
+            folders = np.where(heldout[0].folders < 0, -1, number[heldout[0].folders])
+            heldout = (FolderIndex(**{**vars(heldout[0]), "folders": folders, "classes": known}), heldout[1])
+        return train, heldout
+
+
+class ImageNet(ImageFolder):
+    """ImageNet as it is usually unpacked: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``."""
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        for name in ("train", "val"):
+            folder = self.root / name
+            require(folder.is_dir(), f"no {folder}: ImageNet's root holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
+        return super()._split()
+
+
+class FlatFolder(FolderSource):
+    """Pictures without labels: every picture in ``root`` or any folder below it; the settings are ImageFolder's.
+
+    ``root/train`` with ``root/val`` (or ``test``) are the two splits where both are there.
+    """
+
+
+def hashed_split(index: FolderIndex, share: float) -> np.ndarray:
+    """Return (N,) bool: which pictures are held out, by a hash of their names; at least one unless ``share`` is 0."""
+    if share == 0:
+        return np.zeros(len(index), bool)
+    names = (os.fsencode(index.name(row)) for row in range(len(index)))
+    values = np.asarray([int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) for name in names], np.uint64)
+    kept_out = values < np.uint64(int(share * 2**64))
+    if not kept_out.any():
+        kept_out[values.argmin()] = True
+    return kept_out

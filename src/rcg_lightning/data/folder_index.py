@@ -1,0 +1,167 @@
+"""The list of a folder's pictures: scanned once, cached, held in arrays that the loader's workers share."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcg_lightning.data.decode import SUFFIXES
+from rcg_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+_VERSION = 1
+_SETTLED = 2.0  # seconds after which a change of a folder surely changes its time stamp
+
+
+@dataclass
+class FolderIndex:
+    """Names and sizes of the pictures below ``root``, sorted by name.
+
+    Attributes:
+        text: (bytes,) uint8, all relative names one after the other.
+        ends: (N + 1,) int64, where each name begins and the last one ends.
+        sizes: (N,) int64, bytes of each file.
+        folders: (N,) int64, position in ``classes`` of the first folder of the name; -1 for files directly in root.
+        classes: names of the folders directly in root, sorted.
+    """
+
+    root: Path
+    text: np.ndarray
+    ends: np.ndarray
+    sizes: np.ndarray
+    folders: np.ndarray
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def name(self, row: int) -> str:
+        """Return the name of file ``row`` relative to root, with forward slashes."""
+        return os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]].tobytes())
+
+    def fingerprint(self, rows: np.ndarray) -> str:
+        """Hash names and sizes of ``rows``, ascending."""
+        lengths = np.diff(self.ends)
+        chosen = np.zeros(len(self), bool)
+        chosen[rows] = True
+        digest = hashlib.sha256(self.text[np.repeat(chosen, lengths)].tobytes())
+        digest.update(lengths[rows].tobytes())
+        digest.update(self.sizes[rows].tobytes())
+        return digest.hexdigest()[:32]
+
+
+def index_folder(root: Path) -> FolderIndex:
+    """Return the index of ``root``, from the cache where no folder below it has changed since.
+
+    A file rewritten in place does not change its folder's time stamp: then remove the cache, whose place the log names.
+    """
+    root = root.expanduser()
+    if not root.is_dir():
+        raise UserError(f"no folder of pictures at {root}: give the root of the data set")
+    place = cache_folder() / "folders" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
+    cached = _read(place, root)
+    if cached is not None:
+        return cached
+    started = time.time()
+    index, stamps = _scan(root)
+    seconds = time.time() - started
+    log.info("found %d pictures below %s in %.1f s (index kept in %s)", len(index), root, seconds, place)
+    if started - max(stamp for _, stamp in stamps) / 1e9 > _SETTLED:
+        _write(place, index, stamps)
+    return index
+
+
+def cache_folder() -> Path:
+    """Return where derived files are kept: ``$RCG_CACHE`` or ``~/.cache/rcg-lightning``."""
+    return Path(os.environ.get("RCG_CACHE") or Path.home() / ".cache" / "rcg-lightning")
+
+
+def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
+    """Walk below ``root``, following links; return the index and the time stamp (ns) of every folder."""
+    names: list[bytes] = []
+    sizes: list[int] = []
+    stamps: list[tuple[str, int]] = []
+    classes: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        status = os.stat(root / folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to where we have been
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        stamps.append((folder, status.st_mtime_ns))
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    pending.append(name)
+                    if not folder:
+                        classes.append(entry.name)
+                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                    names.append(os.fsencode(name))
+                    sizes.append(entry.stat().st_size)
+    return _assemble(root, names, sizes, sorted(classes)), stamps
+
+
+def _assemble(root: Path, names: list[bytes], sizes: list[int], classes: list[str]) -> FolderIndex:
+    order = sorted(range(len(names)), key=names.__getitem__)
+    names = [names[row] for row in order]
+    position = {os.fsencode(name): number for number, name in enumerate(classes)}
+    return FolderIndex(
+        root=root,
+        text=np.frombuffer(b"".join(names), np.uint8),
+        ends=np.cumsum([0, *map(len, names)], dtype=np.int64),
+        sizes=np.asarray([sizes[row] for row in order], np.int64),
+        folders=np.asarray([position[n.split(b"/", 1)[0]] if b"/" in n else -1 for n in names], np.int64),
+        classes=classes,
+    )
+
+
+_ARRAYS = ("text", "ends", "sizes", "folders")
+
+
+def _read(place: Path, root: Path) -> FolderIndex | None:
+    """Return the cached index, or None where there is none, it is broken or a folder has changed."""
+    try:
+        facts = json.loads((place / "index.json").read_text())
+        if facts["version"] != _VERSION or facts["root"] != str(root.resolve()):
+            return None
+        if any(os.stat(root / folder).st_mtime_ns != stamp for folder, stamp in facts["stamps"]):
+            return None
+        folder = place / facts["arrays"]
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        if len(arrays["sizes"]) != facts["pictures"] or arrays["ends"][-1] != len(arrays["text"]):
+            return None
+        return FolderIndex(root=root, classes=facts["classes"], **arrays)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(place: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> None:
+    """Keep the index; arrays first, in a folder of their own, then index.json that names it, in one step."""
+    version = f"{time.time_ns():x}-{os.getpid()}"
+    facts = {
+        "version": _VERSION,
+        "root": str(index.root.resolve()),
+        "arrays": version,
+        "pictures": len(index),
+        "classes": index.classes,
+        "stamps": stamps,
+    }
+    try:
+        (place / version).mkdir(parents=True)
+        for name in _ARRAYS:
+            np.save(place / version / f"{name}.npy", getattr(index, name))
+        draft = place / f"{version}.json"
+        draft.write_text(json.dumps(facts))
+        os.replace(draft, place / "index.json")
+    except OSError as error:
+        log.info("the index of %s is not cached: %s", index.root, error)

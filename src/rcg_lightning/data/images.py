@@ -1,0 +1,282 @@
+"""The pictures of a data set, with their labels and stored columns, as batches for any stage."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader, Sampler
+
+from rcg_lightning.data.geometry import AsIs, Geometry, Views
+from rcg_lightning.data.pictures import Pictures, Source
+from rcg_lightning.data.rows import Rows
+from rcg_lightning.data.store import Shard, Store
+from rcg_lightning.data.stream import FixedBatches, Keys, StreamSampler, ranges_of, share
+from rcg_lightning.described import Described
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import Batch, Facts, require
+
+log = logging.getLogger(__name__)
+_FROM_PICTURES = frozenset({"image", "pair", "index", "view"})
+
+
+class ImageData(Described, LightningDataModule):
+    """Batches of pictures; which keys they hold is what the stage ``needs``.
+
+    Training is an endless stream that continues where a checkpoint left it, so a Trainer needs ``max_steps``, and
+    validation a ``val_check_interval`` in steps. Held-out pictures come once each, in order.
+
+    Args:
+        source: the data set.
+        geometry: resize, crop and flip; pictures as they are unless given.
+        batch_size: rows of a batch in each process.
+        workers: loader processes in each process.
+        stores: what was extracted from the training pictures; all their columns can be needed.
+        heldout_stores: the same for the held-out pictures.
+        views: train on a fixed set of views of each picture, as stored, instead of new random ones.
+        seed: of the order and of everything random in the pictures.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        geometry: Geometry | None = None,
+        batch_size: int = 128,
+        workers: int = 0,
+        stores: list[Path] | None = None,
+        heldout_stores: list[Path] | None = None,
+        views: Views | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.geometry = AsIs() if geometry is None else geometry
+        self.batch_size = batch_size
+        self.workers = workers
+        self.store_paths = {"train": list(stores or []), "heldout": list(heldout_stores or [])}
+        self.views = views
+        self.seed = seed
+        require(batch_size > 0 and workers >= 0, "batch_size is at least 1 and workers at least 0")
+        random_places = self.geometry.draws > 0
+        require(
+            views is None or not views.crops or random_places,
+            f"views with random crops need a geometry that has some, not {type(self.geometry).__name__}",
+        )
+        self._needs: frozenset[str] | None = None
+        self._pictures: dict[str, Pictures] = {}
+        self._stores: dict[str, dict[str, Store]] = {}
+        self._extraction: tuple[str, list[tuple[int, int]]] | None = None
+        self._restart = (0, 0)  # samples seen and batches counted when the run began
+
+    # what there is
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys that batches must have: what was set, or what the Trainer's module says, or the pictures alone."""
+        if self._needs is not None:
+            return self._needs
+        module = None if self.trainer is None else self.trainer.lightning_module
+        return frozenset(getattr(module, "needs", {"image"}))
+
+    @needs.setter
+    def needs(self, keys: frozenset[str] | set[str]) -> None:
+        self._needs = frozenset(keys)
+
+    def pictures(self, split: str) -> Pictures:
+        """Return the pictures of ``split``, "train" or "heldout"."""
+        if split not in self._pictures:
+            require(split in ("train", "heldout"), f"the splits of a data set are train and heldout, not {split!r}")
+            self._pictures[split] = self.source.train() if split == "train" else self.source.heldout()
+        return self._pictures[split]
+
+    def columns(self, split: str) -> dict[str, Store]:
+        """Return the store of each column of ``split``; opened and checked once.
+
+        Raises:
+            UserError: a store is incomplete or was made from other pictures, or two do not fit together.
+        """
+        if split not in self._stores:
+            found: dict[str, Store] = {}
+            for path in self.store_paths[split]:
+                store = Store.open(path)
+                store.check(dataset=self.pictures(split).fingerprint, split=split)
+                for first in found.values():
+                    store.check(geometry=first.identity.get("geometry"))
+                for name in store.columns:
+                    require(name not in found, f"two stores have a column {name!r}: {path} and another; give one")
+                    found[name] = store
+            self._stores[split] = found
+        return self._stores[split]
+
+    def store_identity(self, split: str) -> dict[str, str]:
+        """Return what identifies a store made from ``split``; the maker adds one entry for each column."""
+        return {"dataset": self.pictures(split).fingerprint, "split": split, "geometry": self._says(split)}
+
+    def view_count(self, split: str) -> int:
+        """Return how many views of each picture an extraction of ``split`` makes; held-out pictures have one."""
+        return self.views.count if self.views and split == "train" else 1
+
+    @property
+    def facts(self) -> Facts:
+        """What a stage builds its networks from."""
+        pictures, columns = self.pictures("train"), self.columns("train")
+        identities = {"dataset": pictures.fingerprint, "geometry": self._says("train")}
+        for name, store in columns.items():
+            if name in store.identity:
+                identities[name] = str(store.identity[name])
+        return Facts(
+            image=self.geometry.shape(pictures.channels, pictures.shape),
+            classes=pictures.classes,
+            columns={name: dict(store.columns[name]) for name, store in columns.items()},
+            identities=identities,
+        )
+
+    # Lightning's hooks
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage in (None, "fit"):
+            self._restart = (0, 0)
+            self._check("train")
+        if stage in ("validate", "test"):
+            self._check("heldout")
+        if stage == "predict" and self._extraction is not None:
+            self._check(self._extraction[0])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rank, world = self._place()
+        size = len(self.pictures("train"))
+        sampler = StreamSampler(size, self.batch_size, self.seed, rank, world, start=lambda: self.samples_seen)
+        return self._loader("train", sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        pictures = self.pictures("heldout")
+        missing = self.needs - self._available("heldout")
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if not len(pictures) or (missing and fitting):
+            why = f"no held-out {sorted(missing)}: give data.heldout_stores" if missing else "no held-out pictures"
+            log.warning("no validation: there are %s", why)
+            return []
+        self._check("heldout")
+        start, stop = share(len(pictures), *self._place())
+        return self._loader("heldout", FixedBatches([(start, stop)], 1, self.batch_size))
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every view of the pictures that ``extract`` named; without it, of this process's share of training."""
+        split, ranges = self._extraction or ("train", [share(len(self.pictures("train")), *self._place())])
+        return self._loader(split, FixedBatches(ranges, self.view_count(split), self.batch_size))
+
+    def extract(self, split: str, shards: list[Shard]) -> None:
+        """Choose what ``predict_dataloader`` gives: the shards that this process has to write.
+
+        No batch reaches over the end of a shard, so batches, and what is computed from them, are the same for any
+        number of processes.
+        """
+        self._extraction = (split, ranges_of(shards))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        return as_floats(batch)
+
+    # where the stream stands
+
+    @property
+    def samples_seen(self) -> int:
+        """The stream's position: how many pictures all processes together have trained on."""
+        samples, batches = self._restart
+        if self.trainer is None:
+            return samples
+        # "processed" counts a batch once its optimizer step is done, before any callback can save a checkpoint
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return samples + (done - batches) * self.batch_size * self._place()[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {"samples": self.samples_seen, "batches": 0}
+        return {
+            "samples": self.samples_seen,
+            "batches": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restart = (int(state_dict["samples"]), int(state_dict["batches"]))
+
+    # inside
+
+    def _place(self) -> tuple[int, int]:
+        """Return (rank, world)."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _says(self, split: str) -> str:
+        """Describe the fixed views of a split: those of a store made from it."""
+        if self.views is not None and split == "train":
+            return self.views.says(self.geometry)
+        return self.geometry.says(False)
+
+    def _available(self, split: str) -> frozenset[str]:
+        labels = {"label"} if self.pictures(split).labels is not None else set()
+        return _FROM_PICTURES | labels | self.columns(split).keys()
+
+    def _check(self, split: str) -> None:
+        """Raise a UserError where the pictures or stores of ``split`` cannot give what is needed."""
+        missing = self.needs - self._available(split)
+        if "label" in missing:
+            raise UserError(
+                f"labels are needed, and {type(self.source).__name__} has none: "
+                "use a source with classes, or a condition that needs no labels"
+            )
+        if missing:
+            option = "stores" if split == "train" else "heldout_stores"
+            raise UserError(
+                f"{sorted(missing)} of the {split} pictures is needed, and nothing provides it: "
+                f"make a store with rcg extract and give it as data.{option}"
+            )
+        _ = self.geometry.shape(self.pictures(split).channels, self.pictures(split).shape)
+        used = {store.path: store for name, store in self.columns(split).items() if name in self.needs}
+        if "image" in self.needs:  # then picture and stored row must be the same view
+            for store in used.values():
+                store.check(geometry=self._says(split))
+            require(
+                not used or split != "train" or self.views is not None or not self.geometry.random,
+                f"stored columns are of fixed views, but {type(self.geometry).__name__} makes new random ones: set "
+                "data.views as in the extraction, or a geometry without chance",
+            )
+
+    def _loader(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:
+        rows = Rows(
+            self.pictures(split),
+            self.geometry,
+            self.views if split == "train" else None,
+            self.columns(split),
+            self.needs,
+            self.seed,
+        )
+        # a sampler's item is a whole batch already, hence no batch_size; Lightning needs keyword arguments
+        return DataLoader(
+            dataset=rows,
+            sampler=sampler,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if self.workers else None,
+        )
+
+
+def as_floats(batch: Batch) -> Batch:
+    """Turn uint8 pictures of a batch into float32 in [0, 1], where they are."""
+    for key in ("image", "pair"):
+        if key in batch and batch[key].dtype == torch.uint8:
+            batch[key] = batch[key].to(torch.float32) / 255
+    return batch
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,106 @@
+"""One batch from its keys: pictures decoded and cut, labels and stored columns joined, in the loader's worker."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rcg_lightning.data import draws
+from rcg_lightning.data.decode import to_array
+from rcg_lightning.data.geometry import AsIs, Geometry, Views
+from rcg_lightning.data.pictures import Pictures
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.stream import Keys
+from rcg_lightning.types import Batch
+
+# what a random number is for, so that no two uses share one
+_IMAGE, _PAIR, _VIEW, _FIXED = range(4)
+
+
+class Rows(Dataset[Batch]):
+    """Makes batches; ``needs`` says which keys they get, besides ``index`` and ``view``.
+
+    In training (keys with an epoch) a picture is placed at random, from a hash of (seed, epoch, index); where there
+    are fixed views (``views``, or ``stores`` with several), one of them is drawn instead, and every key of that row is
+    of that view. Otherwise the keys' view is made, without chance; without ``views`` it is the deterministic one.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        geometry: Geometry,
+        views: Views | None,
+        stores: Mapping[str, Store],
+        needs: frozenset[str],
+        seed: int,
+    ) -> None:
+        self.pictures = pictures
+        self.geometry = geometry
+        self.views = views
+        self.stores = {name: store for name, store in stores.items() if name in needs}
+        self.needs = needs
+        self.seed = seed
+
+    def __getitem__(self, keys: Keys) -> Batch:
+        index, view = keys.index, self._view(keys)
+        batch: Batch = {"index": torch.from_numpy(index), "view": torch.from_numpy(view)}
+        if "image" in self.needs:
+            fixed = self.views is not None or keys.epoch is None
+            batch["image"] = self._images(index, *(self._fixed(index, view) if fixed else self._drawn(keys, _IMAGE)))
+        if "pair" in self.needs:
+            batch["pair"] = self._images(index, *self._drawn(keys, _PAIR))
+        if "label" in self.needs and self.pictures.labels is not None:
+            batch["label"] = torch.from_numpy(self.pictures.labels[index])
+        for name, store in self.stores.items():
+            batch[name] = _tensor(store.read(name, index, view))  # type: ignore[literal-required]
+        return batch
+
+    def _view(self, keys: Keys) -> np.ndarray:
+        """Return (B,) int64, the view of each row."""
+        if keys.view is not None:
+            return keys.view
+        count = max([store.views for store in self.stores.values()] or [self.views.count if self.views else 1])
+        if keys.epoch is None or count == 1:
+            return np.zeros_like(keys.index)
+        return (draws.uniform(1, self.seed, keys.epoch, keys.index, _VIEW)[:, 0] * count).astype(np.int64)
+
+    def _drawn(self, keys: Keys, use: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return (B, draws) numbers that place the pictures and (B,) bool, which are mirrored; None: nothing random."""
+        if keys.epoch is None or not self.geometry.random:
+            return None, None
+        u = draws.uniform(1 + self.geometry.draws, self.seed, keys.epoch, keys.index, use)
+        mirror = u[:, 0] < 0.5 if self.geometry.flip else None
+        return (u[:, 1:] if self.geometry.draws else None), mirror
+
+    def _fixed(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return the same for fixed views."""
+        if self.views is None:
+            return None, None
+        crop, odd = np.divmod(view, 2 if self.views.flips else 1)
+        if not self.views.crops:
+            return None, odd == 1
+        return draws.uniform(self.geometry.draws, self.views.seed, index, crop, _FIXED), odd == 1
+
+    def _images(self, index: np.ndarray, places: np.ndarray | None, mirror: np.ndarray | None) -> Tensor:
+        """Return uint8 (B, C, H, W)."""
+        if self.pictures.array is not None and isinstance(self.geometry, AsIs):
+            images = self.pictures.array[index]
+            if mirror is not None:
+                images[mirror] = images[mirror][..., ::-1]
+            return torch.from_numpy(images)
+        placed = [
+            self.geometry(
+                self.pictures.open(int(i)),
+                None if places is None else places[row],
+                mirror is not None and bool(mirror[row]),
+            )
+            for row, i in enumerate(index)
+        ]
+        return torch.from_numpy(np.stack([to_array(picture) for picture in placed]))
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """Stored numbers as what batches carry: float32 or int64."""
+    return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64, copy=False))

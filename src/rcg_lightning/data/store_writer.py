@@ -1,0 +1,212 @@
+"""Making a store: shards written one by one, whole or not at all, by any number of processes."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from rcg_lightning.data.store import FORMAT, IDENTITY, MANIFEST, Shard, Store, cut, file_sha256
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class StoreWriter:
+    """Writes the store of ``size`` pictures with ``views`` views each into ``folder``.
+
+    Args:
+        folder: made if needed; one that holds the beginning of the same store is continued.
+        shard_rows: pictures in a shard; together with ``size`` it fixes the shards' bounds.
+        identity: plain data, what makes the store what it is; see ``Store.identity``.
+        floats: how floating-point columns are stored.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        views: int,
+        shard_rows: int,
+        identity: Mapping[str, Any],
+        floats: Literal["float16", "float32"] = "float32",
+    ) -> None:
+        require(size > 0 and views > 0 and shard_rows > 0, "a store has at least one picture, view and row in a shard")
+        self.folder = Path(folder).expanduser()
+        self.views = views
+        self.floats = floats
+        self.shards = cut(size, shard_rows)
+        facts = {"size": size, "views": views, "shard_rows": shard_rows, "floats": floats, "identity": dict(identity)}
+        self._facts = json.loads(json.dumps({"format": FORMAT, **facts}))
+        self._space_checked = False
+        self._begin()
+
+    def pending(self, rank: int = 0, world: int = 1) -> list[Shard]:
+        """Return the shards that process ``rank`` of ``world`` has still to write: of rank, rank + world, …"""
+        return [shard for shard in self.shards[rank::world] if not self._done(shard).exists()]
+
+    def write(self, shard: Shard, columns: Mapping[str, np.ndarray]) -> None:
+        """Write a shard's columns, each (rows, V, *shape); after a crash it is complete or absent.
+
+        Raises:
+            UserError: a column has the wrong number of rows or views, holds NaN or infinity, or the disk is full.
+        """
+        arrays = {name: self._checked(name, array, shard) for name, array in columns.items()}
+        self._require_space(shard, sum(array.nbytes for array in arrays.values()))
+        facts = {}
+        for name, array in arrays.items():
+            path = self.folder / f"{shard.stem}.{name}.npy"
+            checksum = self._replace(path, lambda file, array=array: np.save(file, array, allow_pickle=False))
+            facts[name] = {
+                "sha256": checksum,
+                "bytes": path.stat().st_size,
+                "dtype": str(array.dtype),
+                "shape": list(array.shape[2:]),
+            }
+        self._write_json(self._done(shard), {"start": shard.start, "stop": shard.stop, "columns": facts})
+
+    def finish(self, columns_meta: Mapping[str, Mapping[str, Any]] | None = None) -> Store:
+        """Write the manifest, once every shard is there (one process, after the others are done); return the store.
+
+        ``columns_meta`` adds plain facts to columns, such as ``count`` of what an integer column counts.
+        """
+        missing = self.pending()
+        if missing:
+            raise UserError(f"{len(missing)} of {len(self.shards)} shards of {self.folder} are missing: extract again")
+        done = [json.loads(self._done(shard).read_text())["columns"] for shard in self.shards]
+        columns = {name: {"shape": facts["shape"], "dtype": facts["dtype"]} for name, facts in done[0].items()}
+        for shard, files in zip(self.shards, done):
+            found = {name: {"shape": facts["shape"], "dtype": facts["dtype"]} for name, facts in files.items()}
+            require(found == columns, f"shard {shard.stem} of {self.folder} has columns {found}, the first {columns}")
+        for name, meta in (columns_meta or {}).items():
+            require(name in columns, f"facts for column {name!r}, but {self.folder} has only {sorted(columns)}")
+            columns[name] = {**meta, **columns[name]}
+        shards = [
+            {name: {"sha256": facts["sha256"], "bytes": facts["bytes"]} for name, facts in files.items()}
+            for files in done
+        ]
+        self._write_json(self.folder / MANIFEST, {**self._facts, "columns": columns, "shards": shards})
+        for draft in self.folder.glob(".*.draft"):  # left by processes that were killed
+            draft.unlink(missing_ok=True)
+        return Store.open(self.folder)
+
+    def _begin(self) -> None:
+        """Claim the folder for this store, or make sure that it is this store's already."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make a store at {self.folder}: {error.strerror}") from error
+        path = self.folder / IDENTITY
+        if not path.exists():
+            strangers = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
+            if strangers and not path.exists():
+                raise UserError(f"{self.folder} holds {strangers[0]!r} but no store: give an empty or new folder")
+            self._write_json(path, self._facts)
+            return
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: remove the folder and extract again") from error
+        for name, wanted in _flat(self._facts).items():
+            if _flat(found).get(name) != wanted:
+                raise UserError(
+                    f"{self.folder} holds a store whose {name} is {_flat(found).get(name)!r}, not {wanted!r}: "
+                    "give another folder, or the settings it was begun with"
+                )
+
+    def _checked(self, name: str, array: np.ndarray, shard: Shard) -> np.ndarray:
+        expected = (shard.stop - shard.start, self.views)
+        require(array.shape[:2] == expected, f"column {name!r} of shard {shard.stem}: {array.shape}, not {expected} …")
+        require(
+            name.isidentifier() and array.dtype.kind in "fiu", f"column {name!r} of type {array.dtype} cannot be stored"
+        )
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                array = array.astype(self.floats)
+            finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+            if not finite.all():
+                row = shard.start + int(np.argmin(finite))
+                raise UserError(
+                    f"{name!r} of picture {row} is not finite in {self.floats}: check encoder and precision"
+                )
+        return np.ascontiguousarray(array)
+
+    def _require_space(self, shard: Shard, bytes_of_shard: int) -> None:
+        """Before the first shard: is there room for all that are missing?"""
+        if self._space_checked:
+            return
+        self._space_checked = True
+        rows = sum(other.stop - other.start for other in self.pending())
+        needed = bytes_of_shard * rows // (shard.stop - shard.start)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise UserError(_no_room(self.folder, needed, free))
+
+    def _done(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.stem}.json"
+
+    def _write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        self._replace(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+
+    def _replace(self, path: Path, fill: Callable[[BinaryIO], Any]) -> str:
+        """Write a file in one step, so that it is complete or absent; return its SHA-256 as read back."""
+        draft = path.with_name(f".{path.name}.{os.urandom(6).hex()}.draft")
+        try:
+            with open(draft, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            checksum = file_sha256(draft)
+            os.replace(draft, path)
+            return checksum
+        except OSError as error:
+            needed = draft.stat().st_size if draft.exists() else 0
+            draft.unlink(missing_ok=True)
+            if error.errno in _FULL:
+                free = shutil.disk_usage(self.folder).free
+                raise UserError(_no_room(self.folder, needed, free)) from error
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class ShardCollector:
+    """Puts batches of extraction together into shards, and writes each as soon as it is whole."""
+
+    def __init__(self, writer: StoreWriter) -> None:
+        self.writer = writer
+        self._parts: dict[int, dict[str, np.ndarray]] = {}
+        self._filled: dict[int, np.ndarray] = {}
+
+    def add(self, index: np.ndarray, view: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
+        """Take rows (n, *shape) of every column for pictures ``index`` (n,) and views ``view`` (n,), of one shard."""
+        numbers = np.unique(index // self.writer.shards[0].stop)
+        require(len(numbers) == 1, "a batch of extraction spans several shards: use ImageData.extract's loader")
+        shard = self.writer.shards[int(numbers[0])]
+        rows = index - shard.start
+        space = (shard.stop - shard.start, self.writer.views)
+        part = self._parts.setdefault(shard.number, {})
+        filled = self._filled.setdefault(shard.number, np.zeros(space, bool))
+        for name, values in columns.items():
+            part.setdefault(name, np.empty((*space, *values.shape[1:]), values.dtype))[rows, view] = values
+        filled[rows, view] = True
+        if filled.all():
+            self.writer.write(shard, part)
+            del self._parts[shard.number], self._filled[shard.number]
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in facts.items() if name != "identity"}, **facts.get("identity", {})}
+
+
+def _no_room(folder: Path, needed: int, free: int) -> str:
+    return (
+        f"no room for the store at {folder}: {needed / 1e9:.3f} GB needed, {free / 1e9:.3f} GB free; make room or give "
+        "another folder, then run extract again to continue"
+    )
