@@ -69,6 +69,8 @@ class AsIs(Geometry):
 class Squash(Geometry):
     """The whole picture, resized to ``size`` in both directions (bicubic), whatever its proportions."""
 
+    size: int
+
     def __init__(self, size: int, flip: bool = False) -> None:
         super().__init__(flip)
         self.size = size
@@ -85,6 +87,8 @@ class CenterCrop(Geometry):
 
     Agrees with torchvision's ``Resize(resize, BICUBIC)`` and ``CenterCrop(size)`` on PIL pictures.
     """
+
+    size: int
 
     def __init__(self, size: int, resize: int | None = None, flip: bool = False) -> None:
         super().__init__(flip)

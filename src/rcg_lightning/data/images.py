@@ -52,7 +52,7 @@ class ImageData(Described, LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self.geometry = AsIs() if geometry is None else geometry
+        self.geometry: Geometry = AsIs() if geometry is None else geometry
         self.batch_size = batch_size
         self.workers = workers
         self.store_paths = {"train": list(stores or []), "heldout": list(heldout_stores or [])}
@@ -190,24 +190,21 @@ class ImageData(Described, LightningDataModule):
     def samples_seen(self) -> int:
         """The stream's position: how many pictures all processes together have trained on."""
         samples, batches = self._restart
-        if self.trainer is None:
-            return samples
-        # "processed" counts a batch once its optimizer step is done, before any callback can save a checkpoint
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return samples + (done - batches) * self.batch_size * self._place()[1]
+        return samples + (self._batches_done() - batches) * self.batch_size * self._place()[1]
 
     def state_dict(self) -> dict[str, Any]:
-        if self.trainer is None:
-            return {"samples": self.samples_seen, "batches": 0}
-        return {
-            "samples": self.samples_seen,
-            "batches": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed,
-        }
+        return {"samples": self.samples_seen, "batches": self._batches_done()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restart = (int(state_dict["samples"]), int(state_dict["batches"]))
 
     # inside
+
+    def _batches_done(self) -> int:
+        if self.trainer is None:
+            return self._restart[1]
+        # "processed" counts a batch once its optimizer step is done, before any callback can save a checkpoint
+        return vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
 
     def _place(self) -> tuple[int, int]:
         """Return (rank, world)."""
@@ -273,10 +270,11 @@ class ImageData(Described, LightningDataModule):
 def as_floats(batch: Batch) -> Batch:
     """Turn uint8 pictures of a batch into float32 in [0, 1], where they are."""
     for key in ("image", "pair"):
-        if key in batch and batch[key].dtype == torch.uint8:
-            batch[key] = batch[key].to(torch.float32) / 255
+        pixels = batch.get(key)
+        if pixels is not None and pixels.dtype == torch.uint8:
+            batch[key] = pixels.to(torch.float32) / 255
     return batch
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -61,6 +61,8 @@ class Pictures:
 class ArrayPictures(Pictures):
     """Pictures in memory: ``array`` (N, C, H, W) uint8, ``labels`` (N,) or None."""
 
+    array: np.ndarray
+
     def __init__(self, array: np.ndarray, labels: np.ndarray | None, classes: int | None, title: str) -> None:
         self.array = np.ascontiguousarray(array)
         self.labels = None if labels is None else np.asarray(labels, np.int64)
