@@ -2,44 +2,22 @@
 
 Rows are cut into shards whose bounds depend on the data set's size and ``shard_rows`` only. A shard is complete when
 its ``.json``, written last, is there; a store is when its ``manifest.json`` is. So making one can be stopped at any
-moment and continued. See store_writer.py for how one is made.
+moment and continued. store_writer.py makes them.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, Shard, cut, file_sha256
+from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-IDENTITY = "identity.json"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows ``start`` to ``stop`` (not included) of a store."""
-
-    number: int
-    start: int
-    stop: int
-
-    @property
-    def stem(self) -> str:
-        """What the names of its files begin with."""
-        return f"{self.number:06d}"
-
-
-def cut(size: int, shard_rows: int) -> list[Shard]:
-    """Cut ``size`` rows into shards of ``shard_rows``; the last one may be shorter."""
-    starts = range(0, size, shard_rows)
-    return [Shard(number, start, min(start + shard_rows, size)) for number, start in enumerate(starts)]
+__all__ = ["Shard", "ShardCollector", "Store", "StoreWriter"]
 
 
 class Store:
@@ -168,9 +146,3 @@ class Store:
                         f"{path} has {found} bytes, not {facts['bytes']}: "
                         f"remove {shard.stem}.json and {MANIFEST} there and run extract again"
                     )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

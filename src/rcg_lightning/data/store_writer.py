@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from rcg_lightning.data.store import FORMAT, IDENTITY, MANIFEST, Shard, Store, cut, file_sha256
+from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, Shard, cut, file_sha256
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -73,8 +73,8 @@ class StoreWriter:
             }
         self._write_json(self._done(shard), {"start": shard.start, "stop": shard.stop, "columns": facts})
 
-    def finish(self, columns_meta: Mapping[str, Mapping[str, Any]] | None = None) -> Store:
-        """Write the manifest, once every shard is there (one process, after the others are done); return the store.
+    def finish(self, columns_meta: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Write the manifest, once every shard is there (one process, after the others are done).
 
         ``columns_meta`` adds plain facts to columns, such as ``count`` of what an integer column counts.
         """
@@ -96,7 +96,6 @@ class StoreWriter:
         self._write_json(self.folder / MANIFEST, {**self._facts, "columns": columns, "shards": shards})
         for draft in self.folder.glob(".*.draft"):  # left by processes that were killed
             draft.unlink(missing_ok=True)
-        return Store.open(self.folder)
 
     def _begin(self) -> None:
         """Claim the folder for this store, or make sure that it is this store's already."""

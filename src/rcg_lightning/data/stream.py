@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from rcg_lightning.data import draws
-from rcg_lightning.data.store import Shard
+from rcg_lightning.data.shards import Shard
 from rcg_lightning.types import require
 
 
