@@ -1,0 +1,54 @@
+import time
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from rcg_lightning.data.augment import SmallGreyAugmentation
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.sources import Digits
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.stages.classifier import ClassifierStage
+from rcg_lightning.types import Facts
+
+
+def test_digits_are_learned_in_seconds_and_exported(tmp_path):
+    data = ImageData(Digits(), batch_size=128)
+    stage = ClassifierStage(augmentation=SmallGreyAugmentation(0.1, 8, 0.05, 0.06, 0.2, 0.0, 0.02))
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=200,
+        max_epochs=-1,
+        val_check_interval=200,
+        check_val_every_n_epoch=None,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    start = time.process_time()
+    trainer.fit(stage, data)
+    spent = time.process_time() - start
+    assert trainer.callback_metrics["val/accuracy"] > 0.98
+    assert spent < 60, "a loaded machine counts several times the usual 5 seconds, but not this"
+
+    extractor = ClassifierExtractor(tmp_path / "classifier")
+    pictures = data.pictures("heldout")
+    features, logits = extractor(torch.from_numpy(pictures.array))
+    assert features.shape == (451, extractor.dim) == (451, 64)
+    accuracy = (logits.argmax(1).numpy() == pictures.labels).mean()
+    assert accuracy == pytest.approx(trainer.callback_metrics["val/accuracy"].item(), abs=1e-6)
+
+
+def test_same_seed_same_network():
+    facts = Facts((3, 16, 16), classes=4)
+    first, again = (ClassifierStage(widths=(8, 8), seed=3).build(facts).state_dict() for _ in range(2))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_data_without_labels_are_refused():
+    with pytest.raises(UserError, match="needs labels"):
+        ClassifierStage().build(Facts((1, 8, 8)))
