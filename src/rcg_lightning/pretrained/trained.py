@@ -1,12 +1,11 @@
 """Encoders that were trained or fitted here, from their network folders."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from rcg_lightning.described import describe
+from rcg_lightning.described import construct, describe
 from rcg_lightning.networks.heads import Projected
 from rcg_lightning.pretrained.encoders import Encoder, Loaded
 from rcg_lightning.pretrained.network_folder import load_network
@@ -15,18 +14,14 @@ from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.types import require
 
 
-def encoder_settings(
-    mean: Sequence[float], std: Sequence[float], size: int | None = None, head: bool = True
-) -> dict[str, Any]:
-    """Return what a network folder must say for ``TrainedEncoder``.
+def encoder_settings(preprocess: Preprocess, head: bool = True) -> dict[str, Any]:
+    """Return what the network folder of an encoder must say, for ``save_network``.
 
     Args:
-        mean: subtracted from each channel of a picture in [0, 1].
-        std: divides each channel then.
-        size: pictures are resized to it; None where the network takes the data's size.
+        preprocess: from a picture in [0, 1] to what the network reads.
         head: whether the head's output is the representation, or the backbone's.
     """
-    return {"mean": list(mean), "std": list(std), "size": size, "head": head}
+    return {"preprocess": describe(preprocess), "head": head}
 
 
 class TrainedEncoder(Encoder):
@@ -47,14 +42,14 @@ class TrainedEncoder(Encoder):
     def load(self) -> Loaded:
         require(self.folder is not None, "TrainedEncoder needs the folder of its network: give it as folder")
         module, settings = load_network(self.folder)  # type: ignore[arg-type]
-        absent = sorted(encoder_settings([], []).keys() - settings.keys())
+        absent = sorted(encoder_settings(Preprocess()).keys() - settings.keys())
         require(not absent, f"the network in {self.folder} is no encoder: its settings lack {', '.join(absent)}")
         network, parts = self.choose(module, settings["head"] if self.head is None else self.head)
         dim = getattr(network, "dim", None)
         require(isinstance(dim, int), f"the network in {self.folder} is no encoder: it has no dim")
         return Loaded(
             network=network,
-            preprocess=Preprocess(settings["mean"], settings["std"], settings["size"]),
+            preprocess=construct(settings["preprocess"]),
             dim=dim,  # type: ignore[arg-type]
             structure=describe(network),
             loaded={part: len(module.state_dict()) for part, module in parts.items()},

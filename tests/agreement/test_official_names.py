@@ -1,0 +1,90 @@
+"""The tensors of full-size official files, without their memory: every one is either used or skipped on purpose."""
+
+import pytest
+import torch
+
+from rcg_lightning.networks.heads import ProjectionHead
+from rcg_lightning.networks.rdm_mlp import ResidualMLP
+from rcg_lightning.pretrained import layouts
+from rcg_lightning.pretrained.checkpoints import load_strictly, rdm_state, read_checkpoint
+from rcg_lightning.pretrained.encoders import MoCoV3Encoder
+
+SIZES = {"s": (384, 12, 12), "b": (768, 12, 12), "l": (1024, 24, 16)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_moco_v3_is_read_completely(manifest, size):
+    names = manifest(f"moco_v3_vit_{size}")
+    encoder = MoCoV3Encoder()
+    state = encoder.layout({"state_dict": names})
+    network, loaded = encoder.build(state, "it")
+    width, depth, heads = SIZES[size]
+    vit = network.backbone
+    assert (vit.dim, len(vit.blocks), vit.blocks[0].attn.num_heads, network.dim) == (width, depth, heads, 256)
+    skipped = [name for group in state.skipped.values() for name in group]
+    assert sum(loaded.values()) + len(skipped) == len(names)
+    assert all(name.startswith(("module.momentum_encoder.", "module.predictor.")) for name in skipped)
+    assert len(layouts.moco_v3_predictor({"state_dict": names})) == sum("predictor" in name for name in skipped)
+
+
+def test_released_vit_l_is_repaired(manifest):
+    names = manifest("moco_v3_vit_l")
+    bug = {"13.norm1": "13.norm13", "13.mlp.fc1": "13.mlp.fc13", "14.norm2": "14.norm14", "14.mlp.fc2": "14.mlp.fc14"}
+    damaged = dict(names)
+    for right, wrong in bug.items():
+        for kind in ("weight", "bias"):
+            prefix = "module.base_encoder.blocks."
+            damaged[f"{prefix}{wrong}.{kind}"] = damaged.pop(f"{prefix}{right}.{kind}")
+    repaired = layouts.moco_v3({"state_dict": damaged})
+    assert repaired.backbone.keys() == layouts.moco_v3({"state_dict": names}).backbone.keys()
+
+
+@pytest.mark.parametrize("kind", ["uncond", "classcond"])
+@pytest.mark.parametrize("size", ["b", "l"])
+@pytest.mark.parametrize("ema", [True, False])
+def test_rdm_is_read_completely(manifest, size, kind, ema):
+    names = manifest(f"rdm_mocov3vit{size}_{kind}")
+    state = rdm_state({"model": names}, ema)
+    width, time_dim = state.network["input_proj.weight"].shape[0], state.network["time_embed.0.weight"].shape[0]
+    bottleneck = state.network["blocks.0.in_linear.weight"].shape[0]
+    condition = state.class_embedding.shape[1] if kind == "classcond" else 0
+    depth = sum(name.endswith("in_linear.weight") for name in state.network)
+    with torch.device("meta"):
+        network = ResidualMLP(width, depth, bottleneck, time_dim)
+        network.build((state.network["input_proj.weight"].shape[1],), condition)
+    load_strictly(network, state.network, "it")
+    assert state.class_embedding.shape == (1000 if kind == "classcond" else 1, 512)
+    assert len(state.schedule) == 12
+    averages = sum(name.startswith("model_ema.") for name in names)
+    assert averages == len(state.network) + 2  # and its decay and count
+    used = 2 * len(state.network) + 2 + len(state.schedule) + len(state.encoder) + 1
+    assert used == len(names)
+    assert "norm.weight" in state.encoder
+
+
+@pytest.mark.golden("rdm")
+def test_rdm_averages_are_told_from_the_raw_weights(golden):
+    content = read_checkpoint(golden.checkpoint, "RDM")
+    raw, averaged = rdm_state(content, ema=False), rdm_state(content, ema=True)
+    assert raw.network.keys() == averaged.network.keys()
+    ema_name = "model_ema.diffusion_modelinput_projweight"
+    torch.testing.assert_close(averaged.network["input_proj.weight"], content["model"][ema_name])
+    torch.testing.assert_close(
+        raw.network["input_proj.weight"], content["model"]["model.diffusion_model.input_proj.weight"]
+    )
+
+
+@pytest.mark.golden("rdm")
+def test_files_with_a_namespace_are_read(golden):
+    path = golden.folder / "checkpoint_namespace.pth"
+    if not path.is_file():
+        pytest.skip("this folder has no file with a namespace")
+    assert type(read_checkpoint(path, "RDM")["args"]).__name__ == "Namespace"
+
+
+def test_a_projection_head_has_the_official_names(manifest):
+    names = manifest("moco_v3_vit_s")
+    prefix = "module.base_encoder.head."
+    official = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    with torch.device("meta"):
+        assert official == set(ProjectionHead(384).state_dict())

@@ -1,0 +1,95 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.networks.heads import MLPHead, Projected
+from rcg_lightning.pretrained.network_folder import load_network, save_network
+
+
+def network():
+    return Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
+
+
+def test_comes_back_the_same(tmp_path):
+    net = network()
+    save_network(tmp_path / "deep" / "encoder", net, {"size": None, "head": True})
+    again, settings = load_network(tmp_path / "deep" / "encoder")
+    image = torch.rand(2, 1, 8, 8)
+    assert torch.equal(again.eval()(image), net(image))
+    assert settings == {"size": None, "head": True}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["encoder"]
+
+
+def test_loading_takes_no_random_numbers(tmp_path):
+    save_network(tmp_path / "n", network(), {})
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_network(tmp_path / "n")
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_replaces_a_network_but_nothing_else(tmp_path):
+    save_network(tmp_path / "n", network(), {"v": 1})
+    save_network(tmp_path / "n", network(), {"v": 2})
+    assert load_network(tmp_path / "n")[1] == {"v": 2}
+    assert len(list(tmp_path.iterdir())) == 1
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not a network folder"):
+        save_network(other, network(), {})
+    assert (other / "thesis.txt").read_text() == "precious"
+
+
+def test_failed_write_leaves_the_old_network(tmp_path, monkeypatch):
+    save_network(tmp_path / "n", network(), {"v": 1})
+
+    def full(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("rcg_lightning.pretrained.network_folder.save_file", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_network(tmp_path / "n", network(), {"v": 2})
+    assert load_network(tmp_path / "n")[1] == {"v": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_undescribed_networks_are_a_programming_error(tmp_path):
+    with pytest.raises(TypeError, match="Described"):
+        save_network(tmp_path / "n", nn.Linear(1, 1), {})
+
+
+@pytest.mark.parametrize(
+    "damage", ["nothing", "no weights", "other weights", "broken", "incomplete", "other network", "newer"]
+)
+def test_damaged_folders_are_refused_in_one_line(tmp_path, damage):
+    folder = tmp_path / "n"
+    save_network(folder, network(), {})
+    path = folder / "network.json"
+    description = json.loads(path.read_text())
+    if damage == "nothing":
+        path.unlink()
+    elif damage == "no weights":
+        (folder / "weights.safetensors").unlink()
+    elif damage == "other weights":
+        content = bytearray((folder / "weights.safetensors").read_bytes())
+        content[-1] ^= 1
+        (folder / "weights.safetensors").write_bytes(bytes(content))
+    elif damage == "broken":
+        path.write_text("{")
+    elif damage == "incomplete":
+        path.write_text("{}")
+    elif damage == "other network":
+        description["network"]["init_args"]["head"]["init_args"]["hidden"] = 17
+        path.write_text(json.dumps(description))
+    else:
+        path.write_text(json.dumps({**description, "format": 99}))
+    with pytest.raises(UserError) as caught:
+        load_network(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)

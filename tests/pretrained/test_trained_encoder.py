@@ -1,0 +1,115 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from rcg_lightning.described import construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.networks.heads import MLPHead, Projected
+from rcg_lightning.networks.principal_components import fit_principal_components
+from rcg_lightning.pretrained.codecs import Pixels, Representations
+from rcg_lightning.pretrained.network_folder import save_network
+from rcg_lightning.pretrained.normalisation import Identity, PerSample, UnitLength
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
+from rcg_lightning.types import Facts
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    net = Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
+    save_network(tmp_path / "encoder", net, encoder_settings(Preprocess([0.5], [0.25])))
+    return tmp_path / "encoder"
+
+
+def test_head_backbone_and_normalisation(folder):
+    image = torch.rand(5, 1, 8, 8)
+    raw = TrainedEncoder(folder, normalise=Identity())
+    net = raw._frozen.module[1]
+    torch.testing.assert_close(raw(image), net((image - 0.5) / 0.25))
+    torch.testing.assert_close(TrainedEncoder(folder)(image), PerSample()(raw(image)))
+    backbone = TrainedEncoder(folder, head=False, normalise=Identity())
+    torch.testing.assert_close(backbone(image), net.backbone((image - 0.5) / 0.25))
+    assert (raw.dim, backbone.dim) == (4, 64)
+    assert "head: from the file" in raw.report()
+    assert "head: none" in backbone.report()
+
+
+def test_identity_tells_apart_what_matters_only(folder, tmp_path):
+    same = TrainedEncoder(folder).identity
+    assert same == TrainedEncoder(folder, normalise=PerSample()).identity
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    assert TrainedEncoder(moved).identity == same
+    net = Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
+    other, sized = tmp_path / "other", tmp_path / "sized"
+    save_network(other, net, encoder_settings(Preprocess([0.5], [0.25])))
+    save_network(sized, net, encoder_settings(Preprocess([0.5], [0.25], size=16)))
+    kinds = [
+        TrainedEncoder(moved),
+        TrainedEncoder(moved, head=False),
+        TrainedEncoder(moved, normalise=UnitLength()),
+        TrainedEncoder(other),
+        TrainedEncoder(sized),
+    ]
+    assert len({encoder.identity for encoder in kinds}) == len(kinds)
+
+
+def test_travels_without_weights_and_without_its_path(folder):
+    encoder = TrainedEncoder(folder)
+    image = torch.rand(2, 1, 8, 8)
+    expected = encoder(image)
+    assert copy.deepcopy(encoder) is encoder
+    assert torch.equal(pickle.loads(pickle.dumps(encoder))(image), expected)
+    encoder.release()
+    assert encoder.dim == 4
+    assert torch.equal(encoder(image), expected)
+    with pytest.raises(UserError, match="folder"):
+        construct(describe(encoder)).setup()
+
+
+def test_principal_components_are_an_encoder(tmp_path):
+    images = torch.rand(50, 1, 8, 8)
+    save_network(
+        tmp_path / "pca", fit_principal_components(images, 6), encoder_settings(Preprocess([0.0], [1.0]), head=False)
+    )
+    encoder = TrainedEncoder(tmp_path / "pca")
+    assert encoder(images).shape == (50, encoder.dim) == (50, 6)
+    with pytest.raises(UserError, match="no head"):
+        TrainedEncoder(tmp_path / "pca", head=True).setup()
+
+
+def test_a_network_that_is_no_encoder_is_refused(tmp_path):
+    save_network(tmp_path / "n", SmallConvNet(1, 8), {"classes": 10})
+    with pytest.raises(UserError, match="no encoder"):
+        TrainedEncoder(tmp_path / "n").setup()
+
+
+def test_pixels_are_inverse_and_clamped():
+    codec, facts = Pixels(), Facts(image=(1, 8, 8))
+    image = torch.rand(2, 1, 8, 8)
+    z = codec.encode({"image": image})
+    assert codec.shape(facts) == tuple(z.shape[1:])
+    torch.testing.assert_close(codec.decode(z), image)
+    assert z.min() < 0
+    assert codec.decode(3 * torch.ones(1, 1, 8, 8)).max() == 1
+
+
+def test_representations_come_from_the_store_or_the_encoder(folder):
+    encoder = TrainedEncoder(folder)
+    facts = Facts(image=(1, 8, 8), columns={"representation": {"shape": [4]}})
+    stored, online = Representations(), Representations(encoder)
+    assert (stored.needs, online.needs) == (frozenset({"representation"}), frozenset({"image"}))
+    assert stored.shape(facts) == online.shape(Facts(image=(1, 8, 8))) == (4,)
+    image = torch.rand(2, 1, 8, 8, requires_grad=True)
+    assert torch.equal(online.encode({"image": image}), encoder(image))
+    assert not online.encode({"image": image}).requires_grad
+    h = torch.randn(2, 4)
+    assert stored.encode({"representation": h}) is stored.decode(h) is h
+    with pytest.raises(UserError, match="store"):
+        stored.shape(Facts(image=(1, 8, 8)))
+    with pytest.raises(UserError, match="store"):
+        stored.encode({"image": image})
