@@ -66,7 +66,7 @@ class Encoder(Described):
         loaded = self.load()
         self._facts |= {
             "dim": loaded.dim,
-            "preprocess": loaded.preprocess,
+            "preprocess": describe(loaded.preprocess),  # plain: the module moves to a device, this travels to workers
             "structure": loaded.structure,
             "report": self._report(loaded),
         }
@@ -101,7 +101,7 @@ class Encoder(Described):
     @property
     def preprocess(self) -> Preprocess:
         """What is done to a picture in front of the network."""
-        return self.fact("preprocess")
+        return self._frozen.module[0]  # type: ignore[index]
 
     @property
     def identity(self) -> str:
@@ -115,7 +115,7 @@ class Encoder(Described):
                 "encoder": type(self).__name__,
                 "network": self.fact("structure"),
                 "weights": digest(module.state_dict()),
-                "preprocess": describe(self.preprocess),
+                "preprocess": self.fact("preprocess"),
                 "normalise": describe(self.normalise),
                 "precision": str(self._frozen.dtype),
             }
