@@ -1,0 +1,236 @@
+"""Self-supervised pre-training of an encoder by MoCo v3: two views of a picture attract, those of others repel."""
+
+import copy
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
+from rcg_lightning.data.augment import Augmentation
+from rcg_lightning.data.images import ImageData, as_floats
+from rcg_lightning.data.neighbours import knn_accuracy
+from rcg_lightning.data.pictures import chosen
+from rcg_lightning.data.rows import Rows
+from rcg_lightning.data.stream import Keys
+from rcg_lightning.described import construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.heads import MLPHead, Projected
+from rcg_lightning.pretrained.network_folder import save_network
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.trained import encoder_settings
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.optimization import Optimizer
+from rcg_lightning.types import Batch, Facts, require
+
+
+class MoCoV3Stage(Stage):
+    """MoCo v3: an encoder, a predictor on top, and a momentum encoder that follows the encoder and makes the keys.
+
+    Where both augmentations crop, the two views are made from one picture; otherwise the loader gives two crops. On
+    GPUs batch statistics and keys are shared by all processes; on CPUs only the keys are, since torch has no
+    synchronised batch normalisation there. Differs from the official code in that the momentum encoder moves right
+    after the optimizer's step instead of right before the next keys: the same numbers in training, but a saved one is
+    one update ahead.
+
+    At the end of training the momentum encoder is written to ``encoder/`` in the trainer's root folder.
+
+    Args:
+        encoder: backbone and projection head.
+        predictor: from the head's size to the same size.
+        view1: augmentation of the first view.
+        view2: augmentation of the second view.
+        optimizer: settings of the optimizer.
+        momentum: how much of the momentum encoder stays at the first step.
+        final_momentum: and at the last one, in half a cosine over ``trainer.max_steps``.
+        temperature: of the contrastive loss.
+        preprocess: from a picture in [0, 1] to what the backbone reads; by default ImageNet's mean and deviation.
+        head: whether the exported encoder's representation is the head's output, or the backbone's.
+        bank_size: how many training pictures validation looks at for its nearest-neighbour probe.
+        neighbours: how many of them vote.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        encoder: Projected,
+        predictor: MLPHead,
+        view1: Augmentation,
+        view2: Augmentation,
+        optimizer: Optimizer,
+        momentum: float = 0.99,
+        final_momentum: float = 1.0,
+        temperature: float = 0.2,
+        preprocess: Preprocess | None = None,
+        head: bool = True,
+        bank_size: int = 4096,
+        neighbours: int = 20,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer, seed)
+        require(0 <= momentum <= 1, f"MoCoV3Stage: momentum is {momentum}, it must lie in [0, 1]")
+        require(temperature > 0, f"MoCoV3Stage: temperature is {temperature}, it must be positive")
+        self.encoder, self.predictor = encoder, predictor
+        self.view1, self.view2 = view1, view2
+        self.momentum, self.final_momentum, self.temperature = momentum, final_momentum, temperature
+        self.preprocess, self.head = preprocess or Preprocess(), head
+        self.bank_size, self.neighbours = bank_size, neighbours
+        self.steps = 0
+        self.bank: dict[str, Tensor] = {}  # only during validation
+
+    @property
+    def needs(self) -> frozenset[str]:
+        labels = {"label"} if self.facts is not None and self.facts.classes is not None else set()
+        return frozenset({"image"} | labels | (set() if self.one_picture else {"pair"}))
+
+    @property
+    def one_picture(self) -> bool:
+        """Whether both views are made from one and the same picture."""
+        return self.view1.crops and self.view2.crops
+
+    def build_networks(self, facts: Facts) -> None:
+        # made anew, so that the initial weights depend on nothing but the seed
+        self.encoder = construct(describe(self.encoder))
+        self.predictor = construct(describe(self.predictor))
+        self._arguments |= {"encoder": self.encoder, "predictor": self.predictor}  # let go of those that were given
+        self.check_sizes(facts.image)
+        self.momentum_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    @torch.no_grad()
+    def check_sizes(self, shape: tuple[int, int, int]) -> None:
+        """Raise UserError unless a picture of ``shape`` goes through encoder and predictor."""
+        try:
+            feature = self.encoder.eval()(self.preprocess(torch.zeros(1, *shape)))  # (1, D)
+            prediction = self.predictor.eval()(feature)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"MoCoV3Stage: encoder or predictor does not fit pictures of {shape}: {reason}") from error
+        sizes = f"the head gives {feature.shape[1]} numbers, the predictor {prediction.shape[1]}"
+        require(feature.shape == prediction.shape, f"MoCoV3Stage: {sizes}: set the predictor's dim to the head's")
+        self.encoder.train()
+        self.predictor.train()
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda":
+            for name in ("encoder", "predictor", "momentum_encoder"):
+                setattr(self, name, nn.SyncBatchNorm.convert_sync_batchnorm(getattr(self, name)))
+
+    def trained(self) -> Iterable[nn.Module]:
+        return [self.encoder, self.predictor]
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        endless = self.trainer.max_steps < 1 and self.final_momentum != self.momentum
+        require(not endless, "MoCoV3Stage: a momentum that changes needs trainer.max_steps, or set final_momentum")
+        geometry = getattr(getattr(self.trainer, "datamodule", None), "geometry", None)
+        alike = geometry is not None and not geometry.random and not self.one_picture
+        require(not alike, "MoCoV3Stage: these views are not cropped anywhere: set data.geometry to RandomResizedCrop")
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        views = self.views(batch)
+        q1, q2 = (self.predictor(self.encoder(view)) for view in views)  # (B, D) each
+        with torch.no_grad():
+            k1, k2 = (self.momentum_encoder(view) for view in views)  # (B, D) each
+            (k1, k2), offset = gather(torch.stack([k1, k2]))  # (N, D) each
+        return {"loss": symmetric_contrastive_loss((q1, q2), (k1, k2), self.temperature, offset)}
+
+    @torch.no_grad()
+    def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return two random views (B, C, H, W) of each picture, as the backbone reads them."""
+        other = batch["image"] if self.one_picture else batch["pair"]
+        return self.preprocess(self.view1(batch["image"])), self.preprocess(self.view2(other))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.steps += 1
+        momentum = cosine_momentum(self.steps, self.trainer.max_steps, self.momentum, self.final_momentum)
+        torch._foreach_lerp_(list(self.momentum_encoder.parameters()), list(self.encoder.parameters()), 1 - momentum)
+
+    def get_extra_state(self) -> Tensor:
+        """The step count, as a tensor because a state dict holds tensors."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)
+
+    # -- what becomes of it --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        """What both ends of the momentum encoder make of pictures (B, C, H, W) in [0, 1]: (B, D) and (B, R) float32."""
+        with torch.autocast(image.device.type, enabled=False):  # as TrainedEncoder does
+            backbone = self.momentum_encoder.backbone(self.preprocess(image))
+            return {"backbone": backbone, "head": self.momentum_encoder.head(backbone)}
+
+    def on_validation_epoch_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        self.bank = {} if data is None or self.trainer.sanity_checking else self.make_bank(data)
+        for name, features in self.bank.items():
+            if name != "label":
+                self.log(f"val/rank_{name}", effective_rank(features.cpu()), sync_dist=True)
+                self.log(f"val/uniformity_{name}", uniformity(features.cpu()), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.bank = {}
+
+    def make_bank(self, data: ImageData) -> dict[str, Tensor]:
+        """Return features by name, and labels where there are any, of the first training pictures of a fixed order."""
+        made = []
+        for batch in training_pictures(data, self.bank_size):
+            labels = {"label": batch["label"].to(self.device)} if "label" in batch else {}
+            made.append(self.features(batch["image"].to(self.device)) | labels)
+        return {name: torch.cat([part[name] for part in made]) for name in made[0]}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if "label" not in self.bank or "label" not in batch:
+            return
+        for name, queries in self.features(batch["image"]).items():
+            bank, labels = self.bank[name], self.bank["label"]
+            accuracy = knn_accuracy(bank, labels, queries, batch["label"], self.neighbours)
+            self.log(f"val/knn_{name}", accuracy, batch_size=len(queries), sync_dist=True)
+
+    @rank_zero_only
+    def on_fit_end(self) -> None:
+        if not getattr(self.trainer, "fast_dev_run", False):
+            self.export(Path(self.trainer.default_root_dir) / "encoder")
+
+    def export(self, folder: Path) -> None:
+        """Write the momentum encoder as a network folder that ``TrainedEncoder`` reads."""
+        save_network(folder, self.momentum_encoder, encoder_settings(self.preprocess, self.head))
+
+
+def training_pictures(data: ImageData, count: int) -> DataLoader[Batch]:
+    """Return batches of ``count`` training pictures, always the same ones, without anything random."""
+    pictures = data.pictures("train")
+    index = chosen(len(pictures), count)
+    parts = np.split(index, range(data.batch_size, len(index), data.batch_size))
+    keys = [Keys(part, view=np.zeros_like(part)) for part in parts]
+    rows = Rows(pictures, data.geometry, None, {}, frozenset({"image", "label"}), seed=0)
+    # an item is a whole batch already, so what collates it has nothing to do but to make floats
+    settings: dict[str, Any] = {"batch_size": None, "collate_fn": as_floats, "num_workers": data.workers}
+    return DataLoader(dataset=rows, sampler=keys, **settings)
+
+
+def cosine_momentum(step: int, total: int, first: float, last: float) -> float:
+    """Return the momentum for ``step`` of ``total``: half a cosine from ``first`` to ``last``."""
+    if first == last:
+        return first
+    return last - (last - first) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+
+
+def gather(keys: Tensor) -> tuple[Tensor, int]:
+    """Return keys (2, B, D) of all processes as (2, N, D), and how many stand before this process's own."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return keys, 0
+    parts = [torch.empty_like(keys) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, keys.contiguous())
+    return torch.cat(parts, dim=1), torch.distributed.get_rank() * keys.shape[1]
