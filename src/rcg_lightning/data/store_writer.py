@@ -123,7 +123,10 @@ class StoreWriter:
 
     def _checked(self, name: str, array: np.ndarray, shard: Shard) -> np.ndarray:
         expected = (shard.stop - shard.start, self.views)
-        require(array.shape[:2] == expected, f"column {name!r} of shard {shard.stem}: {array.shape}, not {expected} …")
+        require(
+            array.shape[:2] == expected,
+            f"column {name!r} of shard {shard.stem} has shape {array.shape}, not {expected} …",
+        )
         require(
             name.isidentifier() and array.dtype.kind in "fiu", f"column {name!r} of type {array.dtype} cannot be stored"
         )

@@ -1,0 +1,111 @@
+"""Geometry: agreement with torchvision on PIL pictures, ranges of the random versions, fixed views."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import v2
+
+from rcg_lightning.data import draws
+from rcg_lightning.data.geometry import AsIs, CenterCrop, RandomCrop, RandomResizedCrop, Squash, Views
+from rcg_lightning.errors import UserError
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+
+def noise(width, height, mode="RGB"):
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+
+@pytest.mark.parametrize("size", [(37, 50), (50, 37), (64, 64), (31, 90), (20, 17)])
+@pytest.mark.parametrize(("crop", "resize"), [(32, 32), (32, 37), (31, 36)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_center_crop_equals_torchvisions_resize_and_center_crop(size, crop, resize, mode):
+    picture = noise(*size, mode)
+    expected = v2.Compose([v2.Resize(resize, BICUBIC), v2.CenterCrop(crop)])(picture)
+    ours = CenterCrop(crop, resize)(picture)
+    assert ours.size == (crop, crop)
+    assert np.array_equal(np.asarray(ours), np.asarray(expected))
+
+
+def test_random_crop_reaches_every_place_equally():
+    # pixel values are their own coordinates
+    picture = Image.fromarray(np.arange(32 * 40, dtype=np.int64).reshape(32, 40).astype(np.uint16))
+    geometry = RandomCrop(28, 32)
+    corners = [int(np.asarray(geometry(picture, u))[0, 0]) for u in draws.uniform(2, 0, np.arange(4000))]
+    tops, lefts = np.divmod(corners, 40)
+    assert set(tops) == set(range(5))
+    assert set(lefts) == set(range(13))
+    assert np.bincount(tops).min() > 700  # 800 expected
+
+
+def test_random_crop_without_numbers_is_the_centre():
+    picture = noise(50, 37)
+    assert np.array_equal(np.asarray(RandomCrop(32)(picture)), np.asarray(CenterCrop(32)(picture)))
+
+
+def test_random_resized_crop_has_the_areas_and_proportions_asked_for():
+    geometry = RandomResizedCrop(16, scale=(0.2, 0.6), ratio=(0.75, 1.4))
+    boxes = np.asarray([geometry._box((220, 200), u) for u in draws.uniform(40, 0, np.arange(3000))])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes[:, :2].min() == 0
+    assert boxes[:, 2].max() == 220
+    assert boxes[:, 3].max() == 200
+    area = width * height / 44000
+    assert 0.19 < area.min() < 0.22
+    assert 0.58 < area.max() < 0.62
+    assert 0.74 < (width / height).min() < 0.78
+    assert 1.35 < (width / height).max() < 1.42
+
+
+def test_random_resized_crop_falls_back_to_the_centre_of_a_thin_picture():
+    geometry = RandomResizedCrop(16, scale=(0.9, 1.0))
+    box = geometry._box((400, 10), np.full(40, 0.5))
+    assert box == (193, 0, 206, 10)  # as torchvision's: ratio 4/3 of the height
+
+
+def test_mirror_and_squash():
+    picture = noise(12, 9)
+    assert np.array_equal(np.asarray(AsIs()(picture, mirror=True)), np.asarray(picture)[:, ::-1])
+    assert Squash(8)(picture).size == (8, 8)
+    assert AsIs()(picture) is picture
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(UserError, match="does not fit"):
+        CenterCrop(32, resize=28)
+    with pytest.raises(UserError, match="scale"):
+        RandomResizedCrop(32, scale=(0.5, 1.5))
+    with pytest.raises(UserError, match="crops"):
+        Views(crops=-1)
+
+
+def test_views_say_what_they_are():
+    geometry = RandomCrop(32, 36)
+    said = {
+        Views().says(geometry),
+        Views(flips=True).says(geometry),
+        Views(crops=2).says(geometry),
+        Views(crops=2, seed=1).says(geometry),
+        Views(crops=2).says(RandomCrop(32)),
+    }
+    assert len(said) == 5
+    assert Views().says(geometry) == Views().says(CenterCrop(32, 36))  # the same pixels
+    assert [Views(c, f).count for c, f in [(0, False), (0, True), (3, False), (3, True)]] == [1, 2, 3, 6]
+
+
+def test_draws_are_uniform_and_independent():
+    u = draws.uniform(4, 7, np.arange(20000))
+    assert np.abs(u.mean(0) - 0.5).max() < 0.01
+    assert np.abs(np.corrcoef(u.T) - np.eye(4)).max() < 0.03
+    assert np.abs(np.corrcoef(u[:-1, 0], u[1:, 0])[0, 1]) < 0.03
+    assert np.array_equal(draws.uniform(4, 7, np.asarray([5, 3])), u[[5, 3]])  # a row depends on its counters only
+    assert not np.allclose(draws.uniform(4, 8, np.arange(5)), u[:5])
+    first = [draws.permutation(10, 0, epoch)[0] for epoch in range(5000)]
+    assert np.bincount(first).min() > 400
+    assert sorted(draws.permutation(1000, 1)) == list(range(1000))
+
+
+def test_draws_never_change():
+    # stores are only valid as long as these numbers stay
+    assert draws.key(1, 2, 3).tolist() == [9812528628958509896]

@@ -1,0 +1,379 @@
+"""Batches: what they hold, views joined to stored rows, exact shares, and runs that continue bit for bit."""
+
+from itertools import islice
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from PIL import Image
+from torch import nn
+
+from rcg_lightning.callbacks.reseed import Reseed
+from rcg_lightning.data.folder import FlatFolder, ImageFolder
+from rcg_lightning.data.geometry import AsIs, CenterCrop, RandomCrop, RandomResizedCrop, Views
+from rcg_lightning.data.images import ImageData, as_floats
+from rcg_lightning.data.sources import Digits
+from rcg_lightning.data.store import ShardCollector, Store, StoreWriter
+from rcg_lightning.data.stream import FixedBatches, StreamSampler, share
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import Facts
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of 30 pictures of different sizes in two classes."""
+    monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    for number in range(30):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        size = generator.integers(20, 40, 2)
+        Image.fromarray(generator.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number:02d}.png")
+    return tmp_path / "photos"
+
+
+def data(source=None, needs=("image", "label"), **settings):
+    made = ImageData(source or Digits(limit=100), **{"batch_size": 16, **settings})
+    made.needs = set(needs)
+    return made
+
+
+def extract(made, folder, split="train", floats="float32", column="pixels", **identity):
+    """Store the pictures themselves: the simplest encoder."""
+    identity = {**made.store_identity(split), column: "identity", **identity}
+    writer = StoreWriter(folder, len(made.pictures(split)), made.view_count(split), 7, identity, floats)
+    collector = ShardCollector(writer)
+    needs, made.needs = made.needs, {"image"}
+    made.extract(split, writer.pending())
+    for batch in made.predict_dataloader():
+        columns = {column: batch["image"].numpy().astype(np.float32) / 255}
+        collector.add(batch["index"].numpy(), batch["view"].numpy(), columns)
+    made.needs = needs
+    writer.finish()
+    return folder
+
+
+# batches
+
+
+def test_a_batch_holds_what_is_needed_and_no_more():
+    batch = next(iter(data(needs={"image", "label", "pair"}).train_dataloader()))
+    assert set(batch) == {"index", "view", "image", "label", "pair"}
+    assert batch["image"].dtype == torch.uint8
+    assert batch["image"].shape == (16, 1, 8, 8)
+    pictures = Digits(limit=100).train()
+    assert torch.equal(batch["image"], torch.from_numpy(pictures.array[batch["index"]]))
+    assert batch["label"].tolist() == pictures.labels[batch["index"]].tolist()
+    floats = as_floats(batch)
+    assert floats["image"].dtype == torch.float32
+    assert float(floats["image"].max()) == 1.0
+
+
+def test_pictures_that_are_not_needed_are_not_read(photos, monkeypatch):
+    made = data(ImageFolder(photos), needs={"label"}, geometry=CenterCrop(16))
+    monkeypatch.setattr(made.pictures("train"), "open", None)
+    assert set(next(iter(made.train_dataloader()))) == {"index", "view", "label"}
+
+
+def test_facts():
+    made = data(channels := Digits(channels=3, limit=100), geometry=CenterCrop(16))
+    made.setup()
+    facts = made.facts
+    assert facts.image == (3, 16, 16)
+    assert facts.classes == 10
+    assert facts.identities["dataset"] == channels.train().fingerprint
+    assert Facts.from_plain(facts.plain()) == facts
+    assert data(geometry=AsIs()).facts.image == (1, 8, 8)
+
+
+def test_a_pair_is_two_independent_crops_that_depend_on_the_epoch(photos):
+    made = data(
+        FlatFolder(photos, heldout=0), {"image", "pair"}, geometry=RandomResizedCrop(16, flip=True), batch_size=30
+    )
+    first, second = islice(made.train_dataloader(), 2)
+    again = next(iter(made.train_dataloader()))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    order = first["index"].argsort(), second["index"].argsort()
+    views = [first["image"][order[0]], first["pair"][order[0]], second["image"][order[1]], second["pair"][order[1]]]
+    for i, a in enumerate(views):
+        for b in views[i + 1 :]:
+            assert not any(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_mirroring_in_memory_equals_mirroring_one_by_one():
+    made = data(geometry=AsIs(flip=True), batch_size=100)
+    batch = next(iter(made.train_dataloader()))
+    pictures = made.pictures("train")
+    straight = torch.from_numpy(pictures.array[batch["index"]])
+    kept = (batch["image"] == straight).flatten(1).all(1)
+    mirrored = (batch["image"] == straight.flip(-1)).flatten(1).all(1)
+    assert (kept | mirrored).all()
+    assert 30 < int(mirrored.sum()) < 70
+    one_by_one = data(geometry=CenterCrop(8, flip=True), batch_size=100)  # the same pixels through PIL
+    assert torch.equal(next(iter(one_by_one.train_dataloader()))["image"], batch["image"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_held_out_pictures_come_once_and_without_chance(photos, workers):
+    made = data(ImageFolder(photos, heldout=0.4), geometry=RandomCrop(16, flip=True), batch_size=4, workers=workers)
+    batches = list(made.val_dataloader())
+    heldout = made.pictures("heldout")
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(len(heldout)))
+    expected = [CenterCrop(16)(heldout.open(i)) for i in range(len(heldout))]
+    expected = np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in expected])
+    assert np.array_equal(torch.cat([batch["image"] for batch in batches]).numpy(), expected)
+
+
+# shares of several processes
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shares_are_exact(world):
+    for size in (0, 1, 5, 101):
+        ranges = [share(size, rank, world) for rank in range(world)]
+        rows = [row for start, stop in ranges for row in range(start, stop)]
+        assert rows == list(range(size))
+
+
+def test_two_processes_train_on_what_one_would():
+    made = data()
+    one = [keys.index.tolist() for keys in islice(StreamSampler(100, 8, 3), 40)]
+    ranks = [[keys.index.tolist() for keys in islice(StreamSampler(100, 4, 3, rank, 2), 40)] for rank in range(2)]
+    for whole, even, odd in zip(one, *ranks):
+        assert whole[::2] == even
+        assert whole[1::2] == odd
+    flat = [index for batch in one for index in batch]
+    for epoch in range(3):
+        assert sorted(flat[100 * epoch : 100 * epoch + 100]) == list(range(100))
+    assert flat[:100] != flat[100:200]
+    later = StreamSampler(100, 8, 3, start=lambda: 16)
+    assert [keys.index.tolist() for keys in islice(later, 38)] == one[2:]
+    made.trainer = SimpleNamespace(global_rank=1, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit"))
+    rows = torch.cat([batch["index"] for batch in made.val_dataloader()])
+    assert rows.tolist() == list(range(225, 451))
+
+
+def test_batches_of_extraction_stay_within_their_range():
+    batches = [list(zip(keys.index, keys.view)) for keys in FixedBatches([(0, 5), (10, 13)], 2, 4)]
+    assert [len(batch) for batch in batches] == [4, 4, 2, 4, 2]
+    assert sum(batches, []) == [(i, v) for i in [*range(5), *range(10, 13)] for v in range(2)]  # noqa: RUF017
+
+
+# stores
+
+
+@pytest.mark.parametrize(
+    ("geometry", "views"),
+    [
+        (CenterCrop(16), None),
+        (CenterCrop(16), Views(flips=True)),
+        (RandomCrop(16, 20), Views(crops=3, flips=True)),
+        (RandomResizedCrop(16, flip=True), Views(crops=2, seed=5)),
+    ],
+)
+def test_a_stored_row_belongs_to_the_very_pixels_of_its_batch(photos, tmp_path, geometry, views):
+    source = ImageFolder(photos, heldout=0.2)
+    settings = {"source": source, "geometry": geometry, "views": views}
+    folder = extract(data(**settings), tmp_path / "store")
+    made = data(**settings, stores=[folder], needs={"image", "pixels", "label"}, batch_size=7, workers=1)
+    made.setup()
+    assert made.facts.columns["pixels"]["shape"] == [3, 16, 16]
+    assert made.facts.identities["pixels"] == "identity"
+    seen = set()
+    for batch in islice(made.train_dataloader(), 20):
+        assert torch.equal(as_floats(batch)["image"], batch["pixels"])
+        seen.update(batch["view"].tolist())
+    assert seen == set(range(views.count if views else 1))
+
+
+def test_the_views_of_a_picture_differ(photos, tmp_path):
+    made = data(ImageFolder(photos, heldout=0), geometry=RandomCrop(16, 24), views=Views(crops=2, flips=True))
+    pixels = Store.open(extract(made, tmp_path / "store")).whole("pixels")
+    assert pixels.shape[:2] == (30, 4)
+    assert np.array_equal(pixels[:, 0], pixels[:, 1][..., ::-1])
+    assert not np.array_equal(pixels[:, 0], pixels[:, 2])
+
+
+def test_stored_columns_alone_need_no_matching_geometry(tmp_path):
+    source = Digits(limit=100)
+    folder = extract(data(source, views=Views(flips=True)), tmp_path / "store", floats="float16")
+    made = data(source, needs={"pixels"}, stores=[folder], geometry=AsIs(flip=True))
+    made.setup()
+    batch = next(iter(made.train_dataloader()))
+    assert set(batch) == {"index", "view", "pixels"}
+    assert batch["pixels"].dtype == torch.float32
+    assert set(batch["view"].tolist()) == {0, 1}
+
+
+def test_held_out_stores_are_joined(tmp_path):
+    source = Digits(limit=100)
+    made = data(source, views=Views(flips=True))
+    folders = [extract(made, tmp_path / split, split) for split in ("train", "heldout")]
+    made = data(
+        source,
+        {"image", "pixels"},
+        views=Views(flips=True),
+        stores=folders[:1],
+        heldout_stores=folders[1:],
+        batch_size=64,
+    )
+    made.setup()
+    for batch in made.val_dataloader():
+        assert torch.equal(as_floats(batch)["image"], batch["pixels"])
+
+
+def test_wrong_stores_are_refused(tmp_path):
+    source = Digits(limit=100)
+    folder = extract(data(source), tmp_path / "store")
+    cases = [
+        (data(Digits(limit=90), {"pixels"}, stores=[folder]), "dataset is"),
+        (data(source, {"pixels"}, heldout_stores=[folder]), "dataset is"),
+        (
+            data(source, {"image", "pixels"}, stores=[folder], geometry=CenterCrop(16)),
+            "geometry is 'as is', not 'shorter",
+        ),
+        (
+            data(source, {"image", "pixels"}, stores=[folder], views=Views(flips=True)),
+            "geometry is 'as is', not 'as is, and",
+        ),
+        (data(source, {"image", "pixels"}, stores=[folder], geometry=AsIs(flip=True)), r"set data\.views"),
+        (data(source, {"pixels"}, stores=[folder, folder]), "two stores"),
+        (data(source, {"pixels"}, stores=[tmp_path / "nowhere"]), "no store at"),
+    ]
+    for made, message in cases:
+        with pytest.raises(UserError, match=message):
+            made.setup("validate" if made.store_paths["heldout"] else "fit")
+    same_pictures = extract(data(source), tmp_path / "other", column="more", split="train", dataset="x")
+    with pytest.raises(UserError, match="dataset is 'x'"):
+        data(source, {"pixels"}, stores=[same_pictures]).setup("fit")
+
+
+def test_what_nobody_provides_is_said_at_setup(photos):
+    with pytest.raises(UserError, match="labels are needed, and FlatFolder has none"):
+        data(FlatFolder(photos), {"image", "label"}, geometry=CenterCrop(16)).setup("fit")
+    with pytest.raises(UserError, match=r"'representation'.*rcg extract.*data\.stores"):
+        data(needs={"image", "representation"}).setup("fit")
+    with pytest.raises(UserError, match="random crops"):
+        data(views=Views(crops=2))
+
+
+# with a Trainer
+
+
+class Small(pl.LightningModule):
+    """A network with chance in it."""
+
+    needs = frozenset({"image", "label"})
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.3), nn.Linear(16, 10))
+
+    def training_step(self, batch, _):
+        noisy = batch["image"] + 0.1 * torch.randn_like(batch["image"])
+        return nn.functional.cross_entropy(self.net(noisy), batch["label"])
+
+    def validation_step(self, batch, _):
+        self.log("chance", torch.rand(()))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 1e-2)
+
+
+class Order(Callback):
+    """Writes down which pictures were trained on."""
+
+    def __init__(self):
+        self.index = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.index.append(batch["index"].tolist())
+
+
+def train(folder, steps, workers=0, ckpt_path=None, batch_size=48, **settings):
+    order = Order()
+    saver = ModelCheckpoint(dirpath=folder, every_n_train_steps=7, save_top_k=-1, filename="{step}")
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[Reseed(3), order, saver],
+        use_distributed_sampler=False,
+        check_val_every_n_epoch=None,
+        val_check_interval=4,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+    module = Small()
+    made = ImageData(Digits(limit=100), AsIs(flip=True), batch_size=batch_size, workers=workers, seed=1)
+    trainer.fit(module, made, ckpt_path=ckpt_path)
+    return SimpleNamespace(module=module, order=order.index, data=made, optimizer=trainer.optimizers[0].state_dict())
+
+
+@pytest.mark.parametrize(("workers", "settings"), [(0, {}), (2, {}), (0, {"accumulate_grad_batches": 2})])
+def test_a_run_continues_bit_for_bit(tmp_path, workers, settings):
+    unbroken = train(tmp_path / "a", 14, workers, **settings)
+    train(tmp_path / "b", 9, workers, **settings)  # saved at step 7, then lost
+    resumed = train(tmp_path / "b", 14, workers, ckpt_path=tmp_path / "b" / "step=7.ckpt", **settings)
+    batches = 7 * settings.get("accumulate_grad_batches", 1)
+    assert resumed.order == unbroken.order[batches:]  # 100 pictures, batches of 48: in the middle of an epoch
+    assert resumed.data.samples_seen == unbroken.data.samples_seen == 2 * batches * 48
+    for name, value in unbroken.module.state_dict().items():
+        assert torch.equal(value, resumed.module.state_dict()[name]), name
+    for number, state in unbroken.optimizer["state"].items():
+        assert all(torch.equal(value, resumed.optimizer["state"][number][key]) for key, value in state.items())
+
+
+def test_a_run_continues_with_another_batch_size(tmp_path):
+    first = train(tmp_path, 7)
+    second = train(tmp_path, 10, ckpt_path=tmp_path / "step=7.ckpt", batch_size=20)
+    assert second.data.samples_seen == 7 * 48 + 3 * 20
+    stream = islice(StreamSampler(100, 1, 1), second.data.samples_seen)
+    expected = [int(keys.index[0]) for keys in stream]
+    assert [i for batch in first.order + second.order for i in batch] == expected
+
+
+def test_the_module_says_what_it_needs_and_gets_floats(tmp_path):
+    class Watches(Small):
+        def training_step(self, batch, batch_idx):
+            assert set(batch) == {"index", "view", "image", "label"}
+            assert batch["image"].dtype == torch.float32
+            assert 0 <= float(batch["image"].min()) <= float(batch["image"].max()) <= 1
+            return super().training_step(batch, batch_idx)
+
+    trainer = pl.Trainer(fast_dev_run=2, accelerator="cpu", use_distributed_sampler=False, enable_progress_bar=False)
+    trainer.fit(Watches(), ImageData(Digits(limit=100), batch_size=16))
+
+
+def test_validation_without_its_stores_is_left_out_in_fit_and_refused_alone(tmp_path):
+    source = Digits(limit=100)
+    folder = extract(data(source), tmp_path / "store")
+
+    class Reads(Small):
+        needs = frozenset({"image", "label", "pixels"})
+
+        def validation_step(self, batch, _):
+            raise AssertionError("there is nothing to validate on")
+
+    settings = {"accelerator": "cpu", "use_distributed_sampler": False, "logger": False, "enable_progress_bar": False}
+    settings |= {
+        "enable_checkpointing": False,
+        "max_steps": 3,
+        "val_check_interval": 2,
+        "check_val_every_n_epoch": None,
+    }
+    made = ImageData(source, batch_size=16, stores=[folder])
+    trainer = pl.Trainer(**settings)
+    trainer.fit(Reads(), made)
+    assert trainer.global_step == 3
+    with pytest.raises(UserError, match="heldout_stores"):
+        pl.Trainer(**settings).validate(Reads(), ImageData(source, batch_size=16, stores=[folder]))
