@@ -68,6 +68,8 @@ class FeatureExtractor(Described):
             images.dtype == torch.uint8 and images.ndim == 4 and shape[1] in (1, 3),
             f"pictures to be scored are uint8 (B, 1 or 3, H, W), not {images.dtype} {shape}: quantise with to_uint8",
         )
+        # one memory layout, or the same pictures from a file and from memory would differ in the last digits
+        images = images.clone(memory_format=torch.contiguous_format)
         with torch.no_grad():
             features, logits = self.extract(images)
         return features.float(), None if logits is None else logits.float()

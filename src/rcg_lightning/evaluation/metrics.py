@@ -128,10 +128,27 @@ def _exponential_information(classes: Tensor, certainty: Tensor, parts: Tensor) 
     return (certainty / parts - torch.xlogy(marginal, marginal).sum(1)).exp()
 
 
-class FeatureStatistics(Metric):
-    """Accumulates one set's features and class logits, in float64 sums that do not depend on batches or processes.
+class Sums(Metric):
+    """Base of metrics whose states are float64 sums; on MPS, which has no float64, they stay on the CPU.
 
-    Move it to the device of a distributed backend before use; on MPS, which has no float64, it stays on the CPU.
+    Where processes are to be summed, move it to the device of the distributed backend before use.
+    """
+
+    full_state_update = False
+
+    def add_sums(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Add a state of zeros for each name."""
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        if fn(torch.empty(0)).device.type == "mps":
+            return self
+        return super()._apply(fn, *args, **kwargs)
+
+
+class FeatureStatistics(Sums):
+    """Accumulates one set's features and class logits, in float64 sums that do not depend on batches or processes.
 
     Args:
         dim: d of the features.
@@ -140,7 +157,6 @@ class FeatureStatistics(Metric):
         identity: of the extractor, carried into the moments.
     """
 
-    full_state_update = False
     total: Tensor
     outer: Tensor
     marginals: Tensor
@@ -154,15 +170,8 @@ class FeatureStatistics(Metric):
         super().__init__(**settings)
         self.dim, self.classes, self.keep, self.identity = dim, classes, keep, identity
         self.seen = 0  # by this process
-        shapes = {
-            "total": (dim,),
-            "outer": (dim, dim),
-            "marginals": (SPLITS, classes or 0),
-            "negative_entropies": (SPLITS,),
-            "counts": (SPLITS,),
-        }
-        for name, shape in shapes.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        parts = {"marginals": (SPLITS, classes or 0), "negative_entropies": (SPLITS,), "counts": (SPLITS,)}
+        self.add_sums({"total": (dim,), "outer": (dim, dim), **parts})
         if keep:
             self.add_state("kept", [], dist_reduce_fx="cat")
 
@@ -210,11 +219,6 @@ class FeatureStatistics(Metric):
 
     def _double(self, value: Tensor) -> Tensor:
         return value.detach().to(self.total.device).double()
-
-    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-        if fn(torch.empty(0)).device.type == "mps":
-            return self
-        return super()._apply(fn, *args, **kwargs)
 
 
 def metric_name(kind: str, extractor: str, count: int, reference: str | None = None) -> str:

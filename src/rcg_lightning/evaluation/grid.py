@@ -1,0 +1,63 @@
+"""Pictures of pictures: sample grids, plain and with a label before each row."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rcg_lightning.types import require
+
+_GROUND, _INK = 255, (30, 30, 30)
+_TILE = 56  # small pictures are enlarged to about this many pixels
+
+
+def image_grid(images: Tensor, columns: int, scale: int | None = None, gap: int = 2) -> np.ndarray:
+    """Arrange pictures in rows on white, (H, W, 3) uint8.
+
+    Args:
+        images: (N, C, H, W) uint8, C = 1 or 3.
+        columns: pictures in a row.
+        scale: each pixel becomes a square of so many; by default small pictures are enlarged to about 56 pixels.
+        gap: white pixels between pictures.
+    """
+    require(images.dtype == torch.uint8 and images.ndim == 4, "a grid is made of uint8 pictures (N, C, H, W)")
+    scale = scale or max(1, round(_TILE / images.shape[-1]))
+    tiles = images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
+    tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+    count, height, width, _ = tiles.shape
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + gap) - gap, min(columns, count) * (width + gap) - gap, 3)
+    canvas = np.full(shape, _GROUND, np.uint8)
+    for place, tile in enumerate(tiles):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def labelled_grid(rows: Sequence[tuple[str, Tensor]], columns: int = 18) -> Image.Image:
+    """Return one row of pictures under another, each with its label on the left.
+
+    Args:
+        rows: label (may have a second line) and pictures (N, C, H, W) uint8, of which ``columns`` are shown.
+    """
+    require(bool(rows), "a grid needs at least one row of pictures")
+    font = ImageFont.load_default(size=15)
+    strips = [image_grid(images[:columns], columns) for _, images in rows]
+    margin, gap = 16, 10
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    label_width = max(math.ceil(probe.multiline_textbbox((0, 0), text, font=font)[2]) for text, _ in rows)
+    left = margin + label_width + margin
+    width = left + max(strip.shape[1] for strip in strips) + margin
+    height = 2 * margin + sum(strip.shape[0] for strip in strips) + gap * (len(strips) - 1)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    top = margin
+    for (text, _), strip in zip(rows, strips):
+        canvas.paste(Image.fromarray(strip), (left, top))
+        middle = (left - margin, top + strip.shape[0] // 2)
+        draw.multiline_text(middle, text, fill=_INK, font=font, anchor="rm", align="right")
+        top += strip.shape[0] + gap
+    return canvas

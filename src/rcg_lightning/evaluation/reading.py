@@ -1,0 +1,141 @@
+"""Samples to be scored, from wherever they were written: a folder of pictures, an .npz, or a store."""
+
+import logging
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode, to_array
+from rcg_lightning.data.store import MANIFEST, Store
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures that are read batch by batch.
+
+    Attributes:
+        count: N.
+        shape: (C, H, W) of each.
+        read: positions start, stop -> uint8 (stop - start, C, H, W).
+    """
+
+    count: int
+    shape: tuple[int, int, int]
+    read: Callable[[int, int], np.ndarray]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield uint8 batches (B, C, H, W)."""
+        for start in range(0, self.count, _BATCH):
+            yield torch.from_numpy(self.read(start, min(start + _BATCH, self.count)))
+
+    def first(self, count: int) -> Tensor:
+        """Return the first ``count`` pictures, or all where there are fewer, uint8 (n, C, H, W)."""
+        return torch.from_numpy(self.read(0, min(count, self.count)))
+
+
+def open_samples(path: Path, channels: int | None = None) -> Samples:
+    """Open pictures to be scored, in the order of their names or positions.
+
+    Args:
+        path: a folder of PNG or JPEG files (searched below too), an .npz with ``arr_0`` or ``images``, uint8
+            (N, H, W, C), or a store with a column ``image``, uint8 (H, W, C).
+        channels: 1 or 3, for a folder: what its pictures are converted to. By default 1 where the first is grey.
+
+    Raises:
+        UserError: nothing there, no pictures in it, broken ones or ones of another size.
+    """
+    path = Path(path).expanduser()
+    require(path.exists(), f"no samples at {path}: correct the path, or make them with rcg sample")
+    if path.is_file():
+        require(path.suffix == ".npz", f"{path} is neither a folder nor an .npz: samples come as one of these")
+        return _from_npz(path)
+    return _from_store(path) if (path / MANIFEST).is_file() else _from_folder(path, channels)
+
+
+def _from_folder(folder: Path, channels: int | None) -> Samples:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    require(bool(files), f"{folder} holds no pictures: give the folder that holds the PNG or JPEG files")
+    kinds = Counter("JPEG" if file.suffix.lower() in (".jpg", ".jpeg") else file.suffix[1:].upper() for file in files)
+    if len(kinds) > 1:
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        log.warning("%s mixes formats (%s): JPEG's losses alone change a Fréchet distance", folder, found)
+    if channels is None:
+        channels = 1 if _is_grey(files[0]) else 3
+    shape = _picture(files[0], channels, None).shape
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.stack([_picture(file, channels, shape) for file in files[start:stop]])
+
+    return Samples(len(files), (shape[0], shape[1], shape[2]), read)
+
+
+def _is_grey(file: Path) -> bool:
+    try:
+        with Image.open(file) as picture:
+            return picture.mode in ("1", "L", "I", "I;16")
+    except OSError as error:
+        raise UserError(f"{file} is broken ({error}): remove it or make it anew") from error
+
+
+def _picture(file: Path, channels: int, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Return one picture (C, H, W) uint8 of the given shape, if any."""
+    try:
+        pixels = to_array(decode(file.read_bytes(), channels))
+    except (Unreadable, OSError) as error:
+        raise UserError(f"{file} is broken ({error}): remove it or make it anew") from error
+    if shape is not None and pixels.shape != shape:
+        sizes = [f"{s[2]}x{s[1]}" for s in (pixels.shape, shape)]
+        raise UserError(f"{file} is {sizes[0]}, the pictures before it {sizes[1]}: samples must have one size")
+    return pixels
+
+
+def _from_npz(path: Path) -> Samples:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            name = next((name for name in ("arr_0", "images") if name in arrays), None)
+            require(name is not None, f"{path} holds {arrays.files}, not arr_0 or images")
+            pictures = arrays[name or ""]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as an .npz of pictures: {error}") from error
+    return _from_array(pictures, str(path))
+
+
+def _from_store(path: Path) -> Samples:
+    store = Store.open(path)
+    require("image" in store.columns, f"the store at {path} has columns {sorted(store.columns)}, but no image")
+    require(store.views == 1, f"the store at {path} has {store.views} views of each picture: samples have one")
+    shape = tuple(store.columns["image"]["shape"])
+    require(len(shape) == 3 and shape[2] in (1, 3), f"pictures in {path} are {shape}, not (H, W, 1 or 3)")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return _channels_first(store.read("image", np.arange(start, stop)))
+
+    return Samples(store.size, (shape[2], shape[0], shape[1]), read)
+
+
+def _from_array(pictures: np.ndarray, where: str) -> Samples:
+    require(
+        pictures.dtype == np.uint8 and pictures.ndim == 4 and pictures.shape[3] in (1, 3) and len(pictures) > 0,
+        f"the pictures in {where} are {pictures.dtype} {pictures.shape}, not uint8 (N, H, W, 1 or 3)",
+    )
+    _, height, width, channels = pictures.shape
+    return Samples(len(pictures), (channels, height, width), lambda start, stop: _channels_first(pictures[start:stop]))
+
+
+def _channels_first(pictures: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))

@@ -1,0 +1,217 @@
+"""The real pictures that samples are compared with: measured once for a data set and an extractor, kept in a file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.rows import Rows
+from rcg_lightning.data.stream import Keys
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.manifold import NEIGHBOURS, copy_threshold, radii
+from rcg_lightning.evaluation.metrics import FeatureStatistics, Moments
+from rcg_lightning.types import require
+
+BATCH = 256  # fixed, so that features of one picture set are always made in the same batches, to the last digit
+FEATURES_KEPT = 10_000  # of each set, for metrics of neighbours, whose cost is quadratic
+BYTES_KEPT = 512 * 2**20  # of training pictures, for distances in pixels
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class RealSet:
+    """What is known of one split.
+
+    Attributes:
+        moments: of the features of all its pictures.
+        features: (N, d) float32, of at most FEATURES_KEPT; None where only moments are known.
+        pictures: (N, C, H, W) uint8; None where they are more than BYTES_KEPT.
+    """
+
+    moments: Moments
+    features: Tensor | None = None
+    pictures: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real training and held-out pictures in one extractor's features.
+
+    Attributes:
+        identity: hash of extractor, data set and preprocessing; empty for statistics from elsewhere.
+        radii: (N,) of the training features' balls.
+        copy_threshold: pixel distance to training below which a picture counts as a copy.
+    """
+
+    identity: str
+    train: RealSet
+    heldout: RealSet | None = None
+    radii: Tensor | None = None
+    copy_threshold: float | None = None
+
+    @classmethod
+    def measure(
+        cls,
+        train: Tensor | Iterable[Tensor],
+        heldout: Tensor | Iterable[Tensor] | None,
+        extractor: FeatureExtractor,
+        identity: str = "",
+        device: torch.device | str = "cpu",
+    ) -> "Reference":
+        """Measure uint8 pictures (N, C, H, W), or batches of them, on ``device``; ``heldout`` may be missing."""
+        seen = _measure(train, extractor, device)
+        unseen = None if heldout is None else _measure(heldout, extractor, device)
+        assert seen.features is not None
+        near = radii(seen.features.to(device)).cpu() if len(seen.features) > NEIGHBOURS else None
+        threshold = None
+        if unseen is not None and unseen.pictures is not None and seen.pictures is not None:
+            threshold = copy_threshold(unseen.pictures.to(device), seen.pictures)
+        return cls(identity, seen, unseen, near, threshold)
+
+    @classmethod
+    def from_statistics(cls, path: Path) -> "Reference":
+        """Read published statistics (.npz with mu and sigma): enough for a Fréchet distance and nothing else."""
+        return cls("", RealSet(Moments.load(path)))
+
+    def save(self, path: Path) -> None:
+        """Write a .safetensors file; it appears complete or not at all."""
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, object] = {"format": FORMAT, "identity": self.identity, "copy_threshold": self.copy_threshold}
+        for split, real in (("train", self.train), ("heldout", self.heldout)):
+            if real is None:
+                continue
+            moments = real.moments
+            facts[split] = {"count": moments.count, "identity": moments.identity}
+            values = {"mean": moments.mean, "covariance": moments.covariance}
+            values |= {"features": real.features, "pictures": real.pictures}
+            tensors |= {f"{split}.{name}": value for name, value in values.items() if value is not None}
+        if self.radii is not None:
+            tensors["radii"] = self.radii
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(
+            {name: value.contiguous() for name, value in tensors.items()}, fresh, {"reference": json.dumps(facts)}
+        )
+        fresh.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Reference":
+        """Read what ``save`` wrote, or raise UserError."""
+        require(path.is_file(), f"no reference at {path}: correct the path or measure it first")
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads(file.metadata()["reference"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a reference, or it is damaged: delete it and measure it anew") from error
+        require(facts["format"] == FORMAT, f"{path} has format {facts['format']}, not {FORMAT}: delete it")
+
+        def split(name: str) -> RealSet | None:
+            if name not in facts:
+                return None
+            moments = Moments(tensors[f"{name}.mean"], tensors[f"{name}.covariance"], **facts[name])
+            return RealSet(moments, tensors.get(f"{name}.features"), tensors.get(f"{name}.pictures"))
+
+        train = split("train")
+        assert train is not None
+        return cls(facts["identity"], train, split("heldout"), tensors.get("radii"), facts["copy_threshold"])
+
+
+def reference_of(
+    data: ImageData, extractor: FeatureExtractor, folder: Path | None, device: torch.device | str = "cpu"
+) -> Reference:
+    """Return the reference of a data set, from ``folder`` where it has been measured before; else measure and keep it.
+
+    The file's name holds its identity, so one folder serves any number of data sets and extractors.
+    """
+    identity = reference_identity(data, extractor)
+    path = None if folder is None else folder / f"reference-{extractor.name}-{identity}.safetensors"
+    if path is not None and path.is_file():
+        return Reference.load(path)
+    heldout = real_pictures(data, "heldout") if len(data.pictures("heldout")) > 1 else None
+    reference = Reference.measure(real_pictures(data, "train"), heldout, extractor, identity, device)
+    if path is not None:
+        reference.save(path)
+    return reference
+
+
+def reference_identity(data: ImageData, extractor: FeatureExtractor) -> str:
+    """Return a hash of everything that a reference depends on."""
+    splits = [data.pictures(split).fingerprint for split in ("train", "heldout")]
+    parts = [*splits, data.geometry.says(False), extractor.identity, NEIGHBOURS, FEATURES_KEPT, BYTES_KEPT, FORMAT]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def real_pictures(data: ImageData, split: str, index: np.ndarray | None = None) -> Iterator[Tensor]:
+    """Yield uint8 batches (BATCH, C, H, W) of a split, each picture in its deterministic view.
+
+    Args:
+        index: which pictures, with repetitions if wished; all in order by default.
+    """
+    pictures = data.pictures(split)
+    index = np.arange(len(pictures)) if index is None else np.asarray(index)
+    keys = [Keys(part, np.zeros_like(part)) for part in np.split(index, range(BATCH, len(index), BATCH))]
+    rows = Rows(pictures, data.geometry, None, {}, frozenset({"image"}), seed=0)
+    loader = DataLoader(dataset=rows, sampler=keys, batch_size=None, num_workers=data.workers)
+    return (batch["image"] for batch in loader)
+
+
+def batches(pictures: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Cut pictures (N, C, H, W), or batches of any sizes, into batches of BATCH; the last may be smaller."""
+    waiting: list[Tensor] = []
+    for part in [pictures] if isinstance(pictures, Tensor) else pictures:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= BATCH:
+            *full, rest = torch.cat(waiting).split(BATCH)
+            if len(rest) == BATCH:
+                full, rest = [*full, rest], rest[:0]
+            yield from full
+            waiting = [rest]
+    if sum(map(len, waiting)):
+        yield torch.cat(waiting)
+
+
+def _measure(pictures: Tensor | Iterable[Tensor], extractor: FeatureExtractor, device: torch.device | str) -> RealSet:
+    """Extract the features of one split in one pass, in memory that does not grow with it."""
+    # every process measures for itself: nothing is to be summed over processes
+    statistics = FeatureStatistics(
+        extractor.dim, extractor.classes, identity=extractor.identity, sync_on_compute=False
+    ).to(device)
+    features: list[Tensor] = []
+    kept: list[Tensor] | None = []
+    seen, stride = 0, 1
+    for batch in batches(pictures):
+        found, logits = extractor(batch.to(device))
+        statistics.update(found, logits)
+        features.append(found[-seen % stride :: stride].cpu())  # those whose number is a multiple of the stride
+        seen += len(batch)
+        if seen > 2 * FEATURES_KEPT * stride:
+            features, stride = [torch.cat(features)[::2]], 2 * stride
+        if kept is not None:
+            kept.append(batch.cpu())
+            if sum(part.nbytes for part in kept) > BYTES_KEPT:
+                kept = None
+    moments = statistics.compute().moments
+    return RealSet(
+        Moments(moments.mean.cpu(), moments.covariance.cpu(), moments.count, moments.identity),
+        spread(torch.cat(features), FEATURES_KEPT),
+        torch.cat(kept) if kept else None,
+    )
+
+
+def spread(rows: Tensor, limit: int) -> Tensor:
+    """Return ``limit`` rows at equal distances, or all where there are no more."""
+    if len(rows) <= limit:
+        return rows
+    return rows[torch.arange(limit, device=rows.device) * len(rows) // limit]

@@ -1,0 +1,133 @@
+"""The table of a comparison: one row a condition and seed, as JSON, Markdown and a picture."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.grid import labelled_grid
+from rcg_lightning.evaluation.reference import Reference, real_pictures
+from rcg_lightning.evaluation.scores import score
+from rcg_lightning.types import require
+
+REAL, BOOTSTRAP = "real", "real_train_bootstrap"
+FLOORS = frozenset({REAL, BOOTSTRAP})
+_SHOWN = 18  # samples of a row in the picture
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One set of samples and its figures.
+
+    Attributes:
+        condition: none, cluster, class, representation, …, or one of FLOORS.
+        seed: of the samples.
+        metrics: name to value, as ``score`` gives them.
+        n: number of samples.
+        seconds: time to make them, or to read them where they are real.
+        samples: some of them, uint8 (m, C, H, W), for the picture.
+    """
+
+    condition: str
+    seed: int
+    metrics: dict[str, float]
+    n: int
+    seconds: float
+    samples: Tensor | None = field(default=None, repr=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Return what stands in results.json."""
+        figures = {"condition": self.condition, "seed": self.seed, "metrics": self.metrics}
+        return figures | {"n": self.n, "seconds": round(self.seconds, 3)}
+
+
+def floors(
+    data: ImageData,
+    reference: Reference,
+    extractor: FeatureExtractor,
+    n: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> list[Row]:
+    """Return what real pictures score: the best any generator can hope for, and how far from zero that is.
+
+    The first row is of held-out pictures, ``n`` of them or all there are, the second of ``n`` training pictures drawn
+    with replacement (its copy rate is 1 by construction).
+    """
+    draw = np.random.default_rng(seed)
+    held, train = len(data.pictures("heldout")), len(data.pictures("train"))
+    chosen = {REAL: ("heldout", draw.permutation(held)[:n]), BOOTSTRAP: ("train", draw.integers(0, train, n))}
+    rows = []
+    for condition, (split, index) in chosen.items():
+        if len(index) < 2:
+            continue
+        start = monotonic()
+        metrics = score(real_pictures(data, split, index), reference, extractor, device)
+        shown = torch.cat(list(real_pictures(data, split, index[:_SHOWN])))
+        rows.append(Row(condition, seed, metrics, len(index), monotonic() - start, shown))
+    return rows
+
+
+def write_results(folder: Path, rows: Sequence[Row], note: str = "") -> None:
+    """Write results.json, results.md and, where rows bring samples, grid.png.
+
+    Args:
+        rows: in the order of the table; rows of one condition are the seeds of one line.
+        note: stands above the table: extractor, reference, what else a figure depends on.
+    """
+    require(bool(rows), "there are no results to write")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps([row.plain() for row in rows], indent=2) + "\n")
+    (folder / "results.md").write_text(f"{note}\n\n{table(rows)}".lstrip())
+    pictured: dict[str, Row] = {}
+    for row in rows:
+        if row.samples is not None:
+            pictured.setdefault(row.condition, row)
+    if pictured:
+        strips = [(_title(row.condition), row.samples[:_SHOWN]) for row in pictured.values() if row.samples is not None]
+        labelled_grid(strips, _SHOWN).save(folder / "grid.png")
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return a Markdown table, mean ± standard deviation over seeds where there are several; floors come last."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.condition, []).append(row)
+    lines = [
+        "| condition | n | seeds | FD to train | FD to held-out | IS | precision / recall | copy rate | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for condition, group in sorted(groups.items(), key=lambda item: item[0] in FLOORS):  # stable
+        name = f"*floor: {_title(condition)}*" if condition in FLOORS else _title(condition)
+        sizes = "/".join(str(n) for n in dict.fromkeys(row.n for row in group))
+        pair = f"{_over_seeds(group, 'precision', 2)} / {_over_seeds(group, 'recall', 2)}"
+        cells = [name, sizes, str(len(group)), _over_seeds(group, "fd", 3), _over_seeds(group, "fd_heldout", 3)]
+        cells += [_over_seeds(group, "is", 2), pair, _over_seeds(group, "copy_rate", 3)]
+        cells.append(_spread([row.seconds for row in group], lambda value: f"{value:.1f}"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _title(condition: str) -> str:
+    return condition.replace("_", " ")
+
+
+def _over_seeds(group: list[Row], metric: str, digits: int) -> str:
+    values = [row.metrics[metric] for row in group if metric in row.metrics]
+    return _spread(values, lambda value: f"{value:.{digits}f}")
+
+
+def _spread(values: list[float], written: Callable[[float], str]) -> str:
+    if not values:
+        return "–"
+    mean = written(statistics.fmean(values))
+    return f"{mean} ± {written(statistics.stdev(values))}" if len(values) > 1 else mean

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.pictures import ArrayPictures, Source
+from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.networks.classifier import Classifier
+from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.pretrained.network_folder import save_network
+
+
+def blobs(count, seed):
+    """Grey pictures of 8x8 with a bright blob at a random place, (N, 1, 8, 8) uint8."""
+    draw = np.random.default_rng(seed)
+    at, width = draw.uniform(1, 6, (count, 2, 1, 1)), draw.uniform(1, 3, (count, 1, 1))
+    y, x = np.mgrid[:8, :8]
+    light = np.exp(-((y - at[:, 0]) ** 2 + (x - at[:, 1]) ** 2) / width)
+    return (light * 255).astype(np.uint8)[:, None]
+
+
+class Blobs(Source):
+    def train(self):
+        return ArrayPictures(blobs(600, 0), None, None, "train")
+
+    def heldout(self):
+        return ArrayPictures(blobs(200, 1), None, None, "held-out")
+
+
+@pytest.fixture
+def data():
+    return ImageData(Blobs())
+
+
+@pytest.fixture
+def extractor(tmp_path):
+    """An untrained classifier of 5 classes with 12 features, as an extractor."""
+    torch.manual_seed(0)
+    network = Classifier(SmallConvNet(1, 8, (8, 12)), 5)
+    save_network(tmp_path / "classifier", network, {"image": [1, 8, 8], "classes": 5, "dim": 12})
+    return ClassifierExtractor(tmp_path / "classifier")
+
+
+@pytest.fixture
+def samples():
+    """Pictures a little off the real ones."""
+    return torch.from_numpy(blobs(300, 2) // 2 + 40)
