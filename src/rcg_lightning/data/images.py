@@ -142,6 +142,7 @@ class ImageData(Described, LightningDataModule):
         if stage in (None, "fit"):
             self._restart = (0, 0)
             self._check("train")
+            self.columns("heldout")  # wrong stores are found now, not at the first validation
         if stage in ("validate", "test"):
             self._check("heldout")
         if stage == "predict" and self._extraction is not None:

@@ -107,7 +107,7 @@ def _spread(points: Tensor, k: int, seed: int) -> Tensor:
     chosen = [first]
     squared = (points - points[first]).square().sum(1)
     for _ in range(k - 1):
-        total = squared.double().cumsum(0)  # sampling in float64: torch.multinomial stops at 2^24 categories
+        total = squared.cpu().double().cumsum(0)  # multinomial stops at 2^24 categories, and MPS has no float64
         u = torch.rand((), generator=generator, dtype=torch.float64).item() * total[-1].item()
         index = min(int(torch.searchsorted(total, u, right=True)), len(points) - 1)
         chosen.append(index)
@@ -129,7 +129,7 @@ def _lloyd(points: Tensor, centroids: Tensor, iterations: int) -> Clusters:
         squared, number = assign(points, centroids)
         if torch.equal(previous, number):
             break
-    return Clusters(centroids, number, float(squared.double().sum()))
+    return Clusters(centroids, number, float(squared.cpu().double().sum()))
 
 
 def knn_accuracy(
