@@ -9,8 +9,8 @@ from rcg_lightning.evaluation.extractors import (
     InceptionExtractor,
 )
 from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.network_folder import save_network
-from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +89,28 @@ def test_a_classifier_reads_the_pictures_it_was_trained_on(extractor):
 
 
 def test_a_network_of_another_kind_is_no_classifier(tmp_path):
-    save_network(tmp_path / "net", SmallConvNet(1, 8), encoder_settings([0.5], [0.5]))
+    save_network(tmp_path / "net", SmallConvNet(1, 8), {"mean": [0.5]})
     with pytest.raises(UserError, match="no classifier"):
         ClassifierExtractor(tmp_path / "net").setup()
 
 
-def test_an_encoders_representation_is_a_feature(tmp_path):
-    torch.manual_seed(0)
-    save_network(tmp_path / "encoder", SmallConvNet(1, 8), encoder_settings([0.5], [0.5], head=False))
-    encoder = TrainedEncoder(tmp_path / "encoder")
-    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
-    features, logits = EncoderExtractor(encoder)(images)
+class Brightness(Encoder):
+    """Each channel's mean, as a representation."""
+
+    dim = 3
+    identity = "brightness"
+
+    def setup(self):
+        pass
+
+    def __call__(self, image):
+        return image.mean((2, 3))
+
+
+def test_an_encoders_representation_is_a_feature():
+    images = torch.full((4, 3, 8, 8), 51, dtype=torch.uint8)
+    extractor = EncoderExtractor(Brightness())
+    features, logits = extractor(images)
     assert logits is None
-    assert torch.equal(features, encoder(images.float() / 255))
-    assert EncoderExtractor(encoder).identity == f"encoder-{encoder.identity}"
-    assert EncoderExtractor(encoder).dim == 64
+    torch.testing.assert_close(features, torch.full((4, 3), 0.2))
+    assert (extractor.dim, extractor.classes, extractor.identity) == (3, None, "encoder-brightness")

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -13,7 +11,7 @@ from rcg_lightning.stages.classifier import ClassifierStage
 from rcg_lightning.types import Facts
 
 
-def test_digits_are_learned_in_seconds_and_exported(tmp_path):
+def test_digits_are_learned_and_exported(tmp_path):
     data = ImageData(Digits(), batch_size=128)
     stage = ClassifierStage(augmentation=SmallGreyAugmentation(0.1, 8, 0.05, 0.06, 0.2, 0.0, 0.02))
     trainer = Trainer(
@@ -29,11 +27,8 @@ def test_digits_are_learned_in_seconds_and_exported(tmp_path):
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    start = time.process_time()
     trainer.fit(stage, data)
-    spent = time.process_time() - start
     assert trainer.callback_metrics["val/accuracy"] > 0.98
-    assert spent < 60, "a loaded machine counts several times the usual 5 seconds, but not this"
 
     extractor = ClassifierExtractor(tmp_path / "classifier")
     pictures = data.pictures("heldout")

@@ -156,7 +156,7 @@ class ClassifierExtractor(FeatureExtractor):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.network = Frozen(lambda: load_network(self.folder)[0])
+        self.network = Frozen(self._make)
 
     @cached_property
     def _description(self) -> dict:
@@ -198,6 +198,9 @@ class ClassifierExtractor(FeatureExtractor):
         )
         features, logits = self.network(images.float() / 255)
         return features, logits
+
+    def _make(self) -> nn.Module:
+        return load_network(self.folder)[0]
 
 
 class EncoderExtractor(FeatureExtractor):

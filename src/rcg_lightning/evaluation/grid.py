@@ -1,13 +1,15 @@
 """Pictures of pictures: sample grids, plain and with a label before each row."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
 _GROUND, _INK = 255, (30, 30, 30)
@@ -61,3 +63,21 @@ def labelled_grid(rows: Sequence[tuple[str, Tensor]], columns: int = 18) -> Imag
         draw.multiline_text(middle, text, fill=_INK, font=font, anchor="rm", align="right")
         top += strip.shape[0] + gap
     return canvas
+
+
+def save_pictures(batches: Iterable[Tensor], folder: Path, names: Iterable[str]) -> None:
+    """Write each picture of uint8 batches (B, C, H, W) as a file of its own; PNG loses nothing.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    rest = iter(names)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for batch in batches:
+            for picture in batch.cpu().numpy():
+                Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(
+                    folder / next(rest)
+                )
+    except OSError as error:
+        raise UserError(f"cannot write pictures to {folder}: {error.strerror or error}") from error

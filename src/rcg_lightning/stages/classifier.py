@@ -21,8 +21,8 @@ class ClassifierStage(Stage):
     """A small convolutional network on labels, for metrics where Inception does not fit or is not at hand.
 
     At the end of training it is written to ``classifier/`` in the trainer's root folder, where ``ClassifierExtractor``
-    reads it. On the digits 300 steps of 128 reach 99.5 % of held-out pictures in about 4 CPU seconds; no augmentation
-    gives 98.9 to 99.6 %.
+    reads it. On the digits 300 steps of 128 reach 99.3 to 99.8 % of held-out pictures with small random moves, and
+    98.9 to 99.6 % without, in 3.5 CPU seconds.
 
     Args:
         optimizer: settings of the optimizer; by default AdamW at 4e-3 for batches of 128, with a cosine.
