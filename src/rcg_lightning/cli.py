@@ -2,9 +2,11 @@
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from rcg_lightning import __version__
@@ -63,8 +65,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(name: str, argv: Sequence[str]) -> None:
     """Run command ``name`` in this process; raises UserError where the input cannot work."""
+    quiet()
     module, _, function = COMMANDS[name][0].partition(":")
     getattr(importlib.import_module(module), function)(name, list(argv))
+
+
+def quiet() -> None:
+    """Keep Lightning's advertisements, and its warnings about what is meant to be so, off the screen."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        r".*Couldn't infer the batch indices.*",  # batches carry their own index
+        r".*does not have many workers.*",  # pictures in memory need none
+        r".*LeafSpec.*",
+        r".*LightningCLI's args parameter is intended.*",
+        r".*Checkpoint directory .* exists and is not empty.*",  # a run continues in its own folder
+        r".*`?isinstance\(treespec.*",
+        r".*The `?srun`? command is available.*",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def overview() -> str:

@@ -91,13 +91,12 @@ class RepresentationCondition(Condition):
         return frozenset({"representation" if self.encoder is None else "image"})
 
     def use_prior(self, path: Path) -> None:
-        """Sample from the generator of representations at ``path``."""
         self._prior = Frozen(lambda: Generator.load(path))
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         self.identity = facts.identities.get("representation")
         if self.encoder is not None:
-            self.encoder.setup()
+            self.identity = self.encoder.identity
             return (Vector(self.encoder.dim),)
         if "representation" not in facts.columns:
             raise UserError(
@@ -139,6 +138,10 @@ class JointCondition(Condition):
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         return tuple(part for condition in self.conditions for part in condition.parts(facts))
+
+    def use_prior(self, path: Path) -> None:
+        for condition in self.conditions:
+            condition.use_prior(path)
 
     def observe(self, batch: Batch) -> Raw:
         return tuple(raw for condition in self.conditions for raw in condition.observe(batch))

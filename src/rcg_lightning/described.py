@@ -8,7 +8,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rcg_lightning.errors import UserError
 
@@ -22,7 +22,7 @@ class Described:
 
     _arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Described":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         # copy and pickle call __new__ without arguments and restore the record with the rest of the state
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)

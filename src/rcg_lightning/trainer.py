@@ -1,11 +1,13 @@
 """Lightning's Trainer with this project's defaults."""
 
+import gc
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from rcg_lightning.callbacks.checkpoint import Checkpoint
@@ -43,6 +45,8 @@ class Trainer(pl.Trainer):
         folder = str(default_root_dir)
         tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
         always: list[Callback] = [Reseed(seed), Checkpoint(checkpoint_every)]
+        if kwargs.get("enable_progress_bar", True):
+            always.append(TQDMProgressBar(refresh_rate=10, leave=True))
         if tracking is not False:
             always += [LearningRateMonitor("step"), Throughput(), Hyperparameters()]
         steps_between = val_check_interval or max(max_steps, 1)
@@ -67,3 +71,14 @@ class Trainer(pl.Trainer):
 def default_precision() -> str:
     """bf16 where the hardware has it; on CPUs it is far slower than float32."""
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def forget_run() -> None:
+    """Reset what a run leaves behind in torch, so that the next one in this process starts as a new process would."""
+    gc.collect()
+    torch.set_grad_enabled(True)
+    torch.set_float32_matmul_precision("highest")
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -86,11 +87,15 @@ class Condition(Described):
     def sample(self, batch: Batch) -> Raw:
         """Return a raw condition for each ``batch["seed"]`` (generation); what the batch holds already is used."""
 
+    def use_prior(self, path: Path) -> None:
+        """Sample from the generator whose checkpoint is at ``path``, where the condition is sampled from one."""
+
 
 class Codec(Described):
     """What a generator models instead of pictures: pixels, latents, tokens or representations."""
 
     needs: frozenset[str] = frozenset({"image"})  # keys of the batch that encode() reads
+    makes: str = "image"  # key of the batch that decode() would fill
     stream: int = 0  # keeps the noise of different spaces apart where one seed is used for both
 
     @abstractmethod
@@ -109,7 +114,7 @@ class Codec(Described):
 class Backbone(Described, nn.Module):
     """A network that a Denoiser trains. Sizes that follow from the data go to ``build``, not to the constructor."""
 
-    width: int  # the natural width of a condition embedding for this network
+    condition_width: int  # natural width of a condition embedding for this network
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:

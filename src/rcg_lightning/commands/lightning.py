@@ -1,20 +1,11 @@
 """`rcg fit | validate | test | predict`: LightningCLI over every stage of the project."""
 
-import logging
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-import rcg_lightning.conditions
-import rcg_lightning.core.samplers
-import rcg_lightning.data.sources
-import rcg_lightning.networks.dit
-import rcg_lightning.networks.rdm_mlp
-import rcg_lightning.pretrained.codecs
-import rcg_lightning.stages.classifier
-import rcg_lightning.stages.diffusion
-import rcg_lightning.stages.ssl  # noqa: F401  importing a module lets a config name its classes without their path
+from rcg_lightning.commands import names  # noqa: F401
 from rcg_lightning.commands.parsing import one_line_errors, with_found_configs
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.stages.base import Stage
@@ -51,15 +42,15 @@ class StageCLI(LightningCLI):
 
 def main(name: str, argv: list[str]) -> ArgumentParser:
     """Run one of Lightning's own commands."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     cli = StageCLI(
         Stage,
         ImageData,
         subclass_mode_model=True,
+        subclass_mode_data=True,
         trainer_class=Trainer,
         args=[name, *with_found_configs(argv)],
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={subcommand: {"exit_on_error": False} for subcommand in USAGE},
+        parser_kwargs={"exit_on_error": False, **{subcommand: {"exit_on_error": False} for subcommand in USAGE}},
     )
     return cli.parser

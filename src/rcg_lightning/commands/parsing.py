@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib
 import inspect
 import re
 import sys
@@ -11,7 +12,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from rcg_lightning.described import find_class
 from rcg_lightning.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -52,16 +52,31 @@ def with_found_configs(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def call(function: Callable[..., Any], name: str, argv: Sequence[str], examples: Sequence[str] = ()) -> Any:
-    """Parse ``argv`` for a typed function and call it. ``--help``, ``--config`` and ``--print_config`` come with it."""
+def call(
+    function: Callable[..., Any],
+    name: str,
+    argv: Sequence[str],
+    examples: Sequence[str] = (),
+    names: bool = True,
+    config_file: bool = True,
+) -> Any:
+    """Parse ``argv`` for a typed function and call it. ``--help``, ``--config`` and ``--print_config`` come with it.
+
+    Args:
+        names: import every class that a config may name without its path (and with them torch).
+        config_file: accept --config files of values; otherwise ``config`` is an argument of the function.
+    """
+    if names:
+        importlib.import_module("rcg_lightning.commands.names")
     parser = ArgumentParser(prog=f"rcg {name}", exit_on_error=False, description=summary(function, examples))
     parser.usage = f"rcg {name} [--config FILE ...] [--key value ...]"
-    parser.add_argument("-c", "--config", action="config", help="YAML file of values; may be given several times")
+    if config_file:
+        parser.add_argument("-c", "--config", action="config", help="YAML file of values; may be given several times")
+        argv = with_found_configs(argv)
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
     with one_line_errors(parser):
-        settings = parser.parse_args(with_found_configs(argv))
-        objects = parser.instantiate(settings)
-    values = {key: value for key, value in vars(objects).items() if key != "config"}
+        objects = parser.instantiate(parser.parse_args(list(argv)))
+    values = {key: value for key, value in vars(objects).items() if key in inspect.signature(function).parameters}
     return function(**values)
 
 
@@ -117,6 +132,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
 
 def _arguments(class_paths: Sequence[str]) -> list[str]:
     """Constructor arguments of the innermost class that an error speaks of."""
+    from rcg_lightning.described import find_class
+
     for class_path in reversed(class_paths):
         try:
             return list(inspect.signature(find_class(class_path).__init__).parameters)[1:]

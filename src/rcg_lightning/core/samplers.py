@@ -1,6 +1,7 @@
 """Sampling from a denoiser: grids of noise levels, one step rule for each sampler, and the one loop."""
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -75,9 +76,7 @@ class Sampler(Described):
 
     def run(self, denoise: Denoise, schedule: Schedule, noise: SeededNoise, shape: tuple[int, ...]) -> Tensor:
         """Return samples (B, *shape), one for each seed of ``noise``."""
-        for x, _ in self.trajectory(denoise, schedule, noise, shape):
-            pass
-        return x
+        return deque(self.trajectory(denoise, schedule, noise, shape), maxlen=1)[0][0]
 
     @torch.no_grad()
     def trajectory(

@@ -69,11 +69,13 @@ class Conditioner(Described, nn.Module):
     Args:
         dim: width of the embedding; None takes the network's natural width.
         drop: probability in training of replacing the whole condition by null, so that sampling can be guided.
+        noise: standard deviation of noise that is added to vectors in training, so that the network tolerates
+            representations that are generated and not observed.
     """
 
-    def __init__(self, dim: int | None = None, drop: float = 0.1) -> None:
+    def __init__(self, dim: int | None = None, drop: float = 0.1, noise: float = 0.0) -> None:
         super().__init__()
-        self.dim, self.drop = dim, drop
+        self.dim, self.drop, self.noise = dim, drop, noise
         self.parts = nn.ModuleList()
 
     def build(self, parts: tuple[Part, ...], natural_dim: int) -> int:
@@ -89,6 +91,8 @@ class Conditioner(Described, nn.Module):
         dropped = None
         if self.training and self.drop > 0:
             dropped = torch.rand(n, device=raw[0].device) < self.drop
+        if self.training and self.noise > 0:
+            raw = tuple(r + self.noise * torch.randn_like(r) if r.is_floating_point() else r for r in raw)
         return torch.stack([embed(part, dropped) for embed, part in zip(self.parts, raw, strict=True)]).sum(0)
 
     def null(self, n: int) -> Tensor:

@@ -47,6 +47,7 @@ class DiT(Backbone):
         super().__init__()
         require(width % heads == 0, f"DiT: width {width} is not divisible by {heads} heads")
         self.patch, self.width, self.depth, self.heads, self.mlp_ratio = patch, width, depth, heads, mlp_ratio
+        self.condition_width = width
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
         require(len(shape) == 3, f"DiT models pictures or latents (C, H, W), not examples of shape {shape}")

@@ -5,7 +5,9 @@ import math
 from torch import Tensor, nn
 
 from rcg_lightning.networks.layers import mlp_silu, sinusoidal_embedding
-from rcg_lightning.types import Backbone
+from rcg_lightning.types import Backbone, require
+
+LEVEL_FEATURES = 64  # sinusoids of the noise level that ModulatedMLP reads
 
 
 class ResidualBlock(nn.Module):
@@ -50,6 +52,7 @@ class ResidualMLP(Backbone):
     ) -> None:
         super().__init__()
         self.width, self.depth, self.dropout = width, depth, dropout
+        self.condition_width = width
         self.bottleneck, self.time_dim = bottleneck or width, time_dim or width
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
@@ -74,3 +77,62 @@ class ResidualMLP(Backbone):
             h = block(h, t, condition)
         out = self.out_linear(nn.functional.silu(self.out_norm(h)))  # (B, prod(S))
         return out.view(-1, *self.out_shape)
+
+
+class ModulatedBlock(nn.Module):
+    """LayerNorm-Linear-SiLU-Dropout-Linear, shifted, scaled and gated by level and condition (DiT's adaLN-zero)."""
+
+    def __init__(self, width: int, bottleneck: int, time_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(time_dim, 3 * width)
+        self.in_linear = nn.Linear(width, bottleneck)
+        self.dropout = nn.Dropout(dropout)
+        self.out_linear = nn.Linear(bottleneck, width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)  # the gate starts closed: the block is the identity
+
+    def forward(self, h: Tensor, t: Tensor) -> Tensor:
+        scale, shift, gate = self.modulation(t).chunk(3, dim=1)  # each (B, width)
+        u = nn.functional.silu(self.in_linear(self.norm(h) * (1 + scale) + shift))  # (B, bottleneck)
+        return h + gate * self.out_linear(self.dropout(u))  # (B, width)
+
+
+class ModulatedMLP(ResidualMLP):
+    """The residual MLP with modulated blocks, ours: on small data it learns faster than the official additive ones.
+
+    Its arguments are those of ``ResidualMLP``; the condition is added to the level embedding, so it has its width.
+    """
+
+    def __init__(
+        self,
+        width: int = 192,
+        depth: int = 3,
+        bottleneck: int | None = None,
+        time_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(width, depth, bottleneck, time_dim, dropout)
+        self.condition_width = self.time_dim
+
+    def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
+        fits = condition_dim in (0, self.time_dim)
+        require(fits, f"ModulatedMLP adds condition and level: conditioner.dim must be {self.time_dim} or null")
+        self.out_shape = (shape[0] * out_factor, *shape[1:])
+        self.input_proj = nn.Linear(math.prod(shape), self.width)
+        self.time_embed = mlp_silu(LEVEL_FEATURES, self.time_dim)
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(self.width, self.bottleneck, self.time_dim, self.dropout) for _ in range(self.depth)
+        )
+        self.out_norm = nn.LayerNorm(self.width)
+        self.out_linear = nn.Linear(self.width, math.prod(self.out_shape))
+        nn.init.zeros_(self.out_linear.weight)
+        nn.init.zeros_(self.out_linear.bias)
+
+    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
+        t = self.time_embed(sinusoidal_embedding(k, LEVEL_FEATURES))  # (B, time_dim)
+        t = nn.functional.silu(t + c if c.shape[1] else t)
+        h = self.input_proj(x.flatten(1))  # (B, width)
+        for block in self.blocks:
+            h = block(h, t)
+        return self.out_linear(self.out_norm(h)).view(-1, *self.out_shape)

@@ -29,6 +29,9 @@ class Representations(Codec):
         encoder: for data without stored representations.
     """
 
+    makes = "representation"
+    stream = 1
+
     def __init__(self, encoder: Encoder | None = None) -> None:
         self.encoder = encoder
         self.needs = frozenset({"representation"} if encoder is None else {"image"})

@@ -1,6 +1,5 @@
 """What every training stage shares: building from data facts, the step, the optimizer and its checkpoints."""
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -60,8 +59,8 @@ class Stage(Described, LightningModule):
         if self.facts is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
+                self.facts = facts
                 self.build_networks(facts)
-            self.facts = facts
         else:
             check_facts(self.facts, facts, self.needs)
         return self
@@ -149,15 +148,6 @@ def read_stage(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
         keys = ", ".join(sorted(map(str, checkpoint))[:6])
         raise UserError(f"{name} is no checkpoint of this project (it holds: {keys}): was it written by other code?")
     return checkpoint["stage"]
-
-
-def weights_hash(stage: nn.Module) -> str:
-    """Return a short hash of every tensor in the state dict: the identity of a trained stage."""
-    digest = hashlib.sha256()
-    for name, tensor in stage.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:

@@ -23,6 +23,8 @@ class DiffusionStage(Generator):
     Args:
         denoiser: network, noise levels and what it predicts.
         sampler: how to sample, unless told otherwise at sampling.
+        stratified: spread the noise levels of a batch evenly, which makes the loss less noisy; otherwise each is drawn
+            by itself, as in the official code.
         codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed: see ``Generator``.
     """
 
@@ -37,12 +39,14 @@ class DiffusionStage(Generator):
         ema: EMA | None = None,
         guidance: Guidance | None = None,
         average_conditioner: bool = True,
+        stratified: bool = False,
         tile: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed)
         self.denoiser = denoiser
         self.sampler = sampler or DDIM()
+        self.stratified = stratified
 
     @property
     def network(self) -> nn.Module:
@@ -50,7 +54,7 @@ class DiffusionStage(Generator):
 
     @property
     def natural_width(self) -> int:
-        return self.denoiser.network.width
+        return self.denoiser.network.condition_width
 
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
         self.denoiser.build(shape, condition_dim)
@@ -59,7 +63,7 @@ class DiffusionStage(Generator):
         z = self.codec.encode(batch)
         n = len(z)
         if self.training:
-            k = torch.randint(self.denoiser.schedule.steps, (n,), device=z.device)
+            k = self._random_levels(n, z.device)
             noise = torch.randn_like(z)
         else:
             fixed = SeededNoise(batch["index"], VALIDATION_STREAM)
@@ -67,6 +71,13 @@ class DiffusionStage(Generator):
             noise = fixed.normal(1, *z.shape[1:])
         c = self.conditioner(self.condition.observe(batch), n).to(z.device)
         return {"loss": self.denoiser.loss(z, k, c, noise).mean()}
+
+    def _random_levels(self, n: int, device: torch.device) -> Tensor:
+        steps = self.denoiser.schedule.steps
+        if not self.stratified:
+            return torch.randint(steps, (n,), device=device)
+        strata = (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
+        return (strata * steps).long().clamp_(max=steps - 1)[torch.randperm(n, device=device)]
 
     def sample_z(self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None) -> Tensor:
         denoiser, conditioner = self.for_sampling()

@@ -1,7 +1,10 @@
 """What every generator shares: codec, condition, averages, and sampling by seed."""
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +12,10 @@ from torch import Tensor, nn
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.random import tile_rows
 from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.described import describe
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
+from rcg_lightning.pretrained.encoders import digest
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require
@@ -77,6 +82,9 @@ class Generator(Stage):
         self.build_network(self.shape, dim)
         if self.ema is not None:
             self.ema.build(self._averaged_modules())
+        encoder = getattr(self.codec, "encoder", None) or getattr(self.condition, "encoder", None)
+        if encoder is not None:
+            self.facts = replace(facts, identities={**facts.identities, "representation": encoder.identity})
 
     def trained(self) -> list[nn.Module]:
         return [self.network, self.conditioner]
@@ -95,6 +103,19 @@ class Generator(Stage):
         if self.ema is not None:
             modules |= dict(self.ema.averaged().items())
         return modules["network"], modules["conditioner"]  # type: ignore[return-value]
+
+    def observed(self, batch: Batch) -> Batch:
+        """Return the conditions of real pictures, under their keys in a batch that is to be sampled."""
+        kept: Batch = {name: batch[name] for name in self.condition.needs if name != "image"}  # type: ignore
+        if getattr(self.condition, "encoder", None) is not None:
+            kept["representation"] = self.condition.observe(batch)[0]
+        return kept
+
+    @property
+    def identity(self) -> str:
+        """A short hash of the weights and of how they are used."""
+        settings = json.dumps(describe(self), sort_keys=True)
+        return hashlib.sha256(f"{digest(self.state_dict())} {settings}".encode()).hexdigest()[:16]
 
     def forward(self, seed: Tensor, label: Tensor | None = None) -> Tensor:
         """Sample for seeds (B,), and labels (B,) where given: the call of a generator that another one uses frozen."""

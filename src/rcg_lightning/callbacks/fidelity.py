@@ -1,0 +1,69 @@
+"""FID, Inception score and their likes during training, on the averaged weights."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.reference import Reference, reference_of
+from rcg_lightning.evaluation.scores import Scorer
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import Batch, require, to_uint8
+
+
+class Fidelity(Callback):
+    """Scores one sample for each held-out picture, under that picture's condition, at every validation.
+
+    Conditions are observed, so no prior is needed: a generator of representations' pictures is judged by itself. The
+    metrics' names say extractor, number of samples and reference.
+
+    Args:
+        extractor: features to compare in.
+        count: at most so many samples.
+        statistics: published reference statistics (.npz with mu and sigma); None measures the data's own pictures.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, count: int = 5000, statistics: Path | None = None) -> None:
+        self.extractor, self.count, self.statistics = extractor, count, statistics
+        self._scorer: Scorer | None = None
+        self._seen = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
+        require(fits, "Fidelity scores what a generator of pictures makes: use it with one")
+        self.extractor.setup()  # weights that are missing should stop the run before it has begun
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._scorer is None:
+            if self.statistics is not None:
+                reference = Reference.from_statistics(self.statistics)
+            else:
+                folder = Path(trainer.default_root_dir) / f"reference-{trainer.global_rank}"
+                reference = reference_of(trainer.datamodule, self.extractor, folder, pl_module.device)  # type: ignore
+            self._scorer = Scorer(self.extractor, reference, neighbours=False)
+        self._scorer.to(pl_module.device).reset()
+        self._seen = 0
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, *_: object
+    ) -> None:
+        room = self.count // trainer.world_size - self._seen
+        if room <= 0:
+            return
+        assert isinstance(pl_module, Generator)
+        assert self._scorer is not None
+        conditions = {name: rows[:room] for name, rows in pl_module.observed(batch).items()}
+        index = batch["index"][:room]
+        samples = pl_module.sample({"seed": index, **conditions})  # type: ignore[typeddict-item]
+        self._scorer.update(to_uint8(samples), index)
+        self._seen += len(index)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._scorer is not None
+        metrics = self._scorer.compute()
+        count = int(self._scorer.statistics.counts.sum()) * trainer.world_size
+        named = self._scorer.full_names(metrics, count)
+        pl_module.log_dict({name: torch.tensor(value) for name, value in named.items()}, sync_dist=False)

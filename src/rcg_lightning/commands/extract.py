@@ -1,0 +1,70 @@
+"""`rcg extract`: representations of a data set, as a store."""
+
+from pathlib import Path
+from typing import Literal
+
+from rcg_lightning.callbacks.store import StoreCollector, predict_store
+from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.stages.extract import Extraction
+from rcg_lightning.trainer import Trainer
+
+
+def extract(
+    data: ImageData,
+    encoder: Encoder,
+    out: Path,
+    split: Literal["train", "heldout"] = "train",
+    shard_rows: int = 16384,
+    floats: Literal["float16", "float32"] = "float32",
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    precision: str | None = None,
+) -> None:
+    """Write a store of the encoder's representations of a data set; each picture is read once.
+
+    Stopped at any moment, the same command continues. Any number of processes write the same store.
+
+    Args:
+        data: the pictures, and which views of each are encoded.
+        encoder: what makes the representations.
+        out: folder of the store.
+        split: which pictures, those for training or those held out.
+        shard_rows: pictures in a file.
+        floats: how representations are stored.
+        accelerator: cpu, gpu, mps or auto.
+        devices: processes on this machine.
+        num_nodes: machines, where the job was started on several.
+        precision: of the encoder's surroundings; the encoder itself computes in float32.
+    """
+    data.prepare_data()
+    identity = {**data.store_identity(split), "representation": encoder.identity}
+    writer = StoreWriter(out, len(data.pictures(split)), data.view_count(split), shard_rows, identity, floats)
+    trainer = Trainer(
+        out,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        logger=False,
+        callbacks=[StoreCollector(writer)],
+    )
+    if trainer.is_global_zero:
+        say(encoder.report())
+    data.extract(split, writer.pending(trainer.global_rank, trainer.world_size))
+    store = predict_store(trainer, Extraction(encoder), data, writer, {"representation": {"encoder": encoder.identity}})
+    if trainer.is_global_zero:
+        shape = store.columns["representation"]["shape"]
+        say(f"{out}: {store.size} pictures, {store.views} views, representations of shape {shape}")
+
+
+def main(name: str, argv: list[str]) -> None:
+    examples = [
+        "rcg extract --config digits_store",
+        "rcg extract --data.source FlatFolder --data.source.root pictures --encoder TimmEncoder "
+        "--encoder.name vit_small_patch16_dinov3.lvd1689m --out runs/store",
+    ]
+    call(extract, name, argv, examples)

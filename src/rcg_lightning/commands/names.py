@@ -1,0 +1,44 @@
+"""Importing a module lets a config name its classes without their path; this one imports all that have any to name."""
+
+from rcg_lightning import conditions
+from rcg_lightning.callbacks import fidelity, grids, representation
+from rcg_lightning.core import diffusion, guidance, samplers, schedule
+from rcg_lightning.data import augment, geometry, images, sources
+from rcg_lightning.evaluation import extractors
+from rcg_lightning.networks import conditioner, convnet, denoiser, dit, ema, heads, rdm_mlp, vit
+from rcg_lightning.pretrained import codecs, encoders, normalisation, timm_encoder, trained
+from rcg_lightning.stages import classifier, optimization, ssl
+from rcg_lightning.stages import diffusion as diffusion_stage
+
+__all__ = [
+    "augment",
+    "classifier",
+    "codecs",
+    "conditioner",
+    "conditions",
+    "convnet",
+    "denoiser",
+    "diffusion",
+    "diffusion_stage",
+    "dit",
+    "ema",
+    "encoders",
+    "extractors",
+    "fidelity",
+    "geometry",
+    "grids",
+    "guidance",
+    "heads",
+    "images",
+    "normalisation",
+    "optimization",
+    "rdm_mlp",
+    "representation",
+    "samplers",
+    "schedule",
+    "sources",
+    "ssl",
+    "timm_encoder",
+    "trained",
+    "vit",
+]

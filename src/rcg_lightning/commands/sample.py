@@ -1,0 +1,232 @@
+"""`rcg sample`: generate from a checkpoint, by seed."""
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcg_lightning.callbacks.store import StoreCollector, predict_store
+from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.interpolation import lerp, slerp
+from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.data.decode import Unreadable, decode, to_array
+from rcg_lightning.data.geometry import CenterCrop
+from rcg_lightning.data.seeds import Seeds
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.described import describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.grid import image_grid, save_pictures
+from rcg_lightning.evaluation.reading import open_samples
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.sampling import GuidedSampling
+from rcg_lightning.trainer import Trainer
+from rcg_lightning.types import require
+
+
+def sample(
+    checkpoint: Path,
+    out: Path,
+    number: int = 64,
+    first_seed: int = 0,
+    prior: Path | None = None,
+    guidance: float | None = None,
+    ramp: bool = False,
+    sampler: Sampler | None = None,
+    classes: list[int] | None = None,
+    balanced: bool = False,
+    representations: Path | None = None,
+    like: list[Path] | None = None,
+    between: list[Path] | None = None,
+    path: Literal["slerp", "lerp"] = "slerp",
+    encoder: Encoder | None = None,
+    png: bool = True,
+    npz: bool = False,
+    grid: bool = True,
+    batch_size: int = 256,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    precision: str | None = None,
+) -> None:
+    """Generate pictures from seeds: unconditionally, of given classes, like given pictures, or between two.
+
+    A seed names a sample: it is the same for any batch size and number of processes. Stopped at any moment, the same
+    command continues. From an RDM's checkpoint it writes a store of representations.
+
+    Args:
+        checkpoint: of the generator.
+        out: folder to write to: a store of the samples, and what is chosen below.
+        number: samples to make; variations of each picture with --like, pictures on the way with --between.
+        first_seed: seeds are first_seed, first_seed + 1, …
+        prior: checkpoint of the RDM, for a generator conditioned on representations.
+        guidance: guidance scale, 1 is off; None takes the generator's own.
+        ramp: let guidance grow linearly over sampling, as MAGE does.
+        sampler: None for the generator's own.
+        classes: labels to generate, in turn; a class-conditional RDM passes them on to the generator.
+        balanced: generate every class equally often.
+        representations: a store to take conditions from instead of the prior; its rows in order, over and over.
+        like: pictures to make variations of; needs --encoder.
+        between: two pictures to interpolate between; needs --encoder. One noise serves all.
+        path: from one to the other on the sphere that representations lie on, or straight.
+        encoder: the one that the generator's representations came from.
+        png: write every sample as PNG.
+        npz: write samples.npz with arr_0, uint8 (N, H, W, C).
+        grid: write grid.png.
+        batch_size: samples made at once; changes speed and memory alone.
+        accelerator: cpu, gpu, mps or auto.
+        devices: processes on this machine.
+        num_nodes: machines, where the job was started on several.
+        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
+    """
+    generator = Generator.load(checkpoint)
+    if prior is not None:
+        generator.condition.use_prior(prior)
+    seeds = torch.arange(first_seed, first_seed + number)
+    if like or between:
+        carried = {"representation": _from_pictures(generator, encoder, like, between, number, path)}
+        seeds = seeds.repeat(len(like)) if like else torch.full((number,), first_seed)
+    elif representations is not None:
+        carried = {"representation": _stored(generator, representations, number)}
+    else:
+        carried = _labels(generator, classes, balanced, number)
+    data = Seeds(seeds.tolist(), batch_size, carried)
+    strength = None if guidance is None else Guidance(guidance, ramp)
+    identity = _identity(generator, prior, strength, sampler, seeds, carried)
+    # shards do not depend on the batch size, so that neither does the store
+    writer = StoreWriter(out / "store", len(seeds), 1, 16 * generator.tile, identity)
+    trainer = Trainer(
+        out,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        logger=False,
+        callbacks=[StoreCollector(writer)],
+    )
+    data.only(writer.pending(trainer.global_rank, trainer.world_size))
+    store = predict_store(trainer, GuidedSampling(generator, strength, sampler), data, writer)
+    if trainer.is_global_zero:
+        say(f"{out}: {store.size} samples")
+        if generator.codec.makes == "image":
+            _write_pictures(store, out, seeds, png, npz, grid)
+
+
+def _labels(generator: Generator, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:
+    """Labels for every sample: those asked for in turn, all of them in turn, or none (then they are drawn)."""
+    if not (classes or balanced):
+        return {}
+    facts = generator.facts
+    assert facts is not None
+    if balanced:
+        require(
+            facts.classes is not None, "balanced classes were asked for, but the generator was trained without labels"
+        )
+        classes = list(range(facts.classes or 0))
+    assert classes is not None
+    known = facts.classes
+    wrong = [label for label in classes if label < 0 or (known is not None and label >= known)]
+    require(not wrong, f"class {wrong[:1]} is out of range: classes are 0 to {(known or 0) - 1}")
+    return {"label": torch.tensor(classes)[torch.arange(number) % len(classes)]}
+
+
+def _stored(generator: Generator, folder: Path, number: int) -> Tensor:
+    store = Store.open(folder)
+    require("representation" in store.columns, f"{folder} holds no representations: give a store that rcg extract made")
+    _same_encoder(generator, store.identity.get("representation"), str(folder))
+    return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
+
+
+def _same_encoder(generator: Generator, identity: object, what: str) -> None:
+    mine = generator.facts.identities.get("representation") if generator.facts else None
+    agree = None in (mine, identity) or mine == identity
+    require(agree, f"{what} holds representations {identity}, the generator was trained on {mine}: use its own encoder")
+
+
+def _from_pictures(
+    generator: Generator,
+    encoder: Encoder | None,
+    like: list[Path] | None,
+    between: list[Path] | None,
+    n: int,
+    path: str,
+) -> Tensor:
+    """Representations of given pictures, repeated for variations or joined by a path."""
+    if encoder is None:
+        raise UserError("--like and --between need --encoder, the one that the generator's representations came from")
+    _same_encoder(generator, encoder.identity, "the encoder")
+    require(not (like and between), "--like and --between exclude each other: give one of them")
+    require(not between or len(between) == 2, "--between takes two pictures")
+    pictures = like or between or []
+    assert generator.facts is not None
+    rows = encoder(torch.cat([_read(picture, generator.facts.image) for picture in pictures]))
+    if like:
+        return rows.repeat_interleave(n, dim=0)
+    t = torch.linspace(0, 1, n)
+    return slerp(rows[0], rows[1], t) if path == "slerp" else lerp(rows[0], rows[1], t)
+
+
+def _read(picture: Path, shape: tuple[int, int, int]) -> Tensor:
+    """Read a picture as the generator's data would have it: (1, C, H, W) in [0, 1]."""
+    channels, height, width = shape
+    require(height == width, f"pictures to be encoded are square here, the generator's are {height}x{width}")
+    try:
+        decoded = decode(picture.read_bytes(), channels)
+    except (OSError, Unreadable) as error:
+        raise UserError(f"{picture} cannot be read as a picture ({error}): give another") from error
+    return torch.from_numpy(to_array(CenterCrop(height)(decoded)).copy())[None] / 255
+
+
+def _identity(
+    generator: Generator,
+    prior: Path | None,
+    guidance: Guidance | None,
+    sampler: Sampler | None,
+    seeds: Tensor,
+    carried: dict[str, Tensor],
+) -> dict[str, object]:
+    """Everything that the samples depend on: a store of other samples is refused, one just begun is continued."""
+    told = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
+    settings = json.dumps(
+        [describe(guidance or generator.guidance), describe(sampler), seeds.tolist(), told], sort_keys=True
+    )
+    representation = generator.facts.identities.get("representation") if generator.facts else None
+    return {
+        "dataset": "samples",
+        "split": "samples",
+        "geometry": "samples",
+        "generator": generator.identity,
+        "prior": Generator.load(prior).identity if prior else None,
+        "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+        **({"representation": representation} if generator.codec.makes == "representation" else {}),
+    }
+
+
+def _write_pictures(store: Store, out: Path, seeds: Tensor, png: bool, npz: bool, grid: bool) -> None:
+    samples = open_samples(store.path)
+    if png:
+        names = (f"{i:06d}-seed{seed}.png" for i, seed in enumerate(seeds.tolist()))
+        save_pictures(samples, out / "png", names)
+    if npz:
+        np.savez(out / "samples.npz", arr_0=store.whole("image")[:, 0])
+    if grid:
+        Image.fromarray(image_grid(samples.first(100), 10)).save(out / "grid.png")
+
+
+def main(name: str, argv: list[str]) -> None:
+    examples = [
+        "rcg sample --checkpoint runs/generator/last.ckpt --prior runs/rdm/last.ckpt --number 64 --out runs/samples",
+        "rcg sample … --guidance 2                                    guided",
+        "rcg sample … --classes 3,5                                   by a class-conditional RDM",
+        "rcg sample … --like picture.png --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
+        "rcg sample … --between one.png other.png --number 9 --encoder …",
+    ]
+    call(sample, name, argv, examples)
