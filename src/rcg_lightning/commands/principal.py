@@ -6,6 +6,7 @@ import torch
 
 from rcg_lightning.commands.parsing import call, say
 from rcg_lightning.data.images import ImageData, as_floats
+from rcg_lightning.data.pictures import chosen
 from rcg_lightning.networks.principal_components import fit_principal_components
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
@@ -24,13 +25,9 @@ def principal(data: ImageData, out: Path, dim: int = 32, pictures: int = 20_000)
         pictures: fit on at most so many pictures.
     """
     data.prepare_data()
-    data.needs = frozenset({"image"})
-    images: list[torch.Tensor] = []
-    for batch in data.predict_dataloader():
-        images.append(as_floats(batch)["image"])
-        if sum(map(len, images)) >= pictures:
-            break
-    network = fit_principal_components(torch.cat(images)[:pictures], dim)
+    index = chosen(len(data.pictures("train")), pictures)
+    images = [as_floats(batch)["image"] for batch in data.plain("train", frozenset({"image"}), index)]
+    network = fit_principal_components(torch.cat(images), dim)
     channels = data.facts.image[0]
     save_network(out, network, encoder_settings(Preprocess([0.0] * channels, [1.0] * channels), head=False))
     say(f"{out}: {dim} principal components")

@@ -1,9 +1,11 @@
 """The pictures of a data set, with their labels and stored columns, as batches for any stage."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -181,6 +183,20 @@ class ImageData(Described, LightningDataModule):
         number of processes.
         """
         self._extraction = (split, ranges_of(shards))
+
+    def plain(
+        self, split: str, needs: frozenset[str], index: np.ndarray | None = None, batch_size: int = 256
+    ) -> Iterator[Batch]:
+        """Yield the pictures of a split without anything random, uint8 in their deterministic view, in every process.
+
+        Args:
+            index: which pictures, with repetitions if wished; all in order by default.
+        """
+        pictures = self.pictures(split)
+        index = np.arange(len(pictures)) if index is None else np.asarray(index)
+        keys = [Keys(part, np.zeros_like(part)) for part in np.split(index, range(batch_size, len(index), batch_size))]
+        rows = Rows(pictures, self.geometry, None, {}, needs, self.seed)
+        return iter(DataLoader(dataset=rows, sampler=keys, batch_size=None, num_workers=self.workers))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         return as_floats(batch)

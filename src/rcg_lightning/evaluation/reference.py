@@ -12,11 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.rows import Rows
-from rcg_lightning.data.stream import Keys
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.manifold import NEIGHBOURS, copy_threshold, radii
@@ -159,12 +156,7 @@ def real_pictures(data: ImageData, split: str, index: np.ndarray | None = None) 
     Args:
         index: which pictures, with repetitions if wished; all in order by default.
     """
-    pictures = data.pictures(split)
-    index = np.arange(len(pictures)) if index is None else np.asarray(index)
-    keys = [Keys(part, np.zeros_like(part)) for part in np.split(index, range(BATCH, len(index), BATCH))]
-    rows = Rows(pictures, data.geometry, None, {}, frozenset({"image"}), seed=0)
-    loader = DataLoader(dataset=rows, sampler=keys, batch_size=None, num_workers=data.workers)
-    return (batch["image"] for batch in loader)
+    return (batch["image"] for batch in data.plain(split, frozenset({"image"}), index, BATCH))
 
 
 def batches(pictures: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """A classifier whose features metrics compare pictures in."""
 
+import torch
 from torch import Tensor, nn
 
 from rcg_lightning.described import Described
@@ -9,17 +10,27 @@ from rcg_lightning.networks.convnet import ResNet18, SmallConvNet
 class Classifier(Described, nn.Module):
     """A convolutional backbone and one linear layer.
 
+    A Fréchet distance grows with the square of its features, whose size is an accident of training. ``standardise``
+    fixes it, so that figures from two trainings of the classifier lie on one scale.
+
     Args:
         backbone: picture -> features (B, backbone.dim).
         classes: K.
     """
 
+    scale: Tensor
+
     def __init__(self, backbone: SmallConvNet | ResNet18, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.dim, classes)
+        self.register_buffer("scale", torch.ones(()))
+
+    def standardise(self, features: Tensor, variance: float) -> None:
+        """Scale what ``forward`` gives so that ``features`` (N, dim), given by it now, have this mean variance."""
+        self.scale *= (variance / features.var(dim=0).mean()).sqrt()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Picture (B, C, H, W) in [0, 1] -> features (B, dim), logits (B, K)."""
         features = self.backbone(2 * image - 1)  # (B, dim)
-        return features, self.head(features)
+        return self.scale * features, self.head(features)

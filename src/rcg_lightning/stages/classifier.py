@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from rcg_lightning.data.augment import Augmentation
+from rcg_lightning.data.images import ImageData, as_floats
+from rcg_lightning.data.pictures import chosen
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.classifier import Classifier
 from rcg_lightning.networks.convnet import SmallConvNet
@@ -28,6 +31,8 @@ class ClassifierStage(Stage):
         optimizer: settings of the optimizer; by default AdamW at 4e-3 for batches of 128, with a cosine.
         widths: channels after each convolution; the last is the number of features.
         augmentation: of the training pictures.
+        label_smoothing: keeps the classifier from being surer of training pictures than of held-out ones.
+        variance: mean variance of the exported features over the training pictures.
         seed: seed of the initial weights.
     """
 
@@ -36,10 +41,13 @@ class ClassifierStage(Stage):
         optimizer: Optimizer | None = None,
         widths: Sequence[int] = (16, 32, 32, 64, 64),
         augmentation: Augmentation | None = None,
+        label_smoothing: float = 0.1,
+        variance: float = 0.25,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer or AdamW(lr=4e-3, weight_decay=0.05, rate=Cosine(warmup=30)), seed)
         self.widths, self.augmentation = tuple(widths), augmentation
+        self.label_smoothing, self.variance = label_smoothing, variance
 
     @property
     def needs(self) -> frozenset[str]:
@@ -57,12 +65,23 @@ class ClassifierStage(Stage):
             image = self.augmentation(image)
         _, logits = self.network(image)
         accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        return {"loss": F.cross_entropy(logits, batch["label"]), "accuracy": accuracy}
+        loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+        return {"loss": loss, "accuracy": accuracy}
 
     @rank_zero_only
     def on_fit_end(self) -> None:
-        if not self.trainer.fast_dev_run:
+        if not getattr(self.trainer, "fast_dev_run", False):
+            self.standardise(self.trainer.datamodule)  # type: ignore[attr-defined]
             self.export(Path(self.trainer.default_root_dir) / "classifier")
+
+    @torch.no_grad()
+    def standardise(self, data: ImageData) -> None:
+        """Fix the size of the features, as measured on (at most 50,000 of) the training pictures."""
+        self.eval()
+        index = chosen(len(data.pictures("train")), 50_000)
+        batches = map(as_floats, data.plain("train", frozenset({"image"}), index))
+        features = torch.cat([self.network(batch["image"].to(self.device))[0].cpu() for batch in batches])
+        self.network.standardise(features, self.variance)
 
     def export(self, folder: Path) -> None:
         """Write the network as a folder that ``ClassifierExtractor`` reads."""

@@ -2,24 +2,19 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
 from rcg_lightning.data.augment import Augmentation
 from rcg_lightning.data.images import ImageData, as_floats
 from rcg_lightning.data.neighbours import knn_accuracy
 from rcg_lightning.data.pictures import chosen
-from rcg_lightning.data.rows import Rows
-from rcg_lightning.data.stream import Keys
 from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.heads import MLPHead, Projected
@@ -208,16 +203,10 @@ class MoCoV3Stage(Stage):
         save_network(folder, self.momentum_encoder, encoder_settings(self.preprocess, self.head))
 
 
-def training_pictures(data: ImageData, count: int) -> DataLoader[Batch]:
-    """Return batches of ``count`` training pictures, always the same ones, without anything random."""
-    pictures = data.pictures("train")
-    index = chosen(len(pictures), count)
-    parts = np.split(index, range(data.batch_size, len(index), data.batch_size))
-    keys = [Keys(part, view=np.zeros_like(part)) for part in parts]
-    rows = Rows(pictures, data.geometry, None, {}, frozenset({"image", "label"}), seed=0)
-    # an item is a whole batch already, so what collates it has nothing to do but to make floats
-    settings: dict[str, Any] = {"batch_size": None, "collate_fn": as_floats, "num_workers": data.workers}
-    return DataLoader(dataset=rows, sampler=keys, **settings)
+def training_pictures(data: ImageData, count: int) -> Iterator[Batch]:
+    """Yield batches of ``count`` training pictures, always the same ones, without anything random."""
+    index = chosen(len(data.pictures("train")), count)
+    return map(as_floats, data.plain("train", frozenset({"image", "label"}), index))
 
 
 def cosine_momentum(step: int, total: int, first: float, last: float) -> float:
