@@ -49,7 +49,7 @@ def test_noising_has_the_stated_moments():
 @pytest.mark.parametrize(("k", "s"), [(999, 998), (999, 500), (40, 0), (3, 2)])
 def test_a_transition_is_bayes_rule(k, s):
     """q(x_s | x_k, z) ∝ q(x_k | x_s) q(x_s | z), all Gaussian: precisions add."""
-    step = Transition.between(SCHEDULE, k, s, floor_levels=(1, 0))
+    step = Transition.between(SCHEDULE, k, s)
     bar_k, bar_s = SCHEDULE.alpha_bar(k), SCHEDULE.alpha_bar(s)
     alpha = bar_k / bar_s
     precision = alpha / (1 - alpha) + 1 / (1 - bar_s)
@@ -61,10 +61,10 @@ def test_a_transition_is_bayes_rule(k, s):
 
 
 def test_the_step_to_clean_lands_on_the_estimate_with_a_borrowed_variance():
-    step = Transition.between(SCHEDULE, 0, -1, floor_levels=(1, 0))
+    step = Transition.between(SCHEDULE, 0, -1)
     assert step.from_clean == pytest.approx(1)
     assert step.from_noisy == 0
-    assert step.log_small == Transition.between(SCHEDULE, 1, 0, floor_levels=(1, 0)).log_small
+    assert step.log_small == Transition.between(SCHEDULE, 1, 0).log_small
     assert step.log_variance(torch.tensor(0.25)) == pytest.approx(0.25 * step.log_large + 0.75 * step.log_small)
 
 

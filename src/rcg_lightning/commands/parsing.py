@@ -1,17 +1,21 @@
-"""From the command line to a typed function call, with errors that fit on one line."""
+"""From the command line to a typed function call."""
 
 import argparse
 import difflib
 import importlib
 import inspect
-import re
+import json
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from rcg_lightning.commands.mistakes import explain
 from rcg_lightning.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -40,16 +44,90 @@ def find_config(name: str, kind: str = "experiment") -> Path:
     raise UserError(f"no config {name}: give a file, or one of the shipped ones ({', '.join(near)})")
 
 
-def with_found_configs(argv: Sequence[str]) -> list[str]:
-    """Replace names of shipped configs by their paths."""
+def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
+    """Return every config that a command line names, with the position of the word that does."""
+    found = []
+    for i, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag in CONFIG_FLAGS and equals:
+            found.append((i, value))
+        elif word in CONFIG_FLAGS and i + 1 < len(argv):
+            found.append((i + 1, argv[i + 1]))
+    return found
+
+
+def read_config(path: Path) -> Any:
+    """Return the content of a config with the fragments that it includes, or raise a UserError that names file and line."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path}{line}: no valid YAML ({reason})") from error
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): expand(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [expand(item) for item in value]
+        if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
+            return read_config(path.parent / value)
+        return value
+
+    return expand(content)
+
+
+def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
+    """Return the command line as the parser takes it.
+
+    Names of shipped configs become paths, and every config is read once, so that a broken one is named. ``--print_config``
+    leaves out what is unset. What follows the options ``lists``, with spaces or commas between, becomes a list.
+    """
     words = list(argv)
-    for i, word in enumerate(words):
-        flag, _, value = word.partition("=")
-        if flag in CONFIG_FLAGS and value:
-            words[i] = f"{flag}={find_config(value)}"
-        elif word in CONFIG_FLAGS and i + 1 < len(words):
-            words[i + 1] = str(find_config(words[i + 1]))
-    return words
+    for i, name in named_configs(argv):
+        path = find_config(name)
+        content = read_config(path)
+        if not isinstance(content, Mapping):
+            raise UserError(f"{path} should hold keys and values, as `--print_config` shows them")
+        flag, equals, _ = argv[i].partition("=")
+        words[i] = f"{flag}={path}" if equals and flag in CONFIG_FLAGS else str(path)
+    words = ["--print_config=skip_unset" if word == "--print_config" else word for word in words]
+    return _with_lists(words, [f"--{name}" for name in lists])
+
+
+def _with_lists(words: list[str], options: Sequence[str]) -> list[str]:
+    out: list[str] = []
+    rest = iter(words)
+    pending = next(rest, None)
+    while pending is not None:
+        option, equals, value = pending.partition("=")
+        if option not in options:
+            out.append(pending)
+            pending = next(rest, None)
+            continue
+        values = [value] if equals else []
+        while (pending := next(rest, None)) is not None and not pending.startswith("--"):
+            values.append(pending)
+        if len(values) == 1 and values[0].startswith("["):
+            out.append(f"{option}={values[0]}")
+        else:
+            items = [item for value in values for item in value.split(",") if item]
+            out += (
+                [f"{option}={json.dumps([int(i) if i.lstrip('-').isdigit() else i for i in items])}"]
+                if items
+                else [option]
+            )
+    return out
+
+
+class Help(DefaultHelpFormatter):
+    """Keeps the lines of a command's description, so that examples stay examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines())
 
 
 def call(
@@ -68,16 +146,33 @@ def call(
     """
     if names:
         importlib.import_module("rcg_lightning.commands.names")
-    parser = ArgumentParser(prog=f"rcg {name}", exit_on_error=False, description=summary(function, examples))
+    parser = ArgumentParser(
+        prog=f"rcg {name}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=summary(function, examples),
+        formatter_class=Help,
+    )
     parser.usage = f"rcg {name} [--config FILE ...] [--key value ...]"
     if config_file:
         parser.add_argument("-c", "--config", action="config", help="YAML file of values; may be given several times")
-        argv = with_found_configs(argv)
+        argv = prepared(argv, _list_arguments(function))
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
-    with one_line_errors(parser):
-        objects = parser.instantiate(parser.parse_args(list(argv)))
+    with one_line_errors(parser, argv):
+        parsed = parser.parse_args(list(argv))
+    objects = parser.instantiate(parsed)
     values = {key: value for key, value in vars(objects).items() if key in inspect.signature(function).parameters}
     return function(**values)
+
+
+def _list_arguments(function: Callable[..., Any]) -> list[str]:
+    """Names of arguments that are lists of plain values."""
+    found = []
+    for name, hint in get_type_hints(function).items():
+        parts = get_args(hint) if get_origin(hint) in (types.UnionType, Literal) else (hint,)
+        if any(get_origin(part) is list for part in parts):
+            found.append(name)
+    return found
 
 
 def summary(function: Callable[..., Any], examples: Sequence[str]) -> str:
@@ -89,72 +184,15 @@ def summary(function: Callable[..., Any], examples: Sequence[str]) -> str:
 class one_line_errors:
     """Turns the parser's errors into a UserError that names the key and, for a typo, the nearest right one."""
 
-    def __init__(self, parser: ArgumentParser) -> None:
-        self.parser = parser
+    def __init__(self, parser: ArgumentParser, argv: Sequence[str] = ()) -> None:
+        self.parser, self.argv = parser, argv
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, argparse.ArgumentError):
-            raise UserError(explain(str(error), self.parser)) from error
-        if isinstance(error, TypeError | ValueError) and not isinstance(error, UserError):
-            raise UserError(explain(str(error), self.parser)) from error
-
-
-def explain(message: str, parser: ArgumentParser) -> str:
-    """Condense jsonargparse's account of a mistake into one line: key, what is wrong, nearest right key."""
-    where = ".".join(dict.fromkeys(re.findall(r'[Kk]ey "([^"]+)"', message)))
-    classes = re.findall(r"class_path '([^']+)'", message)
-    for pattern, known in (
-        (r"Option '([^']+)' is not accepted", lambda: _arguments(classes)),
-        (r"unrecognized arguments: (?:--)?([^\s=]+)", lambda: _options(parser)),
-        (r"does not accept option '([^']+)'", lambda: _options(parser)),
-    ):
-        found = re.search(pattern, message)
-        if found:
-            key = found[1].lstrip("-")
-            near = _nearest(key, known())
-            prefix = f"{where}." if where and not key.startswith(where) else ""
-            return f"unknown key {prefix}{key}" + (f": did you mean {near}?" if near else "")
-    wrong = re.findall(r"(Expected [^\n]*Got value: [^\n]*|Expected [^\n]*|not allowed[^\n]*|Import of[^\n]*)", message)
-    detail = wrong[0] if wrong else message.strip().splitlines()[-1].strip()
-    if "No such file" in message or "Unable to load config" in message:
-        detail = next(
-            (line.strip() for line in message.splitlines() if "No such file" in line or "load" in line), detail
-        )
-    required = re.search(r"(?:Key|Option) [\"']([^\"']+)[\"'] is required|required: ([^\n]+)", message)
-    if required:
-        return f"missing: {required[1] or required[2]}"
-    detail = re.sub(r"<class '([^']+)'>", lambda match: match[1].rpartition(".")[2], detail)
-    return f"{where}: {detail}" if where else detail
-
-
-def _arguments(class_paths: Sequence[str]) -> list[str]:
-    """Constructor arguments of the innermost class that an error speaks of."""
-    from rcg_lightning.described import find_class
-
-    for class_path in reversed(class_paths):
-        try:
-            return list(inspect.signature(find_class(class_path).__init__).parameters)[1:]
-        except UserError:
-            continue
-    return []
-
-
-def _options(parser: ArgumentParser) -> list[str]:
-    subparsers = [action for action in parser._actions if hasattr(action, "_name_parser_map")]
-    nested = [p for action in subparsers for p in action._name_parser_map.values()]  # type: ignore[attr-defined]
-    return [
-        action.dest for p in (parser, *nested) for action in p._actions if action.dest not in ("help", "==SUPPRESS==")
-    ]
-
-
-def _nearest(key: str, known: Sequence[str]) -> str | None:
-    by_last = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    near = near or [by_last[m] for m in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.5)]
-    return near[0] if near else None
+        if isinstance(error, argparse.ArgumentError | TypeError | ValueError | KeyError):
+            raise UserError(explain(str(error), self.parser, self.argv)) from error
 
 
 def say(line: str) -> None:

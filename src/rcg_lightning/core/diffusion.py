@@ -91,12 +91,12 @@ class Transition:
     log_large: float
 
     @classmethod
-    def between(cls, schedule: Schedule, k: int, s: int, floor_levels: tuple[int, int]) -> "Transition":
-        """Compute the step k → s; ``floor_levels`` is the step whose variance stands in where s is clean."""
+    def between(cls, schedule: Schedule, k: int, s: int) -> "Transition":
+        """Compute the step k → s. Where s is clean, the small variance of the step 1 → 0 stands in for zero."""
         bar_k, bar_s = schedule.alpha_bar(k), schedule.alpha_bar(s)
         alpha = bar_k / bar_s
         beta = 1 - alpha
-        floor_k, floor_s = (k, s) if s >= 0 else floor_levels
+        floor_k, floor_s = (k, s) if s >= 0 else (1, 0)
         return cls(
             from_clean=math.sqrt(bar_s) * beta / (1 - bar_k),
             from_noisy=math.sqrt(alpha) * (1 - bar_s) / (1 - bar_k),
@@ -141,7 +141,7 @@ def variational_bound(
 
 def transition_table(schedule: Schedule) -> Tensor:
     """Return (T, 4) float32: the ``Transition`` k → k - 1 of every level, as ``variational_bound`` wants it."""
-    rows = [Transition.between(schedule, k, k - 1, floor_levels=(1, 0)) for k in range(schedule.steps)]
+    rows = [Transition.between(schedule, k, k - 1) for k in range(schedule.steps)]
     return torch.tensor([[r.from_clean, r.from_noisy, r.log_small, r.log_large] for r in rows], dtype=torch.float32)
 
 

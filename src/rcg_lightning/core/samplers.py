@@ -14,6 +14,7 @@ from rcg_lightning.core.schedule import Schedule
 from rcg_lightning.described import Described
 from rcg_lightning.types import require
 
+Draw = Callable[[], Tensor]  # fresh standard normal noise of the shape of x
 Denoise = Callable[[Tensor, int, float], Posterior]  # (x (B, *S), level k, progress in [0, 1]) -> Posterior
 
 
@@ -71,7 +72,7 @@ class Sampler(Described):
         self.steps, self.grid, self.clip = steps, grid, clip
 
     @abstractmethod
-    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Callable[[], Tensor]):
+    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
         """Return x (B, *S) at level s, given x at level k and what the denoiser says of it."""
 
     def run(self, denoise: Denoise, schedule: Schedule, noise: SeededNoise, shape: tuple[int, ...]) -> Tensor:
@@ -103,7 +104,7 @@ class DDIM(Sampler):
         super().__init__(steps, grid or StrideGrid(), clip)
         self.eta = eta
 
-    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Callable[[], Tensor]):
+    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
         bar_k, bar_s = schedule.alpha_bar(k), schedule.alpha_bar(s)
         eps = (x - bar_k**0.5 * posterior.mean) / (1 - bar_k) ** 0.5
         sigma = self.eta * ((1 - bar_s) / (1 - bar_k) * (1 - bar_k / bar_s)) ** 0.5
@@ -117,12 +118,11 @@ class Ancestral(Sampler):
     def __init__(self, steps: int = 250, grid: Grid | None = None, clip: float | None = None) -> None:
         super().__init__(steps, grid or EvenGrid(), clip)
 
-    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Callable[[], Tensor]):
-        levels = self.grid.levels(self.steps, schedule.steps)
-        transition = Transition.between(schedule, k, s, floor_levels=(levels[-3], levels[-2]))
-        mean = transition.from_clean * posterior.mean + transition.from_noisy * x
+    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
         if s < 0:
-            return mean
+            return posterior.mean
+        transition = Transition.between(schedule, k, s)
+        mean = transition.from_clean * posterior.mean + transition.from_noisy * x
         log_variance = transition.log_variance(posterior.variance_mix)
         deviation = torch.exp(0.5 * torch.as_tensor(log_variance, device=x.device, dtype=x.dtype))
         return mean + deviation * noise()

@@ -104,4 +104,4 @@ class Conditioner(Described, nn.Module):
         if not self.parts or self.drop == 0:
             what = "has no condition" if not self.parts else "was trained with drop 0, so it knows no null condition"
             raise UserError(f"this model {what}: it cannot be guided, use guidance scale 1")
-        return torch.stack([part.null(n) for part in self.parts]).sum(0)
+        return torch.stack([part.null(n) for part in self.parts]).sum(0)  # type: ignore[operator]

@@ -47,11 +47,12 @@ class EMA(Described, nn.Module):
         """Move every average towards the present weights: two multi-tensor operations, no host synchronisation."""
         self.updates += 1
         warm = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
-        parameters = [p for module in modules.values() for p in module.parameters()]
+        parameters: list[Tensor] = [p for module in modules.values() for p in module.parameters()]
         buffers = [b for module in modules.values() for b in module.buffers()]
         for name, decay in self.decays.items():
             copies = self.copies[name]
-            torch._foreach_lerp_(list(copies.parameters()), parameters, 1 - min(decay, warm))
+            shadows: list[Tensor] = list(copies.parameters())
+            torch._foreach_lerp_(shadows, parameters, 1 - min(decay, warm))
             for averaged, buffer in zip(copies.buffers(), buffers):
                 averaged.copy_(buffer)
 

@@ -90,7 +90,8 @@ class DiffusionStage(Generator):
             if null is None or guidance.scale_at(progress) == 1:
                 return denoiser(x, levels, c)
             both = denoiser(torch.cat([x, x]), torch.cat([levels, levels]), torch.cat([c, null]))
-            guided = guidance(*both.mean.chunk(2), progress)
+            told, untold = both.mean.chunk(2)
+            guided = guidance(told, untold, progress)
             mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
             return Posterior(guided, mix)
 

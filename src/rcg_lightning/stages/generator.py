@@ -104,9 +104,9 @@ class Generator(Stage):
             modules |= dict(self.ema.averaged().items())
         return modules["network"], modules["conditioner"]  # type: ignore[return-value]
 
-    def observed(self, batch: Batch) -> Batch:
+    def observed(self, batch: Batch) -> dict[str, Tensor]:
         """Return the conditions of real pictures, under their keys in a batch that is to be sampled."""
-        kept: Batch = {name: batch[name] for name in self.condition.needs if name != "image"}  # type: ignore
+        kept: dict[str, Tensor] = {name: batch[name] for name in self.condition.needs if name != "image"}  # type: ignore
         if getattr(self.condition, "encoder", None) is not None:
             kept["representation"] = self.condition.observe(batch)[0]
         return kept
