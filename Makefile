@@ -17,13 +17,15 @@ help:
 
 setup: $(VENV)/.ready
 
+# uv is taken from PATH, or installed into the environment itself
 $(VENV)/.ready: requirements.txt pyproject.toml
-	@command -v uv >/dev/null || $(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv \
-		|| $(PYTHON) -m pip install --quiet --user --break-system-packages uv
-	@UV=$$(command -v uv || echo "$(PYTHON) -m uv"); \
-	$$UV venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-	$$UV pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt && \
-	$$UV pip install --quiet --python $(BIN)/python --no-deps -e . && touch $@
+	@set -e; \
+	if command -v uv >/dev/null; then UV=uv; uv venv --quiet --allow-existing --python $(PYTHON) $(VENV); \
+	else $(PYTHON) -m venv $(VENV) || { echo "make: install uv, or Python's venv module, and try again" >&2; exit 1; }; \
+	$(BIN)/python -m pip install --quiet uv; UV=$(BIN)/uv; fi; \
+	$$UV pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt; \
+	$$UV pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	touch $@
 
 demo: setup
 	$(BIN)/rcg pipeline digits --seeds $(SEEDS)
@@ -40,7 +42,7 @@ types: setup
 check: lint types test
 
 lock:
-	uv pip compile --universal --generate-hashes --no-header --group dev pyproject.toml -o requirements.txt
+	uv pip compile --universal --generate-hashes --no-header --upgrade --group dev pyproject.toml -o requirements.txt
 
 clean:
 	rm -rf $(VENV) runs build dist
