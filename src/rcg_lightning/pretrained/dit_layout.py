@@ -1,0 +1,109 @@
+"""The key map of RCG's DiT files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rcg_lightning.pretrained.checkpoints import State, entry, recognise
+from rcg_lightning.types import Classes, Part, Vector, require
+
+BLOCK = {
+    "attn.qkv": "attn.qkv",
+    "attn.proj": "attn.proj",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+    "adaLN_modulation.1": "modulation.1",
+}
+OUTSIDE = {
+    "x_embedder.proj": "embed",
+    "t_embedder.mlp.0": "time_embed.0",
+    "t_embedder.mlp.2": "time_embed.2",
+    "final_layer.adaLN_modulation.1": "out_modulation.1",
+    "final_layer.linear": "out_linear",
+}
+LABELS = "y_embedder.embedding_table.weight"
+
+
+@dataclass(frozen=True)
+class DiTState:
+    """An official DiT in the names used here.
+
+    Attributes:
+        network: weights for ``networks.dit.DiT``.
+        conditioner: weights for a ``Conditioner`` of the parts that were asked for; empty without any.
+        skipped: names in the file that nothing reads.
+    """
+
+    network: State
+    conditioner: State
+    skipped: list[str]
+
+
+def dit_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = True) -> DiTState:
+    """Translate the content of an official DiT file.
+
+    The official network adds a label's embedding to that of the level even where there are no classes. An unconditional
+    network here has no label, so the one row is added to the last bias of the level embedding, which is the same sum.
+
+    Args:
+        official: what ``read_checkpoint`` returned.
+        parts: the condition that the model was trained with, which the file does not tell: none, ``Classes`` or
+            ``Vector``. With a vector the official code leaves the label's embedding out.
+        ema: the averaged weights, which the official code samples with, or those of the last step.
+
+    Raises:
+        UserError: no such file, or the condition does not fit it.
+    """
+    state = entry({"it": official.get("model_ema" if ema else "model")}, "it") if "model" in official else {}
+    state = state or entry(official)
+    wanted = f"{'averaged weights' if ema else 'weights'} of a DiT"
+    require("x_embedder.proj.weight" in state, f"this holds no {wanted}, it is {recognise(official)}")
+    network = {dit_name(name): tensor for name, tensor in state.items() if _is_of_the_network(name)}
+    conditioner = _condition(state, parts)
+    used = {name for name in state if _is_of_the_network(name)} | set(_sources(parts))
+    if not parts:
+        network["time_embed.2.bias"] = network["time_embed.2.bias"] + state[LABELS][0]
+    return DiTState(network, conditioner, sorted(state.keys() - used))
+
+
+def dit_name(official: str) -> str:
+    """Translate one parameter's name: ``blocks.3.mlp.fc1.weight`` -> ``blocks.3.mlp.0.weight``."""
+    name, _, kind = official.rpartition(".")
+    if name.startswith("blocks."):
+        _, number, layer = name.split(".", 2)
+        require(layer in BLOCK, f"{official} is no part of a DiT that is known here")
+        return f"blocks.{number}.{BLOCK[layer]}.{kind}"
+    return f"{OUTSIDE[name]}.{kind}"
+
+
+def _is_of_the_network(name: str) -> bool:
+    return name.startswith("blocks.") or name.rpartition(".")[0] in OUTSIDE
+
+
+def _sources(parts: tuple[Part, ...]) -> dict[str, str]:
+    """Official names of what embeds the condition, to names in a ``Conditioner``."""
+    require(len(parts) < 2, f"an official DiT has one condition at most, not {len(parts)}")
+    if not parts or isinstance(parts[0], Classes):
+        return {LABELS: "parts.0.table.weight"}
+    rep = {f"rep_embedder.{kind}": f"parts.0.linear.{kind}" for kind in ("weight", "bias")}
+    return {**rep, "fake_latent": "parts.0.fake"}
+
+
+def _condition(state: Mapping[str, Tensor], parts: tuple[Part, ...]) -> State:
+    names = _sources(parts)
+    found = {ours: state[theirs] for theirs, ours in names.items() if theirs in state}
+    rows = len(state[LABELS])
+    if not parts:
+        require(rows == 1, f"this DiT knows {rows} labels: it is conditional on classes")
+        return {}
+    if isinstance(parts[0], Vector):
+        width = state["rep_embedder.weight"].shape[1]
+        require(width == parts[0].dim, f"this DiT reads representations of {width} numbers, not {parts[0].dim}")
+        if "fake_latent" in state:
+            found["parts.0.fake"] = state["fake_latent"][0]
+        return found
+    more = rows - parts[0].count
+    require(more in (0, 1), f"this DiT has {rows} rows for its labels, which do not fit {parts[0].count} classes")
+    return found

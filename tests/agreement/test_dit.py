@@ -1,0 +1,293 @@
+"""RCG's DiT: forward, guidance, losses, gradients and sampling from the recorded noise."""
+
+import json
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+
+from rcg_lightning.core.diffusion import Noise, add_noise, expand, transition_table, variational_bound
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, StrideGrid
+from rcg_lightning.core.schedule import LinearSchedule
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.dit import DiT
+from rcg_lightning.networks.layers import sinusoidal_embedding
+from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
+from rcg_lightning.pretrained.dit_layout import LABELS, dit_name, dit_state
+from rcg_lightning.types import Classes, Vector
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+pytestmark = pytest.mark.golden("dit")
+
+
+class Model:
+    """Our denoiser and conditioner with the weights of an official file."""
+
+    def __init__(self, golden, ema):
+        arch, io = golden.arch, golden.io
+        content = read_checkpoint(golden.checkpoint, "DiT")
+        self.parts, self.raw = (), ()
+        if "in.rep" in io:
+            self.parts, self.raw = (Vector(arch["rep_dim"]),), (io["in.rep"],)
+        elif arch["num_classes"] > 1:
+            self.parts, self.raw = (Classes(arch["num_classes"]),), (io["in.y"],)
+        drop = arch["rep_dropout_prob"] if "in.rep" in io else arch["class_dropout_prob"]
+        width = arch["hidden_size"]
+        network = DiT(arch["patch_size"], width, arch["depth"], arch["num_heads"], arch["mlp_ratio"])
+        self.shape = (arch["in_channels"], arch["input_size"], arch["input_size"])
+        self.denoiser = Denoiser(network, LinearSchedule(), Noise(), learned_variance=arch["learn_sigma"])
+        self.conditioner = Conditioner(drop=drop)
+        self.denoiser.build(self.shape, self.conditioner.build(self.parts, width))
+        self.state = dit_state(content, self.parts, ema)
+        load_strictly(network, self.state.network, "the file")
+        load_strictly(self.conditioner, self.state.conditioner, "the file")
+        self.denoiser.eval()
+        self.conditioner.eval()
+        self.official = content["model_ema" if ema else "model"]
+
+    def condition(self, rows, null=False):
+        if null:
+            return self.conditioner.null(rows)
+        return self.conditioner(tuple(raw[:rows] for raw in self.raw), rows)
+
+    def noise_prediction(self, x, k, c):
+        """ε̂, got back from the posterior mean, and the raw variance channels."""
+        posterior = self.denoiser(x, k, c)
+        signal, sigma = (expand(scale, x) for scale in self.denoiser.schedule.scales(k))
+        return (x - signal * posterior.mean) / sigma, posterior.variance_mix * 2 - 1
+
+    def sample(self, sampler, noise, guidance=None):
+        rows = noise.rows
+
+        def denoise(x, k, progress):
+            levels = torch.full((rows,), k)
+            posterior = self.denoiser(x, levels, self.condition(rows))
+            if guidance is None:
+                return posterior
+            null = self.denoiser(x, levels, self.condition(rows, null=True))
+            mean = guidance(posterior.mean, null.mean, progress)
+            return type(posterior)(mean, posterior.variance_mix)
+
+        return list(sampler.trajectory(denoise, self.denoiser.schedule, noise, self.shape))
+
+
+class Recorded:
+    """Stands in for SeededNoise: gives the recorded start and noise_seq (steps, rows or 1, *S)."""
+
+    def __init__(self, start, sequence):
+        self.start, self.sequence, self.rows = start, sequence, len(start)
+
+    def normal(self, step, *shape):
+        if step == 0:
+            return self.start
+        return self.sequence[step - 1][: self.rows].expand(self.rows, *shape)
+
+
+@pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
+def test_forward(golden, ema):
+    model = Model(golden, ema)
+    x, t = golden.io["in.x"], golden.io["in.t"]
+    expected = golden.io["out.forward_ema" if ema else "out.forward"]
+    with torch.no_grad():
+        output = model.denoiser.network(x, t, model.condition(len(x)))
+        one = model.denoiser.network(x[:1], t[:1], model.condition(1))
+    torch.testing.assert_close(output, expected, **CLOSE)
+    torch.testing.assert_close(one, expected[:1], **CLOSE)
+
+
+def test_embeddings(golden):
+    model = Model(golden, ema=False)
+    network = model.denoiser.network
+    torch.testing.assert_close(network.positions, golden.io["out.pos_embed"], **CLOSE)
+    level = network.time_embed(sinusoidal_embedding(golden.io["in.t"], golden.arch["frequency_embedding_size"]))
+    if not model.parts:  # the one label's row is in the bias
+        level = level - model.official[LABELS][0]
+    torch.testing.assert_close(level, golden.io["out.t_embedder"], **CLOSE)
+
+
+def test_guided_forward(golden):
+    """Rows of the official batch: conditional, then null; guidance on three channels of the noise."""
+    recorded = [(re.fullmatch(r"out\.forward_with_cfg([\d.]+)_ema", name), name) for name in golden.io]
+    for match, name in recorded:
+        if not match:
+            continue
+        model = Model(golden, ema=True)
+        x, t = golden.io["in.x"], golden.io["in.t"]
+        n, channels = len(x), x.shape[1]
+        guidance = Guidance(float(match[1]), channels=3)
+        with torch.no_grad():
+            cond, variance = model.noise_prediction(x, t, model.condition(n))
+            null, null_variance = model.noise_prediction(x, t, model.condition(n, null=True))
+        # x̂₀ divides by the signal and ε comes back by its inverse, so the figures are float32's at t near the ends
+        close = {"rtol": 1e-4, "atol": 1e-4}
+        guided = guidance(cond, null, 0.5)
+        torch.testing.assert_close(guided, golden.io[name][:n, :channels], **close)
+        torch.testing.assert_close(guidance(null, cond, 0.5)[:, 3:], golden.io[name][n:, 3:channels], **close)
+        torch.testing.assert_close(torch.cat([variance, null_variance]), golden.io[name][:, channels:], **close)
+
+
+def losses(model, io, c):
+    """Squared error and bound of each example, the latter as the denoiser computes it."""
+    z, t, noise = io["in.x0"], io["in.t"], io["in.noise"]
+    denoiser = model.denoiser
+    x = add_noise(z, t, noise, denoiser.schedule)
+    posterior = denoiser(x, t, c)
+    bound = variational_bound(z, x, t, posterior, transition_table(denoiser.schedule))
+    return x, denoiser.loss(z, t, c, noise), bound
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_losses(golden, mode):
+    if f"out.{mode}_mode_loss.loss" not in golden.io:
+        pytest.skip("not recorded")
+    model, io = Model(golden, ema=False), golden.io
+    c = model.condition(len(io["in.x0"]))
+    if mode == "train":
+        dropped = io["in.train_drop_uniform"] < model.conditioner.drop
+        c = torch.where(dropped[:, None], model.condition(len(c), null=True), c)
+    with torch.no_grad():
+        x, loss, bound = losses(model, io, c)
+    torch.testing.assert_close(x, io["out.q_sample"], **CLOSE)
+    torch.testing.assert_close(loss, io[f"out.{mode}_mode_loss.loss"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bound, io[f"out.{mode}_mode_loss.vb"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss - bound, io[f"out.{mode}_mode_loss.mse"], rtol=1e-4, atol=1e-4)
+
+
+def our_gradient(model, name):
+    """The gradient of an official tensor: None where we have no such tensor or it gets none."""
+    table = dict(model.denoiser.network.named_parameters())
+    conditioner = dict(model.conditioner.named_parameters())
+    if name == "fake_latent":
+        found = conditioner.get("parts.0.fake")
+    elif name.startswith("rep_embedder."):
+        found = conditioner.get(f"parts.0.linear.{name.rpartition('.')[2]}")
+    elif name == LABELS:
+        found = conditioner.get("parts.0.table.weight")
+        if not model.parts:  # the one row enters through the bias
+            found = table["time_embed.2.bias"]
+    else:
+        found = table[dit_name(name)]
+    return None if found is None else found.grad
+
+
+def test_gradients(golden):
+    model, io = Model(golden, ema=False), golden.io
+    z, t, noise = io["in.x0"], io["in.t"], io["in.noise"]
+    model.denoiser.requires_grad_()
+    model.conditioner.requires_grad_()
+    model.denoiser.loss(z, t, model.condition(len(z)), noise).mean().backward()
+    norms = json.loads((golden.folder / "grad_norms.json").read_text())
+    assert norms
+    for name, norm in norms.items():
+        gradient = our_gradient(model, name)
+        assert (gradient is None) == (norm is None), name
+        if norm is not None:
+            assert float(gradient.norm()) == pytest.approx(norm, rel=1e-3, abs=1e-5), name
+    whole = {name.removeprefix("grad."): tensor for name, tensor in io.items() if name.startswith("grad.")}
+    assert whole
+    for name, expected in whole.items():
+        torch.testing.assert_close(our_gradient(model, name).view_as(expected), expected, rtol=1e-3, atol=1e-5)
+
+
+def grid_of(name):
+    """The time grid behind an official respacing string, and its number of steps."""
+    return (StrideGrid(), int(name.removeprefix("ddim"))) if name.startswith("ddim") else (EvenGrid(), int(name))
+
+
+def test_respaced_schedules(golden):
+    recorded = [(m[1], t) for n, t in golden.io.items() if (m := re.fullmatch(r"out\.schedule_(\w+)\.timestep_map", n))]
+    assert recorded
+    schedule = LinearSchedule()
+    for name, steps in recorded:
+        grid, count = grid_of(name)
+        levels = grid.levels(count, schedule.steps)
+        assert levels[:-1] == steps.tolist()[::-1]
+        betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(levels)]
+        expected = golden.io[f"out.schedule_{name}.betas"].flip(0)
+        torch.testing.assert_close(torch.tensor(betas, dtype=torch.float64), expected, rtol=1e-6, atol=1e-8)
+
+
+def close_to_the_largest(ours, expected):
+    size = float(expected.abs().max())
+    torch.testing.assert_close(ours / size, expected / size, rtol=1e-3, atol=1e-3)
+
+
+def noise_for(golden, steps):
+    return Recorded(golden.io["in.z"], golden.io[f"in.noise_seq_{steps}"])
+
+
+def test_sampling(golden):
+    """Ancestral and DDIM, wherever the names of the tensors say so."""
+    model = Model(golden, ema=True)
+    done = 0
+    for name, expected in golden.io.items():
+        ancestral = re.fullmatch(r"out\.ancestral_respacing_?(\w+)\.final", name)
+        ddim = re.fullmatch(r"out\.ddim(\d+)_eta([\d.]+)\.final", name)
+        if not (ancestral or ddim):
+            continue
+        grid, count = grid_of(ancestral[1] if ancestral else f"ddim{ddim[1]}")
+        sampler = Ancestral(count, grid) if ancestral else DDIM(count, float(ddim[2]), grid)
+        steps = model.sample(sampler, noise_for(golden, count))
+        close_to_the_largest(steps[-1][0], expected)
+        prefix = name.removesuffix(".final")
+        kept = golden.io[f"{prefix}.x_kept"]
+        every = -(-count // len(kept))
+        close_to_the_largest(torch.stack([x for x, _ in steps[::every]]), kept)
+        means = torch.stack([mean for _, mean in steps[::every]])
+        estimates = golden.io[f"{prefix}.pred_x0_kept"]
+        close_to_the_largest(means[-len(estimates) :], estimates)
+        done += 1
+    assert done
+
+
+def test_guided_sampling(golden):
+    for name, expected in golden.io.items():
+        match = re.fullmatch(r"out\.cfg([\d.]+)_ancestral_respacing_?(\w+)\.final", name)
+        if not match:
+            continue
+        model = Model(golden, ema=True)
+        grid, count = grid_of(match[2])
+        noise = Recorded(golden.io["in.z"], golden.io[f"in.noise_seq_{count}_cfg"])
+        steps = model.sample(Ancestral(count, grid), noise, Guidance(float(match[1]), channels=3))
+        close_to_the_largest(steps[-1][0], expected)
+
+
+def test_every_tensor_is_accounted_for(golden):
+    model = Model(golden, ema=False)
+    expected = {"pos_embed"}
+    if "in.rep" in golden.io:
+        expected |= {LABELS}
+    else:
+        expected |= {"rep_embedder.weight", "rep_embedder.bias", *({"fake_latent"} & model.official.keys())}
+    assert set(model.state.skipped) == expected
+    with pytest.raises(UserError, match="one condition at most"):
+        dit_state({"model": model.official}, (Classes(3), Vector(2)), ema=False)
+    with pytest.raises(UserError, match="rows for its labels"):
+        dit_state({"model": model.official}, (Classes(77),), ema=False)
+    with pytest.raises(UserError, match="representations of"):
+        dit_state({"model": model.official}, (Vector(7),), ema=False)
+    with pytest.raises(UserError, match="averaged weights"):
+        dit_state({"model": model.official, "model_ema": None}, model.parts)
+    with pytest.raises(UserError, match="it is"):
+        dit_state({"teacher": {}}, ())
+
+
+@pytest.mark.parametrize("name", ["dit_xl_2_repcond", "dit_l_2_repcond"])
+def test_full_size_files_are_read_completely(manifest, name):
+    names = manifest(name)
+    width, rep = names["rep_embedder.weight"].shape
+    depth = sum(key.endswith("attn.qkv.weight") for key in names)
+    parts = (Vector(rep),)
+    state = dit_state({"model": names}, parts, ema=False)
+    with torch.device("meta"):
+        network, conditioner = DiT(2, width, depth, heads=16), Conditioner(drop=0.1 if "fake_latent" in names else 0)
+        channels = names["x_embedder.proj.weight"].shape[1]
+        side = 2 * round(names["pos_embed"].shape[1] ** 0.5)
+        network.build((channels, side, side), conditioner.build(parts, width), out_factor=2)
+    load_strictly(network, state.network, "it")
+    load_strictly(conditioner, state.conditioner, "it")
+    assert set(state.skipped) == {"pos_embed", LABELS}
