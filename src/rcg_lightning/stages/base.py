@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.described import Described, construct, describe
 from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.checkpoints import read_checkpoint
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.types import Batch, Facts, require
 
@@ -115,7 +116,8 @@ class Stage(Described, LightningModule):
         Raises:
             UserError: no such file, not a checkpoint of this project, or of another kind of stage.
         """
-        checkpoint = read_checkpoint(path)
+        require(Path(path).is_file(), f"no checkpoint at {path}: run the step that writes it, or correct the path")
+        checkpoint = read_checkpoint(path, "a stage")
         stage = construct(read_stage(checkpoint, str(path)))
         if not isinstance(stage, cls):
             raise UserError(f"{path} holds a {type(stage).__name__}, where a {cls.__name__} is needed")
@@ -127,19 +129,6 @@ class Stage(Described, LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Self:
         """Lightning's name for ``load``."""
         return cls.load(Path(checkpoint_path), map_location)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint as plain tensors and data, or raise UserError."""
-    if not Path(path).is_file():
-        raise UserError(f"no checkpoint at {path}: run the step that writes it, or correct the path")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a checkpoint (damaged, or it holds pickled objects)") from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
 
 
 def read_stage(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
