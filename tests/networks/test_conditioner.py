@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.types import Classes, Vector
+
+PARTS = {
+    "class": ((Classes(5),), (torch.tensor([0, 4, 2, 2]),)),
+    "vector": ((Vector(3),), (torch.randn(4, 3),)),
+    "joint": ((Vector(3), Classes(5)), (torch.randn(4, 3), torch.tensor([0, 4, 2, 2]))),
+}
+
+
+def build(kind, **settings):
+    conditioner = Conditioner(**settings)
+    parts, raw = PARTS[kind]
+    assert conditioner.build(parts, 6) == (settings.get("dim") or 6)
+    return conditioner, raw
+
+
+def test_no_condition_has_no_entries():
+    conditioner = Conditioner()
+    assert conditioner.build((), 6) == 0
+    assert conditioner((), 3).shape == (3, 0)
+    assert not list(conditioner.parameters())
+    with pytest.raises(UserError, match="has no condition"):
+        conditioner.null(3)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("dim", [None, 10])
+def test_an_embedding_for_each_example(kind, dim):
+    conditioner, raw = build(kind, dim=dim)
+    conditioner.eval()
+    c = conditioner(raw, 4)
+    assert c.shape == (4, dim or 6)
+    torch.testing.assert_close(conditioner(tuple(part[1:2] for part in raw), 1), c[1:2])
+    assert conditioner.null(4).shape == c.shape
+
+
+def test_parts_are_added():
+    conditioner, raw = build("joint")
+    conditioner.eval()
+    summed = sum(embed(part, None) for embed, part in zip(conditioner.parts, raw))
+    torch.testing.assert_close(conditioner(raw, 4), summed)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_the_whole_condition_is_dropped_in_training_only(kind):
+    conditioner, raw = build(kind, drop=0.3)
+    many = tuple(part[:1].repeat(4000, *[1] * (part.ndim - 1)) for part in raw)
+    null, told = conditioner.null(1), conditioner.eval()(many, 4000)[:1]
+    assert not torch.allclose(null, told)
+    torch.manual_seed(0)
+    c = conditioner.train()(many, 4000)
+    dropped = (c - null).abs().amax(1) < 1e-6
+    kept = (c - told).abs().amax(1) < 1e-6
+    assert bool((dropped ^ kept).all())  # never one part without the other
+    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.03)
+    torch.testing.assert_close(conditioner.eval()(many, 4000), told.expand(4000, -1))
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_without_drop_there_is_no_null(kind):
+    conditioner, raw = build(kind, drop=0.0)
+    torch.testing.assert_close(conditioner.train()(raw, 4), conditioner.eval()(raw, 4))
+    with pytest.raises(UserError, match="cannot be guided, use guidance scale 1"):
+        conditioner.null(4)
+    sizes = {name: tuple(p.shape) for name, p in conditioner.named_parameters()}
+    if kind == "class":
+        assert sizes == {"parts.0.table.weight": (5, 6)}
+    if kind == "vector":
+        assert sizes == {"parts.0.linear.weight": (6, 3), "parts.0.linear.bias": (6,)}
+
+
+def test_null_of_a_class_is_one_more_row_and_of_a_vector_goes_through_the_map():
+    table = build("class")[0]
+    assert table.parts[0].table.weight.shape == (6, 6)
+    torch.testing.assert_close(table.null(2), table.parts[0].table.weight[5:].expand(2, -1))
+    vector = build("vector")[0]
+    torch.testing.assert_close(vector.null(1), vector.parts[0].linear(vector.parts[0].fake[None]))
+
+
+def test_noise_moves_vectors_in_training_only():
+    conditioner, raw = build("joint", drop=0.0, noise=0.5)
+    quiet = conditioner.eval()(raw, 4)
+    torch.testing.assert_close(conditioner.eval()(raw, 4), quiet)
+    many = tuple(part[:1].repeat(5000, *[1] * (part.ndim - 1)) for part in raw)
+    torch.manual_seed(0)
+    moved = conditioner.train()(many, 5000) - quiet[:1]
+    weight = conditioner.parts[0].linear.weight
+    torch.testing.assert_close(moved.T.cov(), 0.25 * weight @ weight.T, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_every_parameter_gets_a_gradient(kind):
+    conditioner, raw = build(kind, drop=0.5)
+    torch.manual_seed(1)
+    conditioner.train()(raw, 4).sum().backward()
+    assert all(p.grad is not None for p in conditioner.parameters())

@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.dit import DiT
+from rcg_lightning.networks.layers import SelfAttention, sincos_table, sinusoidal_embedding
+
+
+def build(shape=(3, 8, 12), condition=0, out_factor=1, awake=True):
+    torch.manual_seed(0)
+    network = DiT(patch=2, width=16, depth=2, heads=4)
+    network.build(shape, condition, out_factor)
+    if awake:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.mark.parametrize("condition", [0, 16])
+@pytest.mark.parametrize("out_factor", [1, 2])
+def test_shapes_and_a_silent_start(condition, out_factor):
+    network = build(condition=condition, out_factor=out_factor, awake=False)
+    out = network(torch.randn(4, 3, 8, 12), torch.randint(1000, (4,)), torch.randn(4, condition))
+    assert out.shape == (4, 3 * out_factor, 8, 12)
+    assert float(out.detach().abs().max()) == 0
+
+
+def test_patches_return_to_their_places():
+    """With attention silent, a pixel in one patch changes that patch alone."""
+    network = build()
+    with torch.no_grad():
+        for block in network.blocks:
+            block.modulation[1].weight.zero_()
+            block.modulation[1].bias.zero_()
+        x, k, c = torch.zeros(1, 3, 8, 12), torch.zeros(1, dtype=torch.long), torch.zeros(1, 0)
+        moved = x.clone()
+        moved[0, 1, 5, 2] = 1  # row 2, column 1 of the grid
+        changed = (network(moved, k, c) - network(x, k, c)).abs().amax((0, 1)) > 1e-7
+    expected = torch.zeros(8, 12, dtype=torch.bool)
+    expected[4:6, 2:4] = True
+    assert torch.equal(changed, expected)
+
+
+def test_level_condition_and_input_all_matter_row_by_row():
+    network = build(condition=16).eval()
+    x, k, c = torch.randn(4, 3, 8, 12), torch.tensor([0, 3, 500, 999]), torch.randn(4, 16)
+    with torch.no_grad():
+        out = network(x, k, c)
+        for given in ((x.flip(0), k, c), (x, k.flip(0), c), (x, k, c.flip(0))):
+            assert float((network(*given) - out).flatten(1).abs().amax(1).min()) > 1e-4
+        torch.testing.assert_close(network(x[2:3], k[2:3], c[2:3]), out[2:3], rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient():
+    network = build(condition=16)
+    out = network(torch.randn(4, 3, 8, 12), torch.randint(1000, (4,)), torch.randn(4, 16))
+    out.square().sum().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0]
+    assert not [name for name in network.state_dict() if "positions" in name]
+
+
+@pytest.mark.parametrize(
+    ("shape", "condition", "message"),
+    [((3, 7, 8), 0, "patch 2 does not divide"), ((32,), 0, "pictures or latents"), ((3, 8, 8), 5, "must be 16")],
+)
+def test_what_does_not_fit_is_told(shape, condition, message):
+    with pytest.raises(UserError, match=message):
+        build(shape, condition)
+
+
+def test_heads_divide_the_width():
+    with pytest.raises(UserError, match="not divisible by 3 heads"):
+        DiT(width=16, heads=3)
+
+
+def test_attention_is_the_textbooks():
+    torch.manual_seed(0)
+    attention, x = SelfAttention(8, 2), torch.randn(2, 5, 8)
+    q, k, v = attention.qkv(x).chunk(3, dim=2)
+    heads = []
+    for part in (slice(0, 4), slice(4, 8)):
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / 2
+        heads.append(scores.softmax(2) @ v[..., part])
+    torch.testing.assert_close(attention(x), attention.proj(torch.cat(heads, 2)))
+
+
+def test_sinusoids():
+    k = torch.tensor([0, 1, 999])
+    table = sinusoidal_embedding(k, 6)
+    assert table[0].tolist() == [1, 1, 1, 0, 0, 0]
+    torch.testing.assert_close(table[:, 0], k.float().cos())
+    torch.testing.assert_close(table[:, 3], k.float().sin())
+    torch.testing.assert_close(table[:, 5], (k / 10_000 ** (2 / 3)).sin(), rtol=1e-5, atol=1e-6)
+    positions = sincos_table(2, 3, 8)
+    assert positions.shape == (6, 8)
+    torch.testing.assert_close(positions[4, 0], torch.tensor(1.0).sin())  # row 1, column 1: columns first
+    torch.testing.assert_close(positions[5, 0], torch.tensor(2.0).sin())
+    torch.testing.assert_close(positions[5, 4], torch.tensor(1.0).sin())
