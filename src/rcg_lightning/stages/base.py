@@ -84,6 +84,10 @@ class Stage(Described, LightningModule):
         size = len(batch["index"])
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=size, sync_dist=True)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return columns of a store: what the stage makes of each picture."""
+        raise UserError(f"{type(self).__name__} predicts nothing about pictures: `rcg validate` measures it")
+
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self.optimizer.make(self.trained(), self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -108,6 +112,7 @@ class Stage(Described, LightningModule):
         mine = describe(self)["class_path"]
         require(found == mine, f"the checkpoint holds a {found}, not a {mine}: give one that this stage wrote")
         self.build(Facts.from_plain(checkpoint["facts"]))
+        check_weights(self, checkpoint["state_dict"])
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
@@ -137,6 +142,18 @@ def read_stage(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
         keys = ", ".join(sorted(map(str, checkpoint))[:6])
         raise UserError(f"{name} is no checkpoint of this project (it holds: {keys}): was it written by other code?")
     return checkpoint["stage"]
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Raise UserError where weights are of other networks: a checkpoint of the same stage with other settings."""
+    mine = {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
+    theirs = {name: getattr(value, "shape", None) for name, value in weights.items()}
+    wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name, 0) != theirs.get(name, 0))
+    if wrong:
+        raise UserError(
+            f"the checkpoint is of other networks ({len(wrong)} tensors differ, such as {wrong[0]}): give the settings "
+            "it was trained with, or another checkpoint"
+        )
 
 
 def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:

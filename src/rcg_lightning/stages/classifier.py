@@ -68,6 +68,11 @@ class ClassifierStage(Stage):
         loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "accuracy": accuracy}
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Features and the most likely class of each picture."""
+        features, logits = self.network(batch["image"])
+        return {"feature": features, "label": logits.argmax(1)}
+
     @rank_zero_only
     def on_fit_end(self) -> None:
         if not getattr(self.trainer, "fast_dev_run", False):

@@ -18,7 +18,7 @@ from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.encoders import digest
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require
+from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require, to_uint8
 
 
 class Generator(Stage):
@@ -103,6 +103,17 @@ class Generator(Stage):
         if self.ema is not None:
             modules |= dict(self.ema.averaged().items())
         return modules["network"], modules["conditioner"]  # type: ignore[return-value]
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One sample for each picture, under the picture's condition; its position in the data set is the seed."""
+        asked: Batch = {"seed": batch["index"], **self.observed(batch)}  # type: ignore[typeddict-item]
+        return self.columns(self.sample(asked))
+
+    def columns(self, made: Tensor) -> dict[str, Tensor]:
+        """Return samples as a column of a store: pictures as (B, H, W, C) uint8, as picture files have them."""
+        if self.codec.makes == "image":
+            return {"image": to_uint8(made).permute(0, 2, 3, 1)}
+        return {self.codec.makes: made}
 
     def observed(self, batch: Batch) -> dict[str, Tensor]:
         """Return the conditions of real pictures, under their keys in a batch that is to be sampled."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import Batch, to_uint8
+from rcg_lightning.types import Batch
 
 
 class GuidedSampling(LightningModule):
@@ -23,7 +23,4 @@ class GuidedSampling(LightningModule):
         self.generator, self.guidance, self.sampler = generator, guidance, sampler
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        made = self.generator.sample(batch, self.guidance, self.sampler)
-        if self.generator.codec.makes == "image":
-            return {"image": to_uint8(made).permute(0, 2, 3, 1)}  # (B, H, W, C) uint8, as picture files have it
-        return {self.generator.codec.makes: made}
+        return self.generator.columns(self.generator.sample(batch, self.guidance, self.sampler))

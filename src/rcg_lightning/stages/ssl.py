@@ -193,6 +193,10 @@ class MoCoV3Stage(Stage):
             accuracy = knn_accuracy(bank, labels, queries, batch["label"], self.neighbours)
             self.log(f"val/knn_{name}", accuracy, batch_size=len(queries), sync_dist=True)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Both ends of the encoder for each picture, before any normalisation."""
+        return self.features(batch["image"])
+
     @rank_zero_only
     def on_fit_end(self) -> None:
         if not getattr(self.trainer, "fast_dev_run", False):
