@@ -1,6 +1,7 @@
 """The `rcg` command. Help and mistakes in the command's name are answered without importing torch."""
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -35,7 +36,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, or 2 where the input cannot work."""
+    """Run one command and return its exit code.
+
+    0 is success, 2 input that cannot work, 1 anything unexpected, 130 an interruption from the keyboard.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     # threads that spin while they wait cost tenfold on a busy machine; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -55,12 +59,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         run(name, rest)
-    except UserError as error:
-        if show_traceback:
+        sys.stdout.flush()
+    except BaseException as error:
+        if show_traceback and not isinstance(error, SystemExit):
             traceback.print_exc()
-        print(f"rcg {name}: {error}", file=sys.stderr)
-        return 2
+        code, line = verdict(error)
+        if line:
+            print(f"rcg {name}: {line}", file=sys.stderr)
+        return code
     return 0
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """Return the exit code for what ended a command, and the line that tells the user."""
+    if isinstance(error, UserError):
+        return 2, " ".join(str(error).split())
+    # Lightning leaves the process itself after an interruption
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return 130, "interrupted; what was saved is kept, the same command can be run again"
+    if type(error).__name__ == "SIGTERMException":  # Lightning's
+        return 143, "terminated; what was saved is kept, the same command can be run again"
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None), ""
+    if isinstance(error, BrokenPipeError):  # the reader, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0, ""
+    if is_full(error):
+        where = getattr(error, "filename", None)
+        place = f"the disk of {where}" if where else "the disk"
+        return 1, f"{place} is full; what was finished before is kept: make room and run the same command again"
+    return 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (--traceback shows where)"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a full disk or quota is behind an error; some libraries only say so in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or (error.__cause__ is not None and is_full(error.__cause__))
 
 
 def run(name: str, argv: Sequence[str]) -> None:
@@ -72,7 +107,8 @@ def run(name: str, argv: Sequence[str]) -> None:
 
 def quiet() -> None:
     """Keep Lightning's advertisements, and its warnings about what is meant to be so, off the screen."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for part in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
         r".*Couldn't infer the batch indices.*",  # batches carry their own index
         r".*does not have many workers.*",  # pictures in memory need none
@@ -81,6 +117,8 @@ def quiet() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",  # a run continues in its own folder
         r".*`?isinstance\(treespec.*",
         r".*The `?srun`? command is available.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # averages are
+        r".*predict returned None.*",  # evaluation keeps figures, not pictures
     ):
         warnings.filterwarnings("ignore", message)
 

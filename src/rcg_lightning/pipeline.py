@@ -9,106 +9,26 @@ are still there.
 Nothing here imports torch: finding out that everything is done takes a moment.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rcg_lightning import cli
-from rcg_lightning.commands.parsing import CONFIG_FLAGS, call, find_config, say
+from rcg_lightning.commands.parsing import call, find_config, named_configs, read_config, say
+from rcg_lightning.commands.steps import PLACEHOLDER, Pipeline, Step, read_pipeline
 from rcg_lightning.errors import UserError
 
 RECORD = ".step.json"
 TABLE = "table"
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_OWN = {"seed", "run"}  # placeholders that are no steps
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of a pipeline.
-
-    Attributes:
-        name: of the step and of its folder.
-        run: the command, with placeholders.
-        shared: run once for all seeds.
-        devices: processes to run on; more than one run apart from this process.
-        launcher: words in front of the command where a job launcher starts it, such as srun.
-    """
-
-    name: str
-    run: str
-    shared: bool = False
-    devices: int = 1
-    launcher: tuple[str, ...] = ()
-
-    @property
-    def upstream(self) -> list[str]:
-        """Names of the steps whose folders this one reads."""
-        return [name for name in dict.fromkeys(_PLACEHOLDER.findall(self.run)) if name not in _OWN]
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """A parsed pipeline file.
-
-    Attributes:
-        name: its results go to ``<root>/<name>``.
-        steps: by name, in an order in which every step comes after its upstreams.
-        table: the command that compares the rows, without ``--rows`` and ``--out``; None for no table.
-        rows: condition to the step that made its samples.
-    """
-
-    name: str
-    steps: dict[str, Step]
-    table: str | None
-    rows: dict[str, str]
-
-
-def read_pipeline(path: Path) -> Pipeline:
-    """Parse a pipeline file; raise UserError where it cannot work."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    _known_keys(path, content, {"steps"}, {"name", "table"})
-    steps: dict[str, Step] = {}
-    for name, entry in content["steps"].items():
-        _known_keys(f"{path}, step {name}", entry, {"run"}, {"shared", "devices", "launcher"})
-        entry = {**entry, "launcher": tuple(shlex.split(entry.get("launcher", "")))}
-        steps[name] = step = Step(name, **entry)
-        missing = [other for other in step.upstream if other not in steps]
-        if missing:
-            raise UserError(f"{path}: step {name} reads {{{missing[0]}}}, which is no step before it")
-        if step.shared and any(not steps[other].shared for other in step.upstream):
-            raise UserError(f"{path}: step {name} is shared by all seeds, so it can only read shared steps")
-    table = content.get("table") or {}
-    _known_keys(f"{path}, table", table, set(), {"run", "rows"})
-    rows = table.get("rows", {})
-    unknown = [step for step in rows.values() if step not in steps]
-    if unknown:
-        raise UserError(f"{path}: the table reads {unknown[0]}, which is no step")
-    return Pipeline(content.get("name", path.stem), steps, table.get("run"), rows)
-
-
-def _known_keys(where: object, entry: Any, required: set[str], optional: set[str]) -> None:
-    if not isinstance(entry, Mapping):
-        raise UserError(f"{where} should hold {', '.join(sorted(required | optional))}")
-    missing, unknown = required - entry.keys(), entry.keys() - required - optional
-    if missing or unknown:
-        wrong = f"lacks {sorted(missing)[0]}" if missing else f"has the unknown key {sorted(unknown)[0]}"
-        raise UserError(f"{where} {wrong}: keys are {', '.join(sorted(required | optional))}")
 
 
 class Run:
@@ -122,6 +42,7 @@ class Run:
 
     def __init__(self, pipeline: Pipeline, root: Path, seeds: list[int]) -> None:
         self.pipeline, self.root, self.seeds = pipeline, root, seeds
+        self._keys: dict[tuple[str, int], str] = {}
 
     def folder(self, step: Step, seed: int) -> Path:
         """Return where a step writes; the table goes to the root."""
@@ -135,21 +56,27 @@ class Run:
         folder = str(self.folder(step, seed))
         values: dict[str, Any] = {"seed": int.from_bytes(own[:4], "big") >> 1, "run": seed}
         values |= {name: self.folder(self.pipeline.steps[name], seed) for name in step.upstream}
-        words = shlex.split(_PLACEHOLDER.sub(lambda found: str(values[found[1]]), step.run))
+        words = shlex.split(PLACEHOLDER.sub(lambda found: str(values[found[1]]), step.run))
         if words[0] == "fit":
             words += ["--trainer.default_root_dir", folder, "--seed_everything", str(values["seed"])]
             words += [f"--{part}.seed={values['seed']}" for part in ("trainer", "model", "data")]
         else:
             words += ["--out", folder]
-        if step.devices > 1:
-            words += ["--trainer.devices" if words[0] == "fit" else "--devices", str(step.devices)]
+        flag = "--trainer.devices" if words[0] == "fit" else "--devices"
+        # Lightning's own default would start as many processes as there are GPUs, each running the whole pipeline
+        if step.devices > 1 or (words[0] == "fit" and not any(word.startswith(flag) for word in words)):
+            words += [flag, str(step.devices)]
         return words
 
     def key(self, step: Step, seed: int) -> str:
         """Return a hash of everything that decides what the step makes: its command, configs and upstreams."""
-        upstream = [self.key(self.pipeline.steps[name], seed) for name in step.upstream]
-        content = [step.run, 0 if step.shared else seed, _config_contents(self.words(step, seed)), upstream]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        name = (step.name, seed)
+        if name not in self._keys:
+            upstream = [self.key(self.pipeline.steps[name], seed) for name in step.upstream]
+            configs = [read_config(find_config(config)) for _, config in named_configs(self.words(step, seed))]
+            content = [step.run, 0 if step.shared else seed, configs, upstream]
+            self._keys[name] = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        return self._keys[name]
 
     def todo(self) -> list[tuple[Step, int]]:
         """Return every (step, seed) of the run, in order; a shared step comes once."""
@@ -165,33 +92,36 @@ class Run:
             return {}
 
     def is_done(self, step: Step, seed: int) -> bool:
+        """Whether the step has finished as it would be run now, and nothing of what it made is missing or cut short."""
         record = self.record(step, seed)
-        folder = self.folder(step, seed)
-        return (
-            record.get("key") == self.key(step, seed)
-            and record.get("seconds") is not None
-            and all((folder / name).is_file() for name in record["files"])
-        )
+        finished = record.get("key") == self.key(step, seed) and record.get("seconds") is not None
+        return finished and self._is_whole(step, seed, record)
+
+    def _is_whole(self, step: Step, seed: int, record: dict[str, Any]) -> bool:
+        sizes = {name: self.folder(step, seed) / name for name in record["files"]}
+        return all(path.is_file() and path.stat().st_size == record["files"][name] for name, path in sizes.items())
 
     def execute(self, step: Step, seed: int) -> None:
         """Run a step, continuing where a killed run of the same command stopped."""
         folder, key = self.folder(step, seed), self.key(step, seed)
         record = self.record(step, seed)
         if folder.exists() and record.get("key") != key:
-            _put_aside(folder, str(record.get("key", "unknown")))
+            _put_aside(folder, str(record.get("key", "unknown")), "its settings have changed")
+            record = {}
+        elif record.get("seconds") is not None and not self._is_whole(step, seed, record):
+            _put_aside(folder, key, "files are missing or cut short")
             record = {}
         folder.mkdir(parents=True, exist_ok=True)
         words = self.words(step, seed)
-        spent = record.get("spent", 0.0)
+        spent = record.get("spent", 0.0) + _unrecorded(folder)
         _write(folder / RECORD, {"key": key, "command": words, "spent": spent, "seconds": None})
         if words[0] == "fit" and (folder / "last.ckpt").is_file():
             words += ["--ckpt_path", str(folder / "last.ckpt")]
         began = time.perf_counter()
         run_command(words, step)
         seconds = spent + time.perf_counter() - began
-        files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-        kept = [name for name in files if name != RECORD and "tfevents" not in name]
-        _write(folder / RECORD, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": kept})
+        files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(_made_in(folder))}
+        _write(folder / RECORD, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table's rows: where the samples are, and what they cost with all that they came from."""
@@ -237,8 +167,11 @@ class Run:
 def run_command(words: list[str], step: Step) -> None:
     """Run one `rcg` command: here, where importing Lightning again would cost more than a small step, or apart."""
     if step.devices == 1 and not step.launcher:
-        with _clean_process():
-            cli.run(words[0], words[1:])
+        try:
+            with _clean_process():
+                cli.run(words[0], words[1:])
+        except UserError as error:
+            raise UserError(f"step {step.name}: {error}") from error
         return
     command = [*step.launcher, sys.executable, "-m", "rcg_lightning.cli", *words]
     result = subprocess.run(command, check=False)
@@ -262,32 +195,36 @@ def _clean_process() -> Iterator[None]:
             forget_run()
 
 
-def _config_contents(words: list[str]) -> list[Any]:
-    """Return the parsed configs that a command names, each with the fragments that it includes."""
-    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word in CONFIG_FLAGS]
-    named += [word.partition("=")[2] for word in words if word.startswith(tuple(f"{flag}=" for flag in CONFIG_FLAGS))]
-    return [_with_fragments(find_config(name)) for name in named]
+def _made_in(folder: Path) -> Iterator[Path]:
+    """The files that a step made, without its record and without logs, which others may write to."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != RECORD and "tfevents" not in path.name:
+            yield path
 
 
-def _with_fragments(path: Path) -> Any:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-
-    def expand(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): expand(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [expand(item) for item in value]
-        if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
-            return _with_fragments(path.parent / value)
-        return value
-
-    return expand(content)
+def _unrecorded(folder: Path) -> float:
+    """Seconds that a killed run worked before it last saved something."""
+    record = folder / RECORD
+    if not record.is_file():
+        return 0.0
+    return max([path.stat().st_mtime - record.stat().st_mtime for path in _made_in(folder)] + [0.0])
 
 
-def _put_aside(folder: Path, key: str) -> None:
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of ``folder``; a killed process leaves nothing behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another rcg pipeline is at work in {folder}: wait for it, or give another --root"
+            ) from error
+        yield
+
+
+def _put_aside(folder: Path, key: str, why: str) -> None:
     """Rename the folder of an outdated step: a training of days is never deleted by a changed config."""
     aside = folder.with_name(f"{folder.name}.until-{key[:8]}")
     number = 1
@@ -295,7 +232,7 @@ def _put_aside(folder: Path, key: str) -> None:
         aside = folder.with_name(f"{folder.name}.until-{key[:8]}-{number}")
         number += 1
     folder.rename(aside)
-    say(f"{folder}: its settings have changed, the old one is kept as {aside.name}")
+    say(f"{folder}: {why}; the old one is kept as {aside.name}")
 
 
 def _write(path: Path, content: Any) -> None:
@@ -313,7 +250,7 @@ def pipeline(config: Path, seeds: int = 1, root: Path = Path("runs"), dry_run: b
     """Run every step of a pipeline that is not up to date, then print the table of its results.
 
     Args:
-        config: a pipeline file, or the name of a shipped one: digits, mnist, cifar10.
+        config: a pipeline file, or the name of a shipped one: such as digits.
         seeds: repeat everything for so many seeds; the table then has error bars.
         root: folder under which the pipeline's folder lies.
         dry_run: only say what would be run.
@@ -322,18 +259,25 @@ def pipeline(config: Path, seeds: int = 1, root: Path = Path("runs"), dry_run: b
     if seeds < 1:
         raise UserError(f"a pipeline runs for at least one seed, not {seeds}")
     run = Run(parsed, root / parsed.name, list(range(seeds)))
+    if dry_run:
+        _work(run, dry_run)
+        return
+    with alone_in(run.root):
+        _work(run, dry_run)
+        run.make_table()
+
+
+def _work(run: Run, dry_run: bool) -> None:
+    """Go through all steps in order; what is up to date is left alone."""
     todo = run.todo()
     for number, (step, seed) in enumerate(todo, 1):
         where = f"[{number}/{len(todo)}] {step.name}" + ("" if step.shared else f", seed {seed}")
         if run.is_done(step, seed):
             say(f"{where}: up to date")
-        elif dry_run:
-            say(f"{where}: rcg {shlex.join(run.words(step, seed))}")
-        else:
-            say(f"{where}: rcg {shlex.join(run.words(step, seed))}")
+            continue
+        say(f"{where}: rcg {shlex.join(run.words(step, seed))}")
+        if not dry_run:
             run.execute(step, seed)
-    if not dry_run:
-        run.make_table()
 
 
 def main(name: str, argv: list[str]) -> None:

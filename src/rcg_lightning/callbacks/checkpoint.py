@@ -40,6 +40,12 @@ class Checkpoint(ModelCheckpoint):
             raise UserError(f"{reason}: free some space and run the same command again") from error
         self._saved_at = trainer.global_step
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        last = Path(trainer.default_root_dir) / "last.ckpt"
+        if trainer.is_global_zero and trainer.ckpt_path is None and last.is_file() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            keep(last)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self._saved_at and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / "last.ckpt"))
@@ -49,3 +55,12 @@ class Checkpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+def keep(last: Path) -> Path:
+    """Rename an earlier run's checkpoint, so that a new run in the same folder does not write over it."""
+    number = 1
+    while (aside := last.with_name(f"last-{number}.ckpt")).exists():
+        number += 1
+    last.rename(aside)
+    return aside

@@ -39,13 +39,15 @@ def predict_store(
     data: pl.LightningDataModule,
     writer: StoreWriter,
     columns_meta: dict[str, dict[str, Any]] | None = None,
+    ckpt_path: str | None = None,
 ) -> Store:
     """Predict what is still missing of a store, on every process of ``trainer``, and complete it.
 
-    ``data`` gives batches of ``writer.pending(rank, world)``; ``trainer`` has a ``StoreCollector`` for ``writer``.
+    ``data`` gives batches of ``writer.pending(rank, world)``; ``trainer`` has a ``StoreCollector`` for ``writer``;
+    ``ckpt_path`` names weights to load into ``module`` first.
     """
     if writer.pending(trainer.global_rank, trainer.world_size) or trainer.world_size > 1:
-        trainer.predict(module, datamodule=data, return_predictions=False)
+        trainer.predict(module, datamodule=data, return_predictions=False, ckpt_path=ckpt_path)
     trainer.strategy.barrier("every shard is written")
     if trainer.is_global_zero:
         writer.finish(columns_meta)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
@@ -38,7 +38,8 @@ def compare(rows: Path, data: ImageData, extractor: FeatureExtractor, out: Path,
     table: list[Row] = []
     for entry in listed:
         samples = open_samples(samples_folder(Path(entry["samples"])))
-        metrics = score(iter(samples), reference, extractor, device)
+        watch = watched(samples, entry["condition"], -(-samples.count // 256))
+        metrics = score(watch, reference, extractor, device)
         seconds = float(entry.get("seconds", 0.0))
         table.append(Row(entry["condition"], entry["seed"], metrics, samples.count, seconds, samples.first(SHOWN)))
         say(f"  {entry['condition']}, seed {entry['seed']}: FD {metrics['fd']:.3f}")

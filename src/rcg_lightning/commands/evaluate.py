@@ -6,7 +6,8 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 
 from rcg_lightning.commands.compare import pick_device, samples_folder
-from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.commands.generator import load
+from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.images import ImageData
@@ -89,10 +90,8 @@ def evaluate(
         real = reference_of(data, extractor, reference, device)
     is_checkpoint = samples.suffix in (".ckpt", ".pt", ".pth")
     if is_checkpoint:
-        generator = Generator.load(samples)
+        generator = load(samples, prior).generator
         require(generator.codec.makes == "image", f"{samples} makes no pictures: evaluate a generator of pictures")
-        if prior is not None:
-            generator.condition.use_prior(prior)
         strength = None if guidance is None else Guidance(guidance, ramp)
         module = ScoredSampling(generator, Scorer(extractor, real), strength, sampler)
         trainer = Trainer(
@@ -108,7 +107,8 @@ def evaluate(
         figures, count, speaks = module.figures, number, trainer.is_global_zero
     else:
         found = open_samples(samples_folder(samples))
-        figures, count, speaks = score(iter(found), real, extractor, device), found.count, True
+        watch = watched(found, "scoring", -(-found.count // 256))
+        figures, count, speaks = score(watch, real, extractor, device), found.count, True
     if speaks:
         _report(Scorer(extractor, real, neighbours=False).full_names(figures, count), out)
 

@@ -1,15 +1,22 @@
 """`rcg fit | validate | test | predict`: LightningCLI over every stage of the project."""
 
+from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+import lightning.pytorch as pl
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from rcg_lightning.callbacks.store import StoreCollector, predict_store
 from rcg_lightning.commands import names  # noqa: F401
-from rcg_lightning.commands.parsing import one_line_errors, with_found_configs
+from rcg_lightning.commands.parsing import Help, one_line_errors, prepared, say
 from rcg_lightning.data.images import ImageData
-from rcg_lightning.stages.base import Stage
+from rcg_lightning.data.shards import file_sha256
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.stages.base import Stage, read_checkpoint, read_stage
 from rcg_lightning.trainer import Trainer
+from rcg_lightning.types import require
+
+SHARD_ROWS = 1024
 
 USAGE = {
     "fit": "rcg fit --config FILE [--config FILE ...] [--ckpt_path runs/NAME/last.ckpt] [--key value ...]",
@@ -17,40 +24,102 @@ USAGE = {
     "test": "rcg test --config FILE --ckpt_path CHECKPOINT [--key value ...]",
     "predict": "rcg predict --config FILE --ckpt_path CHECKPOINT [--key value ...]",
 }
+_GUIDE = "--model.help NAME and --data.source.help NAME explain a class; --print_config shows every value in use."
+DESCRIPTION = {
+    "fit": f"""Train a stage: encoder, RDM, generator or classifier.
+  rcg fit --config digits_encoder --trainer.default_root_dir runs/encoder
+  rcg fit --config digits_generator --model.condition ClassCondition --trainer.max_steps 200
+  rcg fit --config runs/encoder/config.yaml --ckpt_path last             continue where it stopped
+{_GUIDE}""",
+    "validate": f"""Measure a checkpoint on the held-out pictures, as training does at its end.
+  rcg validate --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
+{_GUIDE}""",
+    "test": f"""The same as `rcg validate`: a data set has one split that is held out.
+  rcg test --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
+{_GUIDE}""",
+    "predict": f"""Write what a stage makes of each held-out picture as a store: its representation or class,
+or a sample under its condition. To generate freely use `rcg sample`, to encode a data set `rcg extract`.
+  rcg predict --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
+{_GUIDE}""",
+}
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml once training begins: what fails before leaves an earlier run's folder as it was."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
 
 
 class StageCLI(LightningCLI):
-    """LightningCLI with short usage lines and errors on one line."""
+    """LightningCLI with short help, errors on one line, and a look at the checkpoint before anything is built."""
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.usage = USAGE[subcommand]
+        for action in parser._actions:
+            if action.dest == "ckpt_path":
+                action.help = "checkpoint of this stage; `last` is the one in the run's folder"
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        with one_line_errors(parser):
+        with one_line_errors(parser, args):
             super().parse_arguments(parser, args)
 
-    def instantiate_classes(self) -> None:
-        with one_line_errors(self.parser):
-            super().instantiate_classes()
+    def _parse_ckpt_path(self) -> None:
+        """Raise a UserError where the checkpoint is missing, broken or another kind of stage's."""
+        config = self.config[self.config.subcommand]
+        given = config.get("ckpt_path")
+        if given is None:
+            require(self.config.subcommand == "fit", "there is nothing trained to look at: give --ckpt_path")
+            return
+        path = Path(config.trainer.default_root_dir) / "last.ckpt" if str(given) == "last" else Path(given)
+        found = read_stage(read_checkpoint(path, "a stage"), str(path))["class_path"].rpartition(".")[2]
+        wanted = config.model.class_path.rpartition(".")[2]
+        require(
+            found == wanted, f"{path} holds a {found}, the config asks for a {wanted}: give the right one of the two"
+        )
+        config.ckpt_path = str(path)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {name: values for name, values in LightningCLI.subcommands().items() if name in USAGE}
+        skipped = {"weights_only", "return_predictions"}  # always the safe one, and never held in memory
+        return {name: values | skipped for name, values in LightningCLI.subcommands().items() if name in USAGE}
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.validate(**kwargs)
+
+    def predict(self, model: Stage, datamodule: ImageData, ckpt_path: str) -> None:
+        """Write a store of predictions for the held-out pictures."""
+        trainer, folder = self.trainer, Path(self.trainer.default_root_dir) / "predictions"
+        datamodule.prepare_data()
+        identity = {**datamodule.store_identity("heldout"), "checkpoint": file_sha256(Path(ckpt_path))[:16]}
+        writer = StoreWriter(folder, len(datamodule.pictures("heldout")), 1, SHARD_ROWS, identity)
+        trainer.callbacks.append(StoreCollector(writer))  # type: ignore[attr-defined]
+        datamodule.extract("heldout", writer.pending(trainer.global_rank, trainer.world_size))
+        store = predict_store(trainer, model, datamodule, writer, ckpt_path=ckpt_path)
+        if trainer.is_global_zero:
+            say(f"{folder}: {', '.join(sorted(store.columns))} of {store.size} held-out pictures")
 
 
-def main(name: str, argv: list[str]) -> ArgumentParser:
+def main(name: str, argv: list[str]) -> None:
     """Run one of Lightning's own commands."""
+    common = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": Help}
     cli = StageCLI(
         Stage,
         ImageData,
         subclass_mode_model=True,
         subclass_mode_data=True,
         trainer_class=Trainer,
-        args=[name, *with_found_configs(argv)],
+        args=[name, *prepared(argv)],
         seed_everything_default=0,
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"exit_on_error": False, **{subcommand: {"exit_on_error": False} for subcommand in USAGE}},
+        auto_configure_optimizers=False,  # a stage has its own
+        parser_kwargs={**common, **{command: {**common, "description": DESCRIPTION[command]} for command in USAGE}},
     )
-    return cli.parser
+    if cli.trainer.interrupted:  # newer versions of Lightning leave the process themselves
+        raise KeyboardInterrupt

@@ -8,12 +8,13 @@ import json
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from tqdm import tqdm
 
 from rcg_lightning.commands.mistakes import explain
 from rcg_lightning.errors import UserError
@@ -40,8 +41,9 @@ def find_config(name: str, kind: str = "experiment") -> Path:
             if candidate.is_file():
                 return candidate
     shipped = [path.stem for folder in config_folders() for path in (folder / kind).glob("*.yaml")]
-    near = difflib.get_close_matches(Path(name).stem, shipped, n=3) or sorted(set(shipped))
-    raise UserError(f"no config {name}: give a file, or one of the shipped ones ({', '.join(near)})")
+    near = difflib.get_close_matches(Path(name).stem, shipped, n=3)
+    known = near or [*sorted(set(shipped))[:8], f"… all in {config_folders()[0] / kind}"]
+    raise UserError(f"no config {name}: give a file, or the name of a shipped one ({', '.join(known)})")
 
 
 def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
@@ -57,7 +59,7 @@ def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def read_config(path: Path) -> Any:
-    """Return the content of a config with the fragments that it includes, or raise a UserError that names file and line."""
+    """Return the content of a config with the fragments that it includes; a UserError names file and line."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -83,8 +85,9 @@ def read_config(path: Path) -> Any:
 def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     """Return the command line as the parser takes it.
 
-    Names of shipped configs become paths, and every config is read once, so that a broken one is named. ``--print_config``
-    leaves out what is unset. What follows the options ``lists``, with spaces or commas between, becomes a list.
+    Names of shipped configs become paths, and every config is read once, so that a broken one is named.
+    ``--print_config`` leaves out what is unset. What follows one of the options ``lists``, with spaces or commas
+    between, becomes a list.
     """
     words = list(argv)
     for i, name in named_configs(argv):
@@ -198,3 +201,8 @@ class one_line_errors:
 def say(line: str) -> None:
     """Print one line for the user: commands are the only place that prints."""
     print(line, file=sys.stdout, flush=True)
+
+
+def watched(parts: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    """Iterate with a progress bar, which appears where it takes more than a few seconds."""
+    return tqdm(parts, desc=what, total=total, delay=3, leave=False)

@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from rcg_lightning.callbacks.store import StoreCollector, predict_store
-from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.commands.compare import samples_folder
+from rcg_lightning.commands.generator import Loaded, chosen_labels, load, same_encoder
+from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.interpolation import lerp, slerp
 from rcg_lightning.core.samplers import Sampler
@@ -87,20 +89,20 @@ def sample(
         num_nodes: machines, where the job was started on several.
         precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
     """
-    generator = Generator.load(checkpoint)
-    if prior is not None:
-        generator.condition.use_prior(prior)
+    require(number > 0, f"--number is at least 1, not {number}")
+    loaded = load(checkpoint, prior, given=bool(like or between or representations))
+    generator = loaded.generator
     seeds = torch.arange(first_seed, first_seed + number)
+    carried: dict[str, Tensor] = {}
     if like or between:
-        carried = {"representation": _from_pictures(generator, encoder, like, between, number, path)}
+        carried["representation"] = _from_pictures(generator, encoder, like, between, number, path)
         seeds = seeds.repeat(len(like)) if like else torch.full((number,), first_seed)
     elif representations is not None:
-        carried = {"representation": _stored(generator, representations, number)}
-    else:
-        carried = _labels(generator, classes, balanced, number)
+        carried["representation"] = _stored(generator, representations, number)
+    carried |= chosen_labels(loaded, classes, balanced, len(seeds))
     data = Seeds(seeds.tolist(), batch_size, carried)
     strength = None if guidance is None else Guidance(guidance, ramp)
-    identity = _identity(generator, prior, strength, sampler, seeds, carried)
+    identity = _identity(loaded, strength, sampler, seeds, carried)
     # shards do not depend on the batch size, so that neither does the store
     writer = StoreWriter(out / "store", len(seeds), 1, 16 * generator.tile, identity)
     trainer = Trainer(
@@ -115,40 +117,18 @@ def sample(
     data.only(writer.pending(trainer.global_rank, trainer.world_size))
     store = predict_store(trainer, GuidedSampling(generator, strength, sampler), data, writer)
     if trainer.is_global_zero:
-        say(f"{out}: {store.size} samples")
         if generator.codec.makes == "image":
             _write_pictures(store, out, seeds, png, npz, grid)
-
-
-def _labels(generator: Generator, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:
-    """Labels for every sample: those asked for in turn, all of them in turn, or none (then they are drawn)."""
-    if not (classes or balanced):
-        return {}
-    facts = generator.facts
-    assert facts is not None
-    if balanced:
-        require(
-            facts.classes is not None, "balanced classes were asked for, but the generator was trained without labels"
-        )
-        classes = list(range(facts.classes or 0))
-    assert classes is not None
-    known = facts.classes
-    wrong = [label for label in classes if label < 0 or (known is not None and label >= known)]
-    require(not wrong, f"class {wrong[:1]} is out of range: classes are 0 to {(known or 0) - 1}")
-    return {"label": torch.tensor(classes)[torch.arange(number) % len(classes)]}
+            say(f"{out}: {store.size} samples")
+        else:
+            say(f"{store.path}: a store of {store.size} {generator.codec.makes}s")
 
 
 def _stored(generator: Generator, folder: Path, number: int) -> Tensor:
-    store = Store.open(folder)
+    store = Store.open(samples_folder(folder))
     require("representation" in store.columns, f"{folder} holds no representations: give a store that rcg extract made")
-    _same_encoder(generator, store.identity.get("representation"), str(folder))
+    same_encoder(generator, store.identity.get("representation"), str(folder))
     return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
-
-
-def _same_encoder(generator: Generator, identity: object, what: str) -> None:
-    mine = generator.facts.identities.get("representation") if generator.facts else None
-    agree = None in (mine, identity) or mine == identity
-    require(agree, f"{what} holds representations {identity}, the generator was trained on {mine}: use its own encoder")
 
 
 def _from_pictures(
@@ -162,7 +142,7 @@ def _from_pictures(
     """Representations of given pictures, repeated for variations or joined by a path."""
     if encoder is None:
         raise UserError("--like and --between need --encoder, the one that the generator's representations came from")
-    _same_encoder(generator, encoder.identity, "the encoder")
+    same_encoder(generator, encoder.identity, "--encoder")
     require(not (like and between), "--like and --between exclude each other: give one of them")
     require(not between or len(between) == 2, "--between takes two pictures")
     pictures = like or between or []
@@ -186,14 +166,10 @@ def _read(picture: Path, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _identity(
-    generator: Generator,
-    prior: Path | None,
-    guidance: Guidance | None,
-    sampler: Sampler | None,
-    seeds: Tensor,
-    carried: dict[str, Tensor],
+    loaded: Loaded, guidance: Guidance | None, sampler: Sampler | None, seeds: Tensor, carried: dict[str, Tensor]
 ) -> dict[str, object]:
     """Everything that the samples depend on: a store of other samples is refused, one just begun is continued."""
+    generator = loaded.generator
     told = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
     settings = json.dumps(
         [describe(guidance or generator.guidance), describe(sampler), seeds.tolist(), told], sort_keys=True
@@ -204,7 +180,7 @@ def _identity(
         "split": "samples",
         "geometry": "samples",
         "generator": generator.identity,
-        "prior": Generator.load(prior).identity if prior else None,
+        "prior": loaded.prior.identity if loaded.prior else None,
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         **({"representation": representation} if generator.codec.makes == "representation" else {}),
     }
@@ -214,7 +190,7 @@ def _write_pictures(store: Store, out: Path, seeds: Tensor, png: bool, npz: bool
     samples = open_samples(store.path)
     if png:
         names = (f"{i:06d}-seed{seed}.png" for i, seed in enumerate(seeds.tolist()))
-        save_pictures(samples, out / "png", names)
+        save_pictures(watched(samples, "writing", -(-len(seeds) // 256)), out / "png", names)
     if npz:
         np.savez(out / "samples.npz", arr_0=store.whole("image")[:, 0])
     if grid:

@@ -104,7 +104,8 @@ class StoreWriter:
         except OSError as error:
             raise UserError(f"cannot make a store at {self.folder}: {error.strerror}") from error
         path = self.folder / IDENTITY
-        if not path.exists():
+        begun = any(self.folder.glob("[0-9]*.json"))
+        if not path.exists() or not begun:  # what was claimed and never begun binds nobody
             strangers = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
             if strangers and not path.exists():
                 raise UserError(f"{self.folder} holds {strangers[0]!r} but no store: give an empty or new folder")

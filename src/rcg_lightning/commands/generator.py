@@ -1,0 +1,82 @@
+"""The generator that a command samples from, with its prior: checked before anything is made or written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rcg_lightning.conditions import ClassCondition, JointCondition, RepresentationCondition
+from rcg_lightning.errors import UserError
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import Condition, require
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A generator and, where its representations are to be sampled, their generator."""
+
+    generator: Generator
+    prior: Generator | None
+
+    @property
+    def labels(self) -> int | None:
+        """How many classes generator or prior can be asked for; None where neither takes any."""
+        models = [model for model in (self.generator, self.prior) if model is not None]
+        taking = [model for model in models if has(model.condition, ClassCondition)]
+        counts = [model.facts.classes for model in taking if model.facts and model.facts.classes]
+        return min(counts) if counts else None
+
+
+def load(checkpoint: Path, prior: Path | None, given: bool = False) -> Loaded:
+    """Load a generator from its checkpoint, and make it sample its representations from ``prior``.
+
+    Args:
+        given: representations will be given, so that no prior is needed.
+
+    Raises:
+        UserError: a prior is missing, of no use, not one of representations, or one of another encoder's.
+    """
+    generator = Generator.load(checkpoint)
+    takes = has(generator.condition, RepresentationCondition)
+    if not takes:
+        what = "representations are" if given else "--prior is"
+        require(prior is None and not given, f"{checkpoint} is not conditioned on representations: {what} of no use")
+        return Loaded(generator, None)
+    if given or prior is None:
+        require(given, f"{checkpoint} is conditioned on representations: give an RDM's checkpoint with --prior")
+        return Loaded(generator, None)
+    source = Generator.load(prior)
+    require(
+        source.codec.makes == "representation",
+        f"{prior} makes {source.codec.makes}s, not representations: give an RDM's checkpoint with --prior",
+    )
+    same_encoder(generator, source.facts.identities.get("representation") if source.facts else None, str(prior))
+    generator.condition.use_prior(prior)
+    return Loaded(generator, source)
+
+
+def has(condition: Condition, kind: type[Condition]) -> bool:
+    """Whether a condition is of a kind, or joins one of that kind to others."""
+    parts = condition.conditions if isinstance(condition, JointCondition) else [condition]
+    return any(isinstance(part, kind) for part in parts)
+
+
+def same_encoder(generator: Generator, identity: object, what: str) -> None:
+    """Raise a UserError where representations are not of the encoder that the generator was trained with."""
+    mine = generator.facts.identities.get("representation") if generator.facts else None
+    if None not in (mine, identity) and mine != identity:
+        raise UserError(f"{what}: representations of encoder {identity}, but the generator was trained with {mine}")
+
+
+def chosen_labels(loaded: Loaded, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:
+    """Labels (number,) under their key in a batch: those asked for in turn, all of them in turn, or none at all."""
+    if classes is None and not balanced:
+        return {}
+    count = loaded.labels
+    if count is None:
+        raise UserError("classes were asked for, but neither generator nor --prior is conditioned on classes")
+    classes = list(range(count)) if classes is None else classes
+    wrong = [label for label in classes if not 0 <= label < count]
+    require(bool(classes) and not wrong, f"class {wrong[0] if wrong else '?'} is out of range: 0 to {count - 1} exist")
+    return {"label": torch.tensor(classes)[torch.arange(number) % len(classes)]}
