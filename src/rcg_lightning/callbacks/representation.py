@@ -45,6 +45,8 @@ class RepresentationDistance(Callback):
         """Every process makes its share of the samples; the figure is of all of them together."""
         assert isinstance(pl_module, Generator)
         held_out = _gathered(trainer, torch.cat(self._held_out))
+        if len(held_out) < 4:  # two halves with a covariance each: a tiny folder should not stop the training
+            return
         train = self._stored(trainer)
         count = self.count or len(held_out)
         rank, world = trainer.global_rank, trainer.world_size

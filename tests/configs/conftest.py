@@ -1,0 +1,43 @@
+import pytest
+from offline import data_of, write_everything, write_store
+
+from rcg_lightning.commands.parsing import call
+
+
+@pytest.fixture(scope="session")
+def offline(tmp_path_factory):
+    """A folder with every data set, and weights."""
+    root = tmp_path_factory.mktemp("offline")
+    write_everything(root)
+    return root
+
+
+@pytest.fixture
+def places(offline, monkeypatch):
+    """Command-line values that lead a config to the offline data."""
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+
+    def values(config: str) -> list[str]:
+        kind = config.partition("_")[0]
+        if kind == "digits":
+            return ["--data.source.limit=64"]
+        if kind in ("mnist", "cifar10"):
+            return [f"--data.source.root={offline}", "--data.source.download=false"]
+        root = offline / ("pictures" if kind == "folder" else "imagenet")
+        return [f"--data.source.root={root}", "--data.workers=0"]
+
+    return values
+
+
+@pytest.fixture
+def stores(places, tmp_path):
+    """Stores of made-up representations and clusters of a config's data, as command-line values."""
+
+    def values(config: str) -> list[str]:
+        kind = config.partition("_")[0]
+        named = f"{kind}_extract" if kind.startswith("imagenet") else f"{kind}_data"
+        data = call(data_of, "data", ["--config", named, *places(config)])
+        train, heldout = (write_store(data, split, tmp_path / f"store_{split}") for split in ("train", "heldout"))
+        return [f"--data.stores=[{train}]", f"--data.heldout_stores=[{heldout}]"]
+
+    return values

@@ -1,0 +1,78 @@
+"""Every data set that a config names, tiny and in its real format, and the encoder that ImageNet's configs read."""
+
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.networks.heads import ProjectionHead
+from rcg_lightning.networks.vit import VisionTransformer
+from rcg_lightning.pretrained.encoders import Encoder
+
+COUNT = 24  # pictures of each split
+DIM = 16  # numbers of a representation
+CLASSES = ("n01440764", "n01443537")
+ON_CPU = [
+    f"--trainer.{value}"
+    for value in ("accelerator=cpu", "devices=1", "num_nodes=1", "precision=32-true", "enable_progress_bar=false")
+]
+
+
+def write_everything(root: Path) -> None:
+    """Write MNIST, CIFAR-10, a folder of pictures, ImageNet and MoCo v3's weights."""
+    random = np.random.default_rng(0)
+    write_mnist(root / "MNIST" / "raw", random)
+    write_cifar10(root / "cifar-10-batches-py", random)
+    for folder in ("pictures", *(f"imagenet/{split}/{name}" for split in ("train", "val") for name in CLASSES)):
+        (root / folder).mkdir(parents=True)
+        for number in range(COUNT // len(CLASSES)):
+            pixels = random.integers(0, 256, (80, 90, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{number}.JPEG")
+    torch.save({"state_dict": official_names(48)}, root / "vit.pth.tar")
+
+
+def write_mnist(folder: Path, random: np.random.Generator) -> None:
+    folder.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        pixels = random.integers(0, 256, COUNT * 784, dtype=np.uint8)
+        header = struct.pack(">4B3i", 0, 0, 8, 3, COUNT, 28, 28)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = np.arange(COUNT, dtype=np.uint8) % 10
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">4Bi", 0, 0, 8, 1, COUNT) + labels.tobytes())
+
+
+def write_cifar10(folder: Path, random: np.random.Generator) -> None:
+    folder.mkdir()
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        pixels = random.integers(0, 256, (10, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": list(range(10))}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+
+
+def official_names(width: int) -> dict[str, torch.Tensor]:
+    """A small encoder under the names of an official MoCo v3 file."""
+    torch.manual_seed(0)
+    parts = {"": VisionTransformer(32, width=width, depth=1), "head.": ProjectionHead(width, 32, DIM)}
+    return {f"module.base_encoder.{part}{n}": t for part, net in parts.items() for n, t in net.state_dict().items()}
+
+
+def write_store(data: ImageData, split: str, folder: Path) -> Path:
+    """Write made-up representations and clusters of the pictures of ``data``."""
+    size, views = len(data.pictures(split)), data.view_count(split)
+    identity = {**data.store_identity(split), "representation": "made up", "cluster": "made up"}
+    writer = StoreWriter(folder, size, views, size, identity)
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(size, views, DIM)).astype(np.float32)
+    writer.write(writer.shards[0], {"representation": rows, "cluster": random.integers(0, 3, (size, views))})
+    writer.finish({"cluster": {"count": 3, "sizes": [size, size, size]}})
+    return folder
+
+
+def data_of(data: ImageData, encoder: Encoder | None = None, floats: str = "float32") -> ImageData:
+    """As a command, it returns the data that the command line describes, and takes what extraction does besides."""
+    return data

@@ -1,0 +1,161 @@
+"""Every experiment's config: read by the real parser, built at full size without memory, and run for one step."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from offline import ON_CPU, data_of
+
+from rcg_lightning import cli
+from rcg_lightning.commands import lightning
+from rcg_lightning.commands.parsing import call
+from rcg_lightning.data.store import Store
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.types import Facts
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
+TRAINED = [name for name, path in EXPERIMENTS.items() if "model" in yaml.safe_load(path.read_text())]
+DATA_ONLY = [name for name in EXPERIMENTS if name.endswith("_data")]
+FACTS = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "folder": ((3, 64, 64), None),
+    "imagenet64": ((3, 64, 64), 1000),
+    "imagenet256": ((3, 256, 256), 1000),
+}
+# what would be too slow at full width on a CPU; the full size is built, without memory, by another test
+SMALLER = {
+    "cifar10_encoder": ["--data.batch_size=4"],
+    "folder_encoder": ["--data.batch_size=2"],
+    "imagenet256_moco_b": [
+        "--data.batch_size=2",
+        *("--model.encoder.backbone.width=48", "--model.encoder.backbone.depth=1"),
+        *("--model.encoder.head.in_dim=48", "--model.encoder.head.hidden=64", "--model.predictor.hidden=64"),
+    ],
+    "imagenet256_rdm": ["--model.denoiser.network.width=64"],
+    "imagenet256_rdm_class": ["--model.denoiser.network.width=64"],
+    "imagenet256_rdm_online": ["--model.denoiser.network.width=64"],
+    "cifar10_generator": ["--model.denoiser.network.depth=2"],
+    "folder_generator": ["--model.denoiser.network.depth=2"],
+    "imagenet64_dit_rep": ["--model.denoiser.network.depth=1"],
+}
+
+
+class Read(Exception):
+    """Carries what was read from a config."""
+
+
+def read(name, monkeypatch):
+    """Return what `rcg fit` reads from a config, before anything is made of it."""
+
+    def stop(self):
+        raise Read(vars(self.config.fit))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lightning.StageCLI, "instantiate_classes", stop)
+        with pytest.raises(Read) as caught:
+            cli.run("fit", ["--config", name])
+    return caught.value.args[0]
+
+
+def full_size(name, config):
+    """Return the stage of a config with all its networks, on the meta device."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=Stage)
+    image, classes = FACTS[name.partition("_")[0]]
+    geometry = config["data"].init_args.geometry
+    if geometry is not None:
+        image = (image[0], geometry.init_args.size, geometry.init_args.size)
+    columns = {"representation": {"shape": [256]}, "cluster": {"count": 10, "sizes": [1] * 10}}
+    with torch.device("meta"):
+        stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
+        if name.endswith("_online"):
+            stage.codec.encoder._facts.update(dim=256, identity="it")  # its weights are not here
+        return stage.build(Facts(image, classes, columns))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_config_is_short_and_begins_by_saying_what_it_is(name):
+    lines = EXPERIMENTS[name].read_text().splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 125
+    assert lines[0].startswith("# ")
+
+
+def test_configs_are_shipped_in_the_wheel():
+    assert 'configs = "rcg_lightning/configs"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_full_size_is_built_from_facts(name, monkeypatch):
+    config = read(name, monkeypatch)
+    stage = full_size(name, config)
+    assert all(parameter.is_meta for parameter in stage.parameters())
+    stage.optimizer.make(stage.trained(), config["trainer"].max_steps)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_one_step_is_trained_and_validated(name, places, stores, offline, monkeypatch, tmp_path):
+    seen = []
+
+    def look(stage, *_args, **_more):  # after the backward pass, before the step
+        trained = [parameter for module in stage.trained() for parameter in module.parameters()]
+        idle = [parameter for parameter in trained if parameter.requires_grad and parameter.grad is None]
+        seen.append((stage, len(idle)))
+
+    monkeypatch.setattr(Stage, "configure_gradient_clipping", look)
+    words = ["--data.batch_size=8", *places(name), *SMALLER.get(name, [])]
+    if name.endswith("_online"):
+        words += [f"--model.codec.encoder.weights={offline / 'vit.pth.tar'}", "--model.codec.encoder.heads=12"]
+    elif "_rdm" in name or name.endswith(("_joint", "_rep")):
+        words += stores(name)
+    words += [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    assert cli.main(["fit", "--config", name, *words]) == 0
+    [(stage, idle)] = seen
+    assert idle == 0  # or several processes would wait for a gradient that never comes
+    metrics = stage.trainer.callback_metrics
+    assert math.isfinite(metrics["train/loss"])
+    assert any(metric.startswith("val/") for metric in metrics)
+
+
+@pytest.mark.parametrize("condition", ["NoCondition", "ClassCondition", "ClusterCondition", "RepresentationCondition"])
+@pytest.mark.parametrize("name", ["digits_dit", "cifar10_generator"])
+def test_a_generator_takes_every_condition_by_override(name, condition, places, stores, tmp_path):
+    words = [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    words += [f"--model.condition={condition}", "--data.batch_size=8", "--model.denoiser.network.depth=1"]
+    assert cli.main(["fit", "--config", name, *places(name), *stores(name), *words]) == 0
+
+
+@pytest.mark.parametrize(("name", "views"), [("imagenet256_extract", 8), ("imagenet64_extract", 2)])
+def test_an_extraction_writes_the_views_that_its_data_name(name, views, places, offline, tmp_path):
+    encoder = [f"--encoder.weights={offline / 'vit.pth.tar'}", "--encoder.heads=12"]
+    words = [*places(name), *encoder, "--accelerator=cpu", f"--out={tmp_path / 'store'}"]
+    assert cli.main(["extract", "--config", name, *words]) == 0
+    store = Store.open(tmp_path / "store")
+    assert (store.size, store.views, store.columns["representation"]["shape"]) == (24, views, [16])
+
+
+@pytest.mark.parametrize("name", DATA_ONLY)
+def test_data_alone_can_be_given_to_a_command(name, places):
+    facts = call(data_of, "data", ["--config", name, *places(name)]).facts
+    assert (facts.image, facts.classes) == FACTS[name.partition("_")[0]]
+
+
+@pytest.mark.parametrize(("name", "condition"), [("imagenet256_rdm", 0), ("imagenet256_rdm_class", 512)])
+def test_the_rdm_for_vit_b_has_the_official_sizes(name, condition, monkeypatch):
+    stage = full_size(name, read(name, monkeypatch))
+    network = stage.denoiser.network
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6) == (72 if condition else 63)
+    assert network.time_embed[0].weight.shape == (256, 1536)
+    assert network.blocks[11].in_linear.weight.shape == (1536, 1536)
+    if condition:
+        assert network.blocks[11].condition.weight.shape == (1536, condition)
+        assert stage.conditioner.parts[0].table.weight.shape == (1000, condition)
+    averages = stage.ema.averaged()
+    assert "conditioner" not in averages
+    assert len(list(averages["network"].parameters())) == len(list(network.parameters()))

@@ -1,0 +1,79 @@
+"""Every shipped pipeline: read, and each of its commands parsed as it would be run, without running any."""
+
+import inspect
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from rcg_lightning import cli
+from rcg_lightning.commands import cluster, compare, extract, lightning, sample
+from rcg_lightning.commands.parsing import find_config
+from rcg_lightning.pipeline import TABLE, Run, Step, read_pipeline
+
+PIPELINES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "pipeline").glob("*.yaml"))
+ROWS = {
+    "digits": {"none", "cluster", "class", "class_balanced", "representation", "representation_guided", "oracle"},
+    "folder": {"none", "cluster", "representation", "oracle"},
+    "imagenet256_rdm": set(),
+}
+
+
+class Stop(Exception):
+    """Raised where something would be made of what was parsed."""
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The values that commands were called with, by the command's name; nothing is run."""
+    seen = []
+
+    def stop(self):
+        seen.append(("fit", vars(self.config.fit)))
+        raise Stop
+
+    monkeypatch.setattr(lightning.StageCLI, "instantiate_classes", stop)
+    for module in (cluster, compare, extract, sample):
+        name = module.__name__.rpartition(".")[2]
+
+        def stand_in(name=name, **values):
+            seen.append((name, values))
+
+        stand_in.__signature__ = inspect.signature(getattr(module, name))
+        stand_in.__doc__ = getattr(module, name).__doc__
+        monkeypatch.setattr(module, name, stand_in)
+    return seen
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_command_of_a_pipeline_is_accepted(name, parsed, tmp_path):
+    pipeline = read_pipeline(find_config(name, "pipeline"))
+    assert pipeline.name == name
+    run = Run(pipeline, tmp_path / name, [0])
+    steps = [*pipeline.steps.values(), *([Step(TABLE, pipeline.table, shared=True)] if pipeline.table else [])]
+    for step in steps:
+        words = run.words(step, 0) + (["--rows", "rows.json"] if step.name == TABLE else [])
+        with suppress(Stop):
+            cli.run(words[0], words[1:])
+    assert len(parsed) == len(steps)
+    for step, (command, values) in zip(steps, parsed):
+        folder = str(run.folder(step, 0))
+        assert step.run.startswith(command)
+        assert str(values["trainer"].default_root_dir if command == "fit" else values["out"]) == folder
+        devices = values["trainer"].devices if command == "fit" else values.get("devices", 1)
+        assert str(devices) == str(step.devices)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_rows_compare_the_same_number_of_samples(name):
+    pipeline = read_pipeline(find_config(name, "pipeline"))
+    assert pipeline.rows.keys() == ROWS.get(name, ROWS["digits"])
+    counts = {pipeline.steps[step].run.partition("--number ")[2].split()[0] for step in pipeline.rows.values()}
+    assert len(counts) <= 1
+
+
+def test_one_budget_serves_all_conditions():
+    for name in set(PIPELINES) - {"imagenet256_rdm"}:
+        steps = read_pipeline(find_config(name, "pipeline")).steps
+        conditions = [step for step in ("none", "cluster", "class", "representation") if step in steps]
+        assert {steps[step].run.split()[2] for step in conditions} == {f"{name}_generator"}
