@@ -19,12 +19,25 @@ class Reseed(Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         batch = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        torch.manual_seed(seed_of(self.seed, 0, batch, trainer.global_rank))
+        reseed(seed_of(self.seed, 0, batch, trainer.global_rank))
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int, *_: object
     ) -> None:
-        torch.manual_seed(seed_of(self.seed, 1, batch_idx, trainer.global_rank))
+        reseed(seed_of(self.seed, 1, batch_idx, trainer.global_rank))
+
+
+def reseed(seed: int) -> None:
+    """Seed the CPU's generator and the accelerator's.
+
+    ``torch.manual_seed`` does it for every backend there might be: for one that is absent it records a stack trace and
+    queues a call, which costs more than a small training step and grows for ever.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(seed)
+    elif torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def seed_of(*counters: int) -> int:
