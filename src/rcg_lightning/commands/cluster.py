@@ -37,10 +37,16 @@ def cluster(
     if centres is None:
         rows = np.linspace(0, source.size - 1, min(source.size, most)).astype(np.int64)
         fitted = kmeans(torch.from_numpy(source.read("representation", rows)).float(), count, seed, restarts).centroids
+        how = f"{source.identity.get('representation')}/k{len(fitted)}/seed{seed}/restarts{restarts}/most{most}"
     else:
-        fitted = torch.tensor(Store.open(centres).columns["cluster"]["centres"])
+        earlier = Store.open(centres)
+        require("cluster" in earlier.columns, f"{centres} holds no clusters: give an output of `rcg cluster`")
+        how, encoder = str(earlier.identity["cluster"]), str(source.identity.get("representation"))
+        require(
+            how.startswith(f"{encoder}/"), f"{centres} has clusters of another encoder's representations than {store}"
+        )
+        fitted = torch.tensor(earlier.columns["cluster"]["centres"])
     fixed = {name: source.identity[name] for name in ("dataset", "split", "geometry")}
-    how = f"{source.identity.get('representation')}/k{len(fitted)}/seed{seed}/restarts{restarts}/most{most}"
     writer = StoreWriter(out, source.size, source.views, source.shard_rows, {**fixed, "cluster": how})
     sizes = np.zeros(len(fitted), np.int64)
     for shard in writer.shards:

@@ -74,12 +74,11 @@ def _read(path: Path) -> list[dict]:
         listed = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a JSON list of rows: {error}") from error
-    wrong = not isinstance(listed, list) or any(
-        not {"condition", "seed", "samples"} <= entry.keys() for entry in listed
-    )
-    if wrong or not listed:
+    wanted = {"condition", "seed", "samples"}
+    entries = listed if isinstance(listed, list) else []
+    if not entries or not all(isinstance(entry, dict) and wanted <= entry.keys() for entry in entries):
         raise UserError(f"{path} should be a JSON list of rows with condition, seed and samples")
-    return listed
+    return entries
 
 
 def main(name: str, argv: list[str]) -> None:

@@ -51,6 +51,8 @@ class SaveConfig(SaveConfigCallback):
         pass
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.config = self.config.clone()
+        self.config.ckpt_path = None  # the config describes a run from its start
         super().setup(trainer, pl_module, "fit")
 
 

@@ -144,7 +144,7 @@ class ImageData(Described, LightningDataModule):
         if stage in (None, "fit"):
             self._restart = (0, 0)
             self._check("train")
-            self.columns("heldout")  # wrong stores are found now, not at the first validation
+            self._check_heldout()  # wrong stores are found now, not at the first validation
         if stage in ("validate", "test"):
             self._check("heldout")
         if stage == "predict" and self._extraction is not None:
@@ -261,6 +261,13 @@ class ImageData(Described, LightningDataModule):
                 f"stored columns are of fixed views, but {type(self.geometry).__name__} makes new random ones: set "
                 "data.views as in the extraction, or a geometry without chance",
             )
+
+    def _check_heldout(self) -> None:
+        """Raise a UserError where a needed column of the held-out pictures was not made as that of training was."""
+        train = self.columns("train")
+        for name, store in self.columns("heldout").items():
+            if name in self.needs & train.keys():
+                store.check(**{name: train[name].identity.get(name)})
 
     def _loader(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:
         rows = Rows(
