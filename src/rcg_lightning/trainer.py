@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
-from rcg_lightning.callbacks.checkpoint import Checkpoint
+from rcg_lightning.callbacks.checkpoint import Checkpoint, WholeFiles
 from rcg_lightning.callbacks.monitor import Hyperparameters, Throughput
 from rcg_lightning.callbacks.reseed import Reseed
 
@@ -51,7 +52,12 @@ class Trainer(pl.Trainer):
             always += [LearningRateMonitor("step"), Throughput(), Hyperparameters()]
         steps_between = val_check_interval or max(max_steps, 1)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
+        given = kwargs.pop("plugins", None) or []
+        plugins = given if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins = [*plugins, WholeFiles()]
         super().__init__(
+            plugins=plugins,
             default_root_dir=folder,
             max_steps=max_steps,
             max_epochs=-1,

@@ -1,12 +1,30 @@
 """Checkpoints by step."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rcg_lightning.errors import UserError
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and then renames it: killed or out of space, the one before it stays."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        place = Path(path)
+        draft = place.with_name(f".{place.name}.draft")
+        try:
+            super().save_checkpoint(checkpoint, draft, storage_options)
+            with open(draft, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, place)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 class Checkpoint(ModelCheckpoint):
@@ -43,7 +61,8 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         last = Path(trainer.default_root_dir) / "last.ckpt"
-        if trainer.is_global_zero and trainer.ckpt_path is None and last.is_file() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        fresh = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer.is_global_zero and fresh and last.is_file():
             keep(last)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
