@@ -95,7 +95,7 @@ class RepresentationCondition(Condition):
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         self.identity = facts.identities.get("representation")
-        if self.encoder is not None:
+        if self.encoder is not None and not facts.encoded_online:
             self.identity = self.encoder.identity
             return (Vector(self.encoder.dim),)
         if "representation" not in facts.columns:
@@ -135,6 +135,12 @@ class JointCondition(Condition):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset().union(*(condition.needs for condition in self.conditions))
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder of the part that has one."""
+        encoders = (getattr(condition, "encoder", None) for condition in self.conditions)
+        return next((encoder for encoder in encoders if encoder is not None), None)
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         return tuple(part for condition in self.conditions for part in condition.parts(facts))

@@ -42,6 +42,11 @@ class Facts:
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     identities: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def encoded_online(self) -> bool:
+        """Whether a stage noted here what its own encoder makes: then the encoder is not needed to size networks."""
+        return self.columns.get("representation", {}).get("online", False)
+
     def plain(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
         return {**asdict(self), "image": list(self.image)}

@@ -37,7 +37,7 @@ class Representations(Codec):
         self.needs = frozenset({"representation"} if encoder is None else {"image"})
 
     def shape(self, facts: Facts) -> tuple[int, ...]:
-        if self.encoder is not None:
+        if self.encoder is not None and not facts.encoded_online:
             return (self.encoder.dim,)
         require(
             "representation" in facts.columns,

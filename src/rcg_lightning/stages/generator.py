@@ -83,8 +83,10 @@ class Generator(Stage):
         if self.ema is not None:
             self.ema.build(self._averaged_modules())
         encoder = getattr(self.codec, "encoder", None) or getattr(self.condition, "encoder", None)
-        if encoder is not None:
-            self.facts = replace(facts, identities={**facts.identities, "representation": encoder.identity})
+        if encoder is not None and not facts.encoded_online:
+            columns = {**facts.columns, "representation": {"shape": [encoder.dim], "online": True}}
+            identities = {**facts.identities, "representation": encoder.identity}
+            self.facts = replace(facts, columns=columns, identities=identities)
 
     def trained(self) -> list[nn.Module]:
         return [self.network, self.conditioner]
@@ -118,8 +120,9 @@ class Generator(Stage):
     def observed(self, batch: Batch) -> dict[str, Tensor]:
         """Return the conditions of real pictures, under their keys in a batch that is to be sampled."""
         kept: dict[str, Tensor] = {name: batch[name] for name in self.condition.needs if name != "image"}  # type: ignore
-        if getattr(self.condition, "encoder", None) is not None:
-            kept["representation"] = self.condition.observe(batch)[0]
+        encoder = getattr(self.condition, "encoder", None)
+        if encoder is not None:
+            kept["representation"] = encoder(batch["image"])
         return kept
 
     @property

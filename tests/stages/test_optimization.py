@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.stages.optimization import SGD, AdamW, Constant, Cosine
+
+
+def rates(rate, steps, total=None):
+    return [rate.factor(step, steps if total is None else total) for step in range(steps)]
+
+
+def test_constant_rate_after_a_linear_warm_up():
+    assert rates(Constant(), 3) == [1, 1, 1]
+    assert rates(Constant(4), 6) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert rates(Constant(2), 4, total=-1) == [0.5, 1, 1, 1]  # no set end
+
+
+def test_cosine_rate():
+    law = Cosine(warmup=2)
+    expected = [0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8))]
+    assert rates(law, 10) == pytest.approx(expected)
+    assert law.factor(10, 10) == pytest.approx(0, abs=1e-12)
+    assert law.factor(20, 10) == pytest.approx(0, abs=1e-12)
+    assert Cosine(final=0.1).factor(5, 10) == pytest.approx(0.55)
+    assert Cosine(final=0.1).factor(10, 10) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("total", [-1, 2])
+def test_a_cosine_needs_an_end_after_its_warm_up(total):
+    with pytest.raises(UserError, match="max_steps"):
+        Cosine(warmup=2).factor(3, total)
+
+
+def network():
+    return nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Embedding(4, 2))
+
+
+def test_every_parameter_decays_unless_vectors_are_spared():
+    module = network()
+    everything, _ = AdamW(weight_decay=0.1).make([module], 10)
+    assert [group["weight_decay"] for group in everything.param_groups] == [0.1]
+    assert len(everything.param_groups[0]["params"]) == 5
+
+    spared, _ = AdamW(weight_decay=0.1, decay_vectors=False).make([module], 10)
+    decaying, sparing = spared.param_groups
+    assert (decaying["weight_decay"], sparing["weight_decay"]) == (0.1, 0.0)
+    assert {id(p) for p in decaying["params"]} == {id(module[0].weight), id(module[2].weight)}
+    assert {id(p) for p in sparing["params"]} == {id(module[0].bias), id(module[1].weight), id(module[1].bias)}
+
+
+def test_decay_is_decoupled():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    optimizer, _ = AdamW(lr=0.1, weight_decay=0.5).make([module], 10)
+    module.weight.grad = torch.zeros_like(module.weight)
+    optimizer.step()
+    assert float(module.weight) == pytest.approx(1 - 0.1 * 0.5)
+
+
+def test_several_modules_with_equal_names_are_all_trained_and_frozen_ones_are_not():
+    first, second, frozen = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
+    for settings in (AdamW(), SGD(), AdamW(decay_vectors=False)):
+        optimizer, _ = settings.make([first, second, frozen], 10)
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        assert trained == {id(p) for module in (first, second) for p in module.parameters()}
+
+
+@pytest.mark.parametrize("settings", [AdamW(lr=0.5, rate=Cosine(warmup=2)), SGD(lr=0.5, rate=Cosine(warmup=2))])
+def test_the_scheduler_follows_the_law(settings):
+    optimizer, scheduler = settings.make([network()], 6)
+    seen = []
+    for _ in range(6):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([0.5 * factor for factor in rates(Cosine(warmup=2), 6)])
+
+
+def test_settings_reach_torch():
+    optimizer, _ = AdamW(lr=0.3, betas=(0.5, 0.6), eps=1e-3).make([network()], 10)
+    group = optimizer.param_groups[0]
+    assert (group["betas"], group["eps"], group["lr"]) == ((0.5, 0.6), 1e-3, 0.3)
+    listed, _ = AdamW(betas=[0.5, 0.6]).make([network()], 10)  # as it comes from a checkpoint
+    assert listed.param_groups[0]["betas"] == (0.5, 0.6)
+    sgd, _ = SGD(momentum=0.7, weight_decay=0.2).make([network()], 10)
+    assert (sgd.param_groups[0]["momentum"], sgd.param_groups[0]["weight_decay"]) == (0.7, 0.2)
