@@ -96,13 +96,14 @@ class RepresentationCondition(Condition):
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         self.identity = facts.identities.get("representation")
         if self.encoder is not None and not facts.encoded_online:
-            self.identity = self.encoder.identity
-            return (Vector(self.encoder.dim),)
+            self.identity, self.dim = self.encoder.identity, self.encoder.dim
+            return (Vector(self.dim),)
         if "representation" not in facts.columns:
             raise UserError(
                 "the representation condition needs representations: run `rcg extract`, add its store to data.stores"
             )
-        return (Vector(facts.columns["representation"]["shape"][0]),)
+        self.dim = facts.columns["representation"]["shape"][0]
+        return (Vector(self.dim),)
 
     def observe(self, batch: Batch) -> Raw:
         if self.encoder is not None:
@@ -116,6 +117,9 @@ class RepresentationCondition(Condition):
             raise UserError("no representation model to sample from: give its checkpoint with --prior")
         prior = self._prior.module
         assert isinstance(prior, Generator)
+        made = f"the prior makes {prior.codec.makes}s of shape {prior.shape}"
+        fits = prior.codec.makes == "representation" and prior.shape == (self.dim,)
+        require(fits, f"{made}: give a model of the representations, of {self.dim} numbers, that the generator reads")
         theirs = prior.facts.identities.get("representation") if prior.facts else None
         agree = None in (self.identity, theirs) or self.identity == theirs
         require(agree, f"the prior models representations {theirs}, the generator was trained on {self.identity}")

@@ -1,0 +1,181 @@
+import pytest
+import torch
+
+from rcg_lightning.conditions import (
+    ClassCondition,
+    ClusterCondition,
+    JointCondition,
+    NoCondition,
+    RepresentationCondition,
+)
+from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.codecs import Representations
+from rcg_lightning.types import Classes, Facts, Vector
+
+SIZES = [600, 300, 100]
+FACTS = Facts(
+    (1, 8, 8),
+    classes=10,
+    columns={"representation": {"shape": [6]}, "cluster": {"shape": [], "sizes": SIZES}},
+    identities={"representation": "encoder-1"},
+)
+BARE = Facts((1, 8, 8))
+SEEDS = torch.arange(20_000)
+
+
+def batch():
+    return {"label": torch.tensor([3, 1]), "cluster": torch.tensor([2, 0]), "representation": torch.randn(2, 6)}
+
+
+def built(condition, facts=FACTS):
+    condition.parts(facts)
+    return condition
+
+
+def test_no_condition():
+    condition = NoCondition()
+    assert (condition.needs, condition.parts(BARE)) == (frozenset(), ())
+    assert condition.observe(batch()) == condition.sample({"seed": SEEDS}) == ()
+
+
+@pytest.mark.parametrize(
+    ("condition", "key", "part"),
+    [
+        (ClassCondition(), "label", Classes(10)),
+        (ClusterCondition(), "cluster", Classes(3)),
+        (RepresentationCondition(), "representation", Vector(6)),
+    ],
+    ids=["class", "cluster", "representation"],
+)
+def test_one_condition(condition, key, part):
+    assert condition.needs == {key}
+    assert condition.parts(FACTS) == (part,)
+    given = batch()
+    assert condition.observe(given)[0] is given[key]
+    assert torch.equal(condition.sample({"seed": SEEDS[:2], **given})[0], given[key])
+    for message in ("labels", "clusters", "representations"):
+        if key[:4] in message:
+            with pytest.raises(UserError, match=f"needs {message}"):
+                condition.parts(BARE)
+
+
+def test_classes_are_drawn_evenly_and_by_seed():
+    condition = built(ClassCondition())
+    (labels,) = condition.sample({"seed": SEEDS})
+    assert labels.dtype == torch.int64
+    counts = torch.bincount(labels, minlength=10)
+    assert len(counts) == 10
+    assert bool(((counts - 2000).abs() < 5 * 2000**0.5).all())
+    assert torch.equal(condition.sample({"seed": SEEDS.flip(0)})[0], labels.flip(0))
+
+
+def test_clusters_are_drawn_as_often_as_they_occur():
+    condition = built(ClusterCondition())
+    (clusters,) = condition.sample({"seed": SEEDS})
+    counts = torch.bincount(clusters, minlength=3)
+    expected = torch.tensor(SIZES) / sum(SIZES) * len(SEEDS)
+    assert len(counts) == 3
+    assert bool(((counts - expected).abs() < 5 * expected.sqrt()).all())
+    assert torch.equal(condition.sample({"seed": SEEDS.flip(0)})[0], clusters.flip(0))
+
+
+def test_empty_clusters_are_never_drawn():
+    facts = Facts((1, 8, 8), columns={"cluster": {"shape": [], "sizes": [0, 5, 0, 5, 0]}})
+    (clusters,) = built(ClusterCondition(), facts).sample({"seed": SEEDS})
+    assert set(clusters.tolist()) == {1, 3}
+
+
+@pytest.mark.parametrize(("condition", "key"), [(ClassCondition(), "label"), (ClusterCondition(), "cluster")])
+@pytest.mark.parametrize(("wrong", "message"), [(10, "class 10 is out of range"), (-1, "class -1 is out of range")])
+def test_a_label_out_of_range_is_told(condition, key, wrong, message):
+    with pytest.raises(UserError, match=message):
+        built(condition).sample({"seed": SEEDS[:2], key: torch.tensor([0, wrong])})
+
+
+def test_joint_conditions_in_order():
+    condition = JointCondition([RepresentationCondition(), ClassCondition()])
+    assert condition.needs == {"representation", "label"}
+    assert condition.parts(FACTS) == (Vector(6), Classes(10))
+    given = batch()
+    observed = condition.observe(given)
+    assert observed[0] is given["representation"]
+    assert observed[1] is given["label"]
+    sampled = condition.sample({"seed": SEEDS[:2], **given})
+    assert torch.equal(sampled[0], given["representation"])
+    with pytest.raises(UserError, match="needs labels"):
+        JointCondition([ClassCondition()]).parts(BARE)
+
+
+@pytest.fixture
+def prior(make_stage, awake, save, tmp_path):
+    """Make the checkpoint of a generator of representations."""
+
+    def make(condition=None, facts=FACTS, name="prior.ckpt"):
+        stage = awake(make_stage(condition, codec=Representations()).build(facts)).eval()
+        return stage, save(stage, tmp_path / name)
+
+    return make
+
+
+def test_representations_come_from_the_prior(prior):
+    stage, path = prior()
+    condition = built(RepresentationCondition())
+    with pytest.raises(UserError, match="give its checkpoint with --prior"):
+        condition.sample({"seed": SEEDS[:2]})
+    condition.use_prior(path)
+    seeds = torch.arange(30)
+    (sampled,) = condition.sample({"seed": seeds})
+    assert torch.equal(sampled, stage.sample({"seed": seeds}))
+    assert torch.equal(built(RepresentationCondition(path)).sample({"seed": seeds})[0], sampled)
+    order = torch.randperm(30)
+    assert torch.equal(condition.sample({"seed": seeds[order]})[0], sampled[order])
+
+
+def test_prior_and_generator_of_one_seed_draw_apart(prior):
+    stage, _ = prior()
+    assert stage.codec.stream == Representations.stream != 0
+
+
+def test_a_class_conditional_prior_hears_the_label(prior):
+    stage, path = prior(ClassCondition())
+    condition = built(JointCondition([RepresentationCondition(), ClassCondition()]))
+    condition.use_prior(path)
+    labels = torch.tensor([7, 7, 2])
+    sampled = condition.sample({"seed": SEEDS[:3], "label": labels})
+    assert torch.equal(sampled[0], stage.sample({"seed": SEEDS[:3], "label": labels}))
+    assert torch.equal(sampled[1], labels)
+    # without a label both draw the same one
+    representation, drawn = condition.sample({"seed": SEEDS[:3]})
+    assert torch.equal(representation, stage.sample({"seed": SEEDS[:3], "label": drawn}))
+
+
+def test_a_prior_of_other_representations_is_refused(prior):
+    facts = Facts((1, 8, 8), 10, FACTS.columns, {"representation": "encoder-2"})
+    _, path = prior(facts=facts)
+    condition = built(RepresentationCondition(path))
+    with pytest.raises(UserError, match="prior models representations encoder-2, the generator was trained on encoder"):
+        condition.sample({"seed": SEEDS[:2]})
+    unknown = Facts((1, 8, 8), 10, FACTS.columns)
+    _, path = prior(facts=unknown, name="unknown.ckpt")  # says nothing of its encoder: nothing to contradict
+    assert built(RepresentationCondition(path)).sample({"seed": SEEDS[:2]})[0].shape == (2, 6)
+
+
+def test_what_is_no_prior_is_told(make_stage, save, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at"):
+        built(RepresentationCondition(tmp_path / "absent.ckpt")).sample({"seed": SEEDS[:2]})
+    pictures = save(make_stage().build(FACTS), tmp_path / "pictures.ckpt")
+    with pytest.raises(UserError, match=r"the prior makes images of shape \(1, 8, 8\)"):
+        built(RepresentationCondition(pictures)).sample({"seed": SEEDS[:2]})
+    narrow = Facts((1, 8, 8), columns={"representation": {"shape": [5]}})
+    short = save(make_stage(codec=Representations()).build(narrow), tmp_path / "short.ckpt")
+    with pytest.raises(UserError, match="of 6 numbers"):
+        built(RepresentationCondition(short)).sample({"seed": SEEDS[:2]})
+
+
+def test_a_prior_is_no_part_of_the_generators_checkpoint(make_stage, prior):
+    _, path = prior()
+    stage = make_stage(RepresentationCondition(path)).build(FACTS)
+    stage.sample({"seed": torch.arange(2)})  # the prior is loaded now
+    alone = make_stage(RepresentationCondition()).build(FACTS)
+    assert stage.state_dict().keys() == alone.state_dict().keys()
+    assert len(list(stage.parameters())) == len(list(alone.parameters()))
