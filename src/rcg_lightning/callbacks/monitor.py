@@ -41,7 +41,8 @@ class Hyperparameters(Callback):
             scalars = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if isinstance(value, Tensor)
             }
-            trainer.logger.log_hyperparams(flatten(describe(pl_module)), metrics=scalars)
+            table = flatten(describe(pl_module))
+            trainer.logger.log_hyperparams(table, metrics=scalars, step=trainer.global_step)
 
 
 def flatten(description: Any, prefix: str = "") -> dict[str, Any]:

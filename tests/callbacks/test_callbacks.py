@@ -1,0 +1,203 @@
+"""Short trainings on the digits with everything that watches them."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rcg_lightning.callbacks.checkpoint import Checkpoint
+from rcg_lightning.callbacks.fidelity import Fidelity
+from rcg_lightning.callbacks.grids import SampleGrid
+from rcg_lightning.callbacks.monitor import flatten
+from rcg_lightning.callbacks.representation import RepresentationDistance
+from rcg_lightning.callbacks.reseed import Reseed, seed_of
+from rcg_lightning.conditions import ClassCondition, JointCondition, RepresentationCondition
+from rcg_lightning.core.frechet import frechet_distance, moments
+from rcg_lightning.core.samplers import DDIM
+from rcg_lightning.described import describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.networks.classifier import Classifier
+from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.pretrained.codecs import Representations
+from rcg_lightning.pretrained.network_folder import save_network
+
+
+@pytest.fixture
+def extractor(tmp_path):
+    torch.manual_seed(0)
+    network = Classifier(SmallConvNet(1, 8, (4, 6)), 10)
+    save_network(tmp_path / "classifier", network, {"image": [1, 8, 8], "classes": 10, "dim": 6})
+    return ClassifierExtractor(tmp_path / "classifier")
+
+
+def events(folder: Path) -> EventAccumulator:
+    found = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    found.Reload()
+    return found
+
+
+def test_a_generator_of_pictures_is_watched(make_stage, digits, trainer, extractor, tmp_path):
+    stage = make_stage(JointCondition([RepresentationCondition(), ClassCondition()]), sampler=DDIM(2), tile=64)
+    callbacks = [SampleGrid(count=6, columns=3), Fidelity(extractor, count=100)]
+    run = tmp_path / "run"
+    fit = trainer(run, 4, val_check_interval=2, callbacks=callbacks, logger=None, log_every_n_steps=2)
+    fit.fit(stage, digits(tmp_path))
+    log = events(run)
+
+    scalars = log.Tags()["scalars"]
+    assert {"train/loss", "val/loss", "speed/examples_per_second"} <= set(scalars)
+    steps = [event.step for event in log.Scalars("val/loss")]
+    assert steps == sorted(steps)  # the table of settings with its metrics does not lead a curve back to step 0
+    assert len(steps) >= 2
+    assert all(event.value > 0 for event in log.Scalars("speed/examples_per_second"))
+    assert any(name.startswith("lr-") for name in scalars)
+
+    distances = [name for name in fit.callback_metrics if name.startswith(("fd", "fid"))]
+    assert distances
+    assert all("classifier" in name and "100" in name for name in distances)
+    assert all(bool(torch.isfinite(fit.callback_metrics[name])) for name in distances)
+    assert set(distances) <= set(scalars)
+    assert list((run / "reference-0").glob("reference-classifier-*.safetensors"))
+
+    images = log.Tags()["images"]
+    assert set(images) == {"samples/generated", "samples/real_of_the_same_condition"}
+    assert [event.step for event in log.Images("samples/generated")] == [2, 4]
+    picture = log.Images("samples/generated")[-1]
+    assert (picture.width, picture.height) == (3 * (32 + 2) + 2, 2 * (32 + 2) + 2)  # digits are shown four times larger
+
+    assert "_hparams_/session_start_info" in log.summary_metadata
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_a_representation_model_is_watched(make_stage, digits, trainer, tmp_path):
+    data = digits(tmp_path, batch_size=64)
+    stage = make_stage(codec=Representations(), sampler=DDIM(2), tile=64)
+    fit = trainer(tmp_path / "run", 2, callbacks=[RepresentationDistance(count=128)])
+    fit.fit(stage, data)
+    figures = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("rep_fd")}
+    assert figures.keys() == {"rep_fd/128_train", "rep_fd/floor_451_train"}
+
+    train, held_out = (
+        torch.from_numpy(data.columns(split)["representation"].whole("representation")[:, 0])
+        for split in ("train", "heldout")
+    )
+    floor = frechet_distance(*moments(held_out), *moments(train))
+    assert figures["rep_fd/floor_451_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
+    made = stage.eval().sample({"seed": torch.arange(128)})
+    expected = frechet_distance(*moments(made), *moments(train))
+    assert figures["rep_fd/128_train"] == pytest.approx(float(expected), rel=1e-4)
+    assert figures["rep_fd/128_train"] > figures["rep_fd/floor_451_train"] > 0
+
+
+@pytest.mark.parametrize("wrong", [SampleGrid, RepresentationDistance, Fidelity])
+def test_a_callback_for_another_stage_is_told_at_the_start(wrong, make_stage, digits, trainer, extractor, tmp_path):
+    callback = wrong(extractor) if wrong is Fidelity else wrong()
+    codec = {} if wrong is RepresentationDistance else {"codec": Representations()}
+    with pytest.raises(UserError, match=wrong.__name__):
+        trainer(tmp_path / "run", 1, callbacks=[callback]).fit(make_stage(**codec), digits(tmp_path))
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def steps_of(folder):
+    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
+
+
+def test_last_checkpoint_at_the_end_and_in_between(make_stage, digits, trainer, tmp_path):
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            seen.append(steps_of(tmp_path).get("last.ckpt"))
+
+    seen = []
+    trainer(tmp_path, 5, checkpoint_every=2, callbacks=[Look()]).fit(make_stage(), digits())
+    assert seen == [None, None, 2, 2, 4]
+    assert steps_of(tmp_path) == {"last.ckpt": 5}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_every_checkpoint_can_be_kept(make_stage, digits, trainer, tmp_path):
+    fit = trainer(tmp_path, 4, checkpoint_every=100, callbacks=[Checkpoint(every=2, keep_all=True)])
+    fit.fit(make_stage(), digits())
+    assert steps_of(tmp_path) == {"step=2.ckpt": 2, "step=4.ckpt": 4, "last.ckpt": 4}
+
+
+def test_a_new_run_keeps_the_earlier_ones_checkpoint(make_stage, digits, trainer, tmp_path):
+    trainer(tmp_path, 1).fit(make_stage(), digits())
+    trainer(tmp_path, 2).fit(make_stage(), digits())
+    assert steps_of(tmp_path) == {"last-1.ckpt": 1, "last.ckpt": 2}
+    trainer(tmp_path, 3).fit(make_stage(), digits(), ckpt_path=tmp_path / "last.ckpt")
+    assert steps_of(tmp_path) == {"last-1.ckpt": 1, "last.ckpt": 3}
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(make_stage, digits, trainer, tmp_path, monkeypatch):
+    fit = trainer(tmp_path, 4, checkpoint_every=2)
+    write = type(fit.strategy.checkpoint_io).__mro__[1].save_checkpoint
+
+    def full(self, checkpoint, path, *rest):
+        write(self, checkpoint, path, *rest)
+        if checkpoint["global_step"] > 2:
+            with open(path, "rb+") as file:
+                file.truncate(100)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(fit.strategy.checkpoint_io).__mro__[1], "save_checkpoint", full)
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be written \(No space left on device\).*free some space"):
+        fit.fit(make_stage(), digits())
+    assert steps_of(tmp_path) == {"last.ckpt": 2}
+
+
+def test_checkpoints_say_nothing_of_the_machine(make_stage, digits, trainer, tmp_path):
+    trainer(tmp_path, 1).fit(make_stage(), digits())
+    assert str(tmp_path).encode() not in (tmp_path / "last.ckpt").read_bytes()
+
+
+# -- chance and settings -----------------------------------------------------------------------------------------------
+
+
+def test_each_batch_has_its_own_seed(make_stage, digits, trainer, tmp_path):
+    class Draw(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            drawn.append(float(torch.rand(1)))
+
+        def on_validation_batch_start(self, *_):
+            validated.append(float(torch.rand(1)))
+
+    def run(name, **settings):
+        drawn.clear()
+        validated.clear()
+        torch.manual_seed(len(drawn_before))
+        drawn_before.append(name)
+        trainer(tmp_path / name, 4, callbacks=[Draw()], **settings).fit(make_stage(), digits())
+        return list(drawn), list(validated)
+
+    drawn, validated, drawn_before = [], [], []
+    first, in_validation = run("first", val_check_interval=2)
+    assert len(set(first)) == 4
+    assert in_validation[: len(in_validation) // 2] == in_validation[len(in_validation) // 2 :]
+    assert run("second")[0] == first  # whether there is validation changes nothing in training
+    assert run("third", seed=1)[0] != first
+
+
+def test_seeds_are_hashes_of_their_counters():
+    seeds = {
+        seed_of(seed, kind, batch, rank) for seed in (0, 1) for kind in (0, 1) for batch in range(50) for rank in (0, 1)
+    }
+    assert len(seeds) == 400
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(0, 0, 5, 0) == seed_of(0, 0, 5, 0)
+    assert Reseed(3).seed == 3
+
+
+def test_settings_become_a_flat_table(make_stage):
+    table = flatten(describe(make_stage(ClassCondition())))
+    assert table["class"] == "DiffusionStage"
+    assert table["condition"] == "ClassCondition"
+    assert table["denoiser.network"] == "ModulatedMLP"
+    assert table["denoiser.network.width"] == 16
+    assert table["optimizer.rate.warmup"] == 2
+    assert all(isinstance(value, bool | int | float | str) for value in table.values())
