@@ -9,6 +9,7 @@ from rcg_lightning.core.diffusion import Posterior
 from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, OffsetGrid, Sampler, StrideGrid
 from rcg_lightning.core.schedule import CosineSchedule, LinearSchedule, ScaledLinearSchedule
+from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
 
 MEAN = torch.tensor([0.0, 1.5, -0.7, 0.2])
@@ -190,3 +191,22 @@ def test_a_sampler_is_one_step_rule():
 
     samples = Last(4, StrideGrid(), None).run(lambda x, k, p: Posterior(x + 1), LinearSchedule(), seeds(4), (2,))
     torch.testing.assert_close(samples, seeds(4).normal(0, 2) + 4)
+
+
+@pytest.mark.parametrize("make", [lambda t: DDIM(250, temperature=t), lambda t: Ancestral(250, temperature=t)])
+def test_temperature_scales_the_deviation_of_gaussian_samples(make):
+    """With an exact denoiser samples are affine in the noise: x(T) = x(0) + T (x(1) - x(0))."""
+    schedule = LinearSchedule()
+    cold, usual, hot = (
+        make(t).run(exact(schedule), schedule, SeededNoise(torch.arange(3000)), (4,)) for t in (0.0, 1.0, 1.7)
+    )
+    torch.testing.assert_close(hot, cold + 1.7 * (usual - cold), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cold, MEAN.expand_as(cold), rtol=0, atol=0.02)  # no noise: the mean of the data
+    torch.testing.assert_close(hot.std(0), 1.7 * DEVIATION, rtol=0.06, atol=0)
+
+
+def test_temperature_is_checked_and_described_where_it_is_given():
+    with pytest.raises(UserError, match="temperature"):
+        DDIM(4, temperature=-1)
+    assert "temperature" not in describe(DDIM(4))["init_args"]  # what a checkpoint says of its sampler stays the same
+    assert construct(describe(DDIM(4, temperature=0.5))).temperature == 0.5

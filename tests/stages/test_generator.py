@@ -138,6 +138,22 @@ def test_averages_are_sampled_from(make_stage, awake):
     assert "conditioner" not in alone.ema.averaged()
 
 
+def test_any_of_several_averages_can_be_sampled_from(make_stage, awake):
+    stage = awake(make(make_stage, "class", ema=EMA({"short": 0.5, "long": 0.9})))
+    assert stage.averages == ["short", "long", "trained"]
+    asked = {"seed": torch.arange(4)}
+    made = {name: stage.sample(asked, average=name) for name in stage.averages}
+    assert torch.equal(stage.sample(asked), made["short"])
+    assert not torch.allclose(made["short"], made["long"])
+    without = make(make_stage, "class", ema=None)
+    without.denoiser.load_state_dict(stage.denoiser.state_dict())
+    without.conditioner.load_state_dict(stage.conditioner.state_dict())
+    assert torch.equal(without.sample(asked), made["trained"])
+    assert without.averages == ["trained"]
+    with pytest.raises(UserError, match="no average 'middle': this generator has short, long, trained"):
+        stage.sample(asked, average="middle")
+
+
 def test_pictures_and_representations_are_columns_of_a_store(make_stage, awake):
     stage = awake(make(make_stage, "class"))
     columns = stage.predict_step(batch(), 0)

@@ -1,5 +1,6 @@
 """Sampling from a denoiser: grids of noise levels, one step rule for each sampler, and the one loop."""
 
+import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -66,10 +67,12 @@ class Sampler(Described):
         steps: number of steps.
         grid: levels to visit.
         clip: bound |x̂₀| (1 for pixels, as ADM does), None for no bound.
+        temperature: factor of every noise draw, of the start and of the steps; below 1 samples vary less.
     """
 
-    def __init__(self, steps: int, grid: Grid, clip: float | None) -> None:
-        self.steps, self.grid, self.clip = steps, grid, clip
+    def __init__(self, steps: int, grid: Grid, clip: float | None, temperature: float = 1.0) -> None:
+        require(0 <= temperature < math.inf, f"a temperature is 0 or more, not {temperature}")
+        self.steps, self.grid, self.clip, self.temperature = steps, grid, clip, temperature
 
     @abstractmethod
     def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
@@ -85,10 +88,11 @@ class Sampler(Described):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, x̂₀) after each step; draw 0 of the noise is the start, draw i + 1 belongs to step i."""
         levels = self.grid.levels(self.steps, schedule.steps)
-        x = noise.normal(0, *shape)
+        heat = self.temperature
+        x = heat * noise.normal(0, *shape)
         for i, (k, s) in enumerate(pairwise(levels)):
             posterior = self._bounded(denoise(x, k, i / max(len(levels) - 2, 1)))
-            x = self.step(x, posterior, k, s, schedule, lambda i=i: noise.normal(i + 1, *shape))
+            x = self.step(x, posterior, k, s, schedule, lambda i=i: heat * noise.normal(i + 1, *shape))
             yield x, posterior.mean
 
     def _bounded(self, posterior: Posterior) -> Posterior:
@@ -100,8 +104,15 @@ class Sampler(Described):
 class DDIM(Sampler):
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12). eta 0 is deterministic, 1 adds DDPM's noise."""
 
-    def __init__(self, steps: int = 50, eta: float = 0.0, grid: Grid | None = None, clip: float | None = None) -> None:
-        super().__init__(steps, grid or StrideGrid(), clip)
+    def __init__(
+        self,
+        steps: int = 50,
+        eta: float = 0.0,
+        grid: Grid | None = None,
+        clip: float | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(steps, grid or StrideGrid(), clip, temperature)
         self.eta = eta
 
     def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
@@ -115,8 +126,10 @@ class DDIM(Sampler):
 class Ancestral(Sampler):
     """Sampling from q(x_s | x_k, x̂₀) (DDPM; with a learned variance: improved DDPM). No noise in the last step."""
 
-    def __init__(self, steps: int = 250, grid: Grid | None = None, clip: float | None = None) -> None:
-        super().__init__(steps, grid or EvenGrid(), clip)
+    def __init__(
+        self, steps: int = 250, grid: Grid | None = None, clip: float | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__(steps, grid or EvenGrid(), clip, temperature)
 
     def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
         if s < 0:

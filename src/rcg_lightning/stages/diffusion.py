@@ -79,8 +79,10 @@ class DiffusionStage(Generator):
         strata = (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
         return (strata * steps).long().clamp_(max=steps - 1)[torch.randperm(n, device=device)]
 
-    def sample_z(self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None) -> Tensor:
-        denoiser, conditioner = self.for_sampling()
+    def sample_z(
+        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, average: str | None = None
+    ) -> Tensor:
+        denoiser, conditioner = self.for_sampling(average)
         assert isinstance(denoiser, Denoiser)
         c = conditioner(raw, len(seeds)).to(seeds.device)
         null = conditioner.null(len(seeds)) if guidance.scale != 1 else None

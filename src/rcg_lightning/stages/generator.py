@@ -20,6 +20,8 @@ from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require, to_uint8
 
+TRAINED = "trained"  # name of the weights themselves, beside those of their averages
+
 
 class Generator(Stage):
     """A stage that learns p(z | condition) and generates by seed.
@@ -73,8 +75,10 @@ class Generator(Stage):
         """Width of a condition embedding that suits the network."""
 
     @abstractmethod
-    def sample_z(self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None) -> Tensor:
-        """Return z (B, *shape) for seeds (B,) under raw conditions of B rows."""
+    def sample_z(
+        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, average: str | None = None
+    ) -> Tensor:
+        """Return z (B, *shape) for seeds (B,) under raw conditions of B rows, by what ``for_sampling(average)`` is."""
 
     def build_networks(self, facts: Facts) -> None:
         self.shape = self.codec.shape(facts)
@@ -99,11 +103,25 @@ class Generator(Stage):
         modules = {"network": self.network}
         return {**modules, "conditioner": self.conditioner} if self.average_conditioner else modules
 
-    def for_sampling(self) -> tuple[nn.Module, Conditioner]:
-        """Return network and conditioner to sample with: the averages where there are any."""
+    @property
+    def averages(self) -> list[str]:
+        """Names of the weights that can be sampled with: each average, the one used by default first, and TRAINED."""
+        return [*(self.ema.decays if self.ema is not None else ()), TRAINED]
+
+    def for_sampling(self, average: str | None = None) -> tuple[nn.Module, Conditioner]:
+        """Return network and conditioner to sample with.
+
+        Args:
+            average: one of ``averages``; None for the first.
+
+        Raises:
+            UserError: there is no average of this name.
+        """
+        name = average or self.averages[0]
+        require(name in self.averages, f"no average {name!r}: this generator has {', '.join(self.averages)}")
         modules = {"network": self.network, "conditioner": self.conditioner}
-        if self.ema is not None:
-            modules |= dict(self.ema.averaged().items())
+        if self.ema is not None and name != TRAINED:
+            modules |= dict(self.ema.averaged(name).items())
         return modules["network"], modules["conditioner"]  # type: ignore[return-value]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -136,7 +154,13 @@ class Generator(Stage):
         return self.sample({"seed": seed} if label is None else {"seed": seed, "label": label})
 
     @torch.no_grad()
-    def sample(self, batch: Batch, guidance: Guidance | None = None, sampler: Sampler | None = None) -> Tensor:
+    def sample(
+        self,
+        batch: Batch,
+        guidance: Guidance | None = None,
+        sampler: Sampler | None = None,
+        average: str | None = None,
+    ) -> Tensor:
         """Generate what the codec decodes to, one row for each ``batch["seed"]``.
 
         A row depends on its seed (and on the condition, where the batch gives one) alone: it is bit-equal for any
@@ -146,6 +170,7 @@ class Generator(Stage):
             batch: ``seed`` (B,) and, optionally, conditions to use in place of sampled ones.
             guidance: None for the generator's own.
             sampler: None for the generator's own.
+            average: name of the averaged weights to sample with; None for the first of ``averages``.
         """
         was_training = self.training
         self.eval()
@@ -153,7 +178,8 @@ class Generator(Stage):
         seeds = batch["seed"]
         result: Tensor | None = None
         for rows, places in tile_rows(seeds, self.tile):
-            z = self.sample_z(seeds[rows], tuple(part[rows] for part in raw), guidance or self.guidance, sampler)
+            told = tuple(part[rows] for part in raw)
+            z = self.sample_z(seeds[rows], told, guidance or self.guidance, sampler, average)
             made = self.codec.decode(z)
             if result is None:
                 result = made.new_empty(len(seeds), *made.shape[1:])
