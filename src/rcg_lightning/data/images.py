@@ -183,6 +183,8 @@ class ImageData(Described, LightningDataModule):
         number of processes.
         """
         self._extraction = (split, ranges_of(shards))
+        # there may be more processes than shards that are still missing
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def plain(
         self, split: str, needs: frozenset[str], index: np.ndarray | None = None, batch_size: int = 256

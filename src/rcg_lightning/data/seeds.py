@@ -60,6 +60,8 @@ class Seeds(LightningDataModule):
     def only(self, shards: list[Shard]) -> None:
         """Give the rows of ``shards``; no batch reaches over the end of one."""
         self._ranges = ranges_of(shards)
+        # there may be more processes than shards that are still missing
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

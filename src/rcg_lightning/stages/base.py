@@ -81,7 +81,8 @@ class Stage(Described, LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         losses = self.losses(batch)
-        size = len(batch["index"])
+        # as a float: Lightning averages the sizes over processes as well, and would round whole numbers down
+        size: Any = float(len(batch["index"]))
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=size, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -191,7 +192,8 @@ class MoCoV3Stage(Stage):
         for name, queries in self.features(batch["image"]).items():
             bank, labels = self.bank[name], self.bank["label"]
             accuracy = knn_accuracy(bank, labels, queries, batch["label"], self.neighbours)
-            self.log(f"val/knn_{name}", accuracy, batch_size=len(queries), sync_dist=True)
+            size: Any = float(len(queries))  # see Stage.validation_step
+            self.log(f"val/knn_{name}", accuracy, batch_size=size, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Both ends of the encoder for each picture, before any normalisation."""

@@ -1,0 +1,188 @@
+"""Every stage in turn, on as many processes as the command line says: run as a script by each of them.
+
+In ``fit_equally`` noise and levels are a function of the picture, as in validation, so that one process with the whole
+batch has to reach the same weights. ``fit`` is training as it is.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from rcg_lightning.callbacks.representation import RepresentationDistance
+from rcg_lightning.commands.cluster import cluster
+from rcg_lightning.commands.extract import extract
+from rcg_lightning.commands.sample import sample
+from rcg_lightning.conditions import (
+    ClassCondition,
+    ClusterCondition,
+    JointCondition,
+    NoCondition,
+    RepresentationCondition,
+)
+from rcg_lightning.core.samplers import DDIM
+from rcg_lightning.core.schedule import CosineSchedule
+from rcg_lightning.data.augment import SmallGreyAugmentation
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.sources import Digits
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.networks.heads import Predictor, Projected, ProjectionHead
+from rcg_lightning.networks.rdm_mlp import ModulatedMLP
+from rcg_lightning.pretrained.codecs import Pixels, Representations
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.trained import TrainedEncoder
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.classifier import ClassifierStage
+from rcg_lightning.stages.diffusion import DiffusionStage
+from rcg_lightning.stages.optimization import SGD, AdamW
+from rcg_lightning.stages.ssl import MoCoV3Stage
+from rcg_lightning.trainer import Trainer
+
+STEPS = 4
+BATCH = 64  # of all processes together
+SHARD_ROWS = {"train": 200, "heldout": 500}  # held-out pictures are one shard: nothing is left for a second process
+SAMPLES = {"none": 20}  # and the same for samples, which come in shards of 32
+CONDITIONS = {
+    "none": NoCondition,
+    "class": ClassCondition,
+    "cluster": ClusterCondition,
+    "representation": RepresentationCondition,
+    "joint": lambda: JointCondition([RepresentationCondition(), ClassCondition()]),
+}
+
+
+class IndexSeeded(DiffusionStage):
+    """Trains with the noise of validation, which depends on the picture's index alone."""
+
+    def training_step(self, batch, batch_idx):
+        self.eval()
+        return super().training_step(batch, batch_idx)
+
+
+def moco() -> MoCoV3Stage:
+    encoder = Projected(SmallConvNet(1, 8, (8, 16, 16)), ProjectionHead(16, 32, 8, layers=2))
+    view = SmallGreyAugmentation
+    normal = Preprocess([0.5], [0.5])
+    return MoCoV3Stage(encoder, Predictor(8, 32, 8), view(), view(), SGD(0.05), momentum=0.9, preprocess=normal)
+
+
+def classifier() -> ClassifierStage:
+    return ClassifierStage(SGD(0.05), widths=(8, 16, 16), augmentation=SmallGreyAugmentation())
+
+
+def generator(kind: str, condition: str, equally: bool) -> DiffusionStage:
+    """An RDM or a generator of pictures, small."""
+    make = IndexSeeded if equally else DiffusionStage
+    return make(
+        codec=Representations() if kind == "rdm" else Pixels(),
+        condition=CONDITIONS[condition](),
+        denoiser=Denoiser(ModulatedMLP(24, 2), CosineSchedule(100)),
+        conditioner=Conditioner(drop=0.0 if equally else 0.2, noise=0.0 if equally else 0.1),
+        optimizer=SGD(0.5) if equally else AdamW(2e-2),
+        sampler=DDIM(5, eta=1.0),
+        ema=EMA(0.5),
+        stratified=not equally,
+        tile=2,
+    )
+
+
+class Session:
+    """Where one launch writes, and what its processes run on.
+
+    Args:
+        folder: of everything that is written.
+        devices: processes on this machine.
+        num_nodes: machines.
+    """
+
+    def __init__(self, folder: Path, devices: int = 1, num_nodes: int = 1) -> None:
+        self.folder, self.place = folder, {"accelerator": "cpu", "devices": devices, "num_nodes": num_nodes}
+        self.world = devices * num_nodes
+
+    def data(self, stores: Path | None = None) -> ImageData:
+        paths: dict[str, Any] = {}
+        if stores is not None:
+            paths = {
+                "stores": [stores / "train", stores / "train_clusters"],
+                "heldout_stores": [stores / "heldout", stores / "heldout_clusters"],
+            }
+        return ImageData(Digits(), batch_size=BATCH // self.world, **paths)
+
+    def fit(self, name: str, stage: Stage, data: ImageData, callbacks: list | None = None) -> None:
+        """Train for a few steps and note this process's weights, and what validation said."""
+        strategy = {"strategy": "ddp"} if self.world > 1 else {}
+        quiet = {"logger": False, "enable_progress_bar": False, "precision": "32-true"}
+        trainer = Trainer(self.folder / name, STEPS, callbacks=callbacks, **quiet, **self.place, **strategy)  # type: ignore[arg-type]
+        trainer.fit(stage, datamodule=data)
+        note = {
+            "state": stage.state_dict(),
+            "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+            "find_unused": bool(getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)),
+            "strategy": type(trainer.strategy).__name__,
+            "world": trainer.world_size,
+        }
+        torch.save(note, self.folder / f"{name}-{trainer.global_rank}.pt")
+        self.meet()
+
+    def meet(self) -> None:
+        """Let no process read what another has not written yet."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+    def extract(self, encoder: Path) -> None:
+        for split in ("train", "heldout"):
+            trained = TrainedEncoder(encoder)
+            extract(self.data(), trained, self.folder / "stores" / split, split, SHARD_ROWS[split], **self.place)
+            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+                fitted = None if split == "train" else self.folder / "stores" / "train_clusters"
+                clusters = self.folder / "stores" / f"{split}_clusters"
+                cluster(self.folder / "stores" / split, clusters, 4, centres=fitted)
+            self.meet()
+
+    def fit_equally(self, stores: Path) -> None:
+        self.fit("rdm_equally", generator("rdm", "none", True), self.data(stores))
+        self.fit("rdm_class_equally", generator("rdm", "class", True), self.data(stores))
+        for condition in CONDITIONS:
+            self.fit(f"{condition}_equally", generator("pixels", condition, True), self.data(stores))
+
+    def fit_as_it_is(self, stores: Path) -> None:
+        self.fit("rdm", generator("rdm", "class", False), self.data(stores), [RepresentationDistance()])
+        for condition in CONDITIONS:
+            self.fit(condition, generator("pixels", condition, False), self.data(stores))
+
+    def sample(self, trained: Path) -> None:
+        """Sample from the checkpoints in ``trained``."""
+        rows = {"png": False, "grid": False, "batch_size": 16, **self.place}
+        sample(trained / "rdm" / "last.ckpt", self.folder / "samples_rdm", 50, **rows)
+        for condition in CONDITIONS:
+            needs_prior = condition in ("representation", "joint")
+            prior = trained / "rdm" / "last.ckpt" if needs_prior else None
+            guidance = None if condition == "none" else 1.5
+            checkpoint, out = trained / condition / "last.ckpt", self.folder / f"samples_{condition}"
+            sample(checkpoint, out, SAMPLES.get(condition, 50), prior=prior, guidance=guidance, **rows)
+            self.meet()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--num_nodes", type=int)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    session = Session(given.out, given.devices, given.num_nodes)
+    session.fit("moco", moco(), session.data())
+    session.fit("classifier", classifier(), session.data())
+    session.extract(given.out / "moco" / "encoder")
+    session.fit_equally(given.out / "stores")
+    session.fit_as_it_is(given.out / "stores")
+    session.sample(given.out)
+
+
+if __name__ == "__main__":
+    main()
