@@ -63,7 +63,7 @@ class SeededNoise:
 
     def integers(self, step: int, count: int) -> Tensor:
         """Return (B,) int64, uniform in [0, count)."""
-        return (self.uniform(step, 1)[:, 0].double() * count).long().clamp_(max=count - 1)
+        return (_shift(self._bits(step, 1)[:, 0], 33) * count) >> 31  # multiply-shift: no float64, which MPS has not
 
     @staticmethod
     def _open_unit(bits: Tensor, shift: int) -> Tensor:

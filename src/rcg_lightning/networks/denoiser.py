@@ -47,7 +47,7 @@ class Denoiser(Described, nn.Module):
         self.network.build(shape, condition_dim, out_factor=2 if self.learned_variance else 1)
 
     def _outputs(self, x: Tensor, k: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
-        output = self.network(x, k, c)
+        output = self.network(x, k, c).to(x.dtype)  # under autocast too, everything after the network is float32
         if not self.learned_variance:
             return output, None
         output, variance = output.chunk(2, dim=1)
