@@ -112,7 +112,7 @@ def table(rows: Iterable[Row]) -> str:
         pair = f"{_over_seeds(group, 'precision', 2)} / {_over_seeds(group, 'recall', 2)}"
         cells = [name, sizes, str(len(group)), _over_seeds(group, "fd", 3), _over_seeds(group, "fd_heldout", 3)]
         cells += [_over_seeds(group, "is", 2), pair, _over_seeds(group, "copy_rate", 3)]
-        cells.append(_spread([row.seconds for row in group], lambda value: f"{value:.1f}"))
+        cells.append(mean_and_deviation([row.seconds for row in group], lambda value: f"{value:.1f}"))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -123,10 +123,11 @@ def _title(condition: str) -> str:
 
 def _over_seeds(group: list[Row], metric: str, digits: int) -> str:
     values = [row.metrics[metric] for row in group if metric in row.metrics]
-    return _spread(values, lambda value: f"{value:.{digits}f}")
+    return mean_and_deviation(values, lambda value: f"{value:.{digits}f}")
 
 
-def _spread(values: list[float], written: Callable[[float], str]) -> str:
+def mean_and_deviation(values: list[float], written: Callable[[float], str]) -> str:
+    """Return values over seeds as text, "mean ± standard deviation"; a dash where there are none."""
     if not values:
         return "–"
     mean = written(statistics.fmean(values))
