@@ -1,8 +1,12 @@
 """Small things to train and sample with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+
+import rcg_process
 
 # torch and Lightning are slow to import: tests that need neither stage nor data should not wait for them
 
@@ -102,3 +106,13 @@ def trainer():
         return Trainer(folder, steps, **given | settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The pipeline of toy.yaml, run in a process of its own without interruption: the folder that holds toy/."""
+    folder = tmp_path_factory.mktemp("finished")
+    pipeline = Path(__file__).parent / "toy.yaml"
+    code = rcg_process.finish(rcg_process.start(["pipeline", pipeline, "--root", folder], folder))
+    assert code == 0, (folder / "said.txt").read_text()[-2000:]
+    return folder

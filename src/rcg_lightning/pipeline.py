@@ -27,7 +27,6 @@ from rcg_lightning.commands.parsing import call, find_config, named_configs, rea
 from rcg_lightning.commands.steps import PLACEHOLDER, Pipeline, Step, read_pipeline
 from rcg_lightning.errors import UserError
 
-RECORD = ".step.json"
 TABLE = "table"
 
 
@@ -84,10 +83,14 @@ class Run:
         shared = [(step, self.seeds[0]) for step in steps if step.shared]
         return shared + [(step, seed) for seed in self.seeds for step in steps if not step.shared]
 
+    def record_path(self, step: Step, seed: int) -> Path:
+        """Return where the record of a step lies: beside its folder, which is the command's own."""
+        return self.folder(step, seed).with_name(f".{step.name}.json")
+
     def record(self, step: Step, seed: int) -> dict[str, Any]:
         """Return what is known of a step's last run; empty where it never began."""
         try:
-            return json.loads((self.folder(step, seed) / RECORD).read_text())
+            return json.loads(self.record_path(step, seed).read_text())
         except (OSError, ValueError):
             return {}
 
@@ -98,30 +101,29 @@ class Run:
         return finished and self._is_whole(step, seed, record)
 
     def _is_whole(self, step: Step, seed: int, record: dict[str, Any]) -> bool:
-        sizes = {name: self.folder(step, seed) / name for name in record["files"]}
-        return all(path.is_file() and path.stat().st_size == record["files"][name] for name, path in sizes.items())
+        folder, sizes = self.folder(step, seed), record["files"]
+        return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
 
     def execute(self, step: Step, seed: int) -> None:
         """Run a step, continuing where a killed run of the same command stopped."""
-        folder, key = self.folder(step, seed), self.key(step, seed)
+        folder, path, key = self.folder(step, seed), self.record_path(step, seed), self.key(step, seed)
         record = self.record(step, seed)
-        if folder.exists() and record.get("key") != key:
-            _put_aside(folder, str(record.get("key", "unknown")), "its settings have changed")
-            record = {}
-        elif record.get("seconds") is not None and not self._is_whole(step, seed, record):
-            _put_aside(folder, key, "files are missing or cut short")
+        changed = record.get("key") != key
+        if changed or record.get("seconds") is not None:  # a step that is done is here because of what it lacks
+            why = "its settings have changed" if changed else "files are missing or cut short"
+            _put_aside(folder, str(record.get("key", "unknown")), why)
             record = {}
         folder.mkdir(parents=True, exist_ok=True)
         words = self.words(step, seed)
-        spent = record.get("spent", 0.0) + _unrecorded(folder)
-        _write(folder / RECORD, {"key": key, "command": words, "spent": spent, "seconds": None})
+        spent = record.get("spent", 0.0) + _unrecorded(folder, path)
+        _write(path, {"key": key, "command": words, "spent": spent, "seconds": None})
         if words[0] == "fit" and (folder / "last.ckpt").is_file():
             words += ["--ckpt_path", str(folder / "last.ckpt")]
         began = time.perf_counter()
         run_command(words, step)
         seconds = spent + time.perf_counter() - began
-        files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(_made_in(folder))}
-        _write(folder / RECORD, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
+        files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(_made_in(folder))}
+        _write(path, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table's rows: where the samples are, and what they cost with all that they came from."""
@@ -196,15 +198,12 @@ def _clean_process() -> Iterator[None]:
 
 
 def _made_in(folder: Path) -> Iterator[Path]:
-    """The files that a step made, without its record and without logs, which others may write to."""
-    for path in folder.rglob("*"):
-        if path.is_file() and path.name != RECORD and "tfevents" not in path.name:
-            yield path
+    """The files that a step made, without logs, which others may write to."""
+    return (path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name)
 
 
-def _unrecorded(folder: Path) -> float:
+def _unrecorded(folder: Path, record: Path) -> float:
     """Seconds that a killed run worked before it last saved something."""
-    record = folder / RECORD
     if not record.is_file():
         return 0.0
     return max([path.stat().st_mtime - record.stat().st_mtime for path in _made_in(folder)] + [0.0])
@@ -226,6 +225,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _put_aside(folder: Path, key: str, why: str) -> None:
     """Rename the folder of an outdated step: a training of days is never deleted by a changed config."""
+    if not folder.exists():
+        return
     aside = folder.with_name(f"{folder.name}.until-{key[:8]}")
     number = 1
     while aside.exists():
