@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.commands.compare import samples_folder
 from rcg_lightning.conditions import ClassCondition, JointCondition, RepresentationCondition
+from rcg_lightning.data.store import Store
 from rcg_lightning.errors import UserError
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Condition, require
@@ -67,6 +70,14 @@ def same_encoder(generator: Generator, identity: object, what: str) -> None:
     mine = generator.facts.identities.get("representation") if generator.facts else None
     if None not in (mine, identity) and mine != identity:
         raise UserError(f"{what}: representations of encoder {identity}, but the generator was trained with {mine}")
+
+
+def stored_representations(generator: Generator, folder: Path, number: int) -> Tensor:
+    """Return a store's representations (number, R) as conditions of ``generator``; its rows in order, over and over."""
+    store = Store.open(samples_folder(folder))
+    require("representation" in store.columns, f"{folder} holds no representations: give a store that rcg extract made")
+    same_encoder(generator, store.identity.get("representation"), str(folder))
+    return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
 
 
 def chosen_labels(loaded: Loaded, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:

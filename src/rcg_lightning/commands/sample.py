@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcg_lightning.callbacks.store import StoreCollector, predict_store
-from rcg_lightning.commands.compare import samples_folder
-from rcg_lightning.commands.generator import Loaded, chosen_labels, load, same_encoder
+from rcg_lightning.commands.generator import Loaded, chosen_labels, load, same_encoder, stored_representations
 from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.interpolation import lerp, slerp
@@ -98,7 +97,7 @@ def sample(
         carried["representation"] = _from_pictures(generator, encoder, like, between, number, path)
         seeds = seeds.repeat(len(like)) if like else torch.full((number,), first_seed)
     elif representations is not None:
-        carried["representation"] = _stored(generator, representations, number)
+        carried["representation"] = stored_representations(generator, representations, number)
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
     data = Seeds(seeds.tolist(), batch_size, carried)
     strength = None if guidance is None else Guidance(guidance, ramp)
@@ -122,13 +121,6 @@ def sample(
             say(f"{out}: {store.size} samples")
         else:
             say(f"{store.path}: a store of {store.size} {generator.codec.makes}s")
-
-
-def _stored(generator: Generator, folder: Path, number: int) -> Tensor:
-    store = Store.open(samples_folder(folder))
-    require("representation" in store.columns, f"{folder} holds no representations: give a store that rcg extract made")
-    same_encoder(generator, store.identity.get("representation"), str(folder))
-    return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
 
 
 def _from_pictures(

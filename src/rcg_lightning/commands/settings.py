@@ -1,0 +1,232 @@
+"""Settings of sampling that can be swept, and samples at any of them from one set of representations."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rcg_lightning.commands.compare import samples_folder
+from rcg_lightning.commands.generator import Loaded, chosen_labels, has, stored_representations
+from rcg_lightning.commands.sample import sample
+from rcg_lightning.conditions import ClassCondition
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.data.shards import file_sha256
+from rcg_lightning.data.store import MANIFEST, Store
+from rcg_lightning.described import construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.stages.diffusion import DiffusionStage
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import require, to_uint8
+
+Setting = dict[str, Any]  # name of a swept setting to its value
+Precision = Literal["32-true", "bf16-mixed"]
+_OF_SAMPLER = ("steps", "eta", "temperature")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every setting of a sweep is scored on.
+
+    Attributes:
+        number: samples of each seed, whose own seeds are first_seed, first_seed + 1, …
+        seeds: how often each setting is scored, on other samples each time.
+    """
+
+    number: int
+    first_seed: int
+    seeds: int
+    batch_size: int
+    precision: Precision
+    device: torch.device
+
+    @property
+    def total(self) -> int:
+        """Samples of all seeds together."""
+        return self.number * self.seeds
+
+
+class Sampling:
+    """Samples of a generator at any setting; representations are drawn from the prior once and kept.
+
+    Args:
+        loaded: generator and prior.
+        asked: how many samples, and where they are made.
+        out: folder in which representations are kept.
+        prior: the prior's checkpoint, if any.
+        representations: a store to take conditions from instead.
+        sampler: None for the generator's own.
+        ramp: let guidance grow over sampling; None for the generator's own way.
+        balanced: every class equally often.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        asked: Asked,
+        out: Path,
+        prior: Path | None = None,
+        representations: Path | None = None,
+        sampler: Sampler | None = None,
+        ramp: bool | None = None,
+        balanced: bool = False,
+    ) -> None:
+        self.loaded, self.asked, self.out = loaded, asked, out
+        self.prior, self.representations, self.ramp, self.balanced = prior, representations, ramp, balanced
+        self.generator = loaded.generator.to(asked.device)
+        self.sampler = sampler or own_sampler(self.generator)
+        self.labels = chosen_labels(loaded, None, balanced, asked.total)
+        self._drawn: dict[str, Tensor] = {}
+        self._weights = {"generator": self.generator.identity, "prior": loaded.prior and loaded.prior.identity}
+        if representations is not None:
+            folder = Store.open(samples_folder(representations)).path
+            self._weights["representations"] = file_sha256(folder / MANIFEST)  # which lists every shard's checksum
+
+    def own(self) -> Setting:
+        """Return the values of all settings that the generator would use if it were not told any."""
+        found: Setting = {"guidance": self.generator.guidance.scale, "ema": self.generator.averages[0]}
+        found |= {name: value for name, value in knobs(self.sampler).items() if name in _OF_SAMPLER}
+        if self.loaded.prior is not None:
+            found["prior_temperature"] = own_sampler(self.loaded.prior).temperature
+        return found
+
+    def check(self, setting: Setting) -> None:
+        """Raise a UserError where a setting cannot be sampled, before any work is done."""
+        self.generator.for_sampling(setting.get("ema"))
+        sampler = self.sampler_at(setting)
+        if isinstance(self.generator, DiffusionStage):
+            sampler.grid.levels(sampler.steps, self.generator.denoiser.schedule.steps)
+        if self.guidance_at(setting).scale != 1:
+            self.generator.conditioner.null(1)
+        if "prior_temperature" in setting:
+            self._prior_sampler(setting)
+
+    def guidance_at(self, setting: Setting) -> Guidance:
+        """Return the guidance of a setting."""
+        own = self.generator.guidance
+        ramp = own.ramp if self.ramp is None else self.ramp
+        return Guidance(float(setting.get("guidance", own.scale)), ramp, own.interval, own.channels)
+
+    def sampler_at(self, setting: Setting) -> Sampler:
+        """Return the sampler of a setting."""
+        return variant(self.sampler, {name: setting[name] for name in _OF_SAMPLER if name in setting})
+
+    def depends_on(self, setting: Setting, seed: int) -> dict[str, Any]:
+        """Return, as plain data, everything that the samples of one seed of a setting depend on."""
+        prior = None if self.loaded.prior is None else describe(self._prior_sampler(setting))
+        return {
+            **self._weights,
+            "guidance": knobs(self.guidance_at(setting)),
+            "sampler": describe(self.sampler_at(setting)),
+            "prior_sampler": prior,
+            "ema": setting.get("ema", self.generator.averages[0]),
+            "balanced": self.balanced,
+            "seeds": [self.asked.first_seed + seed * self.asked.number, self.asked.number],
+            "precision": self.asked.precision,
+        }
+
+    def pictures(self, setting: Setting, seed: int) -> Iterator[Tensor]:
+        """Yield the samples of one seed of a setting, uint8 batches (B, C, H, W)."""
+        carried = dict(self.labels)
+        known = self._representations(setting)
+        if known is not None:
+            carried["representation"] = known
+        guidance, sampler = self.guidance_at(setting), self.sampler_at(setting)
+        device, mixed = self.asked.device, self.asked.precision == "bf16-mixed"
+        for rows in torch.arange(seed * self.asked.number, (seed + 1) * self.asked.number).split(self.asked.batch_size):
+            batch = {"seed": rows + self.asked.first_seed} | {name: values[rows] for name, values in carried.items()}
+            moved: Any = {name: values.to(device) for name, values in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                made = self.generator.sample(moved, guidance, sampler, setting.get("ema"))
+            yield to_uint8(made.float())
+
+    def _prior_sampler(self, setting: Setting) -> Sampler:
+        if self.loaded.prior is None:
+            raise UserError("--prior_temperature is the RDM's: it needs a generator conditioned on representations")
+        own = own_sampler(self.loaded.prior)
+        return variant(own, {"temperature": setting.get("prior_temperature", own.temperature)})
+
+    def _representations(self, setting: Setting) -> Tensor | None:
+        """Return conditions (total, R) for all samples of a sweep: one store for all settings but the RDM's own."""
+        if self.representations is not None:
+            folder = self.representations
+        elif self.prior is not None and self.loaded.prior is not None:
+            folder = self._draw(self.prior, self.loaded.prior, self._prior_sampler(setting))
+        else:
+            return None
+        if str(folder) not in self._drawn:
+            self._drawn = {str(folder): stored_representations(self.generator, folder, self.asked.total)}
+        return self._drawn[str(folder)]
+
+    def _draw(self, path: Path, prior: Generator, sampler: Sampler) -> Path:
+        """Return the folder of the store of representations that ``sampler`` draws, making it if it is not there."""
+        asked = self.asked
+        balanced = self.balanced and has(prior.condition, ClassCondition)
+        told = [prior.identity, describe(sampler), asked.first_seed, asked.total, balanced]
+        folder = self.out / "representations" / short_hash(told)
+        if not (folder / "store" / MANIFEST).is_file():
+            sample(
+                path,
+                folder,
+                asked.total,
+                asked.first_seed,
+                sampler=sampler,
+                balanced=balanced,
+                batch_size=asked.batch_size,
+                accelerator={"cuda": "gpu"}.get(asked.device.type, asked.device.type),
+                precision="32-true",  # as a prior is computed inside a generator
+            )
+        return folder
+
+
+def own_sampler(generator: Generator) -> Sampler:
+    """Return the sampler that a generator uses unless told otherwise."""
+    found = getattr(generator, "sampler", None)
+    if not isinstance(found, Sampler):
+        raise UserError(f"{type(generator).__name__} samples without a sampler that could be swept")
+    return found
+
+
+def knobs(thing: Any) -> dict[str, Any]:
+    """Return the plain settings of a Guidance or Sampler, those left at their defaults too."""
+    names = list(inspect.signature(type(thing)).parameters)
+    found = {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+    plain = (str, int, float, bool, tuple, type(None))
+    return {name: value for name, value in found.items() if isinstance(value, plain)}
+
+
+def variant(sampler: Sampler, changes: dict[str, Any]) -> Sampler:
+    """Return a sampler like another one with some settings changed.
+
+    Raises:
+        UserError: samplers of this kind have no such setting.
+    """
+    described = describe(sampler)
+    present = knobs(sampler)
+    for name in changes:
+        kind = type(sampler).__name__
+        require(name in present, f"{kind} has no {name}: leave --{name} out, or choose another --sampler, such as DDIM")
+    return construct({**described, "init_args": described["init_args"] | present | changes})
+
+
+def settings_of(axes: dict[str, list[Any]], own: Setting, crossed: bool) -> list[Setting]:
+    """Return the settings to score: every combination, or each axis by itself with the others as they are."""
+    require(bool(axes), "nothing to sweep: give at least one of --guidance, --steps, --eta, --ema, --temperature, …")
+    if crossed:
+        found = [dict(zip(axes, values)) for values in product(*axes.values())]
+    else:
+        base = {name: own.get(name, values[0]) for name, values in axes.items()}
+        found = [base | {name: value} for name, values in axes.items() for value in values]
+    return list({json.dumps(setting): setting for setting in found}.values())
+
+
+def short_hash(content: Any) -> str:
+    """Return a hash of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

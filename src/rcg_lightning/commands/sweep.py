@@ -1,0 +1,222 @@
+"""`rcg sweep`: score a generator over settings of sampling, all on one set of representations."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcg_lightning.commands.compare import pick_device
+from rcg_lightning.commands.generator import load
+from rcg_lightning.commands.parsing import call, say, watched
+from rcg_lightning.commands.settings import Asked, Precision, Sampling, Setting, settings_of, short_hash
+from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.shards import file_sha256
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.curves import Point, best, picture, plots, save_plots, sweep_table
+from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.reference import Reference, reference_of
+from rcg_lightning.evaluation.scores import score
+from rcg_lightning.trainer import default_precision
+from rcg_lightning.types import require
+
+SCORED = "scored.json"  # every setting ever scored in a folder, by a hash of all that its figures depend on
+
+
+class Scored:
+    """The figures of every setting scored so far, in a file that is replaced whole after each.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.records: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete it, and its settings are scored again") from error
+
+    def add(self, key: str, record: dict[str, Any]) -> None:
+        """Keep one record."""
+        self.records[key] = record
+        _write(self.path, json.dumps(self.records, indent=1))
+
+
+def sweep(
+    checkpoint: Path,
+    extractor: FeatureExtractor,
+    out: Path,
+    data: ImageData | None = None,
+    statistics: Path | None = None,
+    reference: Path | None = None,
+    prior: Path | None = None,
+    representations: Path | None = None,
+    guidance: list[float] | None = None,
+    steps: list[int] | None = None,
+    eta: list[float] | None = None,
+    ema: list[str] | None = None,
+    temperature: list[float] | None = None,
+    prior_temperature: list[float] | None = None,
+    crossed: bool = True,
+    ramp: bool | None = None,
+    sampler: Sampler | None = None,
+    number: int = 5000,
+    first_seed: int = 0,
+    seeds: int = 1,
+    balanced: bool = False,
+    by: str = "fd",
+    batch_size: int = 256,
+    accelerator: str = "auto",
+    precision: Precision | None = None,
+) -> None:
+    """Score a generator at many settings of sampling: a table, plots, and the best one.
+
+    Representations are drawn once and serve every setting. Stopped at any moment, the same command continues; with
+    more values it scores only those.
+
+    Args:
+        checkpoint: of the generator.
+        extractor: features to compare in.
+        out: folder to write to: sweep.md, sweep.json, plots as PNG and for TensorBoard, and what was scored already.
+        data: the real pictures.
+        statistics: published reference statistics (.npz with mu and sigma) in place of data.
+        reference: folder in which the real pictures' features are kept; by default in ``out``.
+        prior: checkpoint of the RDM, for a generator conditioned on representations.
+        representations: a store to take conditions from instead of the prior.
+        guidance: guidance scales, 1 is off.
+        steps: numbers of sampling steps.
+        eta: DDIM's noise, 0 to 1.
+        ema: names of averaged weights; "trained" for the weights themselves.
+        temperature: factors of the generator's noise.
+        prior_temperature: factors of the RDM's noise.
+        crossed: score every combination; false varies each by itself and leaves the others as the generator has them.
+        ramp: let guidance grow linearly over sampling; None for the generator's own way.
+        sampler: what steps, eta and temperature are changed of; None for the generator's own.
+        number: samples of each setting and seed.
+        first_seed: samples' seeds are first_seed, first_seed + 1, …
+        seeds: score each setting so many times, on other samples, for error bars.
+        balanced: generate every class equally often.
+        by: metric that decides which setting is best.
+        batch_size: samples made at once; changes speed and memory alone.
+        accelerator: cpu, gpu, mps or auto.
+        precision: of sampling; None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
+    """
+    require((data is None) != (statistics is None), "give what to compare with: either --data or --statistics")
+    require(number > 1 and seeds > 0, f"a sweep takes at least 2 samples and 1 seed, not {number} and {seeds}")
+    require(prior is None or representations is None, "--prior and --representations exclude each other: give one")
+    axes = {
+        "guidance": guidance,
+        "steps": steps,
+        "eta": eta,
+        "ema": ema,
+        "temperature": temperature,
+        "prior_temperature": prior_temperature,
+    }
+    given = {name: list(values) for name, values in axes.items() if values}
+    extractor.setup()
+    loaded = load(checkpoint, prior, given=representations is not None)
+    makes = loaded.generator.codec.makes
+    require(makes == "image", f"{checkpoint} makes {makes}s, no pictures: sweep a generator of pictures")
+    device = pick_device(accelerator)
+    chosen = precision or (default_precision() if device.type == "cuda" else "32-true")
+    asked = Asked(number, first_seed, seeds, batch_size, chosen, device)  # type: ignore[arg-type]
+    sampling = Sampling(loaded, asked, out, prior, representations, sampler, ramp, balanced)
+    settings = settings_of(given, sampling.own(), crossed)
+    for setting in settings:
+        sampling.check(setting)
+    real, against = _reference(data, statistics, extractor, reference or out / "reference", device)
+    points = _score_all(sampling, settings, extractor, real, against, by, Scored(out / SCORED))
+    held = f"{number} samples" + (f" × {seeds} seeds" if seeds > 1 else "")
+    note = f"{held}, features of {extractor.name} ({extractor.identity}), reference {against}"
+    _report(points, by, note, out)
+
+
+def _reference(
+    data: ImageData | None, statistics: Path | None, extractor: FeatureExtractor, folder: Path, device: torch.device
+) -> tuple[Reference, str]:
+    """Return what samples are compared with, and a name that changes with it."""
+    if statistics is not None:
+        return Reference.from_statistics(statistics), f"{statistics.stem}-{file_sha256(statistics)[:16]}"
+    assert data is not None
+    data.prepare_data()
+    real = reference_of(data, extractor, folder, device)
+    return real, real.identity
+
+
+def _score_all(
+    sampling: Sampling,
+    settings: list[Setting],
+    extractor: FeatureExtractor,
+    real: Reference,
+    against: str,
+    by: str,
+    scored: Scored,
+) -> list[Point]:
+    """Score what has not been scored yet and return all points, in the order of ``settings``."""
+    asked = sampling.asked
+    points: list[Point] = []
+    for place, setting in enumerate(settings, 1):
+        words = Point(setting, (), asked.number).says()
+        found: list[dict[str, float]] = []
+        for seed in range(asked.seeds):
+            told = {**sampling.depends_on(setting, seed), "extractor": extractor.identity, "reference": against}
+            key = short_hash(told)
+            fresh = key not in scored.records
+            if fresh:
+                began = time.perf_counter()
+                total = -(-asked.number // asked.batch_size)
+                made = watched(sampling.pictures(setting, seed), f"[{place}/{len(settings)}] {words}", total)
+                metrics = score(made, real, extractor, asked.device)
+                seconds = round(time.perf_counter() - began, 2)
+                scored.add(key, {"setting": setting, "n": asked.number, "metrics": metrics, "seconds": seconds, **told})
+            found.append(scored.records[key]["metrics"])
+            best([Point(setting, (found[-1],), asked.number)], by)  # refuses a metric that is not there, at once
+            which = f", seed {seed}" if asked.seeds > 1 else ""
+            end = f"{scored.records[key]['seconds']:.1f} s" if fresh else "scored before"
+            say(f"[{place}/{len(settings)}] {words}{which}: {by} {found[-1][by]:.4f}   ({end})")
+        points.append(Point(setting, tuple(found), asked.number))
+    return points
+
+
+def _report(points: list[Point], by: str, note: str, out: Path) -> None:
+    """Write table, figures and plots, and say which setting is best."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    winner, table = best(points, by), sweep_table(points, by)
+    rows = [{"setting": p.setting, "n": p.n, "figures": list(p.figures)} for p in points]
+    content = {"note": note, "by": by, "best": winner.setting, "rows": rows}
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "sweep.json", json.dumps(content, indent=1))
+    _write(out / "sweep.md", f"{note}\n\n{table}")
+    drawn = plots(points, note)
+    paths = save_plots(drawn, out)
+    with SummaryWriter(str(out)) as events:
+        events.add_text("sweep", f"{note}\n\n{table}")
+        for name, figure in drawn.items():
+            events.add_image(f"sweep/{name}", picture(figure), dataformats="HWC")
+    say(f"\n{table}")
+    say(f"best by {by}: {winner.says()} ({by} {winner.mean(by):.4f})")
+    say(f"table: {out / 'sweep.md'}   plots: {', '.join(path.name for path in paths) or 'none, for nothing varies'}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def main(name: str, argv: list[str]) -> None:
+    examples = [
+        "rcg sweep --checkpoint runs/digits/seed0/representation/last.ckpt --prior runs/digits/seed0/rdm/last.ckpt "
+        "--guidance 1,1.5,2,3 --number 1346 --extractor ClassifierExtractor "
+        "--extractor.folder runs/digits/classifier/classifier --config digits_data --out runs/sweep",
+        "rcg sweep … --steps 5,10,25 --eta 0,1                        every combination",
+        "rcg sweep … --temperature 0.8,0.9,1 --prior_temperature 0.8,1 --crossed false     each by itself",
+    ]
+    call(sweep, name, argv, examples)
