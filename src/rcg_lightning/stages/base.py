@@ -163,9 +163,10 @@ def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:
         raise UserError(f"the networks were built for pictures of {built.image}, the data give {given.image}")
     if "label" in needs and built.classes != given.classes:
         raise UserError(f"the networks were built for {built.classes} classes, the data have {given.classes}")
-    for name in needs & built.columns.keys():
+    online = {name for name, column in built.columns.items() if column.get("online")}
+    for name in (needs | online) & built.columns.keys():
         mine, other = built.identities.get(name), given.identities.get(name)
         if other is not None and mine != other:
             raise UserError(
-                f"the stage was trained on {name} {mine}, the store holds {other}: use the store it belongs to"
+                f"the stage was trained on {name} {mine}, what is given makes {other}: use the store or encoder it had"
             )
