@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
 from rcg_lightning.errors import UserError
@@ -37,7 +39,6 @@ TITLES = {
 _TOGETHER = (("fd", "fd_heldout"), ("precision", "recall"), ("density", "coverage"))  # metrics of one panel
 _NOT_DRAWN = frozenset({"nearest"})
 _TRADING = ("guidance", "temperature", "prior_temperature")  # settings that buy quality with diversity
-_STROKES = ("-", "--", ":", "-.")
 _LINES = 8  # of other settings in one plot; more cannot be told apart
 
 
@@ -179,56 +180,60 @@ def _in_order(line: list[Point], axis: str) -> list[Point]:
 
 
 def _against(lines: dict[str, list[Point]], axis: str, note: str) -> Figure:
-    """Draw metrics against one setting, a panel for each metric or pair."""
-    present = metrics_of([point for line in lines.values() for point in line])
-    groups = [[name for name in group if name in present] for group in _TOGETHER]
-    paired = {name for group in groups for name in group}
-    groups += [[name] for name in present if name not in paired and name not in _NOT_DRAWN]
-    groups = sorted((group for group in groups if group), key=lambda group: present.index(group[0]))
+    """Draw metrics against one setting, a panel for each metric; related ones share it where there is one line."""
+    present = [name for name in metrics_of([p for line in lines.values() for p in line]) if name not in _NOT_DRAWN]
+    together = _TOGETHER if len(lines) == 1 else ()
+    groups = {name: [name] for name in present}
+    for first, second in together:
+        if first in groups and second in groups:
+            groups[first] += groups.pop(second)
     columns = 2 if len(groups) == 4 else min(len(groups), 3)
     rows = math.ceil(len(groups) / columns)
-    figure = Figure(figsize=(4.2 * columns, 3.3 * rows + 0.5), dpi=110, layout="constrained")
-    panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()  # type: ignore[arg-type]
-    for panel, group in zip(panels, groups):
+    figure = Figure(figsize=(4.2 * columns + _legend_width(lines), 3.3 * rows + 0.5), dpi=110, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, group in zip(panels, groups.values()):
         _panel(panel, lines, axis, group)
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
-    _finish(figure, f"metrics against {axis.replace('_', ' ')}", note)
+    _finish(figure, f"metrics against {axis.replace('_', ' ')}", note, lines)
     return figure
 
 
 def _panel(panel: Axes, lines: dict[str, list[Point]], axis: str, group: list[str]) -> None:
     names = [written(point.setting[axis]) for point in next(iter(lines.values()))]
     by_name = any(isinstance(point.setting[axis], str) for line in lines.values() for point in line)
-    for colour, (label, line) in zip(_colours(len(lines)), lines.items()):
+    for colour, line in zip(_colours(len(lines)), lines.values()):
         at: list[Any] = list(range(len(line))) if by_name else [point.setting[axis] for point in line]
-        for stroke, metric in zip(_STROKES, group):
-            own = _title(metric) if len(group) > 1 else ""
-            told = ", ".join(part for part in (label, own) if part)
-            shade = colour if len(lines) > 1 else f"C{_STROKES.index(stroke)}"
+        for number, metric in enumerate(group):
+            shade, stroke = (colour, "-") if number == 0 else (f"C{number}", "--")
             means, spreads = [p.mean(metric) for p in line], [p.deviation(metric) for p in line]
-            style = {"color": shade, "linestyle": stroke, "marker": "o", "markersize": 4, "capsize": 3}
-            panel.errorbar(at, means, yerr=spreads if any(spreads) else None, label=told, **style)
+            style: dict[str, Any] = {"color": shade, "linestyle": stroke, "marker": "o", "markersize": 4, "capsize": 3}
+            panel.errorbar(at, means, yerr=spreads if any(spreads) else None, label=_title(metric), **style)
     if by_name:
         panel.set_xticks(range(len(names)), names)
+        panel.margins(x=0.1)
+    if len(group) > 1:
+        panel.legend(fontsize=8, frameon=False)
     _label(panel, axis.replace("_", " "), " / ".join(_title(metric) for metric in group) + _direction(group[0]))
 
 
 def _trade(lines: dict[str, list[Point]], axis: str, across: str, up: str, note: str) -> Figure:
     """Draw one metric against another along one setting, whose values stand at the points."""
-    figure = Figure(figsize=(5.6, 4.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(5.6 + _legend_width(lines), 4.6), dpi=110, layout="constrained")
     panel = figure.subplots()
-    for colour, (label, line) in zip(_colours(len(lines)), lines.items()):
+    halo = [Stroke(linewidth=2.5, foreground="white"), Normal()]
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "path_effects": halo, "zorder": 5}
+    for colour, line in zip(_colours(len(lines)), lines.values()):
         places = [(point.mean(across), point.mean(up)) for point in line]
-        panel.plot(*zip(*places), color=colour, marker="o", markersize=5, label=label)
-        for place, point in zip(places, line):
-            text = written(point.setting[axis])
-            halo = [Stroke(linewidth=2.5, foreground="white"), Normal()]
-            offset = {"xytext": (6, 5), "textcoords": "offset points"}
-            panel.annotate(text, place, fontsize=9, color=colour, path_effects=halo, zorder=5, **offset)
+        panel.plot(*zip(*places), color=colour)
+        panel.scatter(*zip(*places), color=colour, s=25, zorder=6)  # above the text's white
+        # where there are many lines, their ends tell the direction
+        for point, place in zip(line, places) if len(lines) <= 2 else ((line[0], places[0]), (line[-1], places[-1])):
+            text, at = written(point.setting[axis]), (6, 5)
+            panel.annotate(text, place, at, color=colour, **style)
     panel.margins(0.12)
     _label(panel, _title(across) + _direction(across), _title(up) + _direction(up))
-    _finish(figure, f"{_title(up)} against {_title(across)}, by {axis.replace('_', ' ')}", note)
+    _finish(figure, f"{_title(up)} against {_title(across)}, by {axis.replace('_', ' ')}", note, lines)
     return figure
 
 
@@ -237,14 +242,20 @@ def _label(panel: Axes, across: str, up: str) -> None:
     panel.set_ylabel(up)
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
-    if any(text for text in panel.get_legend_handles_labels()[1]):
-        panel.legend(fontsize=7, frameon=False)
 
 
-def _finish(figure: Figure, title: str, note: str) -> None:
+def _legend_width(lines: dict[str, list[Point]]) -> float:
+    """Inches that the legend of the lines needs beside the panels."""
+    return 0.0 if len(lines) == 1 else 0.6 + 0.075 * max(map(len, lines))
+
+
+def _finish(figure: Figure, title: str, note: str, lines: dict[str, list[Point]]) -> None:
     figure.suptitle(title, fontsize=11)
     if note:
-        figure.supxlabel(note, fontsize=7, color="0.4")
+        figure.supxlabel(textwrap.fill(note, int(16 * figure.get_figwidth())), fontsize=7, color="0.4")
+    if len(lines) > 1:
+        drawn = [Line2D([], [], color=colour, marker="o", markersize=4) for colour in _colours(len(lines))]
+        figure.legend(drawn, list(lines), loc="outside right upper", fontsize=8, frameon=False)
 
 
 def _colours(count: int) -> list[Any]:
