@@ -1,6 +1,7 @@
 """What the commands are tried on: the toy pipeline's folders, and what it lacks."""
 
 import pytest
+import torch
 
 from rcg_lightning.cli import main
 
@@ -41,12 +42,17 @@ def refused(rcg):
 
 @pytest.fixture(scope="session")
 def toy(finished, tmp_path_factory):
-    """Folder with the toy pipeline's steps (seed 0), the classifier, an RDM by class and a generator of both."""
+    """Folder with the toy pipeline's steps (seed 0), the classifier, an RDM by class and a generator of both.
+
+    Generators that are hardly trained make the same grey of everything, so these have random weights.
+    """
     folder = tmp_path_factory.mktemp("toy")
     for path in [*(finished / "toy" / "seed0").iterdir(), finished / "toy" / "classifier"]:
-        if path.is_dir():
+        if path.name in ("none", "class", "representation", "rdm"):
+            _awake(path / "last.ckpt", folder / path.name / "last.ckpt")
+        elif path.is_dir():
             (folder / path.name).symlink_to(path)
-    stores = [f"--data.stores={folder}/store", f"--data.heldout_stores={folder}/heldout_store"]
+    stores = [f"--data.stores=[{folder}/store]", f"--data.heldout_stores=[{folder}/heldout_store]"]
     joint = folder / "joint.yaml"
     joint.write_text(
         "model: {init_args: {condition: {class_path: JointCondition, init_args: {conditions: "
@@ -59,4 +65,14 @@ def toy(finished, tmp_path_factory):
     }.items():
         argv = ["fit", *words, *quick, f"--trainer.default_root_dir={folder / name}"]
         assert main([str(word) for word in argv]) == 0
+        _awake(folder / name / "last.ckpt", folder / name / "last.ckpt")
     return folder
+
+
+def _awake(source, target):
+    checkpoint, chance = torch.load(source, weights_only=True), torch.Generator().manual_seed(0)
+    for tensor in checkpoint["state_dict"].values():
+        if tensor.is_floating_point():
+            tensor += 0.2 * torch.randn(tensor.shape, generator=chance)
+    target.parent.mkdir(exist_ok=True)
+    torch.save(checkpoint, target)

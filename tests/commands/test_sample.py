@@ -6,10 +6,12 @@ from PIL import Image
 
 from rcg_lightning.data.store import Store
 
+ENCODER = ["--encoder", "TrainedEncoder", "--encoder.folder", "{toy}/encoder/encoder"]
+
 
 @pytest.fixture
 def encoder(toy):
-    return ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
+    return [word.format(toy=toy) for word in ENCODER]
 
 
 @pytest.fixture
@@ -109,14 +111,14 @@ def test_an_rdm_writes_a_store_that_a_generator_reads(rcg, sample, toy, tmp_path
         ("representation", ["--prior", "{toy}/none/last.ckpt"], "makes images, not representations"),
         ("representation", ["--prior", "{toy}/encoder/last.ckpt"], "holds a MoCoV3Stage, where a Generator is needed"),
         ("representation", ["--prior", "{toy}/rdm/last.ckpt", "--classes", "3"], "conditioned on classes"),
-        ("representation", ["--prior", "{toy}/rdm_class/last.ckpt", "--classes", "12"], "class 12 is out of range: 0 to 9"),
+        ("representation", ["--prior", "{toy}/rdm_class/last.ckpt", "--classes", "12"], "class 12 is out of range"),
         ("none", ["--prior", "{toy}/rdm/last.ckpt"], "--prior is of no use"),
         ("none", ["--classes", "3"], "conditioned on classes"),
         ("class", ["--classes", "-1"], "class -1 is out of range: 0 to 9"),
         ("class", ["--number", "0"], "--number is at least 1"),
         ("representation", ["--like", "nope.png"], "need --encoder"),
-        ("representation", ["--like", "nope.png", *"--encoder TrainedEncoder --encoder.folder {toy}/encoder/encoder".split()], "nope.png cannot be read"),
-        ("representation", ["--between", "a.png", *"--encoder TrainedEncoder --encoder.folder {toy}/encoder/encoder".split()], "--between takes two"),
+        ("representation", ["--like", "nope.png", *ENCODER], "nope.png cannot be read"),
+        ("representation", ["--between", "a.png", *ENCODER], "--between takes two"),
         ("representation", ["--representations", "nope"], "no store at nope"),
         ("encoder", [], "holds a MoCoV3Stage, where a Generator is needed"),
         ("nothing", [], "no checkpoint at"),

@@ -60,6 +60,7 @@ def explain(message: str, parser: ArgumentParser, argv: Sequence[str] = ()) -> s
         return _unknown_class(mistake, wrong_class, parser)
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", mistake.text).replace("typing.Literal", "one of ")
     text = re.sub(r"Expected an? (.+?)\. Got value: (.*)", r"should be \1, not \2", text)
+    text = re.sub(r"Expected an? list$", f"should be a list, such as [{_given(message)}]".replace("\\", ""), text)
     text = re.sub(r"Expected an? (\w+)$", lambda found: f"should be {found[1]}, not {_given(message)}", text)
     return f"{mistake.where}: {text}" if mistake.keys else text
 

@@ -1,0 +1,63 @@
+"""The commands as two processes: the same stores to the last bit, the same figures."""
+
+import hashlib
+import json
+
+import pytest
+import yaml
+
+import rcg_process
+
+REAL = ["--data.source", "Digits", "--data.source.limit", "256"]
+
+
+def files(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def both(rcg, tmp_path):
+    """Run a command in this process and in two; return where each wrote."""
+
+    def run(*argv, out):
+        one, two = tmp_path / "one", tmp_path / "two"
+        code, _, error = rcg(*argv, "--accelerator", "cpu", "--out", one / out)
+        assert code == 0, error
+        assert rcg_process.pair([*argv, "--out", two / out], tmp_path) == [0, 0], (tmp_path / "said.txt").read_text()
+        return one / out, two / out
+
+    return run
+
+
+def test_extraction(both, toy):
+    encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
+    one, two = both("extract", *REAL, *encoder, "--shard_rows", 100, out="store")
+    assert files(one) == files(two)
+    assert len(list(one.glob("*.npy"))) == 3
+
+
+def test_sampling(both, toy):
+    prior = ["--prior", toy / "rdm" / "last.ckpt"]
+    words = ["sample", "--checkpoint", toy / "representation" / "last.ckpt", *prior, "--number", 1100]
+    one, two = both(*words, "--png", "false", "--npz", "true", "--batch_size", 300, out="samples")
+    assert files(one / "store") == files(two / "store")
+    assert len(list((one / "store").glob("*.npy"))) == 2  # one for each process
+    assert (one / "samples.npz").read_bytes() == (two / "samples.npz").read_bytes()
+
+
+def test_evaluation(both, toy):
+    classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", toy / "classifier" / "classifier"]
+    words = ["evaluate", "--samples", toy / "none" / "last.ckpt", "--number", 150, "--batch_size", 64]
+    one, two = both(*words, *classifier, *REAL, out="figures.json")
+    assert json.loads(one.read_text()) == pytest.approx(json.loads(two.read_text()), rel=1e-9)
+
+
+def test_a_step_on_two_devices_is_started_apart(rcg, toy, tmp_path):
+    """As a pipeline does it, Lightning starting the second process by itself."""
+    run = f"sample --checkpoint {toy}/none/last.ckpt --number 1100 --png false --accelerator cpu"
+    steps = {"apart": {"run": run, "devices": 2}, "here": {"run": run}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"steps": steps}, sort_keys=False))
+    code, said, error = rcg("pipeline", tmp_path / "two.yaml", "--root", tmp_path)
+    assert code == 0, said + error
+    apart, here = (tmp_path / "two" / "seed0" / name / "store" for name in ("apart", "here"))
+    assert files(apart) == files(here)
