@@ -38,7 +38,7 @@ def test_inception_is_torch_fidelitys_on_colour_and_grey(inception_weights):
     )
     ours = InceptionExtractor(inception_weights)
     grey = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
-    features, logits = ours(grey)
+    features, logits, spatial = ours(grey)
     expected = theirs(grey.repeat(1, 3, 1, 1))
     assert (features.shape[1], logits.shape[1]) == (ours.dim, ours.classes) == (2048, 1008)
     torch.testing.assert_close(features, expected[0], rtol=1e-4, atol=1e-6)
@@ -80,7 +80,7 @@ def test_wrong_weights_are_told_apart(tmp_path):
 
 
 def test_a_classifier_reads_the_pictures_it_was_trained_on(extractor):
-    features, logits = extractor(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    features, logits, spatial = extractor(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     assert (features.shape, logits.shape) == ((3, 12), (3, 5))
     with pytest.raises(UserError, match="train one"):
         extractor(torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
@@ -110,7 +110,7 @@ class Brightness(Encoder):
 def test_an_encoders_representation_is_a_feature():
     images = torch.full((4, 3, 8, 8), 51, dtype=torch.uint8)
     extractor = EncoderExtractor(Brightness())
-    features, logits = extractor(images)
+    features, logits, spatial = extractor(images)
     assert logits is None
     torch.testing.assert_close(features, torch.full((4, 3), 0.2))
     assert (extractor.dim, extractor.classes, extractor.identity) == (3, None, "encoder-brightness")

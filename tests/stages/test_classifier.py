@@ -32,7 +32,7 @@ def test_digits_are_learned_and_exported(tmp_path):
 
     extractor = ClassifierExtractor(tmp_path / "classifier")
     pictures = data.pictures("heldout")
-    features, logits = extractor(torch.from_numpy(pictures.array))
+    features, logits, _ = extractor(torch.from_numpy(pictures.array))
     assert features.shape == (451, extractor.dim) == (451, 64)
     accuracy = (logits.argmax(1).numpy() == pictures.labels).mean()
     assert accuracy == pytest.approx(trainer.callback_metrics["val/accuracy"].item(), abs=1e-6)

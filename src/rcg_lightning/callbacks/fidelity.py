@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.reference import Reference, reference_of
-from rcg_lightning.evaluation.scores import Scorer
+from rcg_lightning.evaluation.scores import CHEAP, Scorer
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, require, to_uint8
 
@@ -42,7 +42,7 @@ class Fidelity(Callback):
             else:
                 folder = Path(trainer.default_root_dir) / f"reference-{trainer.global_rank}"
                 reference = reference_of(trainer.datamodule, self.extractor, folder, pl_module.device)  # type: ignore
-            self._scorer = Scorer(self.extractor, reference, neighbours=False)
+            self._scorer = Scorer(self.extractor, reference, CHEAP)
         self._scorer.to(pl_module.device).reset()
         self._seen = 0
 

@@ -15,7 +15,7 @@ from rcg_lightning.data.seeds import Seeds
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.reading import open_samples
 from rcg_lightning.evaluation.reference import Reference, reference_of
-from rcg_lightning.evaluation.scores import Scorer, score
+from rcg_lightning.evaluation.scores import CHEAP, Scorer, score
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, require, to_uint8
@@ -110,7 +110,7 @@ def evaluate(
         watch = watched(found, "scoring", -(-found.count // 256))
         figures, count, speaks = score(watch, real, extractor, device), found.count, True
     if speaks:
-        _report(Scorer(extractor, real, neighbours=False).full_names(figures, count), out)
+        _report(Scorer(extractor, real, CHEAP).full_names(figures, count), out)
 
 
 def _report(named: dict[str, float], out: Path | None) -> None:

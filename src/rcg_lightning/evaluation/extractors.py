@@ -8,6 +8,7 @@ import io
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,21 @@ from rcg_lightning.types import require
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+SPATIAL_CHANNELS, SPATIAL_SIDE = 7, 17
+
+
+class Features(NamedTuple):
+    """What an extractor makes of B pictures.
+
+    Attributes:
+        pooled: (B, dim), of the whole picture.
+        logits: (B, classes); None without classes.
+        spatial: (B, spatial_dim), which keep places apart, for sFID; None where the extractor has none.
+    """
+
+    pooled: Tensor
+    logits: Tensor | None = None
+    spatial: Tensor | None = None
 
 
 class FeatureExtractor(Described):
@@ -45,6 +61,11 @@ class FeatureExtractor(Described):
         return None
 
     @property
+    def spatial_dim(self) -> int | None:
+        """Number of spatial features, None where there are none."""
+        return None
+
+    @property
     @abstractmethod
     def identity(self) -> str:
         """Hash of the weights and of everything else that the features depend on."""
@@ -58,11 +79,11 @@ class FeatureExtractor(Described):
         """Let go of the network's memory."""
 
     @abstractmethod
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(self, images: Tensor) -> Features:
         """Like the call, without its checks."""
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Pictures (B, C, H, W) uint8, C = 1 or 3 -> features (B, dim) and logits (B, classes) or None, float32."""
+    def __call__(self, images: Tensor) -> Features:
+        """Pictures (B, C, H, W) uint8, C = 1 or 3 -> their features, float32."""
         shape = tuple(images.shape)
         require(
             images.dtype == torch.uint8 and images.ndim == 4 and shape[1] in (1, 3),
@@ -71,14 +92,15 @@ class FeatureExtractor(Described):
         # one memory layout, or the same pictures from a file and from memory would differ in the last digits
         images = images.clone(memory_format=torch.contiguous_format)
         with torch.no_grad():
-            features, logits = self.extract(images)
-        return features.float(), None if logits is None else logits.float()
+            found = self.extract(images)
+        return Features(*(None if part is None else part.float() for part in found))  # type: ignore[arg-type]
 
 
 class InceptionExtractor(FeatureExtractor):
     """The Inception-v3 of the published FID and IS, in torch-fidelity's port: 2048 features, 1008 unbiased logits.
 
-    Grey pictures are repeated to three channels; the resize to 299 is TensorFlow 1's bilinear, as in the original.
+    Grey pictures are repeated to three channels; the resize to 299 is TensorFlow 1's bilinear, as in the original. The
+    spatial features are those of the ADM suite, 7 channels of 17 x 17 places.
 
     Args:
         weights: torch-fidelity's file (.pth, or its tensors as .safetensors). By default the one in torch hub's cache,
@@ -99,6 +121,10 @@ class InceptionExtractor(FeatureExtractor):
     def classes(self) -> int:
         return 1008
 
+    @property
+    def spatial_dim(self) -> int:
+        return SPATIAL_SIDE**2 * SPATIAL_CHANNELS
+
     @cached_property
     def identity(self) -> str:
         return f"inception-{file_digest(self._find())[:16]}"
@@ -109,9 +135,8 @@ class InceptionExtractor(FeatureExtractor):
     def release(self) -> None:
         self.network.release()
 
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        features, logits = self.network(images.expand(-1, 3, -1, -1))
-        return features, logits
+    def extract(self, images: Tensor) -> Features:
+        return Features(*self.network(images.expand(-1, 3, -1, -1)))
 
     def _find(self) -> Path:
         if self.weights is not None:
@@ -142,7 +167,30 @@ class InceptionExtractor(FeatureExtractor):
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{self._find()} does not hold torch-fidelity's Inception weights: {reason}") from error
-        return network.to(memory_format=torch.channels_last)  # 1.4 times faster on a CPU
+        return _WithSpatial(network.to(memory_format=torch.channels_last))  # 1.4 times faster on a CPU
+
+
+class _WithSpatial(nn.Module):
+    """Inception, and the features of sFID: the ADM suite's ``mixed_6/conv``.
+
+    TensorFlow counts blocks from "mixed" on, so that is the 1 x 1 branch of Mixed_6d (not of Mixed_6e), after its ReLU.
+    Features are in TensorFlow's order, channels last: published means and covariances fit.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.spatial: Tensor | None = None
+        network.Mixed_6d.branch1x1.register_forward_hook(self._keep)  # type: ignore[union-attr, operator]
+
+    def _keep(self, block: nn.Module, inputs: tuple[Tensor, ...], found: Tensor) -> None:
+        self.spatial = found[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 17 * 17 * 7), a copy
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, logits = self.network(images)
+        spatial, self.spatial = self.spatial, None
+        assert spatial is not None
+        return features, logits, spatial
 
 
 class ClassifierExtractor(FeatureExtractor):
@@ -187,7 +235,7 @@ class ClassifierExtractor(FeatureExtractor):
     def release(self) -> None:
         self.network.release()
 
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(self, images: Tensor) -> Features:
         channels, height, width = self._description["settings"]["image"]
         if images.shape[1] == 1:
             images = images.expand(-1, channels, -1, -1)
@@ -196,8 +244,7 @@ class ClassifierExtractor(FeatureExtractor):
             f"the classifier in {self.folder} reads pictures of {(channels, height, width)}, not "
             f"{tuple(images.shape[1:])}: train one on this data",
         )
-        features, logits = self.network(images.float() / 255)
-        return features, logits
+        return Features(*self.network(images.float() / 255))
 
     def _make(self) -> nn.Module:
         return load_network(self.folder)[0]
@@ -205,6 +252,9 @@ class ClassifierExtractor(FeatureExtractor):
 
 class EncoderExtractor(FeatureExtractor):
     """The representation of a pretrained encoder; no classes, hence no Inception score.
+
+    The Fréchet distance over DINOv2 of the literature (Stein et al. 2023) is that of
+    ``TimmEncoder("vit_large_patch14_dinov2.lvd142m", size=224, normalise=Identity())``.
 
     Args:
         encoder: the encoder, with its own resize and normalisation.
@@ -229,8 +279,8 @@ class EncoderExtractor(FeatureExtractor):
     def release(self) -> None:
         self.encoder.release()
 
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.encoder(images.float() / 255), None
+    def extract(self, images: Tensor) -> Features:
+        return Features(self.encoder(images.float() / 255))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Metrics of neighbours: precision, recall, density, coverage, and how near samples come to training pictures.
 
 A set's manifold is the union of balls around its features, each as large as the distance to its k-th neighbour.
-Sources: Kynkäänniemi et al. 2019 (precision, recall), Naeem et al. 2020 (density, coverage).
+Sources: Kynkäänniemi et al. 2019 (precision, recall; k = 3 there, and in the ADM suite's and torch-fidelity's figures),
+Naeem et al. 2020 (density, coverage; k = 5).
 """
 
 import torch
@@ -16,11 +17,16 @@ _CHUNK = 1024
 
 def radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """Return (N,) float32: the distance of each of ``features`` (N, d) to its ``neighbours``-th other one."""
+    return all_radii(features, neighbours)[:, -1]
+
+
+def all_radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """Return (N, ``neighbours``) float32: distances of each of ``features`` (N, d) to its nearest other ones."""
     require(
         len(features) > neighbours,
         f"{len(features)} pictures have no {neighbours} neighbours each: score more pictures",
     )
-    return nearest(features, features, neighbours + 1)[0][:, -1]  # the first is the feature itself
+    return nearest(features, features, neighbours + 1)[0][:, 1:]  # the first is the feature itself
 
 
 def balls_around(queries: Tensor, centres: Tensor, radius: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ which metrics against other sets are taken. Nothing here knows what made the fea
 """
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class Moments:
     count: int | None = None
     identity: str | None = None  # of the extractor that made the features
 
+    def cpu(self) -> "Moments":
+        """Return the same in ordinary memory."""
+        return replace(self, mean=self.mean.cpu(), covariance=self.covariance.cpu())
+
     def save(self, path: Path) -> None:
         """Write an .npz with mu and sigma (the usual names, float64) and, of ours, count and identity."""
         arrays: dict[str, Any] = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
@@ -41,20 +45,28 @@ class Moments:
         np.savez(path, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Moments":
+    def load(cls, path: Path, suffix: str = "") -> "Moments":
         """Read an .npz that holds mu (d,) and sigma (d, d), such as the statistics files that papers publish.
+
+        Args:
+            path: the file.
+            suffix: ``_s`` reads mu_s and sigma_s instead, the spatial features of sFID.
 
         Raises:
             UserError: no such file, not such a file, or shapes that do not fit.
         """
+        names = f"mu{suffix}", f"sigma{suffix}"
         require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in ("mu", "sigma", "count", "identity") if name in arrays}
+                found = {name: arrays[name] for name in (*names, "count", "identity") if name in arrays}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} cannot be read as an .npz of reference statistics: {error}") from error
-        require("mu" in found and "sigma" in found, f"{path} holds no arrays mu and sigma: is it a file of statistics?")
-        mean, covariance = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in ("mu", "sigma"))
+        absent = " and ".join(name for name in names if name not in found)
+        require(not absent, f"{path} does not hold {absent}, but mu and sigma are needed: is it a file of statistics?")
+        mean, covariance = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in names)
+        finite = bool(mean.isfinite().all() and covariance.isfinite().all())
+        require(finite, f"the statistics in {path} hold NaN or infinity: get or make the file anew")
         shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
         require(mean.ndim == 1 and covariance.shape == (len(mean),) * 2, f"{path}: {shapes} do not fit each other")
         count = int(found["count"]) if "count" in found else None
@@ -92,7 +104,7 @@ class Summary:
         classes: Σ p(y|x) of each of SPLITS parts (SPLITS, K), float64; None without logits.
         certainty: Σ of the negative entropies Σ_y p log p of each part (SPLITS,), float64.
         parts: number of pictures in each part (SPLITS,), float64.
-        features: (N, d) float32 where they were kept, else None; under several processes in the order of ranks.
+        features: (N, d) float32 where they were kept, else None, in the order of their pictures' names.
     """
 
     def __init__(
@@ -108,7 +120,8 @@ class Summary:
     def inception_score(self, splits: int | None = None) -> tuple[float, float]:
         """Return mean and standard deviation (unbiased; 0 for one split) of exp(mean KL(p(y|x) ‖ p(y))) over splits.
 
-        By default SPLITS from SPLIT_FROM pictures on, else one over all of them.
+        The rule: from SPLIT_FROM pictures on, SPLITS parts, which a hash of the pictures' names makes; below, one part,
+        for a score of few pictures is too low.
 
         Args:
             splits: 1 or SPLITS.
@@ -163,6 +176,7 @@ class FeatureStatistics(Sums):
     negative_entropies: Tensor
     counts: Tensor
     kept: Any  # list of (B, d); one tensor once it is synchronised
+    names: Any  # list of (B,), of the pictures whose features are kept
 
     def __init__(
         self, dim: int, classes: int | None = None, keep: bool = False, identity: str | None = None, **settings: Any
@@ -174,13 +188,15 @@ class FeatureStatistics(Sums):
         self.add_sums({"total": (dim,), "outer": (dim, dim), **parts})
         if keep:
             self.add_state("kept", [], dist_reduce_fx="cat")
+            self.add_state("names", [], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, logits: Tensor | None = None, index: Tensor | None = None) -> None:
         """Add features (B, d) and logits (B, K) of any float type.
 
         Args:
-            index: (B,) int64, names of the pictures (their seeds): decides which split of the Inception score each one
-                belongs to, the same for any number of processes. By default the order within this process.
+            index: (B,) int64, names of the pictures (their seeds): they decide which split of the Inception score each
+                one belongs to and the order of kept features, the same for any number of processes. By default the
+                order within this process.
         """
         require(features.shape[1:] == (self.dim,), f"features of shape {tuple(features.shape)}, not (B, {self.dim})")
         require((logits is None) == (self.classes is None), "logits must be given always or, without classes, never")
@@ -191,8 +207,9 @@ class FeatureStatistics(Sums):
         self.total += wide.sum(dim=0)
         self.outer += wide.T @ wide
         names = torch.arange(self.seen, self.seen + len(wide)) if index is None else index.detach()
+        names = names.to(self.total.device)
         # hashed, for classes are often drawn in turns and a plain remainder would give each split a few classes only
-        part = mix(names.to(self.total.device)) % SPLITS
+        part = mix(names) % SPLITS
         part = (part[:, None] == torch.arange(SPLITS, device=part.device)).double()  # (B, SPLITS), one-hot
         self.counts += part.sum(dim=0)
         self.seen += len(wide)
@@ -202,13 +219,17 @@ class FeatureStatistics(Sums):
             self.negative_entropies += part.T @ (log_p.exp() * log_p).sum(dim=1)
         if self.keep:
             self.kept.append(features.detach().float().to(self.total.device))
+            self.names.append(names)
 
     def compute(self) -> Summary:
         """Return the statistics of everything seen by all processes; at least two pictures."""
         count = int(self.counts.sum())
         require(count >= 2, f"statistics of {count} pictures say nothing: at least 2 are needed, thousands are usual")
         moments = Moments(*moments_from_sums(count, self.total, self.outer), count, self.identity)
-        kept = (torch.cat(self.kept) if isinstance(self.kept, list) else self.kept) if self.keep else None
+        kept = None
+        if self.keep:
+            kept, names = (torch.cat(rows) if isinstance(rows, list) else rows for rows in (self.kept, self.names))
+            kept = kept[names.argsort(stable=True)]
         # copies, for the states are added to in place later
         classes = self.marginals.clone() if self.classes else None
         return Summary(moments, classes, self.negative_entropies.clone(), self.counts.clone(), kept)
@@ -216,6 +237,12 @@ class FeatureStatistics(Sums):
     def reset(self) -> None:
         super().reset()
         self.seen = 0
+
+    def _sync_dist(self, *args: Any, **settings: Any) -> None:
+        if self.keep and isinstance(self.kept, list) and not self.kept:  # a process that saw nothing: shapes must agree
+            self.kept = [self.total.new_zeros(0, self.dim, dtype=torch.float32)]
+            self.names = [self.total.new_zeros(0, dtype=torch.int64)]
+        super()._sync_dist(*args, **settings)
 
     def _double(self, value: Tensor) -> Tensor:
         return value.detach().to(self.total.device).double()
@@ -225,12 +252,12 @@ def metric_name(kind: str, extractor: str, count: int, reference: str | None = N
     """Return a name that says all that a figure depends on: ``fid/inception_5k_train``, ``fd/classifier_1346_val``.
 
     Args:
-        kind: ``fd`` (``fid`` where the extractor is Inception), ``is``, ``precision``, …
+        kind: ``fd``, ``sfd`` or ``kd`` (``fid``, ``sfid``, ``kid`` where the extractor is Inception), ``is``, …
         extractor: the extractor's name.
         count: number of pictures scored.
         reference: what they are compared with, None where it is nothing.
     """
-    if kind.startswith("fd") and extractor == "inception":
-        kind = "fid" + kind[2:]
+    if extractor == "inception" and kind.split("_")[0] in ("fd", "sfd", "rfd", "kd"):
+        kind = kind.replace("d", "id", 1)
     size = f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
     return f"{kind}/{extractor}_{size}" + (f"_{reference}" if reference else "")

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +18,15 @@ from torch import Tensor
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.manifold import NEIGHBOURS, copy_threshold, radii
+from rcg_lightning.evaluation.manifold import NEIGHBOURS, all_radii, copy_threshold
 from rcg_lightning.evaluation.metrics import FeatureStatistics, Moments
+from rcg_lightning.evaluation.reading import open_samples
 from rcg_lightning.types import require
 
 BATCH = 256  # fixed, so that features of one picture set are always made in the same batches, to the last digit
 FEATURES_KEPT = 10_000  # of each set, for metrics of neighbours, whose cost is quadratic
 BYTES_KEPT = 512 * 2**20  # of training pictures, for distances in pixels
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +37,15 @@ class RealSet:
         moments: of the features of all its pictures.
         features: (N, d) float32, of at most FEATURES_KEPT; None where only moments are known.
         pictures: (N, C, H, W) uint8; None where they are more than BYTES_KEPT.
+        spatial: moments of the spatial features, for sFID; None where they are not known.
+        size: height and width of the pictures, None where only moments are known.
     """
 
     moments: Moments
     features: Tensor | None = None
     pictures: Tensor | None = None
+    spatial: Moments | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,7 @@ class Reference:
 
     Attributes:
         identity: hash of extractor, data set and preprocessing; empty for statistics from elsewhere.
-        radii: (N,) of the training features' balls.
+        radii: (N, NEIGHBOURS), distances of the training features to their nearest other ones.
         copy_threshold: pixel distance to training below which a picture counts as a copy.
     """
 
@@ -69,29 +76,59 @@ class Reference:
         """Measure uint8 pictures (N, C, H, W), or batches of them, on ``device``; ``heldout`` may be missing."""
         seen = _measure(train, extractor, device)
         unseen = None if heldout is None else _measure(heldout, extractor, device)
-        assert seen.features is not None
-        near = radii(seen.features.to(device)).cpu() if len(seen.features) > NEIGHBOURS else None
+        near = _radii(seen.features, device)
         threshold = None
         if unseen is not None and unseen.pictures is not None and seen.pictures is not None:
             threshold = copy_threshold(unseen.pictures.to(device), seen.pictures)
         return cls(identity, seen, unseen, near, threshold)
 
     @classmethod
-    def from_statistics(cls, path: Path) -> "Reference":
-        """Read published statistics (.npz with mu and sigma): enough for a Fréchet distance and nothing else."""
-        return cls("", RealSet(Moments.load(path)))
+    def from_statistics(
+        cls, path: Path, extractor: FeatureExtractor | None = None, device: torch.device | str = "cpu"
+    ) -> "Reference":
+        """Read published statistics, an .npz with mu and sigma: enough for a Fréchet distance.
+
+        The ADM suite's reference batches hold more: mu_s and sigma_s, for sFID, and some pictures, arr_0, uint8
+        (N, H, W, 3), of which the features for precision, recall and kernel distances are taken. Moments are then still
+        the published ones, which are of many more pictures.
+
+        Args:
+            path: the file.
+            extractor: without it, pictures in the file are ignored.
+            device: to make their features on.
+        """
+        held, near = _names(path), None
+        if extractor is None or "arr_0" not in held:
+            real = RealSet(Moments.load(path))
+        else:
+            real = _measure(open_samples(path), extractor, device)
+            near = _radii(real.features, device)
+            real = replace(real, pictures=None)  # they are a few of many: no nearest training pictures
+            if held & {"mu", "sigma"}:
+                real = replace(real, moments=Moments.load(path), spatial=None)
+        dim = len(real.moments.mean)
+        require(
+            extractor is None or extractor.dim == dim,
+            f"{path} holds statistics of {dim} features, which is not what the extractor makes: published ones are of "
+            "InceptionExtractor",
+        )
+        if held & {"mu_s", "sigma_s"}:
+            real = replace(real, spatial=Moments.load(path, "_s"))
+        return cls("", real, radii=near)
 
     def save(self, path: Path) -> None:
         """Write a .safetensors file; it appears complete or not at all."""
         tensors: dict[str, Tensor] = {}
-        facts: dict[str, object] = {"format": FORMAT, "identity": self.identity, "copy_threshold": self.copy_threshold}
+        facts: dict[str, Any] = {"format": FORMAT, "identity": self.identity, "copy_threshold": self.copy_threshold}
         for split, real in (("train", self.train), ("heldout", self.heldout)):
             if real is None:
                 continue
-            moments = real.moments
-            facts[split] = {"count": moments.count, "identity": moments.identity}
-            values = {"mean": moments.mean, "covariance": moments.covariance}
-            values |= {"features": real.features, "pictures": real.pictures}
+            values = {"features": real.features, "pictures": real.pictures}
+            facts[split] = {"size": real.size}
+            for name, moments in (("moments", real.moments), ("spatial", real.spatial)):
+                if moments is not None:
+                    facts[split][name] = {"count": moments.count, "identity": moments.identity}
+                    values |= {f"{name}.mean": moments.mean, f"{name}.covariance": moments.covariance}
             tensors |= {f"{split}.{name}": value for name, value in values.items() if value is not None}
         if self.radii is not None:
             tensors["radii"] = self.radii
@@ -117,8 +154,16 @@ class Reference:
         def split(name: str) -> RealSet | None:
             if name not in facts:
                 return None
-            moments = Moments(tensors[f"{name}.mean"], tensors[f"{name}.covariance"], **facts[name])
-            return RealSet(moments, tensors.get(f"{name}.features"), tensors.get(f"{name}.pictures"))
+            known = facts[name]
+            moments, spatial = (
+                Moments(tensors[f"{name}.{kind}.mean"], tensors[f"{name}.{kind}.covariance"], **known[kind])
+                if kind in known
+                else None
+                for kind in ("moments", "spatial")
+            )
+            assert moments is not None
+            size = tuple(known["size"]) if known["size"] else None
+            return RealSet(moments, tensors.get(f"{name}.features"), tensors.get(f"{name}.pictures"), spatial, size)
 
         train = split("train")
         assert train is not None
@@ -146,7 +191,8 @@ def reference_of(
 def reference_identity(data: ImageData, extractor: FeatureExtractor) -> str:
     """Return a hash of everything that a reference depends on."""
     splits = [data.pictures(split).fingerprint for split in ("train", "heldout")]
-    parts = [*splits, data.geometry.says(False), extractor.identity, NEIGHBOURS, FEATURES_KEPT, BYTES_KEPT, FORMAT]
+    parts = [*splits, data.geometry.says(False), extractor.identity, extractor.spatial_dim]
+    parts += [NEIGHBOURS, FEATURES_KEPT, BYTES_KEPT, FORMAT]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -180,12 +226,18 @@ def _measure(pictures: Tensor | Iterable[Tensor], extractor: FeatureExtractor, d
     statistics = FeatureStatistics(
         extractor.dim, extractor.classes, identity=extractor.identity, sync_on_compute=False
     ).to(device)
+    spatial = spatial_statistics(extractor, sync_on_compute=False)
+    spatial = None if spatial is None else spatial.to(device)
     features: list[Tensor] = []
     kept: list[Tensor] | None = []
     seen, stride = 0, 1
+    size: tuple[int, int] | None = None
     for batch in batches(pictures):
-        found, logits = extractor(batch.to(device))
+        found, logits, places = extractor(batch.to(device))
         statistics.update(found, logits)
+        if spatial is not None and places is not None:
+            spatial.update(places)
+        size = batch.shape[2], batch.shape[3]
         features.append(found[-seen % stride :: stride].cpu())  # those whose number is a multiple of the stride
         seen += len(batch)
         if seen > 2 * FEATURES_KEPT * stride:
@@ -194,12 +246,34 @@ def _measure(pictures: Tensor | Iterable[Tensor], extractor: FeatureExtractor, d
             kept.append(batch.cpu())
             if sum(part.nbytes for part in kept) > BYTES_KEPT:
                 kept = None
-    moments = statistics.compute().moments
     return RealSet(
-        Moments(moments.mean.cpu(), moments.covariance.cpu(), moments.count, moments.identity),
+        statistics.compute().moments.cpu(),
         spread(torch.cat(features), FEATURES_KEPT),
         torch.cat(kept) if kept else None,
+        None if spatial is None else spatial.compute().moments.cpu(),
+        size,
     )
+
+
+def spatial_statistics(extractor: FeatureExtractor, **settings: Any) -> FeatureStatistics | None:
+    """Return what accumulates the spatial features of an extractor, None where it has none."""
+    if extractor.spatial_dim is None:
+        return None
+    return FeatureStatistics(extractor.spatial_dim, identity=f"{extractor.identity}-spatial", **settings)
+
+
+def _radii(features: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if features is None or len(features) <= NEIGHBOURS else all_radii(features.to(device)).cpu()
+
+
+def _names(path: Path) -> set[str]:
+    """Return the arrays in an .npz."""
+    require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return set(arrays.files)
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as an .npz of reference statistics: {error}") from error
 
 
 def spread(rows: Tensor, limit: int) -> Tensor:

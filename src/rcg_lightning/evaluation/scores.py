@@ -1,14 +1,31 @@
 """All metrics of one set of samples against one reference, in one pass over the pictures."""
 
+import logging
 from collections.abc import Iterable
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.manifold import nearest_pictures, precision_recall
-from rcg_lightning.evaluation.metrics import FeatureStatistics, Summary, Sums, fid, metric_name
-from rcg_lightning.evaluation.reference import FEATURES_KEPT, Reference, batches, spread
+from rcg_lightning.evaluation.kernel import SEED, kernel_distance
+from rcg_lightning.evaluation.manifold import (
+    NEIGHBOURS,
+    all_radii,
+    density_coverage,
+    nearest_pictures,
+    precision_recall,
+)
+from rcg_lightning.evaluation.metrics import FeatureStatistics, Moments, Summary, Sums, fid, metric_name
+from rcg_lightning.evaluation.reference import FEATURES_KEPT, Reference, batches, spatial_statistics, spread
+from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
+
+CHEAP = frozenset({"fd", "is"})  # needs no features kept
+USUAL = CHEAP | {"sfd", "precision", "pixels"}
+EVERY = USUAL | {"kd", "density"}
+_OF_FEATURES = frozenset({"precision", "density", "kd"})
 
 
 def score(
@@ -16,17 +33,20 @@ def score(
     reference: Reference,
     extractor: FeatureExtractor,
     device: torch.device | str = "cpu",
+    metrics: frozenset[str] = USUAL,
+    neighbours: int = NEIGHBOURS,
 ) -> dict[str, float]:
-    """Return every metric that reference and extractor allow, by name.
-
-    ``fd`` and ``fd_heldout`` (Fréchet distances to training and held-out pictures), ``is`` (and ``is_std`` where it is
-    taken over splits), ``precision``, ``recall``, ``nearest`` (mean pixel distance to the nearest training picture) and
-    ``copy_rate`` (share of samples nearer to one than 99 % of held-out pictures are).
+    """Return the metrics that reference and extractor allow, by name.
 
     Args:
         samples: uint8 (N, C, H, W), or batches of them. Batches are cut anew, so their sizes change nothing.
+        reference: real pictures in the same extractor's features.
+        extractor: makes the features.
+        device: to make them on.
+        metrics: groups of EVERY, see Scorer.
+        neighbours: k of precision and recall, density and coverage.
     """
-    scorer = Scorer(extractor, reference).to(device)
+    scorer = Scorer(extractor, reference, metrics, neighbours).to(device)
     for batch in batches(samples):
         scorer.update(batch.to(device))
     return scorer.compute()
@@ -38,33 +58,79 @@ class Scorer(torch.nn.Module):
     Args:
         extractor: makes the features.
         reference: real pictures in the same extractor's features.
-        neighbours: whether precision, recall and pixel distances are wanted; in validation they may cost too much.
+        metrics: groups of metrics, of which those come out that reference and extractor allow:
+            ``fd``: ``fd`` and ``fd_heldout``, Fréchet distances to training and held-out pictures;
+            ``sfd``: ``sfd`` and ``sfd_heldout``, the same of spatial features;
+            ``is``: ``is``, and ``is_std`` where it is taken over splits;
+            ``precision``: ``precision`` and ``recall``;
+            ``density``: ``density`` and ``coverage``;
+            ``kd``: ``kd`` and ``kd_std``, the kernel distance, over at most FEATURES_KEPT features of either set;
+            ``pixels``: ``nearest`` (mean pixel distance to the nearest training picture) and ``copy_rate`` (share of
+            samples nearer to one than 99 % of held-out pictures are).
+        neighbours: k of precision and recall, density and coverage, at most NEIGHBOURS.
+        seed: of the kernel distance's subsets.
     """
 
-    def __init__(self, extractor: FeatureExtractor, reference: Reference, neighbours: bool = True) -> None:
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        reference: Reference,
+        metrics: frozenset[str] = USUAL,
+        neighbours: int = NEIGHBOURS,
+        seed: int = SEED,
+    ) -> None:
         super().__init__()
-        self.extractor, self.reference = extractor, reference
-        keep = neighbours and reference.radii is not None
+        unknown = metrics - EVERY
+        require(not unknown, f"there are no metrics {sorted(unknown)}: choose of {sorted(EVERY)}")
+        require(0 < neighbours <= NEIGHBOURS, f"{neighbours} neighbours: a reference knows 1 to {NEIGHBOURS}")
+        self.extractor, self.reference, self.metrics = extractor, reference, metrics
+        self.neighbours, self.seed = neighbours, seed
+        keep = bool(metrics & _OF_FEATURES) and reference.train.features is not None
         self.statistics = FeatureStatistics(extractor.dim, extractor.classes, keep, extractor.identity)
-        pixels = neighbours and reference.train.pictures is not None
+        places = "sfd" in metrics and reference.train.spatial is not None
+        self.spatial = spatial_statistics(extractor) if places else None
+        pixels = "pixels" in metrics and reference.train.pictures is not None
         self.pixels = PixelDistances(reference.train.pictures, reference.copy_threshold) if pixels else None
+        self._warned = False
 
     def update(self, images: Tensor, index: Tensor | None = None) -> None:
-        """Add pictures (B, C, H, W) uint8; ``index`` (B,) are their names, for the splits of the Inception score."""
-        self.statistics.update(*self.extractor(images), index=index)
+        """Add pictures (B, C, H, W) uint8; ``index`` (B,) are their names, for what depends on their order.
+
+        Raises:
+            UserError: they are no uint8 pictures, or of another size than the reference.
+        """
+        size = self.reference.train.size
+        require(
+            size is None or tuple(images.shape[2:]) == size,
+            f"samples of {'x'.join(map(str, images.shape[2:]))} pixels, a reference of "
+            f"{'x'.join(map(str, size or ()))}: score pictures of one size, or measure a reference of this one",
+        )
+        features, logits, places = self.extractor(images)
+        self.statistics.update(features, logits, index=index)
+        if self.spatial is not None and places is not None:
+            self.spatial.update(places)
         if self.pixels is not None:
             self.pixels.update(images)
 
     def compute(self) -> dict[str, float]:
         """Return the metrics by their short names; every process gets all."""
-        found = compare(self.statistics.compute(), self.reference)
+        samples = self.statistics.compute()
+        if not self._warned:  # in validation the same would be said every time
+            self._warned = True
+            warn_of_doubts(samples.moments, self.reference.train.moments)
+        found = compare(samples, self.reference, self.metrics, self.neighbours, self.seed)
+        if self.spatial is not None:
+            moments = self.spatial.compute().moments
+            for name, real in (("sfd", self.reference.train), ("sfd_heldout", self.reference.heldout)):
+                if real is not None and real.spatial is not None:
+                    found[name] = fid(moments, real.spatial)
         return found | (self.pixels.compute() if self.pixels is not None else {})
 
     def reset(self) -> None:
         """Forget all pictures."""
-        self.statistics.reset()
-        if self.pixels is not None:
-            self.pixels.reset()
+        for metric in (self.statistics, self.spatial, self.pixels):
+            if metric is not None:
+                metric.reset()
 
     def full_names(self, metrics: dict[str, float], count: int) -> dict[str, float]:
         """Rename metrics so that they say extractor, number of samples and reference: ``fd/classifier_1346_train``."""
@@ -110,19 +176,55 @@ class PixelDistances(Sums):
         return found if self.threshold is None else found | {"copy_rate": (self.copies / self.count).item()}
 
 
-def compare(samples: Summary, reference: Reference) -> dict[str, float]:
-    """Return the metrics of features, by their short names."""
-    found = {"fd": fid(samples.moments, reference.train.moments)}
-    if reference.heldout is not None:
-        found["fd_heldout"] = fid(samples.moments, reference.heldout.moments)
-    if samples.classes is not None:
+def compare(
+    samples: Summary,
+    reference: Reference,
+    metrics: frozenset[str] = USUAL,
+    neighbours: int = NEIGHBOURS,
+    seed: int = SEED,
+) -> dict[str, float]:
+    """Return the metrics of features, by their short names; arguments as of ``Scorer``."""
+    found: dict[str, float] = {}
+    if "fd" in metrics:
+        found["fd"] = fid(samples.moments, reference.train.moments)
+        if reference.heldout is not None:
+            found["fd_heldout"] = fid(samples.moments, reference.heldout.moments)
+    if "is" in metrics and samples.classes is not None:
         found["is"], spread_of_splits = samples.inception_score()
         if spread_of_splits:
             found["is_std"] = spread_of_splits
-    real = reference.train.features
-    if samples.features is not None and real is not None and reference.radii is not None:
-        mine, device = spread(samples.features, FEATURES_KEPT), samples.features.device
-        found["precision"], found["recall"] = precision_recall(
-            mine, real.to(device), real_radii=reference.radii.to(device)
-        )
+    if samples.features is None or reference.train.features is None:
+        return found
+    mine = spread(samples.features, FEATURES_KEPT)
+    real = reference.train.features.to(mine.device)
+    if "kd" in metrics and len(real) > 1:
+        found["kd"], found["kd_std"] = kernel_distance(mine, real, seed=seed)
+    if metrics & {"precision", "density"} and len(real) > NEIGHBOURS:
+        near = all_radii(real) if reference.radii is None else reference.radii.to(mine.device)
+        balls = near[:, neighbours - 1]
+        if "precision" in metrics:
+            found["precision"], found["recall"] = precision_recall(mine, real, neighbours, balls)
+        if "density" in metrics:
+            found["density"], found["coverage"] = density_coverage(mine, real, neighbours, balls)
     return found
+
+
+def doubts(samples: Moments, reference: Moments) -> list[str]:
+    """Return what should be known before figures of these sets are believed, one line each."""
+    lines, dim = [], len(samples.mean)
+    for name, moments in (("samples", samples), ("reference pictures", reference)):
+        if moments.count is not None and moments.count <= dim:
+            lines.append(
+                f"{moments.count} {name} for {dim} features: too few for their covariance, so the Fréchet distance is "
+                f"biased upwards; take more than {dim}, or compare with figures of equally many only"
+            )
+        if moments.covariance.trace() <= 1e-10 * moments.mean.square().sum():
+            lines.append(f"all {name} have the same features: are they one constant picture?")
+    return lines
+
+
+@rank_zero_only
+def warn_of_doubts(samples: Moments, reference: Moments) -> None:
+    """Say them, once for all processes."""
+    for line in doubts(samples, reference):
+        log.warning(line)

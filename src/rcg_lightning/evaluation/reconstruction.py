@@ -1,0 +1,130 @@
+"""How well a codec gives pictures back: PSNR, SSIM, LPIPS and the Fréchet distance of reconstructions."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.metrics import FeatureStatistics, fid
+from rcg_lightning.evaluation.reference import Reference
+from rcg_lightning.evaluation.scores import CHEAP, Scorer, warn_of_doubts
+from rcg_lightning.types import require
+
+Backbone = Literal["alex", "vgg", "squeeze"]
+_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+_SSIM_FROM, _LPIPS_FROM = 6, 32  # pixels, that their windows and poolings need
+
+
+def reconstruction_scores(
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    extractor: FeatureExtractor | None = None,
+    reference: Reference | None = None,
+    lpips: Backbone | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Return what ``Reconstruction`` computes over ``pairs``: originals and their reconstructions, uint8 batches.
+
+    The other arguments are those of ``Reconstruction``.
+    """
+    metric = Reconstruction(extractor, reference, lpips).to(device)
+    for original, made in pairs:
+        metric.update(original.to(device), made.to(device))
+    return metric.compute()
+
+
+class Reconstruction(nn.Module):
+    """``psnr`` and ``ssim`` of pairs of pictures, with ``lpips`` and the Fréchet distance ``rfd`` where asked for.
+
+    PSNR in dB is the mean over pictures, infinite where one is given back exactly. SSIM is torchmetrics': Gaussian
+    window of 11 pixels, borders reflected; there is none for pictures below 6 pixels.
+
+    Args:
+        extractor: for ``rfd``, which is the rFID where it is Inception; None leaves it out.
+        reference: real pictures that reconstructions are compared with; None takes the originals of the pairs.
+        lpips: network of LPIPS (``alex`` in most figures), None leaves it out.
+
+    Raises:
+        UserError: the weights of LPIPS are neither here nor to be fetched.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor | None = None,
+        reference: Reference | None = None,
+        lpips: Backbone | None = None,
+    ) -> None:
+        super().__init__()
+        require(extractor is not None or reference is None, "a reference needs the extractor that measured it")
+        self.psnr = PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3))
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
+        self.perceptual = None if lpips is None else perceptual_similarity(lpips)
+        self.lpips = MeanMetric()  # LPIPS' own state needs as many batches from each process
+        self.extractor = extractor
+        against = reference is not None and extractor is not None
+        self.scorer = Scorer(extractor, reference, CHEAP) if against else None  # type: ignore[arg-type]
+        alone = extractor is not None and reference is None
+        self.sets = nn.ModuleList(_statistics(extractor) for _ in range(2)) if alone else None  # type: ignore[arg-type]
+        self.has_ssim = False
+
+    def update(self, original: Tensor, made: Tensor) -> None:
+        """Add pictures and their reconstructions in the same order, uint8 (B, C, H, W) both."""
+        shapes = tuple(original.shape), tuple(made.shape)
+        fits = original.dtype == made.dtype == torch.uint8 and shapes[0] == shapes[1] and original.ndim == 4
+        require(fits, f"originals {original.dtype} {shapes[0]} and reconstructions {made.dtype} {shapes[1]} do not fit")
+        pair = made.float() / 255, original.float() / 255
+        self.psnr.update(*pair)
+        side = min(original.shape[2:])
+        if side >= _SSIM_FROM:
+            self.has_ssim = True
+            self.ssim.update(*pair)
+        if self.perceptual is not None:
+            require(side >= _LPIPS_FROM, f"LPIPS needs pictures from {_LPIPS_FROM} pixels on, not {side}: leave it out")
+            self.perceptual.reset()
+            self.perceptual.update(*(picture.expand(-1, 3, -1, -1) for picture in pair))
+            self.lpips.update(torch.cat(self.perceptual.all_scores))
+        if self.scorer is not None:
+            self.scorer.update(made)
+        elif self.extractor is not None and self.sets is not None:
+            for statistics, pictures in zip(self.sets, (made, original)):
+                statistics.update(self.extractor(pictures).pooled)  # type: ignore[operator]
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures over all pairs and processes."""
+        found = {"psnr": float(self.psnr.compute())}
+        if self.has_ssim:
+            found["ssim"] = float(self.ssim.compute())  # type: ignore[arg-type]
+        if self.perceptual is not None:
+            found["lpips"] = float(self.lpips.compute())
+        if self.scorer is not None:
+            found["rfd"] = self.scorer.compute()["fd"]
+        elif self.sets is not None:
+            made, original = (statistics.compute().moments for statistics in self.sets)  # type: ignore[operator]
+            warn_of_doubts(made, original)
+            found["rfd"] = fid(made, original)
+        return found
+
+
+def _statistics(extractor: FeatureExtractor) -> FeatureStatistics:
+    return FeatureStatistics(extractor.dim, identity=extractor.identity)
+
+
+def perceptual_similarity(backbone: Backbone) -> LearnedPerceptualImagePatchSimilarity:
+    """Return torchmetrics' LPIPS for pictures in [0, 1]; raise UserError where its network has no weights."""
+    require(backbone in _FILES, f"LPIPS has networks {', '.join(_FILES)}, not {backbone!r}")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[backbone]
+    try:
+        return LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
+    except (URLError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"the weights of LPIPS could not be loaded ({reason}): get "
+            f"https://download.pytorch.org/models/{file.name} and put it at {file}, or leave LPIPS out"
+        ) from error
