@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show_traceback and not isinstance(error, SystemExit):
             traceback.print_exc()
         code, line = verdict(error)
+        if code in (130, 143):
+            line += ", --ckpt_path last continues it" if name == "fit" else ", the same command continues"
         if line:
             print(f"rcg {name}: {line}", file=sys.stderr)
         return code
@@ -76,9 +78,9 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return 2, " ".join(str(error).split())
     # Lightning leaves the process itself after an interruption
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-        return 130, "interrupted; what was saved is kept, the same command can be run again"
+        return 130, "interrupted; what was saved is kept"
     if type(error).__name__ == "SIGTERMException":  # Lightning's
-        return 143, "terminated; what was saved is kept, the same command can be run again"
+        return 143, "terminated; what was saved is kept"
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None), ""
     if isinstance(error, BrokenPipeError):  # the reader, such as head, has left

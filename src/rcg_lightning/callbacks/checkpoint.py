@@ -55,7 +55,7 @@ class Checkpoint(ModelCheckpoint):
             super()._save_checkpoint(trainer, filepath)
         except OSError as error:
             reason = f"{filepath} cannot be written ({error.strerror or error}); the checkpoint before it is untouched"
-            raise UserError(f"{reason}: free some space and run the same command again") from error
+            raise UserError(f"{reason}: free some space and continue from it") from error
         self._saved_at = trainer.global_step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
