@@ -1,0 +1,139 @@
+"""Published figures as data.
+
+Nothing here imports torch: a table is shown at once.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rcg_lightning.errors import UserError
+
+NOT_YET = "not trainable here yet"
+FILE = Path(__file__).with_name("published.yaml")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a figure was measured.
+
+    Attributes:
+        name: of the protocol.
+        says: what it is, in words.
+        extractor: whose features, None where there are none.
+        number: samples.
+        reference: set that the samples are compared with; None where it is a file of statistics.
+    """
+
+    name: str
+    says: str
+    extractor: str | None = None
+    number: int | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published model.
+
+    Attributes:
+        id: ``table/row``.
+        name: as the table calls it.
+        figures: metric to published value.
+        protocols: metric to the protocol it was measured by.
+        sources: where the figures were read, in words.
+        config: what trains it here, None where nothing does yet.
+        options: what is added to the command that trains it.
+        makes: the figures that ``config`` can give.
+        errors: metric to the published uncertainty.
+        unconfirmed: metrics whose published value was found in no text at hand: never compared.
+    """
+
+    id: str
+    name: str
+    figures: dict[str, float]
+    protocols: dict[str, Protocol]
+    sources: tuple[str, ...]
+    config: str | None = None
+    options: str = ""
+    makes: frozenset[str] = frozenset()
+    errors: dict[str, float] = field(default_factory=dict)
+    unconfirmed: frozenset[str] = frozenset()
+
+    def trained_by(self, metric: str) -> str:
+        """Return what is typed after `rcg` to train what gives a figure, or that nothing does yet."""
+        if self.config is None or metric not in self.makes:
+            return NOT_YET
+        return f"{self.config} {self.options}".strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published table.
+
+    Attributes:
+        pipeline: name of the pipeline whose results fill it; empty where rows are measured one by one.
+        orientation: its figures were measured on other data and are never subtracted.
+    """
+
+    name: str
+    title: str
+    rows: dict[str, Row]
+    note: str = ""
+    pipeline: str = ""
+    orientation: bool = False
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """Return every published table by its name."""
+    content = yaml.safe_load(FILE.read_text())
+    protocols = {name: Protocol(name, **facts) for name, facts in content["protocols"].items()}
+    return {name: _table(name, facts, protocols, content["sources"]) for name, facts in content["tables"].items()}
+
+
+def find_table(name: str) -> Table:
+    """Return a published table, or raise a UserError with the nearest names."""
+    known = tables()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or sorted(known)
+        raise UserError(f"no published table {name}: there are {', '.join(near)}")
+    return known[name]
+
+
+def find_row(row_id: str) -> Row:
+    """Return a published row by its ``table/row``, or raise a UserError with the nearest ids."""
+    known = {row.id: row for table in tables().values() for row in table.rows.values()}
+    if row_id not in known:
+        near = difflib.get_close_matches(row_id, known, n=3)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "rows are named table/row, as `rcg reproduce TABLE` shows"
+        )
+        raise UserError(f"no published row {row_id}: {hint}")
+    return known[row_id]
+
+
+def _table(name: str, facts: dict[str, Any], protocols: dict[str, Protocol], sources: dict[str, str]) -> Table:
+    by_metric, usual = facts.get("protocols", {}), facts["protocol"]
+    rows = {}
+    for key, told in facts["rows"].items():
+        figures = told["figures"]
+        used = {metric: protocols[by_metric.get(metric, told.get("protocol", usual))] for metric in figures}
+        rows[key] = Row(
+            f"{name}/{key}",
+            told["name"],
+            {metric: float(value) for metric, value in figures.items()},
+            used,
+            tuple(sources[source] for source in told["source"]),
+            told["config"],
+            told.get("options", ""),
+            frozenset(told.get("makes", figures)),
+            told.get("errors", {}),
+            frozenset(told.get("unconfirmed", ())),
+        )
+    more = {key: facts[key] for key in ("note", "pipeline", "orientation") if key in facts}
+    return Table(name, facts["title"], rows, **more)

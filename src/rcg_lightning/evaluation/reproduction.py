@@ -1,0 +1,241 @@
+"""What was measured here, read from files of figures and put beside what was published."""
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.published import Protocol, Row, Table
+
+# a published figure, and under which names it is measured here
+MEASURED_AS = {
+    "fid": ("fid", "fd"),
+    "log_likelihood": ("log_likelihood", "parzen", "parzen_log_likelihood"),
+    "linear_probe": ("linear_probe", "probe"),
+}
+_NAME = re.compile(r"(?P<kind>\w+)/(?:(?P<extractor>[a-z][\w-]*?)_)?(?P<size>\d+k?)(?:_(?P<reference>\w+))?$")
+_WITHOUT_REFERENCE = frozenset({"is", "uniformity"})
+_HELD_OUT = frozenset({"val", "heldout", "test"})  # names of one thing: pictures that nothing was trained on
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure that was measured here, over one or more seeds.
+
+    Attributes:
+        values: one for each seed.
+        metric: its short name here.
+        extractor, number, reference, protocol: how, as far as the file says.
+        path: the file.
+    """
+
+    values: tuple[float, ...]
+    metric: str
+    extractor: str | None
+    number: int | None
+    reference: str | None
+    protocol: str | None
+    path: Path
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    def differs(self, protocol: Protocol) -> list[str]:
+        """Return in words how this was measured otherwise than ``protocol`` says."""
+        told = []
+        if protocol.number is not None and self.number != protocol.number:
+            told.append(f"{self.number or 'an unknown number of'} samples, not {protocol.number}")
+        if protocol.extractor is not None and self.extractor != protocol.extractor:
+            told.append(f"features of {self.extractor or 'an unnamed extractor'}, not {protocol.extractor}")
+        if self.protocol is not None and self.protocol != protocol.name:
+            told.append(f"protocol {self.protocol}, not {protocol.name}")
+        elif (
+            self.protocol is None
+            and self.metric not in _WITHOUT_REFERENCE
+            and _plain(self.reference) != _plain(protocol.reference)
+        ):
+            told.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.says}")
+        if not told and self.protocol is None:
+            told.append(f"its file does not say whether it is {protocol.name}")
+        return told
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of a table, published and measured."""
+
+    row: Row
+    metric: str
+    measured: Measured | None
+    orientation: bool = False
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published; None where either is missing, unconfirmed, or of other data."""
+        if self.measured is None or self.metric in self.row.unconfirmed or self.orientation:
+            return None
+        return self.measured.mean - self.row.figures[self.metric]
+
+    @property
+    def warnings(self) -> list[str]:
+        """How the measured figure is not of the published protocol."""
+        return [] if self.measured is None else self.measured.differs(self.row.protocols[self.metric])
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain data for a JSON file."""
+        measured = None if self.measured is None else {"values": list(self.measured.values), "n": self.measured.number}
+        return {
+            "row": self.row.id,
+            "metric": self.metric,
+            "published": self.row.figures[self.metric],
+            "confirmed": self.metric not in self.row.unconfirmed,
+            "protocol": self.row.protocols[self.metric].name,
+            "sources": list(self.row.sources),
+            "measured": measured,
+            "difference": self.difference,
+            "warnings": self.warnings,
+            "trained_by": self.row.trained_by(self.metric),
+        }
+
+
+def read_figures(path: Path) -> list[Measured]:
+    """Return the figures of a JSON file: full names as `rcg evaluate` writes them, or short ones under ``metrics``.
+
+    Raises:
+        UserError: the file is not there or holds no figures.
+    """
+    content = _read(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} should hold figures by name, as `rcg evaluate --out` writes them")
+    metrics = next(
+        (content[name] for name in ("metrics", "figures") if isinstance(content.get(name), Mapping)), content
+    )
+    found = [
+        _measured(name, (float(value),), content, path)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("n", "number", "seed")
+    ]
+    if not found:
+        raise UserError(f"{path} holds no figures: give what `rcg evaluate --out` wrote")
+    return found
+
+
+def read_results(path: Path) -> dict[str, list[Measured]]:
+    """Return the figures of a pipeline's results.json by condition, those of all seeds together."""
+    content = _read(path)
+    if not isinstance(content, list) or not all(isinstance(row, dict) and "metrics" in row for row in content):
+        raise UserError(f"{path} should be the results.json of a pipeline: a list of rows with condition and metrics")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in content:
+        groups.setdefault(str(row.get("condition")), []).append(row)
+    found: dict[str, list[Measured]] = {}
+    for condition, rows in groups.items():
+        names = [name for name in rows[0]["metrics"] if all(name in row["metrics"] for row in rows)]
+        values = {name: tuple(float(row["metrics"][name]) for row in rows) for name in names}
+        found[condition] = [_measured(name, values[name], rows[0], path) for name in names]
+    return found
+
+
+def lines(table: Table, measured: Mapping[str, Iterable[Measured]]) -> list[Line]:
+    """Return every figure of a table, with what was measured of its row, by the row's key or id."""
+    found = []
+    for key, row in table.rows.items():
+        mine = list(measured.get(row.id, measured.get(key, ())))
+        for metric in row.figures:
+            found.append(Line(row, metric, _closest(mine, metric, row.protocols[metric]), table.orientation))
+    return found
+
+
+def comparison(table: Table, found: list[Line]) -> str:
+    """Return a table's published and measured figures as Markdown, with every difference in protocol named below."""
+    heads = ["row", "figure", "published", "measured", "difference", "source", "trained by"]
+    text = [f"## {table.name}: {table.title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    notes: dict[str, list[str]] = {}
+    for line in found:
+        marks = ""
+        if line.warnings and not line.orientation:
+            marks = " †"
+            notes.setdefault("; ".join(line.warnings), []).append(f"{line.row.id} {line.metric}")
+        sources = ", ".join(name.split(" (")[0].removeprefix("the text of ") for name in line.row.sources)
+        trained = f"pipeline {table.pipeline}" if table.pipeline else line.row.trained_by(line.metric)
+        key = line.row.id.partition("/")[2]
+        cells = [
+            key if line.row.name.startswith(key) else f"{key}: {line.row.name}",
+            line.metric,
+            _published(line),
+            _shown(line),
+        ]
+        text.append(f"| {' | '.join([*cells, _difference(line) + marks, sources, trained])} |")
+    protocols = {p.name: p for line in found for p in line.row.protocols.values()}
+    text += ["", *(f"{name}: {protocol.says}" for name, protocol in protocols.items())]
+    text += [table.note] if table.note else []
+    if table.orientation and any(line.measured for line in found):
+        text.append(f"warning: another protocol: {'; '.join(_orientation(found))}")
+    text += [f"† warning: {', '.join(names)}: {told}" for told, names in notes.items()]
+    return "\n".join(text) + "\n"
+
+
+def _orientation(found: list[Line]) -> list[str]:
+    """What is different about all measured figures of a table that is for orientation only."""
+    return list(dict.fromkeys(told for line in found for told in line.warnings))
+
+
+def _published(line: Line) -> str:
+    error = line.row.errors.get(line.metric)
+    text = f"{line.row.figures[line.metric]:g}" + (f" ± {error:g}" if error else "")
+    return f"{text} (unconfirmed)" if line.metric in line.row.unconfirmed else text
+
+
+def _shown(line: Line) -> str:
+    if line.measured is None:
+        return "–"
+    spread = f" ± {statistics.stdev(line.measured.values):.3g}" if len(line.measured.values) > 1 else ""
+    how = [str(part) for part in (line.measured.number, line.measured.reference) if part]
+    return f"{line.measured.mean:.4g}{spread}" + (f" ({', '.join(how)})" if how else "")
+
+
+def _difference(line: Line) -> str:
+    if line.difference is not None:
+        return f"{line.difference:+.3g}"
+    return "–" if line.measured is None else "not comparable"
+
+
+def _closest(found: list[Measured], metric: str, protocol: Protocol) -> Measured | None:
+    """Of the figures measured, the one of a metric that is nearest to how it was published."""
+    same = [one for one in found if one.metric in MEASURED_AS.get(metric, (metric,))]
+    return min(same, key=lambda one: len(one.differs(protocol)), default=None)
+
+
+def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], path: Path) -> Measured:
+    """Make sense of a figure's name, short or full, and of what stands beside it in its file."""
+    protocol = about.get("protocol")
+    protocol = protocol.get("name") if isinstance(protocol, Mapping) else protocol
+    extractor = about.get("extractor")
+    number = next((about[key] for key in ("n", "number") if isinstance(about.get(key), int)), None)
+    full = _NAME.match(name)
+    kind, reference = (full["kind"], full["reference"]) if full else (name, None)
+    if full:
+        size = full["size"]
+        number = int(size[:-1]) * 1000 if size.endswith("k") else int(size)
+        extractor = full["extractor"] or extractor
+    if reference is None and kind.startswith("fd"):
+        reference = "heldout" if kind.endswith("_heldout") else "train"
+    kind = kind.removesuffix("_heldout")
+    named = extractor if isinstance(extractor, str) else None
+    return Measured(values, kind, named, number, reference, str(protocol) if protocol else None, path)
+
+
+def _plain(reference: str | None) -> str | None:
+    return "heldout" if reference in _HELD_OUT else reference
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a JSON file of figures: {error}") from error
