@@ -27,8 +27,9 @@ HIGHER_IS_BETTER = frozenset({"is", "precision", "recall", "density", "coverage"
 TITLES = {
     "fd": ("FD", 3),
     "fd_heldout": ("FD to held-out", 3),
-    "sfd": ("spatial FD", 3),
-    "kid": ("KID", 5),
+    "sfd": ("sFD", 3),
+    "sfd_heldout": ("sFD to held-out", 3),
+    "kd": ("KD", 5),
     "is": ("IS", 2),
     "precision": ("precision", 3),
     "recall": ("recall", 3),
@@ -36,7 +37,12 @@ TITLES = {
     "coverage": ("coverage", 3),
     "copy_rate": ("copy rate", 3),
 }
-_TOGETHER = (("fd", "fd_heldout"), ("precision", "recall"), ("density", "coverage"))  # metrics of one panel
+_TOGETHER = (
+    ("fd", "fd_heldout"),
+    ("sfd", "sfd_heldout"),
+    ("precision", "recall"),
+    ("density", "coverage"),
+)  # metrics of one panel
 _NOT_DRAWN = frozenset({"nearest"})
 _TRADING = ("guidance", "temperature", "prior_temperature")  # settings that buy quality with diversity
 _LINES = 8  # of other settings in one plot; more cannot be told apart

@@ -54,11 +54,8 @@ class Measured:
             told.append(f"features of {self.extractor or 'an unnamed extractor'}, not {protocol.extractor}")
         if self.protocol is not None and self.protocol != protocol.name:
             told.append(f"protocol {self.protocol}, not {protocol.name}")
-        elif (
-            self.protocol is None
-            and self.metric not in _WITHOUT_REFERENCE
-            and _plain(self.reference) != _plain(protocol.reference)
-        ):
+        compared = self.protocol is None and self.metric not in _WITHOUT_REFERENCE
+        if compared and _plain(self.reference) != _plain(protocol.reference):
             told.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.says}")
         if not told and self.protocol is None:
             told.append(f"its file does not say whether it is {protocol.name}")
@@ -164,13 +161,9 @@ def comparison(table: Table, found: list[Line]) -> str:
         sources = ", ".join(name.split(" (")[0].removeprefix("the text of ") for name in line.row.sources)
         trained = f"pipeline {table.pipeline}" if table.pipeline else line.row.trained_by(line.metric)
         key = line.row.id.partition("/")[2]
-        cells = [
-            key if line.row.name.startswith(key) else f"{key}: {line.row.name}",
-            line.metric,
-            _published(line),
-            _shown(line),
-        ]
-        text.append(f"| {' | '.join([*cells, _difference(line) + marks, sources, trained])} |")
+        named = key if line.row.name.startswith(key) else f"{key}: {line.row.name}"
+        cells = [named, line.metric, _published(line), _shown(line), _difference(line) + marks, sources, trained]
+        text.append(f"| {' | '.join(cells)} |")
     protocols = {p.name: p for line in found for p in line.row.protocols.values()}
     text += ["", *(f"{name}: {protocol.says}" for name, protocol in protocols.items())]
     text += [table.note] if table.note else []
@@ -195,7 +188,8 @@ def _shown(line: Line) -> str:
     if line.measured is None:
         return "–"
     spread = f" ± {statistics.stdev(line.measured.values):.3g}" if len(line.measured.values) > 1 else ""
-    how = [str(part) for part in (line.measured.number, line.measured.reference) if part]
+    how = [f"n {line.measured.number}"] if line.measured.number else []
+    how += [f"to {line.measured.reference}"] if line.measured.reference else []
     return f"{line.measured.mean:.4g}{spread}" + (f" ({', '.join(how)})" if how else "")
 
 
