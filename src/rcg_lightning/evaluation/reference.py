@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.errors import UserError
@@ -232,7 +233,7 @@ def _measure(pictures: Tensor | Iterable[Tensor], extractor: FeatureExtractor, d
     kept: list[Tensor] | None = []
     seen, stride = 0, 1
     size: tuple[int, int] | None = None
-    for batch in batches(pictures):
+    for batch in tqdm(batches(pictures), "measuring real pictures", delay=3, leave=False):
         found, logits, places = extractor(batch.to(device))
         statistics.update(found, logits)
         if spatial is not None and places is not None:
