@@ -111,9 +111,15 @@ def test_a_kill_loses_one_shard_at_most(tmp_path):
     ],
 )
 def test_another_store_is_not_continued(tmp_path, changes, named):
-    writer(tmp_path)
+    begun = writer(tmp_path)
+    begun.write(begun.shards[0], values(begun.shards[0]))
     with pytest.raises(UserError, match=named):
         writer(tmp_path, **changes)
+
+
+def test_a_store_that_was_never_begun_binds_nobody(tmp_path):
+    writer(tmp_path)  # its maker failed before the first shard
+    assert make(tmp_path, size=24).size == 24
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
