@@ -23,6 +23,8 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     assert all(not cell["outputs"] for cell in cells), "notebooks are kept without outputs"
     namespace: dict[str, object] = {}
     for cell in cells:
-        source = "".join(cell["source"]).replace("steps = Path(\"runs/notebook\"), 300", "steps = Path(\"runs/notebook\"), 6")
+        source = "".join(cell["source"]).replace(
+            'steps = Path("runs/notebook"), 300', 'steps = Path("runs/notebook"), 6'
+        )
         exec(compile(source, str(path), "exec"), namespace)
     assert shown, "a notebook shows pictures"
