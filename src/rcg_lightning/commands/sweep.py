@@ -140,7 +140,9 @@ def _reference(
 ) -> tuple[Reference, str]:
     """Return what samples are compared with, and a name that changes with it."""
     if statistics is not None:
-        return Reference.from_statistics(statistics), f"{statistics.stem}-{file_sha256(statistics)[:16]}"
+        return Reference.from_statistics(
+            statistics, extractor, device
+        ), f"{statistics.stem}-{file_sha256(statistics)[:16]}"
     assert data is not None
     data.prepare_data()
     real = reference_of(data, extractor, folder, device)
@@ -192,12 +194,12 @@ def _report(points: list[Point], by: str, note: str, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "sweep.json", json.dumps(content, indent=1))
     _write(out / "sweep.md", f"{note}\n\n{table}")
-    drawn = plots(points, note)
+    drawn = {name: picture(figure) for name, figure in plots(points, note).items()}
     paths = save_plots(drawn, out)
     with SummaryWriter(str(out)) as events:
         events.add_text("sweep", f"{note}\n\n{table}")
-        for name, figure in drawn.items():
-            events.add_image(f"sweep/{name}", picture(figure), dataformats="HWC")
+        for name, pixels in drawn.items():
+            events.add_image(f"sweep/{name}", pixels, dataformats="HWC")
     say(f"\n{table}")
     say(f"best by {by}: {winner.says()} ({by} {winner.mean(by):.4f})")
     say(f"table: {out / 'sweep.md'}   plots: {', '.join(path.name for path in paths) or 'none, for nothing varies'}")

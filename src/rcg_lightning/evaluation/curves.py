@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
+from PIL import Image
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.report import mean_and_deviation
@@ -152,12 +153,12 @@ def picture(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save_plots(drawn: dict[str, Figure], folder: Path) -> list[Path]:
-    """Write each plot as PNG and return where."""
+def save_plots(pictures: dict[str, np.ndarray], folder: Path) -> list[Path]:
+    """Write plots, as pixels by the name of their file, as PNG and return where."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png" for name in drawn]
-    for path, figure in zip(paths, drawn.values()):
-        figure.savefig(path)
+    paths = [folder / f"{name}.png" for name in pictures]
+    for path, pixels in zip(paths, pictures.values()):
+        Image.fromarray(pixels).save(path)
     return paths
 
 

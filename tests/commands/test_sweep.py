@@ -1,0 +1,198 @@
+"""Sweeps over settings of sampling: one set of representations, nothing scored twice, table and plots."""
+
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rcg_lightning.commands import settings
+from rcg_lightning.commands.settings import knobs, settings_of, variant
+from rcg_lightning.conditions import ClassCondition, RepresentationCondition
+from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.classifier import Classifier
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.pretrained.codecs import Representations
+from rcg_lightning.pretrained.network_folder import save_network
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import Facts
+
+FACTS = Facts(
+    (1, 8, 8),
+    classes=10,
+    columns={"representation": {"shape": [6]}},
+    identities={"representation": "encoder-1"},
+)
+
+
+@pytest.fixture
+def made(make_stage, awake, save, tmp_path):
+    """Checkpoints of a generator with two averages, of its prior, and of one without a condition; what to score by."""
+    kinds = {
+        "generator": make_stage(RepresentationCondition(), ema=EMA({"short": 0.5, "long": 0.9})),
+        "rdm": make_stage(codec=Representations(), conditioner=Conditioner(drop=0.0)),
+        "none": make_stage(sampler=Ancestral(4)),
+        "rdm_class": make_stage(ClassCondition(), codec=Representations()),
+    }
+    for name, stage in kinds.items():
+        save(awake(stage.build(FACTS)), tmp_path / f"{name}.ckpt")
+    torch.manual_seed(0)
+    network = Classifier(SmallConvNet(1, 8, (8, 12)), 10)
+    save_network(tmp_path / "classifier", network, {"image": [1, 8, 8], "classes": 10, "dim": 12})
+    return tmp_path
+
+
+@pytest.fixture
+def words(made):
+    """The words of a small sweep, without settings."""
+    classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", made / "classifier"]
+    data = ["--data.source", "Digits", "--data.source.limit", 128, "--accelerator", "cpu", "--number", 40]
+    both = ["--checkpoint", made / "generator.ckpt", "--prior", made / "rdm.ckpt"]
+    return ["sweep", *both, *classifier, *data, "--out", made / "sweep"]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count calls of Generator.sample by what is made, and its seeds."""
+    calls = []
+    sample = Generator.sample
+
+    def counting(self, batch, *args, **named):
+        calls.append((self.codec.makes, len(batch["seed"])))
+        return sample(self, batch, *args, **named)
+
+    monkeypatch.setattr(Generator, "sample", counting)
+    return calls
+
+
+def total(calls, makes):
+    return sum(count for kind, count in calls if kind == makes)
+
+
+def test_a_sweep_draws_representations_once_and_continues(rcg, made, words, counted):
+    code, said, error = rcg(*words, "--guidance", "1,2.5", "--batch_size", 16)
+    assert code == 0, error
+    assert (total(counted, "representation"), total(counted, "image")) == (40, 80)
+    assert "best by fd: guidance" in said
+    sweep = json.loads((made / "sweep" / "sweep.json").read_text())
+    assert [row["setting"] for row in sweep["rows"]] == [{"guidance": 1.0}, {"guidance": 2.5}]
+    assert sweep["rows"][0]["figures"] != sweep["rows"][1]["figures"]
+    assert {"guidance.png", "guidance_fd_is.png", "guidance_precision_recall.png", "sweep.md"} <= {
+        path.name for path in (made / "sweep").iterdir()
+    }
+    events = EventAccumulator(str(made / "sweep")).Reload()
+    assert set(events.Tags()["images"]) == {f"sweep/guidance{name}" for name in ("", "_fd_is", "_precision_recall")}
+
+    counted.clear()  # one more value, and the same ones: only the new one is sampled, on the same representations
+    code, said, _ = rcg(*words, "--guidance", "1,2.5,4", "--batch_size", 64)
+    assert (code, counted) == (0, [("image", 40)])
+    assert said.count("scored before") == 2
+    again = json.loads((made / "sweep" / "sweep.json").read_text())
+    assert again["rows"][:2] == sweep["rows"]
+
+
+def test_its_figures_are_those_of_evaluate(rcg, made, words):
+    assert rcg(*words, "--guidance", "2.5", "--steps", 3)[0] == 0
+    figures = json.loads((made / "sweep" / "sweep.json").read_text())["rows"][0]["figures"][0]
+    common = words[words.index("--prior") : words.index("--out")]
+    out = ["--out", made / "figures.json", "--guidance", 2.5]
+    steps = ["--sampler", "DDIM", "--sampler.steps", 3]
+    code, _, error = rcg("evaluate", "--samples", made / "generator.ckpt", *common, *out, *steps)
+    assert code == 0, error
+    evaluated = json.loads((made / "figures.json").read_text())
+    named = evaluated.get("figures", evaluated)
+    assert named["fd/classifier_40_train"] == pytest.approx(figures["fd"], rel=1e-9)
+    assert named["is/classifier_40"] == pytest.approx(figures["is"], rel=1e-9)
+
+
+def test_every_setting_changes_the_samples(rcg, made, words, counted):
+    axes = ["--guidance", "1,3", "--steps", "4,2", "--eta", "0,1", "--ema", "short,long,trained"]
+    heat = ["--temperature", "1,0.5", "--prior_temperature", "1,0.2"]
+    code, said, error = rcg(*words, *axes, *heat, "--crossed", "false", "--by", "is")
+    assert code == 0, error
+    rows = json.loads((made / "sweep" / "sweep.json").read_text())["rows"]
+    assert len(rows) == 1 + 7  # all as the generator has them, and each other value by itself
+    assert len({row["figures"][0]["fd"] for row in rows}) == 8
+    assert total(counted, "representation") == 2 * 40  # the RDM's own temperature and the other
+    assert len(list((made / "sweep" / "representations").iterdir())) == 2
+    assert "best by is: guidance" in said
+    assert (made / "sweep" / "ema.png").is_file()
+
+
+def test_seeds_give_error_bars_on_other_samples(rcg, made, words, counted):
+    assert rcg(*words, "--temperature", "1,0.7", "--seeds", 2)[0] == 0
+    rows = json.loads((made / "sweep" / "sweep.json").read_text())["rows"]
+    assert all(len({figures["fd"] for figures in row["figures"]}) == 2 for row in rows)
+    assert (total(counted, "representation"), total(counted, "image")) == (80, 160)
+    assert "±" in (made / "sweep" / "sweep.md").read_text()
+
+
+def test_conditions_from_a_store_or_none_at_all(rcg, made, words, digits):
+    digits(made)
+    rest = words[words.index("--prior") + 2 :]
+    stored = ["--checkpoint", made / "generator.ckpt", "--representations", made / "heldout-encoder-1"]
+    assert rcg("sweep", *stored, *rest, "--guidance", 2)[0] == 0
+    assert rcg("sweep", "--checkpoint", made / "none.ckpt", *rest, "--steps", "2,4")[0] == 0
+    assert len(json.loads((made / "sweep" / "scored.json").read_text())) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ([], "nothing to sweep"),
+        (["--ema", "short,middle"], "no average 'middle': this generator has short, long, trained"),
+        (["--steps", "4,0"], "1 to 100 steps, not 0"),
+        (["--temperature=-1"], "a temperature is 0 or more"),
+        (["--guidance", "2", "--by", "kid"], "nothing was scored by 'kid'"),
+        (["--eta", "1", "--sampler", "Ancestral"], "Ancestral has no eta"),
+        (["--guidance", "2", "--number", "1"], "at least 2 samples"),
+        (["--guidance", "2", "--balanced", "true"], "classes were asked for"),
+    ],
+)
+def test_what_cannot_be_swept(refused, words, more, line):
+    assert line in refused(*words, *more)
+
+
+def test_other_mistakes(refused, made, words):
+    none = ["--checkpoint", made / "none.ckpt"]
+    rest = words[words.index("--prior") + 2 :]
+    assert "Ancestral has no eta" in refused("sweep", *none, *rest, "--eta", "0,1")
+    assert "cannot be guided" in refused("sweep", *none, *rest, "--guidance", "1,2")
+    assert "--prior_temperature is the RDM's" in refused("sweep", *none, *rest, "--prior_temperature", "0.5")
+    assert "no pictures" in refused("sweep", "--checkpoint", made / "rdm.ckpt", *rest, "--steps", "2")
+    (made / "sweep").mkdir(exist_ok=True)
+    (made / "sweep" / "scored.json").write_text("{")
+    assert "scored.json cannot be read" in refused(*words, "--guidance", "2")
+
+
+def test_a_variant_keeps_everything_else():
+    sampler = DDIM(7, grid=EvenGrid(), clip=1.0)
+    changed = variant(sampler, {"steps": 3, "temperature": 0.5})
+    assert (changed.steps, changed.eta, changed.clip, changed.temperature) == (3, 0.0, 1.0, 0.5)
+    assert isinstance(changed.grid, EvenGrid)
+    assert knobs(sampler) == {"steps": 7, "eta": 0.0, "clip": 1.0, "temperature": 1.0}
+    with pytest.raises(UserError, match="Ancestral has no eta"):
+        variant(Ancestral(), {"eta": 1.0})
+
+
+def test_settings_are_crossed_or_varied_by_themselves():
+    axes, own = {"guidance": [1.0, 2.0], "steps": [5, 10]}, {"guidance": 1.0, "steps": 10}
+    assert len(settings_of(axes, own, crossed=True)) == 4
+    assert settings_of(axes, own, crossed=False) == [
+        {"guidance": 1.0, "steps": 10},
+        {"guidance": 2.0, "steps": 10},
+        {"guidance": 1.0, "steps": 5},
+    ]
+
+
+def test_a_class_conditional_prior_is_asked_for_every_class(made, tmp_path):
+    loaded = settings.Loaded(Generator.load(made / "generator.ckpt"), Generator.load(made / "rdm_class.ckpt"))
+    asked = settings.Asked(20, 0, 1, 20, "32-true", torch.device("cpu"))
+    prior = made / "rdm_class.ckpt"
+    one, other = (settings.Sampling(loaded, asked, tmp_path / "out", prior, balanced=flag) for flag in (True, False))
+    assert not torch.equal(next(one.pictures({}, 0)), next(other.pictures({}, 0)))
+    expected = loaded.prior.sample({"seed": torch.arange(20), "label": torch.arange(20) % 10})
+    torch.testing.assert_close(one._representations({}), expected)
