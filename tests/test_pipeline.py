@@ -217,6 +217,17 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert "rcg cluster --store" in capsys.readouterr().out
 
 
+def test_arguments_are_filled_in_and_count(tmp_path, capsys):
+    path = tmp_path / "own.yaml"
+    path.write_text("arguments: {root: here}\nsteps: {a: {run: 'fit --config digits_encoder --data.seed {root}'}}\n")
+    usual, other = (Run(read_pipeline(path, given), tmp_path, [0]) for given in ({}, {"root": "a b"}))
+    step = other.pipeline.steps["a"]
+    assert "a b" in other.words(step, 0)
+    assert usual.key(usual.pipeline.steps["a"], 0) != other.key(step, 0)
+    assert main(["pipeline", str(path), "--set.rot", "x"]) == 2
+    assert "no argument rot: did you mean root?" in capsys.readouterr().err
+
+
 def test_one_run_at_a_time(tmp_path, capsys):
     from rcg_lightning.pipeline import alone_in
 
@@ -239,7 +250,7 @@ def test_seeds_repeat_all_but_shared_steps():
     ("content", "message"),
     [
         ("steps: [", "line 1: no valid YAML"),
-        ("3", "should hold name, steps, table"),
+        ("3", "should hold arguments, name, steps, table"),
         ("stesp: {}", "unknown key stesp: did you mean steps?"),
         ("steps:", "steps should be names"),
         ("steps: {a: fit}", "step a should hold devices, launcher, run, shared"),

@@ -61,10 +61,8 @@ class Run:
             words += [f"--{part}.seed={values['seed']}" for part in ("trainer", "model", "data")]
         else:
             words += ["--out", folder]
-        flag = "--trainer.devices" if words[0] == "fit" else "--devices"
-        # Lightning's own default would start as many processes as there are GPUs, each running the whole pipeline
-        if step.devices > 1 or (words[0] == "fit" and not any(word.startswith(flag) for word in words)):
-            words += [flag, str(step.devices)]
+        if step.devices > 1:
+            words += ["--trainer.devices" if words[0] == "fit" else "--devices", str(step.devices)]
         return words
 
     def key(self, step: Step, seed: int) -> str:
@@ -247,16 +245,19 @@ def _write(path: Path, content: Any) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room and run it again") from error
 
 
-def pipeline(config: Path, seeds: int = 1, root: Path = Path("runs"), dry_run: bool = False) -> None:
+def pipeline(
+    config: Path, seeds: int = 1, root: Path = Path("runs"), set: dict[str, str] | None = None, dry_run: bool = False
+) -> None:
     """Run every step of a pipeline that is not up to date, then print the table of its results.
 
     Args:
         config: a pipeline file, or the name of a shipped one: such as digits.
         seeds: repeat everything for so many seeds; the table then has error bars.
         root: folder under which the pipeline's folder lies.
+        set: values for the pipeline file's arguments, such as --set.root my_pictures.
         dry_run: only say what would be run.
     """
-    parsed = read_pipeline(find_config(str(config), "pipeline"))
+    parsed = read_pipeline(find_config(str(config), "pipeline"), set)
     if seeds < 1:
         raise UserError(f"a pipeline runs for at least one seed, not {seeds}")
     run = Run(parsed, root / parsed.name, list(range(seeds)))
@@ -285,5 +286,5 @@ def main(name: str, argv: list[str]) -> None:
     """Parse the command line of `rcg pipeline`; the pipeline may be given without --config."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    examples = ["rcg pipeline digits", "rcg pipeline digits --seeds 3", "rcg pipeline my_pipeline.yaml --root runs"]
+    examples = ["rcg pipeline digits", "rcg pipeline digits --seeds 3", "rcg pipeline folder --set.root my_pictures"]
     call(pipeline, name, argv, examples, names=False, config_file=False)

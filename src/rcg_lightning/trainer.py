@@ -22,6 +22,7 @@ class Trainer(pl.Trainer):
     Args:
         default_root_dir: the run's folder: ``last.ckpt``, TensorBoard events, ``config.yaml`` and what a stage exports.
         max_steps: optimizer steps to train for.
+        devices: processes on each machine; one unless said, for every further one adds its batch to the effective one.
         precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
         checkpoint_every: optimizer steps between checkpoints.
         val_check_interval: optimizer steps between validations; None validates at the end only.
@@ -34,6 +35,7 @@ class Trainer(pl.Trainer):
         self,
         default_root_dir: str | Path = "runs/latest",
         max_steps: int = 1000,
+        devices: int | str | list[int] = 1,
         precision: str | int | None = None,
         checkpoint_every: int = 1000,
         val_check_interval: int | None = None,
@@ -60,6 +62,7 @@ class Trainer(pl.Trainer):
             plugins=plugins,
             default_root_dir=folder,
             max_steps=max_steps,
+            devices=devices,
             max_epochs=-1,
             precision=default_precision() if precision is None else precision,  # type: ignore[arg-type]
             val_check_interval=steps_between * accumulate,

@@ -60,10 +60,15 @@ class Pipeline:
     rows: dict[str, str]
 
 
-def read_pipeline(path: Path) -> Pipeline:
-    """Parse a pipeline file; raise UserError where it cannot work."""
+def read_pipeline(path: Path, given: Mapping[str, str] | None = None) -> Pipeline:
+    """Parse a pipeline file; raise UserError where it cannot work.
+
+    Args:
+        given: values for some of the file's ``arguments``, whose names stand in braces in its commands.
+    """
     content = read_config(path)
-    _known_keys(path, content, {"steps"}, {"name", "table"})
+    _known_keys(path, content, {"steps"}, {"name", "table", "arguments"})
+    content = _with_arguments(path, content, given or {})
     if not isinstance(content["steps"], Mapping) or not content["steps"]:
         raise UserError(f"{path}: steps should be names, each with what to run")
     steps: dict[str, Step] = {}
@@ -77,6 +82,28 @@ def read_pipeline(path: Path) -> Pipeline:
         if step not in steps:
             raise UserError(f"{path}: the table reads {step}, which is no step{_near(str(step), steps)}")
     return Pipeline(str(content.get("name", path.stem)), steps, table.get("run"), dict(rows))
+
+
+def _with_arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Fill the values of arguments into every command of a pipeline file."""
+    arguments = content.get("arguments") or {}
+    for name in given:
+        if name not in arguments:
+            known = f": its arguments are {', '.join(arguments)}" if arguments else ": it takes none"
+            raise UserError(f"{path} has no argument {name}{_near(name, arguments) or known}")
+    values = {name: shlex.quote(str(value)) for name, value in {**arguments, **given}.items()}
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: fill(item) for key, item in value.items()}
+        if isinstance(value, str):
+            return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), value)
+        return value
+
+    clash = sorted(values.keys() & ({*content["steps"]} | _OWN if isinstance(content["steps"], Mapping) else _OWN))
+    if clash:
+        raise UserError(f"{path}: argument {clash[0]} has the name of a step or of a placeholder of its own")
+    return {key: fill(value) for key, value in content.items()}
 
 
 def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step]) -> Step:
