@@ -202,7 +202,8 @@ def _difference(line: Line) -> str:
 def _closest(found: list[Measured], metric: str, protocol: Protocol) -> Measured | None:
     """Of the figures measured, the one of a metric that is nearest to how it was published."""
     same = [one for one in found if one.metric in MEASURED_AS.get(metric, (metric,))]
-    return min(same, key=lambda one: len(one.differs(protocol)), default=None)
+    wanted = _plain(protocol.reference)
+    return min(same, key=lambda one: (_plain(one.reference) != wanted, len(one.differs(protocol))), default=None)
 
 
 def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], path: Path) -> Measured:
