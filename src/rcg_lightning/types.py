@@ -131,7 +131,16 @@ class Backbone(Described, nn.Module):
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Images in [0, 1] -> uint8, rounded: the one place where pictures are quantised."""
+    """Images in [0, 1] -> uint8, rounded: the one place where pictures are quantised.
+
+    Raises:
+        UserError: a picture holds NaN or infinity, which as uint8 would be just some colour.
+    """
+    broken = int((~image.isfinite()).flatten(1).any(1).sum())
+    require(
+        broken == 0,
+        f"{broken} of {len(image)} pictures hold NaN or infinity: the network has diverged or lacks precision",
+    )
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

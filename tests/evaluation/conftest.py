@@ -45,3 +45,26 @@ def extractor(tmp_path):
 def samples():
     """Pictures a little off the real ones."""
     return torch.from_numpy(blobs(300, 2) // 2 + 40)
+
+
+@pytest.fixture
+def real():
+    """Pictures like the training ones."""
+    return torch.from_numpy(blobs(250, 0))
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory):
+    """Random weights in torch-fidelity's layout."""
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    class Empty(theirs.FeatureExtractorInceptionV3):
+        def load_state_dict(self, *args, **kwargs):
+            return None
+
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    network = Empty("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    torch.save(network.state_dict(), path)
+    return path

@@ -142,6 +142,12 @@ def test_what_cannot_work_is_said_in_one_line(tmp_path):
     for name, words in (("other.npz", "mu and sigma"), ("broken.npz", "cannot be read"), ("none.npz", "no reference")):
         with pytest.raises(UserError, match=words):
             Moments.load(tmp_path / name)
+    np.savez(tmp_path / "half.npz", mu_s=np.zeros(3))
+    with pytest.raises(UserError, match="does not hold sigma_s"):
+        Moments.load(tmp_path / "half.npz", "_s")
+    np.savez(tmp_path / "nan.npz", mu=np.zeros(3), sigma=np.full((3, 3), np.nan))
+    with pytest.raises(UserError, match="NaN"):
+        Moments.load(tmp_path / "nan.npz")
     mine = statistics(pictures(100, 0), identity="a").compute()
     with pytest.raises(UserError, match="make the reference anew"):
         fid(mine.moments, statistics(pictures(100, 0), identity="b").compute().moments)
@@ -158,4 +164,7 @@ def test_what_cannot_work_is_said_in_one_line(tmp_path):
 def test_names_say_extractor_count_and_reference():
     assert metric_name("fd", "inception", 5000, "train") == "fid/inception_5k_train"
     assert metric_name("fd", "classifier", 1346, "train") == "fd/classifier_1346_train"
+    assert metric_name("sfd", "inception", 50_000, "train") == "sfid/inception_50k_train"
+    assert metric_name("kd_std", "inception", 50_000, "train") == "kid_std/inception_50k_train"
+    assert metric_name("density", "inception", 50_000, "train") == "density/inception_50k_train"
     assert metric_name("is", "inception", 50_000) == "is/inception_50k"

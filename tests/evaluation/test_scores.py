@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -6,9 +7,11 @@ import torch
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation import reference as references
-from rcg_lightning.evaluation.metrics import Moments
+from rcg_lightning.evaluation.manifold import density_coverage, precision_recall
+from rcg_lightning.evaluation.metrics import Moments, fid
 from rcg_lightning.evaluation.reference import Reference, batches, real_pictures, reference_of
-from rcg_lightning.evaluation.scores import Scorer, score
+from rcg_lightning.evaluation.scores import CHEAP, EVERY, Scorer, score
+from rcg_lightning.types import to_uint8
 
 NAMES = {"fd", "fd_heldout", "is", "precision", "recall", "nearest", "copy_rate"}
 
@@ -104,3 +107,121 @@ def test_large_sets_keep_evenly_spread_features_and_no_pictures(data, extractor,
     kept = [int((whole.features == row).all(1).nonzero()[0]) for row in small.train.features]
     assert np.diff(kept).min() >= 8  # 600 / 64 rounded: a stride that doubled, then thinned
     torch.testing.assert_close(small.train.moments.covariance, whole.moments.covariance)
+
+
+def test_groups_of_metrics_are_chosen(data, extractor, samples):
+    reference = reference_of(data, extractor, None)
+    assert score(samples, reference, extractor, metrics=CHEAP).keys() == {"fd", "fd_heldout", "is"}
+    found = score(samples, reference, extractor, metrics=EVERY)
+    assert found.keys() == NAMES | {"kd", "kd_std", "density", "coverage"}
+    made, real = extractor(samples).pooled, reference.train.features
+    assert (found["density"], found["coverage"]) == pytest.approx(density_coverage(made, real), rel=1e-3)
+    three = score(samples, reference, extractor, metrics=EVERY, neighbours=3)
+    assert (three["precision"], three["recall"]) == pytest.approx(precision_recall(made, real, 3), rel=1e-3)
+    with pytest.raises(UserError, match="no metrics"):
+        Scorer(extractor, reference, frozenset({"fid"}))
+    with pytest.raises(UserError, match="1 to 5"):
+        Scorer(extractor, reference, neighbours=6)
+
+
+def test_two_processes_that_share_the_samples_in_turns_score_what_one_scores(data, extractor, samples):
+    reference = reference_of(data, extractor, None)
+    index = torch.arange(len(samples))
+    scorers = [Scorer(extractor, reference, EVERY - {"pixels"}) for _ in range(3)]
+    for scorer, mine in zip(scorers, (index, index[0::2], index[1::2])):
+        for part in mine.split(40):
+            scorer.update(samples[part], part)
+    alone, first, second = scorers
+    other = second.statistics
+    arriving = iter(other._defaults)  # states are gathered in this order
+
+    def gather(mine, group=None):
+        theirs = getattr(other, next(arriving))
+        return [mine, torch.cat(theirs) if isinstance(theirs, list) else theirs]
+
+    first.statistics.dist_sync_fn, first.statistics.distributed_available_fn = gather, lambda: True
+    assert first.compute() == pytest.approx(alone.compute(), rel=1e-5)
+
+
+def test_a_process_without_a_sample_takes_part(data, extractor, samples):
+    scorer = Scorer(extractor, reference_of(data, extractor, None))
+    metric, shapes = scorer.statistics, []
+
+    def gather(mine, group=None):
+        shapes.append(tuple(mine.shape))
+        return [mine, mine]
+
+    metric.sync(gather, distributed_available=lambda: True)
+    assert shapes[-2:] == [(0, 12), (0,)]
+    metric.unsync()
+    scorer.update(samples)
+    assert scorer.compute()["fd"] > 0
+
+
+def test_pictures_of_another_size_are_refused(data, extractor, samples, tmp_path):
+    reference_of(data, extractor, tmp_path)
+    reference = reference_of(data, extractor, tmp_path)  # read from its file
+    with pytest.raises(UserError, match="samples of 8x4 pixels, a reference of 8x8"):
+        score(samples[..., :4], reference, extractor)
+
+
+def test_too_few_samples_are_warned_of_once_with_the_bias(data, extractor, samples, caplog):
+    reference = reference_of(data, extractor, None)
+    with caplog.at_level(logging.WARNING):
+        scorer = Scorer(extractor, reference)
+        for _ in range(2):
+            scorer.update(samples[:12])
+            scorer.compute()
+            scorer.reset()
+        assert len(caplog.records) == 1
+        line = caplog.records[0].message
+        assert "12 samples for 12 features" in line
+        assert "biased upwards" in line
+        assert "\n" not in line
+        caplog.clear()
+        score(samples[:13], reference, extractor)
+        assert not caplog.records
+        score(samples, Reference.measure(samples[:9], None, extractor), extractor)
+        assert "9 reference pictures for 12 features" in caplog.text
+
+
+def test_constant_pictures_are_warned_of_and_scored(data, extractor, caplog):
+    reference = reference_of(data, extractor, None)
+    with caplog.at_level(logging.WARNING):
+        found = score(torch.full((40, 1, 8, 8), 90, dtype=torch.uint8), reference, extractor, metrics=EVERY)
+    assert [record.message for record in caplog.records] == [
+        "all samples have the same features: are they one constant picture?"
+    ]
+    assert found["is"] == pytest.approx(1, abs=1e-6)
+    assert all(np.isfinite(value) for value in found.values())
+    assert found["fd"] > 1e-3
+
+
+def test_a_batch_that_is_broken_is_refused_where_it_is_added(data, extractor, samples, monkeypatch):
+    scorer = Scorer(extractor, reference_of(data, extractor, None))
+    broken = extractor(samples)
+    broken.pooled[3, 4] = float("nan")
+    monkeypatch.setattr(type(extractor), "__call__", lambda self, images: broken)
+    with pytest.raises(UserError, match="NaN"):
+        scorer.update(samples)
+
+
+def test_spatial_moments_and_sizes_come_back_from_the_file(data, extractor, samples, tmp_path):
+    full = reference_of(data, extractor, None)
+    known = full.train.moments
+    spatial = Moments(known.mean + 1, 2 * known.covariance, 600, "places")
+    train = dataclasses.replace(full.train, spatial=spatial)
+    dataclasses.replace(full, train=train).save(tmp_path / "reference.safetensors")
+    loaded = Reference.load(tmp_path / "reference.safetensors")
+    assert loaded.train.spatial.identity == "places"
+    assert fid(loaded.train.spatial, spatial) == pytest.approx(0, abs=1e-9)
+    assert (loaded.train.size, loaded.heldout.size, loaded.heldout.spatial) == ((8, 8), (8, 8), None)
+    assert torch.equal(loaded.radii, full.radii)
+
+
+def test_a_sample_that_is_not_a_number_never_becomes_a_picture():
+    images = torch.full((4, 1, 8, 8), 0.5)
+    assert to_uint8(images).unique().tolist() == [128]
+    images[2, 0, 3, 3] = float("nan")
+    with pytest.raises(UserError, match="1 of 4 pictures hold NaN"):
+        to_uint8(images)

@@ -112,14 +112,13 @@ def representation_distance(
 ) -> dict[str, float]:
     """Return ``rep_fd`` of generated representations (n, d) to the training set's (N, d), and its floors.
 
-    ``rep_fd_floor`` is that of n training representations, drawn by ``seed`` (with repetition where there are fewer):
-    what a perfect generator scores, for the distance falls with n. ``rep_fd_heldout`` is that of held-out ones.
+    ``rep_fd_floor`` is that of n training representations, drawn by ``seed`` with repetition: what a perfect generator
+    scores, for the distance falls with n. ``rep_fd_heldout`` is that of all held-out ones.
     """
     least = min(len(generated), len(train))
     require(least > 1, f"a Fréchet distance needs at least 2 representations of either kind, not {least}")
     draw = torch.Generator().manual_seed(seed)
-    n, most = len(generated), len(train)
-    index = torch.randperm(most, generator=draw)[:n] if n <= most else torch.randint(most, (n,), generator=draw)
+    index = torch.randint(len(train), (len(generated),), generator=draw)
     rows = {"rep_fd": generated, "rep_fd_floor": train[index.to(train.device)]}
     if heldout is not None and len(heldout) > 1:
         rows["rep_fd_heldout"] = heldout

@@ -89,7 +89,7 @@ class Reconstruction(nn.Module):
             require(side >= _LPIPS_FROM, f"LPIPS needs pictures from {_LPIPS_FROM} pixels on, not {side}: leave it out")
             self.perceptual.reset()
             self.perceptual.update(*(picture.expand(-1, 3, -1, -1) for picture in pair))
-            self.lpips.update(torch.cat(self.perceptual.all_scores))
+            self.lpips.update(self.perceptual.compute(), len(original))  # weighted by their number
         if self.scorer is not None:
             self.scorer.update(made)
         elif self.extractor is not None and self.sets is not None:
