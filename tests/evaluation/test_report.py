@@ -8,7 +8,7 @@ from PIL import Image
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.grid import image_grid, labelled_grid
 from rcg_lightning.evaluation.reference import reference_of
-from rcg_lightning.evaluation.report import BOOTSTRAP, REAL, Row, floors, table, write_results
+from rcg_lightning.evaluation.report import DRAWN_ANEW, HELD_OUT, REAL, Row, floors, table, write_results
 
 
 def row(condition, seed, fd, **more):
@@ -40,9 +40,11 @@ def test_seeds_share_a_line_and_floors_come_last():
 
 def test_floors_are_rows_too(data, extractor):
     rows = floors(data, reference_of(data, extractor, None), extractor, n=300)
-    assert [(floor.condition, floor.n) for floor in rows] == [(REAL, 200), (BOOTSTRAP, 300)]
-    assert rows[1].metrics["copy_rate"] == 1.0
-    assert rows[0].metrics["copy_rate"] < 0.05
+    assert {floor.condition for floor in rows} == {REAL}
+    assert [(floor.part, floor.n) for floor in rows] == [(DRAWN_ANEW, 300), (HELD_OUT, 200)]
+    assert rows[0].metrics["copy_rate"] == 1.0
+    assert rows[1].metrics["copy_rate"] < 0.05
+    assert rows[1].plain()["part"] == HELD_OUT
     assert rows[0].samples.shape == (18, 1, 8, 8)
 
 

@@ -19,8 +19,8 @@ from rcg_lightning.evaluation.reference import Reference, real_pictures
 from rcg_lightning.evaluation.scores import score
 from rcg_lightning.types import require
 
-REAL, BOOTSTRAP = "real", "real_train_bootstrap"
-FLOORS = frozenset({REAL, BOOTSTRAP})
+REAL = "real"  # the condition of rows that no model made: floors, told apart by their part
+HELD_OUT, DRAWN_ANEW = "held_out", "training_set_drawn_anew"
 _SHOWN = 18  # samples of a row in the picture
 
 
@@ -29,12 +29,13 @@ class Row:
     """One set of samples and its figures.
 
     Attributes:
-        condition: none, cluster, class, representation, …, or one of FLOORS.
+        condition: none, cluster, class, representation, …, or real.
         seed: of the samples.
         metrics: name to value, as ``score`` gives them.
         n: number of samples.
         seconds: time to make them, or to read them where they are real.
         samples: some of them, uint8 (m, C, H, W), for the picture.
+        part: which real pictures, HELD_OUT or DRAWN_ANEW; None for samples.
     """
 
     condition: str
@@ -43,10 +44,17 @@ class Row:
     n: int
     seconds: float
     samples: Tensor | None = field(default=None, repr=False)
+    part: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What stands in tables and pictures."""
+        return " ".join(word for word in (self.condition, self.part) if word).replace("_", " ")
 
     def plain(self) -> dict[str, Any]:
         """Return what stands in results.json."""
         figures = {"condition": self.condition, "seed": self.seed, "metrics": self.metrics}
+        figures |= {} if self.part is None else {"part": self.part}
         return figures | {"n": self.n, "seconds": round(self.seconds, 3)}
 
 
@@ -60,20 +68,21 @@ def floors(
 ) -> list[Row]:
     """Return what real pictures score: the best any generator can hope for, and how far from zero that is.
 
-    The first row is of held-out pictures, ``n`` of them or all there are, the second of ``n`` training pictures drawn
-    with replacement (its copy rate is 1 by construction).
+    The first row is of ``n`` training pictures drawn with replacement (its copy rate is 1 by construction), the second
+    of held-out pictures, ``n`` of them or all there are.
     """
     draw = np.random.default_rng(seed)
     held, train = len(data.pictures("heldout")), len(data.pictures("train"))
-    chosen = {REAL: ("heldout", draw.permutation(held)[:n]), BOOTSTRAP: ("train", draw.integers(0, train, n))}
+    held_out = draw.permutation(held)[:n]
+    chosen = {DRAWN_ANEW: ("train", draw.integers(0, train, n)), HELD_OUT: ("heldout", held_out)}
     rows = []
-    for condition, (split, index) in chosen.items():
+    for part, (split, index) in chosen.items():
         if len(index) < 2:
             continue
         start = monotonic()
         metrics = score(real_pictures(data, split, index), reference, extractor, device)
         shown = torch.cat(list(real_pictures(data, split, index[:_SHOWN])))
-        rows.append(Row(condition, seed, metrics, len(index), monotonic() - start, shown))
+        rows.append(Row(REAL, seed, metrics, len(index), monotonic() - start, shown, part))
     return rows
 
 
@@ -91,9 +100,9 @@ def write_results(folder: Path, rows: Sequence[Row], note: str = "") -> None:
     pictured: dict[str, Row] = {}
     for row in rows:
         if row.samples is not None:
-            pictured.setdefault(row.condition, row)
+            pictured.setdefault(row.title, row)
     if pictured:
-        strips = [(_title(row.condition), row.samples[:_SHOWN]) for row in pictured.values() if row.samples is not None]
+        strips = [(row.title, row.samples[:_SHOWN]) for row in pictured.values() if row.samples is not None]
         labelled_grid(strips, _SHOWN).save(folder / "grid.png")
 
 
@@ -101,13 +110,13 @@ def table(rows: Iterable[Row]) -> str:
     """Return a Markdown table, mean ± standard deviation over seeds where there are several; floors come last."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.condition, []).append(row)
+        groups.setdefault(row.title, []).append(row)
     lines = [
         "| condition | n | seeds | FD to train | FD to held-out | IS | precision / recall | copy rate | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for condition, group in sorted(groups.items(), key=lambda item: item[0] in FLOORS):  # stable
-        name = f"*floor: {_title(condition)}*" if condition in FLOORS else _title(condition)
+    for title, group in sorted(groups.items(), key=lambda item: item[1][0].condition == REAL):  # stable
+        name = f"*floor: {title}*" if group[0].condition == REAL else title
         sizes = "/".join(str(n) for n in dict.fromkeys(row.n for row in group))
         pair = f"{_over_seeds(group, 'precision', 2)} / {_over_seeds(group, 'recall', 2)}"
         cells = [name, sizes, str(len(group)), _over_seeds(group, "fd", 3), _over_seeds(group, "fd_heldout", 3)]
@@ -115,10 +124,6 @@ def table(rows: Iterable[Row]) -> str:
         cells.append(mean_and_deviation([row.seconds for row in group], lambda value: f"{value:.1f}"))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _title(condition: str) -> str:
-    return condition.replace("_", " ")
 
 
 def _over_seeds(group: list[Row], metric: str, digits: int) -> str:
