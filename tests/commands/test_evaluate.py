@@ -22,11 +22,82 @@ def test_the_same_figures_from_checkpoint_png_npz_and_store(rcg, toy, classifier
         out = tmp_path / f"{i}.json"
         code, said, error = rcg("evaluate", "--samples", samples, *more, *classifier, *REAL, "--out", out)
         assert code == 0, error
-        figures.append(json.loads(out.read_text()))
+        content = json.loads(out.read_text())
+        figures.append(content["figures"])
+        assert content["protocol"]["number"] == 60
+        assert content["protocol"]["weights"].startswith("classifier-")
         assert all(name in said for name in figures[-1])
     assert figures[0] == figures[1] == figures[2] == figures[3]
     assert figures[4] == pytest.approx(figures[0], rel=1e-6)
     assert {"fd/classifier_60_train", "fd/classifier_60_heldout", "is/classifier_60"} <= figures[0].keys()
+
+
+@pytest.fixture
+def scored(rcg, toy, classifier, tmp_path):
+    """Score toy samples; return what was written and what was said on stderr."""
+
+    def run(*words, samples=None, data=REAL):
+        out = tmp_path / "figures.json"
+        samples = samples or toy / "none" / "last.ckpt"
+        common = ["--samples", samples, *classifier, *data, "--accelerator", "cpu", "--out", out]
+        code, said, error = rcg("evaluate", *common, *words)
+        assert code == 0, error
+        return json.loads(out.read_text()), said, error
+
+    return run
+
+
+def test_blocks_of_seeds_are_disjoint_and_give_error_bars(scored):
+    content, said, _ = scored("--number", 40, "--seeds", 2, "--json")
+    assert json.loads(said) == content
+    name = "fd/classifier_40_train"
+    values = [block[name] for block in content["blocks"]]
+    assert values[0] != values[1]
+    assert content["figures"][name] == pytest.approx(sum(values) / 2)
+    assert content["deviations"][name] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    second, said, _ = scored("--number", 40, "--first_seed", 40)
+    assert second["figures"][name] == pytest.approx(values[1], rel=1e-6)
+    assert f"{name:<40} {second['figures'][name]:.4f}" in said
+
+
+def test_a_protocol_is_recorded_and_others_are_not_compared_silently(scored, tmp_path):
+    content, _, _ = scored("--protocol", "digits", "--number", 40, "--quantisation", "truncate")
+    record = content["protocol"]
+    assert record["name"] == "digits with another number, quantisation"
+    assert record["reference"]["set"] == "train"
+    assert not any("heldout" in name for name in content["figures"])
+    (tmp_path / "first.json").write_text(json.dumps(content))
+    words = ["--number", 40, "--against", tmp_path / "first.json"]
+    again, _, error = scored(*words, "--protocol", "digits", "--quantisation", "truncate")
+    assert again["against"]["comparable"]
+    assert set(again["against"]["differences"].values()) == {0.0}
+    assert "not comparable" not in error
+    other, _, _ = scored(*words)
+    assert not other["against"]["comparable"]
+
+
+def test_folders_against_each_other_with_all_metrics(scored, toy):
+    one, other = toy / "samples_none", toy / "samples_class"
+    content, _, _ = scored("--all", samples=one, data=["--reference_samples", other])
+    kinds = {name.partition("/")[0] for name in content["figures"]}
+    assert {"fd", "kd", "is", "precision", "recall", "density", "coverage"} <= kinds
+    assert all(name.endswith("_samples") for name in content["figures"] if name.startswith("fd"))
+    same, _, _ = scored(samples=one, data=["--reference_samples", one])
+    assert next(value for name, value in same["figures"].items() if name.startswith("fd/")) < 1e-6
+    assert same["protocol"]["format"] == "store"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--protocol", "adm-265"], "no protocol adm-265: did you mean adm-256?"),
+        (["--seeds", "7"], "make no 7 equal parts"),
+        (["--against", "nothing.json"], "nothing.json cannot be read as a file of figures"),
+        (["--statistics", "nothing.npz"], "give one thing to compare with"),
+    ],
+)
+def test_options_that_cannot_work(refused, toy, classifier, words, line):
+    assert line in refused("evaluate", "--samples", toy / "samples_none", *classifier, *REAL, *words)
 
 
 def test_compare_writes_a_table(rcg, refused, toy, classifier, tmp_path):
@@ -36,6 +107,8 @@ def test_compare_writes_a_table(rcg, refused, toy, classifier, tmp_path):
     assert rcg(*words)[0] == 0
     results = json.loads((tmp_path / "table" / "results.json").read_text())
     assert [row["condition"] for row in results[:2]] == ["none", "class"]
+    protocol = json.loads((tmp_path / "table" / "protocol.json").read_text())
+    assert (protocol["number"], protocol["format"]) == (results[0]["n"], "store")
     for wrong in ([3], [], {"condition": "none"}):
         (tmp_path / "rows.json").write_text(json.dumps(wrong))
         assert "should be a JSON list of rows" in refused(*words)

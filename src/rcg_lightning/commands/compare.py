@@ -9,6 +9,7 @@ from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.reading import open_samples
 from rcg_lightning.evaluation.reference import reference_of
 from rcg_lightning.evaluation.report import Row, floors, write_results
@@ -36,8 +37,10 @@ def compare(rows: Path, data: ImageData, extractor: FeatureExtractor, out: Path,
     device = pick_device(accelerator)
     reference = reference_of(data, extractor, out / "reference", device)
     table: list[Row] = []
+    formats: set[str] = set()
     for entry in listed:
         samples = open_samples(samples_folder(Path(entry["samples"])))
+        formats.add(samples.format)
         watch = watched(samples, entry["condition"], -(-samples.count // 256))
         metrics = score(watch, reference, extractor, device)
         seconds = float(entry.get("seconds", 0.0))
@@ -54,6 +57,11 @@ def compare(rows: Path, data: ImageData, extractor: FeatureExtractor, out: Path,
         f"reference {train} training and {held_out} held-out pictures. FD depends on the number of samples."
     )
     write_results(out, table, note)
+    protocol = Protocol()
+    facts = {"set": "train", "identity": data.pictures("train").fingerprint, "resize": data.geometry.says(False)}
+    (out / "protocol.json").write_text(
+        json.dumps(protocol.record(extractor, facts, n, " and ".join(sorted(formats))), indent=1)
+    )
 
 
 def samples_folder(path: Path) -> Path:

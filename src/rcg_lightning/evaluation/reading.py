@@ -4,7 +4,7 @@ import logging
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,13 @@ class Samples:
         count: N.
         shape: (C, H, W) of each.
         read: positions start, stop -> uint8 (stop - start, C, H, W).
+        format: ``npz``, ``store``, or the kinds of files in a folder: ``png``, ``jpeg``, ``jpeg and png``.
     """
 
     count: int
     shape: tuple[int, int, int]
     read: Callable[[int, int], np.ndarray]
+    format: str
 
     def __len__(self) -> int:
         return self.count
@@ -42,6 +44,10 @@ class Samples:
         """Yield uint8 batches (B, C, H, W)."""
         for start in range(0, self.count, _BATCH):
             yield torch.from_numpy(self.read(start, min(start + _BATCH, self.count)))
+
+    def part(self, start: int, stop: int) -> "Samples":
+        """Return the pictures at positions start, …, stop - 1."""
+        return replace(self, count=stop - start, read=lambda a, b: self.read(start + a, start + b))
 
     def first(self, count: int) -> Tensor:
         """Return the first ``count`` pictures, or all where there are fewer, uint8 (n, C, H, W)."""
@@ -81,7 +87,7 @@ def _from_folder(folder: Path, channels: int | None) -> Samples:
     def read(start: int, stop: int) -> np.ndarray:
         return np.stack([_picture(file, channels, shape) for file in files[start:stop]])
 
-    return Samples(len(files), (shape[0], shape[1], shape[2]), read)
+    return Samples(len(files), (shape[0], shape[1], shape[2]), read, " and ".join(sorted(kinds)).lower())
 
 
 def _is_grey(file: Path) -> bool:
@@ -125,7 +131,7 @@ def _from_store(path: Path) -> Samples:
     def read(start: int, stop: int) -> np.ndarray:
         return _channels_first(store.read("image", np.arange(start, stop)))
 
-    return Samples(store.size, (shape[2], shape[0], shape[1]), read)
+    return Samples(store.size, (shape[2], shape[0], shape[1]), read, "store")
 
 
 def _from_array(pictures: np.ndarray, where: str) -> Samples:
@@ -134,7 +140,11 @@ def _from_array(pictures: np.ndarray, where: str) -> Samples:
         f"the pictures in {where} are {pictures.dtype} {pictures.shape}, not uint8 (N, H, W, 1 or 3)",
     )
     _, height, width, channels = pictures.shape
-    return Samples(len(pictures), (channels, height, width), lambda start, stop: _channels_first(pictures[start:stop]))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return _channels_first(pictures[start:stop])
+
+    return Samples(len(pictures), (channels, height, width), read, "npz")
 
 
 def _channels_first(pictures: np.ndarray) -> np.ndarray:

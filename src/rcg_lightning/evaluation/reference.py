@@ -57,6 +57,7 @@ class Reference:
         identity: hash of extractor, data set and preprocessing; empty for statistics from elsewhere.
         radii: (N, NEIGHBOURS), distances of the training features to their nearest other ones.
         copy_threshold: pixel distance to training below which a picture counts as a copy.
+        name: what the first set is called in the names of figures.
     """
 
     identity: str
@@ -64,6 +65,7 @@ class Reference:
     heldout: RealSet | None = None
     radii: Tensor | None = None
     copy_threshold: float | None = None
+    name: str = "train"
 
     @classmethod
     def measure(

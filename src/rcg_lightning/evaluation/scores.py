@@ -136,8 +136,10 @@ class Scorer(torch.nn.Module):
         """Rename metrics so that they say extractor, number of samples and reference: ``fd/classifier_1346_train``."""
         named = {}
         for kind, value in metrics.items():
-            extractor = "pixels" if kind in ("nearest", "copy_rate") else self.extractor.name
-            reference = None if kind in ("is", "is_std") else "heldout" if kind.endswith("_heldout") else "train"
+            pixels = kind in ("nearest", "copy_rate")  # always of training pictures
+            extractor = "pixels" if pixels else self.extractor.name
+            against = "train" if pixels else self.reference.name
+            reference = None if kind in ("is", "is_std") else "heldout" if kind.endswith("_heldout") else against
             named[metric_name(kind.removesuffix("_heldout"), extractor, count, reference)] = value
         return named
 

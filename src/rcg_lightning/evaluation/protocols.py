@@ -1,0 +1,250 @@
+"""How a figure was made, as an object: a figure without it cannot be compared with another.
+
+A ``Protocol`` says what was asked for; ``record`` adds what was found (checksums, file format) and is what is stored
+beside every figure; ``comparable`` tells whether two records are of one protocol.
+"""
+
+import difflib
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.described import Described, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.extractors import FeatureExtractor, InceptionExtractor
+from rcg_lightning.evaluation.manifold import NEIGHBOURS, all_radii
+from rcg_lightning.evaluation.reading import Samples, open_samples
+from rcg_lightning.evaluation.reference import Reference, reference_of
+from rcg_lightning.pretrained.network_folder import file_digest
+from rcg_lightning.types import require, to_uint8
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "heldout", "statistics"]
+Labels = Literal["generated", "balanced", "random"]
+Quantisation = Literal["round", "truncate"]
+INCEPTION = "inception-6726825d"  # how the identity of the published weights begins
+LOSSLESS = frozenset({"memory", "store", "npz", "png"})  # these hold the same pixels
+
+
+class Protocol(Described):
+    """A way to make figures.
+
+    Args:
+        name: of the protocol; ``own`` is any that has no name.
+        version: grows whenever a setting of a named protocol changes.
+        extractor: what makes features; None where the user says.
+        weights: how the extractor's identity begins, None where any will do.
+        reference: what samples are compared with: a split of the data, or a file of statistics; None: both splits.
+        number: samples; None: as many as there are.
+        labels: classes as the model draws them, each equally often in turn, or uniformly at random.
+        quantisation: how pictures in [0, 1] become integers; official codes truncate, which darkens by half a level.
+        resize: what the geometry of the real pictures says of itself; None: any.
+        format: of files that samples are read from, if they are: ``png`` stands for all that lose nothing.
+        neighbours: k of precision, recall, density and coverage.
+    """
+
+    def __init__(
+        self,
+        name: str = "own",
+        version: int = 1,
+        extractor: FeatureExtractor | None = None,
+        weights: str | None = None,
+        reference: Split | None = None,
+        number: int | None = None,
+        labels: Labels = "generated",
+        quantisation: Quantisation = "round",
+        resize: str | None = None,
+        format: str = "png",
+        neighbours: int = NEIGHBOURS,
+    ) -> None:
+        self.name, self.version, self.extractor, self.weights = name, version, extractor, weights
+        self.reference: Split | None = reference
+        self.number = number
+        self.labels: Labels = labels
+        self.quantisation: Quantisation = quantisation
+        self.resize, self.format, self.neighbours = resize, format, neighbours
+
+    def given(self, **settings: Any) -> "Protocol":
+        """Return this protocol with those settings that are not None."""
+        return type(self)(**{**self._arguments, **{key: value for key, value in settings.items() if value is not None}})
+
+    def quantise(self, images: Tensor) -> Tensor:
+        """Pictures in [0, 1] -> uint8, rounded or truncated."""
+        if self.quantisation == "truncate":
+            whole = (images.clamp(0, 1) * 255).floor() / 255  # levels that rounding does not move
+            images = torch.where(images.isfinite(), whole, images)
+        return to_uint8(images)
+
+    def record(
+        self,
+        extractor: FeatureExtractor,
+        reference: Mapping[str, Any],
+        number: int,
+        format: str = "memory",
+        asked: "Protocol | None" = None,
+    ) -> dict[str, Any]:
+        """Return in plain data how figures were made.
+
+        Args:
+            extractor: the one that was used.
+            reference: what ``bind`` found.
+            number: samples scored.
+            format: ``memory`` for pictures that were scored as they were made, else of their files.
+            asked: the named protocol that this one is a variant of; what differs from it becomes part of the name.
+        """
+        made = format == "memory"
+        found: dict[str, Any] = {
+            "name": self.name,
+            "version": self.version,
+            "extractor": describe(extractor),
+            "weights": extractor.identity,
+            "reference": dict(reference),
+            "number": number,
+            # of pictures from files it is not known; what `rcg sample` wrote was rounded
+            "labels": self.labels if made else None,
+            "quantisation": self.quantisation if made else "round" if format == "store" else None,
+            "resize": reference.get("resize"),
+            "format": format,
+            "neighbours": self.neighbours,
+        }
+        changed = [] if asked is None or asked.name == "own" else asked._changed(found)
+        if changed:
+            found["name"] = f"{self.name} with another {', '.join(changed)}"
+        return found
+
+    def _changed(self, found: Mapping[str, Any]) -> list[str]:
+        """Name the settings in which a record is not of this protocol; what is not known is not named."""
+        same = {
+            "extractor": self.extractor is None or describe(self.extractor)["class_path"] == _kind(found),
+            "weights": found["weights"].startswith(self.weights or ""),
+            "reference": self.reference in (None, found["reference"].get("set")),
+            "number": self.number in (None, found["number"]),
+            "labels": found["labels"] in (None, self.labels),
+            "quantisation": found["quantisation"] in (None, self.quantisation),
+            "resize": self.resize is None or found["resize"] in (None, self.resize),
+            "format": found["format"] in LOSSLESS or found["format"] == self.format,
+            "neighbours": found["neighbours"] == self.neighbours,
+        }
+        return [name for name, kept in same.items() if not kept]
+
+
+def presets() -> dict[str, Protocol]:
+    """Return the named protocols.
+
+    Those of natural pictures take the published Inception weights; ``digits`` and ``mnist`` a classifier trained on the
+    data, whose folder the user gives.
+    """
+    inception: dict[str, Any] = {"extractor": InceptionExtractor(), "weights": INCEPTION, "number": 50_000}
+    imagenet = inception | {"quantisation": "truncate", "resize": "shorter side 256, centre 256", "neighbours": 3}
+    named = [
+        Protocol("adm-256", **{**imagenet, "resize": None}, reference="statistics"),
+        Protocol("val-50k", **imagenet, reference="heldout"),
+        Protocol("train-50k", **imagenet, reference="train"),
+        Protocol("cifar10-train", **inception, reference="train", quantisation="truncate", resize="as is"),
+        Protocol("icgan", **inception, reference="heldout"),
+        Protocol("digits", weights="classifier-", reference="train", number=1346, resize="as is"),
+        Protocol("mnist", weights="classifier-", reference="train", number=10_000, resize="as is"),
+    ]
+    return {protocol.name: protocol for protocol in named}
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return a named protocol, or raise a UserError that knows the nearest name."""
+    known = presets()
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    require(name in known, f"no protocol {name}: {hint}")
+    return known[name]
+
+
+def bind_data(
+    protocol: Protocol, data: ImageData, extractor: FeatureExtractor, folder: Path | None, device: torch.device | str
+) -> tuple[Reference, dict[str, Any]]:
+    """Return the split of the data that a protocol compares with, and what to record of it.
+
+    Without a choice of split figures are of both. Nearest pictures and copies are always those of training.
+    """
+    data.prepare_data()
+    real = reference_of(data, extractor, folder, device)
+    split = "heldout" if protocol.reference == "heldout" else "train"
+    pictures = data.pictures(split)
+    facts = {
+        "set": split,
+        "identity": pictures.fingerprint,
+        "pictures": len(pictures),
+        "resize": data.geometry.says(False),
+    }
+    if split == "heldout":
+        seen = real.heldout
+        if seen is None or seen.features is None:
+            raise UserError(f"protocol {protocol.name} compares with held-out pictures: these data have too few")
+        near = all_radii(seen.features.to(device)).cpu() if len(seen.features) > NEIGHBOURS else None
+        seen = replace(seen, pictures=real.train.pictures)
+        return replace(real, train=seen, heldout=None, radii=near, name="heldout"), facts
+    return (real if protocol.reference is None else replace(real, heldout=None)), facts
+
+
+def bind_statistics(
+    path: Path, extractor: FeatureExtractor, device: torch.device | str
+) -> tuple[Reference, dict[str, Any]]:
+    """Return the reference that a file of statistics is, and what to record of it: its name and SHA-256."""
+    real = replace(Reference.from_statistics(path, extractor, device), name="statistics")
+    return real, {"set": "statistics", "file": path.name, "identity": file_digest(path)}
+
+
+def bind_samples(
+    path: Path, extractor: FeatureExtractor, device: torch.device | str
+) -> tuple[Reference, dict[str, Any]]:
+    """Return other samples as the reference, and what to record of them: a SHA-256 of all their pixels."""
+    samples, digest = open_samples(path), hashlib.sha256()
+    real = Reference.measure(_digested(samples, digest), None, extractor, device=device)
+    real = replace(real, train=replace(real.train, pictures=None), name="samples")  # no training pictures to be copied
+    return real, {"set": "samples", "identity": digest.hexdigest(), "pictures": samples.count, "format": samples.format}
+
+
+def _digested(samples: Samples, digest: Any) -> Iterator[Tensor]:
+    for batch in samples:
+        digest.update(batch.numpy().tobytes())
+        yield batch
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return in words how two records differ; what either does not know is no difference."""
+    told = []
+    for name in ("name", "version", "number", "labels", "quantisation", "resize", "neighbours"):
+        pair = one.get(name), other.get(name)
+        if None not in pair and pair[0] != pair[1] and not (name == "name" and "own" in pair):
+            told.append(f"{name} {pair[0]} and {pair[1]}")
+    if one.get("weights") != other.get("weights"):
+        told.append(f"features of {one.get('weights')} and {other.get('weights')}")
+    elif one.get("extractor") != other.get("extractor"):
+        told.append("settings of the extractor")
+    real = [record.get("reference") or {} for record in (one, other)]
+    if any(real[0].get(key) != real[1].get(key) for key in ("set", "identity")):
+        names = [f"{found.get('file') or found.get('set')} {str(found.get('identity'))[:8]}" for found in real]
+        told.append(f"reference {names[0]} and {names[1]}")
+    kinds = [record.get("format", "memory") for record in (one, other)]
+    kinds = ["lossless" if kind in LOSSLESS else kind for kind in kinds]
+    if kinds[0] != kinds[1]:
+        told.append(f"format {kinds[0]} and {kinds[1]}")
+    return told
+
+
+def comparable(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether figures with these records may be compared; if not, one warning names all that differs."""
+    told = ["the protocol of one is not recorded"] if not one or not other else differences(one, other)
+    if told:
+        log.warning("these figures are of different protocols and not comparable: %s", "; ".join(told))
+    return not told
+
+
+def _kind(found: Mapping[str, Any]) -> str:
+    return found["extractor"]["class_path"]
