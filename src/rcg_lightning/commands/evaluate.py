@@ -33,6 +33,7 @@ from rcg_lightning.evaluation.protocols import (
     find_protocol,
 )
 from rcg_lightning.evaluation.reading import open_samples
+from rcg_lightning.evaluation.reference import BATCH
 from rcg_lightning.evaluation.scores import EVERY, USUAL, Scorer, score
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.trainer import Trainer
@@ -61,6 +62,7 @@ class ScoredSampling(LightningModule):
         super().__init__()
         self.generator, self.guidance, self.sampler = generator, guidance, sampler
         self.scorers, self.number, self.protocol = torch.nn.ModuleList(scorers), number, protocol
+        self.waiting: list[list[tuple[Tensor, Tensor]]] = [[] for _ in scorers]  # pictures and their positions
         self.figures: list[dict[str, float]] = []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
@@ -68,9 +70,20 @@ class ScoredSampling(LightningModule):
         block = batch["index"] // self.number
         for i in block.unique().tolist():
             mine = block == i
-            self.scorers[i].update(made[mine], batch["index"][mine] % self.number)  # type: ignore[operator]
+            self.waiting[i].append((made[mine], batch["index"][mine] % self.number))
+            self._score(i, BATCH)
+
+    def _score(self, i: int, least: int) -> None:
+        """Score what waits of a block, in the batches that files are scored in: figures agree to the last digit."""
+        while sum(len(pictures) for pictures, _ in self.waiting[i]) >= least:
+            pictures, positions = (torch.cat(parts) for parts in zip(*self.waiting[i], strict=True))
+            self.scorers[i].update(pictures[:BATCH], positions[:BATCH])  # type: ignore[operator]
+            rest = pictures[BATCH:], positions[BATCH:]
+            self.waiting[i] = [rest] if len(rest[0]) else []
 
     def on_predict_end(self) -> None:
+        for i in range(len(self.scorers)):
+            self._score(i, 1)
         self.figures = [scorer.compute() for scorer in self.scorers]  # type: ignore[operator]
 
 
