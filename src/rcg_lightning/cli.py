@@ -104,6 +104,11 @@ def is_full(error: BaseException) -> bool:
 
 def run(name: str, argv: Sequence[str]) -> None:
     """Run command ``name`` in this process; raises UserError where the input cannot work."""
+    from rcg_lightning.commands.parsing import find_config, named_configs
+
+    if name not in ("pipeline", "reproduce"):
+        for _, config in named_configs(argv):
+            find_config(config)  # a misspelt one is answered before seconds of imports
     quiet()
     module, _, function = COMMANDS[name][0].partition(":")
     getattr(importlib.import_module(module), function)(name, list(argv))
@@ -115,6 +120,7 @@ def quiet() -> None:
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
         r".*Couldn't infer the batch indices.*",  # batches carry their own index
+        r".*Total length of list across ranks is zero.*",  # the data module has said why there is no validation
         r".*does not have many workers.*",  # pictures in memory need none
         r".*LeafSpec.*",
         r".*LightningCLI's args parameter is intended.*",

@@ -20,7 +20,7 @@ EXTRACT = ["extract", "--config", "digits_data", "--out", "x", "--encoder"]
         (["--data.batch_size", "[3]"], "data.batch_size: should be int, not [3]"),
         (["--data.stores", "3"], "data.stores: should be a list, such as [3]"),
         (["--data", "../nope.yaml"], "data: no file ../nope.yaml"),
-        (["--model", "RDN"], "model: no class RDN, known are ClassifierStage, DiffusionStage, MoCoV3Stage"),
+        (["--model", "RDN"], "model: no class RDN, known are ClassifierStage, DiffusionStage"),
         (["--model", "DifusionStage"], "model: no class DifusionStage: did you mean DiffusionStage?"),
         (
             ["--model.condition", "ClasCondition"],

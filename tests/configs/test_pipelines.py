@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from rcg_lightning import cli
-from rcg_lightning.commands import cluster, compare, extract, lightning, sample
+from rcg_lightning.commands import cluster, compare, extract, lightning, principal, sample
 from rcg_lightning.commands.parsing import find_config
 from rcg_lightning.pipeline import TABLE, Run, Step, read_pipeline
 
 PIPELINES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "pipeline").glob("*.yaml"))
 ROWS = {
     "digits": {"none", "cluster", "class", "class_balanced", "representation", "representation_guided", "oracle"},
+    "digits_principal": {"representation", "oracle"},
     "folder": {"none", "cluster", "representation", "oracle"},
     "imagenet256_rdm": set(),
 }
@@ -33,7 +34,7 @@ def parsed(monkeypatch):
         raise Stop
 
     monkeypatch.setattr(lightning.StageCLI, "instantiate_classes", stop)
-    for module in (cluster, compare, extract, sample):
+    for module in (cluster, compare, extract, principal, sample):
         name = module.__name__.rpartition(".")[2]
 
         def stand_in(name=name, **values):
@@ -76,4 +77,4 @@ def test_one_budget_serves_all_conditions():
     for name in set(PIPELINES) - {"imagenet256_rdm"}:
         steps = read_pipeline(find_config(name, "pipeline")).steps
         conditions = [step for step in ("none", "cluster", "class", "representation") if step in steps]
-        assert {steps[step].run.split()[2] for step in conditions} == {f"{name}_generator"}
+        assert {steps[step].run.split()[2] for step in conditions} == {f"{name.removesuffix('_principal')}_generator"}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rcg_lightning.commands.compare import samples_folder
 from rcg_lightning.conditions import ClassCondition, JointCondition, RepresentationCondition
+from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.data.store import Store
 from rcg_lightning.errors import UserError
 from rcg_lightning.stages.generator import Generator
@@ -78,6 +79,15 @@ def stored_representations(generator: Generator, folder: Path, number: int) -> T
     require("representation" in store.columns, f"{folder} holds no representations: give a store that rcg extract made")
     same_encoder(generator, store.identity.get("representation"), str(folder))
     return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
+
+
+def chosen_guidance(generator: Generator, scale: float | None, ramp: bool) -> Guidance | None:
+    """Guidance as asked for, None for the generator's own; UserError where there is nothing to guide away from."""
+    if scale is None:
+        return None
+    if scale != 1:
+        generator.conditioner.null(1)
+    return Guidance(scale, ramp)
 
 
 def chosen_labels(loaded: Loaded, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:

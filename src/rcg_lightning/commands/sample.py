@@ -12,7 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from rcg_lightning.callbacks.store import StoreCollector, predict_store
-from rcg_lightning.commands.generator import Loaded, chosen_labels, load, same_encoder, stored_representations
+from rcg_lightning.commands.generator import (
+    Loaded,
+    chosen_guidance,
+    chosen_labels,
+    load,
+    same_encoder,
+    stored_representations,
+)
 from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.interpolation import lerp, slerp
@@ -100,7 +107,7 @@ def sample(
         carried["representation"] = stored_representations(generator, representations, number)
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
     data = Seeds(seeds.tolist(), batch_size, carried)
-    strength = None if guidance is None else Guidance(guidance, ramp)
+    strength = chosen_guidance(generator, guidance, ramp)
     identity = _identity(loaded, strength, sampler, seeds, carried)
     # shards do not depend on the batch size, so that neither does the store
     writer = StoreWriter(out / "store", len(seeds), 1, 16 * generator.tile, identity)

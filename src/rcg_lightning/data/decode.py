@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB"}
@@ -34,7 +34,8 @@ def decode(content: bytes, channels: int, orient: bool = False) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise Unreadable(f"too large ({error})") from error
     except Exception as error:  # broken files make PIL's plugins raise OSError, SyntaxError, struct.error, ValueError …
-        raise Unreadable(str(error) or type(error).__name__) from error
+        known = not isinstance(error, UnidentifiedImageError) and str(error)
+        raise Unreadable(known or "in no format of a picture") from error
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:

@@ -159,7 +159,7 @@ class FolderSource(Source):
         kept_out = hashed_split(index, self.share)
         require(
             not kept_out.all(),
-            f"all {len(index)} pictures in {index.root} would be held out: add pictures or set heldout to 0",
+            f"{index.root} holds too few pictures to hold some out ({len(index)}): add pictures, or set heldout to 0",
         )
         return (index, np.flatnonzero(~kept_out)), (index, np.flatnonzero(kept_out))
 

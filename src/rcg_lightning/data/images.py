@@ -1,6 +1,7 @@
 """The pictures of a data set, with their labels and stored columns, as batches for any stage."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class ImageData(Described, LightningDataModule):
         source: the data set.
         geometry: resize, crop and flip; pictures as they are unless given.
         batch_size: rows of a batch in each process.
-        workers: loader processes in each process.
+        workers: loader processes in each process, at most one for each core.
         stores: what was extracted from the training pictures; all their columns can be needed.
         heldout_stores: the same for the held-out pictures.
         views: train on a fixed set of views of each picture, as stored, instead of new random ones.
@@ -56,7 +57,7 @@ class ImageData(Described, LightningDataModule):
         self.source = source
         self.geometry: Geometry = AsIs() if geometry is None else geometry
         self.batch_size = batch_size
-        self.workers = workers
+        self.workers = min(workers, os.cpu_count() or 1)
         self.store_paths = {"train": list(stores or []), "heldout": list(heldout_stores or [])}
         self.views = views
         self.seed = seed
