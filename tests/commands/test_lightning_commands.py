@@ -170,7 +170,7 @@ def test_a_folder_of_one_broken_picture(refused, toy, tmp_path):
     source = ["--data.source", "FlatFolder", "--data.source.root", tmp_path / "pictures", "--data.source.channels=1"]
     encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
     words = ["extract", *source, *encoder, "--out", tmp_path / "store"]
-    assert "all 1 pictures" in refused(*words)
+    assert "too few pictures to hold some out (1)" in refused(*words)
     whole = ["--data.source.heldout=0", "--data.geometry", "CenterCrop", "--data.geometry.size=8"]
     assert "none of the 1 pictures in" in refused(*words, *whole)
     assert not (tmp_path / "store" / "manifest.json").exists()
