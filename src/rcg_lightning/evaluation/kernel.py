@@ -33,7 +33,7 @@ def kernel_distance(
     size = min(size, *counts)
     if size == max(counts):
         subsets = 1
-    draw = np.random.RandomState(seed)
+    draw = np.random.RandomState(seed)  # torch-fidelity's generator: the same subsets give the same figure
     real = real.to(samples.device)
     found = []
     for _ in range(subsets):

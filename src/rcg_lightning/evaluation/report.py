@@ -71,7 +71,7 @@ def floors(
     The first row is of ``n`` training pictures drawn with replacement (its copy rate is 1 by construction), the second
     of held-out pictures, ``n`` of them or all there are.
     """
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(seed)  # a local generator: the floors of a seed are always the same pictures
     held, train = len(data.pictures("heldout")), len(data.pictures("train"))
     held_out = draw.permutation(held)[:n]
     chosen = {DRAWN_ANEW: ("train", draw.integers(0, train, n)), HELD_OUT: ("heldout", held_out)}

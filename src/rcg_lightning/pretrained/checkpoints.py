@@ -164,9 +164,21 @@ def rdm_state(official: Mapping[str, Any], ema: bool = True) -> RDMState:
 
 def rdm_name(official: str) -> str:
     """Translate one parameter's name: ``res_blocks.3.in_layers.0.weight`` -> ``blocks.3.in_norm.weight``."""
+    return renamed(official, "res_blocks.", RDM_BLOCK, RDM_OUTPUT)
+
+
+def renamed(official: str, blocks: str, inside: Mapping[str, str], outside: Mapping[str, str]) -> str:
+    """Translate a parameter's name: its layer by ``inside`` within a numbered block, by ``outside`` elsewhere.
+
+    Args:
+        official: such as ``res_blocks.3.in_layers.0.weight``.
+        blocks: what the official names of blocks begin with; here they are ``blocks.N``.
+        inside: official layer of a block to ours.
+        outside: the same for layers outside the blocks; what it does not list keeps its name.
+    """
     name, _, kind = official.rpartition(".")
-    if name.startswith("res_blocks."):
-        _, number, layer = name.split(".", 2)
-        require(layer in RDM_BLOCK, f"{official} is no part of an RDM that is known here")
-        return f"blocks.{number}.{RDM_BLOCK[layer]}.{kind}"
-    return f"{RDM_OUTPUT.get(name, name)}.{kind}"
+    if not name.startswith(blocks):
+        return f"{outside.get(name, name)}.{kind}"
+    number, layer = name.removeprefix(blocks).split(".", 1)
+    require(layer in inside, f"{official} is no layer of a block that is known here")
+    return f"blocks.{number}.{inside[layer]}.{kind}"

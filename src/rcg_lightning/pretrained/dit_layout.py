@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rcg_lightning.pretrained.checkpoints import State, entry, recognise
+from rcg_lightning.pretrained.checkpoints import State, entry, recognise, renamed
 from rcg_lightning.types import Classes, Part, Vector, require
 
 BLOCK = {
@@ -70,12 +70,7 @@ def dit_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = 
 
 def dit_name(official: str) -> str:
     """Translate one parameter's name: ``blocks.3.mlp.fc1.weight`` -> ``blocks.3.mlp.0.weight``."""
-    name, _, kind = official.rpartition(".")
-    if name.startswith("blocks."):
-        _, number, layer = name.split(".", 2)
-        require(layer in BLOCK, f"{official} is no part of a DiT that is known here")
-        return f"blocks.{number}.{BLOCK[layer]}.{kind}"
-    return f"{OUTSIDE[name]}.{kind}"
+    return renamed(official, "blocks.", BLOCK, OUTSIDE)
 
 
 def _is_of_the_network(name: str) -> bool:
