@@ -23,6 +23,8 @@ class Batch(TypedDict, total=False):
     seed: Tensor  # (B,) int64, the name of a sample to be generated
     representation: Tensor  # (B, R) float32
     cluster: Tensor  # (B,) int64
+    tokens: Tensor  # (B, N) int64, row by row: indices into a codebook
+    latent: Tensor  # (B, *S) float32, what an autoencoder makes of the picture
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ class Codec(Described):
     @abstractmethod
     def shape(self, facts: Facts) -> tuple[int, ...]:
         """Return the shape of one encoded example."""
+
+    def count(self, facts: Facts) -> int | None:
+        """Return how many values an entry of z can take; None where z is continuous."""
+        return None
+
+    def use_autoencoder(self, folder: Path) -> None:
+        """Encode and decode with the autoencoder at ``folder``, where the codec has one."""
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from rcg_lightning.core.diffusion import Posterior
 from rcg_lightning.core.random import SeededNoise
-from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, OffsetGrid, Sampler, StrideGrid
+from rcg_lightning.core.samplers import DDIM, Ancestral, DiffusionSampler, EvenGrid, OffsetGrid, StrideGrid
 from rcg_lightning.core.schedule import CosineSchedule, LinearSchedule, ScaledLinearSchedule
 from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
@@ -185,7 +185,7 @@ def test_progress_goes_from_0_to_1():
 
 
 def test_a_sampler_is_one_step_rule():
-    class Last(Sampler):
+    class Last(DiffusionSampler):
         def step(self, x, posterior, k, s, schedule, noise):
             return posterior.mean
 

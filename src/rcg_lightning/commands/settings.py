@@ -22,7 +22,6 @@ from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
-from rcg_lightning.stages.diffusion import DiffusionStage
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import require, to_uint8
 
@@ -100,9 +99,7 @@ class Sampling:
     def check(self, setting: Setting) -> None:
         """Raise a UserError where a setting cannot be sampled, before any work is done."""
         self.generator.for_sampling(setting.get("ema"))
-        sampler = self.sampler_at(setting)
-        if isinstance(self.generator, DiffusionStage):
-            sampler.grid.levels(sampler.steps, self.generator.denoiser.schedule.steps)
+        self.generator.checked(self.sampler_at(setting))
         if self.guidance_at(setting).scale != 1:
             self.generator.conditioner.null(1)
         if "prior_temperature" in setting:

@@ -61,18 +61,31 @@ def _strided(steps: int, total: int) -> list[int]:
 
 
 class Sampler(Described):
+    """How a generator that works in steps samples; each family of generators has its own kind.
+
+    Args:
+        steps: number of steps.
+        temperature: factor of every random draw; below 1 samples vary less.
+    """
+
+    def __init__(self, steps: int, temperature: float = 1.0) -> None:
+        require(0 <= temperature < math.inf, f"a temperature is 0 or more, not {temperature}")
+        self.steps, self.temperature = steps, temperature
+
+
+class DiffusionSampler(Sampler):
     """How many steps over which grid; subclasses give the step rule.
 
     Args:
         steps: number of steps.
         grid: levels to visit.
         clip: bound |x̂₀| (1 for pixels, as ADM does), None for no bound.
-        temperature: factor of every noise draw, of the start and of the steps; below 1 samples vary less.
+        temperature: factor of every noise draw, of the start and of the steps.
     """
 
     def __init__(self, steps: int, grid: Grid, clip: float | None, temperature: float = 1.0) -> None:
-        require(0 <= temperature < math.inf, f"a temperature is 0 or more, not {temperature}")
-        self.steps, self.grid, self.clip, self.temperature = steps, grid, clip, temperature
+        super().__init__(steps, temperature)
+        self.grid, self.clip = grid, clip
 
     @abstractmethod
     def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
@@ -101,7 +114,7 @@ class Sampler(Described):
         return Posterior(posterior.mean.clamp(-self.clip, self.clip), posterior.variance_mix)
 
 
-class DDIM(Sampler):
+class DDIM(DiffusionSampler):
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12). eta 0 is deterministic, 1 adds DDPM's noise."""
 
     def __init__(
@@ -123,7 +136,7 @@ class DDIM(Sampler):
         return x + sigma * noise() if sigma > 0 else x
 
 
-class Ancestral(Sampler):
+class Ancestral(DiffusionSampler):
     """Sampling from q(x_s | x_k, x̂₀) (DDPM; with a learned variance: improved DDPM). No noise in the last step."""
 
     def __init__(

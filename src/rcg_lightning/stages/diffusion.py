@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from rcg_lightning.core.diffusion import Posterior
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.random import SeededNoise
-from rcg_lightning.core.samplers import DDIM, Sampler
+from rcg_lightning.core.samplers import DDIM, DiffusionSampler, Sampler
+from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.ema import EMA
@@ -35,7 +36,7 @@ class DiffusionStage(Generator):
         denoiser: Denoiser,
         conditioner: Conditioner,
         optimizer: Optimizer,
-        sampler: Sampler | None = None,
+        sampler: DiffusionSampler | None = None,
         ema: EMA | None = None,
         guidance: Guidance | None = None,
         average_conditioner: bool = True,
@@ -98,4 +99,10 @@ class DiffusionStage(Generator):
             return Posterior(guided, mix)
 
         noise = SeededNoise(seeds, self.codec.stream)
-        return (sampler or self.sampler).run(denoise, denoiser.schedule, noise, self.shape)
+        return self.checked(sampler or self.sampler).run(denoise, denoiser.schedule, noise, self.shape)
+
+    def checked(self, sampler: Sampler) -> DiffusionSampler:
+        if not isinstance(sampler, DiffusionSampler):
+            raise UserError(f"{type(sampler).__name__} does not sample from diffusion models: choose DDIM or Ancestral")
+        sampler.grid.levels(sampler.steps, self.denoiser.schedule.steps)
+        return sampler

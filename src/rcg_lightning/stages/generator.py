@@ -80,6 +80,10 @@ class Generator(Stage):
     ) -> Tensor:
         """Return z (B, *shape) for seeds (B,) under raw conditions of B rows, by what ``for_sampling(average)`` is."""
 
+    def checked(self, sampler: Sampler) -> Sampler:
+        """Return ``sampler``; raise UserError where this kind of generator cannot sample with it."""
+        return sampler
+
     def build_networks(self, facts: Facts) -> None:
         self.shape = self.codec.shape(facts)
         dim = self.conditioner.build(self.condition.parts(facts), self.natural_width)
