@@ -99,3 +99,36 @@ def test_every_parameter_gets_a_gradient(kind):
     torch.manual_seed(1)
     conditioner.train()(raw, 4).sum().backward()
     assert all(p.grad is not None for p in conditioner.parameters())
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_without_projection_a_vector_is_given_as_it_is(drop):
+    conditioner = Conditioner(drop=drop, project=False)
+    (part,), (vector,) = PARTS["vector"]
+    assert conditioner.build((part,), 6) == 3
+    torch.testing.assert_close(conditioner.eval()((vector,), 4), vector)
+    assert sum(p.numel() for p in conditioner.parameters()) == (3 if drop else 0)
+    if drop:
+        torch.manual_seed(1)
+        c = conditioner.train()((vector,), 4)
+        kept = (c == vector).all(1)
+        assert 0 < int(kept.sum()) < 4
+        torch.testing.assert_close(c[~kept], conditioner.null(4)[~kept])
+
+
+def test_without_projection_all_parts_have_the_vectors_width():
+    parts, raw = PARTS["joint"]
+    conditioner = Conditioner(drop=0.0, project=False)
+    assert conditioner.build(parts, 6) == 3
+    torch.testing.assert_close(conditioner(raw, 4), raw[0] + conditioner.parts[1].table(raw[1]))
+    assert Conditioner(project=False).build(PARTS["class"][0], 6) == 6
+    for settings, parts in (({"dim": 5}, (Vector(3),)), ({}, (Vector(3), Vector(4)))):
+        with pytest.raises(UserError, match="without projection"):
+            Conditioner(project=False, **settings).build(parts, 6)
+
+
+def test_a_projection_may_start_at_zero():
+    conditioner, raw = build("vector", drop=0.0, zero_start=True)
+    assert float(conditioner(raw, 4).detach().abs().max()) == 0
+    with pytest.raises(UserError, match="needs a projection"):
+        Conditioner(project=False, zero_start=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.described import Described
 from rcg_lightning.errors import UserError
-from rcg_lightning.types import Classes, Part, Raw, Vector
+from rcg_lightning.types import Classes, Part, Raw, Vector, require
 
 
 class PartEmbedding(nn.Module):
@@ -58,7 +58,21 @@ class VectorProjection(PartEmbedding):
         return self.linear(self.fake).expand(n, -1)
 
 
-_EMBEDDINGS = {Classes: ClassEmbedding, Vector: VectorProjection}
+class VectorItself(PartEmbedding):
+    """The vector as it is, for a network that maps it by itself (the official LDM's context). Null is learned."""
+
+    def __init__(self, part: Vector, droppable: bool) -> None:
+        super().__init__()
+        self.fake = nn.Parameter(torch.randn(part.dim) * 0.02) if droppable else None
+
+    def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
+        if dropped is None or self.fake is None:
+            return raw
+        return torch.where(dropped[:, None], self.fake.to(raw.dtype), raw)
+
+    def null(self, n: int) -> Tensor:
+        assert self.fake is not None
+        return self.fake.expand(n, -1)
 
 
 class Conditioner(Described, nn.Module):
@@ -71,18 +85,49 @@ class Conditioner(Described, nn.Module):
         drop: probability in training of replacing the whole condition by null, so that sampling can be guided.
         noise: standard deviation of noise that is added to vectors in training, so that the network tolerates
             representations that are generated and not observed.
+        project: whether vectors go through a linear map; otherwise the embedding is as wide as the vector.
+        zero_start: whether that map starts at zero, so that the network begins without the vector (the official ADM).
     """
 
-    def __init__(self, dim: int | None = None, drop: float = 0.1, noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int | None = None,
+        drop: float = 0.1,
+        noise: float = 0.0,
+        project: bool = True,
+        zero_start: bool = False,
+    ) -> None:
         super().__init__()
-        self.dim, self.drop, self.noise = dim, drop, noise
+        require(project or not zero_start, "conditioner.zero_start needs a projection: set conditioner.project to true")
+        self.dim, self.drop, self.noise, self.project, self.zero_start = dim, drop, noise, project, zero_start
         self.parts = nn.ModuleList()
 
     def build(self, parts: tuple[Part, ...], natural_dim: int) -> int:
         """Create the embeddings and return the width of what ``forward`` gives."""
-        dim = self.dim or natural_dim
-        self.parts.extend(_EMBEDDINGS[type(part)](part, dim, self.drop > 0) for part in parts)
+        dim = self._width(parts, natural_dim)
+        self.parts.extend(self._embedding(part, dim) for part in parts)
         return dim if parts else 0
+
+    def _width(self, parts: tuple[Part, ...], natural_dim: int) -> int:
+        vectors = {part.dim for part in parts if isinstance(part, Vector)}
+        if self.project or not vectors:
+            return self.dim or natural_dim
+        fits = len(vectors) == 1 and self.dim in (None, *vectors)
+        sizes = " and ".join(map(str, sorted(vectors)))
+        require(fits, f"without projection the embedding has the vector's width, {sizes}: set conditioner.dim to null")
+        return vectors.pop()
+
+    def _embedding(self, part: Part, dim: int) -> PartEmbedding:
+        droppable = self.drop > 0
+        if isinstance(part, Classes):
+            return ClassEmbedding(part, dim, droppable)
+        if not self.project:
+            return VectorItself(part, droppable)
+        projection = VectorProjection(part, dim, droppable)
+        if self.zero_start:
+            nn.init.zeros_(projection.linear.weight)
+            nn.init.zeros_(projection.linear.bias)
+        return projection
 
     def forward(self, raw: Raw, n: int) -> Tensor:
         """Raw condition of n examples -> (n, D)."""

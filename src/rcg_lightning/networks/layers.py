@@ -23,10 +23,10 @@ def mlp_silu(dim_in: int, dim: int) -> nn.Sequential:
 class SelfAttention(nn.Module):
     """Multi-head self-attention over (B, N, D), by torch's fused kernels."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:

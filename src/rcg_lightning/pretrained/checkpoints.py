@@ -125,6 +125,7 @@ class RDMState:
 
 
 RDM_NETWORK = "model.diffusion_model."
+EMBEDDING = "cond_stage_model.embedding.weight"  # the class table of RDM and LDM
 RDM_BLOCK = {
     "in_layers.0": "in_norm",
     "in_layers.2": "in_linear",
@@ -145,21 +146,33 @@ def rdm_state(official: Mapping[str, Any], ema: bool = True) -> RDMState:
             has no average.
     """
     state = entry(official, "model", "state_dict")
-    raw = strip(state, RDM_NETWORK)
-    require(bool(raw), f"this is no RDM checkpoint but {recognise(official)}")
-    if ema:
-        # the official code keeps each average under its parameter's name without the dots
-        averaged = {name: "model_ema." + f"diffusion_model.{name}".replace(".", "") for name in raw}
-        absent = [name for name in averaged.values() if name not in state]
-        require(
-            not absent, f"this RDM checkpoint has no averaged weights ({absent[:1]} is missing): read it with ema off"
-        )
-        raw = {name: state[key] for name, key in averaged.items()}
-    embedding = "cond_stage_model.embedding.weight"
-    require(embedding in state, f"this RDM checkpoint has no {embedding}")
-    schedule = {name: tensor for name, tensor in state.items() if "." not in name}
-    network = {rdm_name(name): tensor for name, tensor in raw.items()}
-    return RDMState(network, state[embedding], schedule, strip(state, "pretrained_encoder."))
+    names = latent_diffusion_names(state, ema)
+    require(f"{RDM_NETWORK}input_proj.weight" in state, f"this is no RDM checkpoint but {recognise(official)}")
+    require(EMBEDDING in state, f"this RDM checkpoint has no {EMBEDDING}")
+    network = {rdm_name(name): state[key] for name, key in names.items()}
+    return RDMState(network, state[EMBEDDING], schedule_tables(state), strip(state, "pretrained_encoder."))
+
+
+def latent_diffusion_names(state: Mapping[str, Tensor], ema: bool) -> dict[str, str]:
+    """Name in the network to name in ``state``, for the files of the official RDM and LDM.
+
+    Averages lie in the same state dict, under their parameter's name without its dots.
+
+    Raises:
+        UserError: averages are asked for and absent.
+    """
+    names = {key.removeprefix(RDM_NETWORK): key for key in state if key.startswith(RDM_NETWORK)}
+    if not ema:
+        return names
+    names = {name: "model_ema." + f"diffusion_model.{name}".replace(".", "") for name in names}
+    absent = [key for key in names.values() if key not in state]
+    require(not absent, f"this checkpoint has no averaged weights ({absent[:1]} is missing): read it with ema off")
+    return names
+
+
+def schedule_tables(state: Mapping[str, Tensor]) -> State:
+    """The noise schedule's tables in a file of the official RDM or LDM."""
+    return {name: tensor for name, tensor in state.items() if "." not in name}
 
 
 def rdm_name(official: str) -> str:
