@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": ("rcg_lightning.commands.evaluate:main", "score samples: FID or FD, IS, precision, recall, copies"),
     "compare": ("rcg_lightning.commands.compare:main", "score several sets of samples side by side: table and picture"),
     "sweep": ("rcg_lightning.commands.sweep:main", "score a generator over guidance, steps, temperature: table, plots"),
+    "bench": ("rcg_lightning.commands.bench:main", "time the stages at their real sizes, beside the machine's limit"),
     "reproduce": ("rcg_lightning.commands.reproduce:main", "list published figures beside those measured here"),
 }
 

@@ -1,0 +1,148 @@
+"""What one piece of work costs: time, counted FLOPs, memory and host synchronisations."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+# operations that make the host wait for a device, or whose result's shape only the data tell
+SYNCHRONISING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::equal")
+
+
+class HostSyncs(TorchDispatchMode):
+    """Counts the operations inside the block that would make the host wait for a GPU. Works on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        boolean = name in ("aten::index", "aten::index_put_") and any(
+            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1] or ()
+        )
+        if name in SYNCHRONISING or boolean:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians of several runs, for one item.
+
+    Attributes:
+        cpu: CPU seconds of the process.
+        wall: seconds on the clock, with the device's work finished.
+        flops: counted floating-point operations of matrix products, convolutions and attention.
+        syncs: host synchronisations in one run, not for each item.
+        peak: most bytes in use during the runs, weights included: of the device, or of the process on a CPU; None where
+            the system does not tell.
+        saved: bytes that the forward pass keeps for the backward pass, without weights; 0 without a backward pass.
+    """
+
+    cpu: float
+    wall: float
+    flops: float
+    syncs: int
+    peak: int | None
+    saved: float
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain data."""
+        return dict(vars(self))
+
+
+def measure(work: Callable[[], object], items: float, times: int, device: torch.device) -> Cost:
+    """Run ``work``, which deals with ``items`` items, once to warm up and count, then ``times`` times on the clock."""
+    kept = SavedBytes()
+    with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, kept.hooks():
+        work()
+    reset_peak(device)
+    cpu, wall = [], []
+    for _ in range(times):
+        wait(device)
+        started = time.process_time(), time.perf_counter()
+        work()
+        wait(device)
+        cpu.append(time.process_time() - started[0])
+        wall.append(time.perf_counter() - started[1])
+    return Cost(
+        cpu=statistics.median(cpu) / items,
+        wall=statistics.median(wall) / items,
+        flops=counter.get_total_flops() / items,
+        syncs=len(syncs.found),
+        peak=peak(device),
+        saved=kept.bytes / items,
+    )
+
+
+class SavedBytes:
+    """Sums the storages that autograd keeps for the backward pass, each once, and no weights."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._seen: set[int] = set()
+
+    def hooks(self) -> Any:
+        """Return the context in which the forward pass is to run."""
+        return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        weight = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
+        if not weight and storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def matrix_rate(device: torch.device, size: int = 1536, times: int = 7) -> float:
+    """Return the floating-point operations a second of square matrix products in the device's training precision."""
+    fast = device.type == "cuda"
+    size = 8192 if fast else size
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if fast else torch.float32)
+    torch.mm(a, a)
+    spent = []
+    for _ in range(times):
+        wait(device)
+        start = time.perf_counter() if fast else time.process_time()
+        torch.mm(a, a)
+        wait(device)
+        spent.append((time.perf_counter() if fast else time.process_time()) - start)
+    return 2 * size**3 / statistics.median(spent)
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the most memory used so far, where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> int | None:
+    """Return the most bytes in use since ``reset_peak``, or since the process began where that cannot be reset."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss or None

@@ -1,0 +1,114 @@
+"""`rcg bench`: what the stages cost at their real sizes, beside the machine's limit and the official code."""
+
+import difflib
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from rcg_lightning.bench.measure import matrix_rate, measure
+from rcg_lightning.bench.report import Row, machine, table
+from rcg_lightning.bench.representations import Extraction, RDMSampling, RDMTraining
+from rcg_lightning.bench.surroundings import Input, Scoring
+from rcg_lightning.bench.workload import Workload
+from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+
+def workloads(pictures: Path | None, gpu: bool) -> list[Workload]:
+    """Everything that can be timed, in the order of the stages; batches as they suit the device."""
+    return [
+        Input(folder=pictures),
+        Extraction(256 if gpu else 4),
+        *(RDMTraining(batch) for batch in ((512,) if gpu else (16, 128))),
+        *(RDMSampling(batch) for batch in ((16, 8192) if gpu else (16, 256))),
+        Scoring(256 if gpu else 32),
+    ]
+
+
+def bench(
+    only: list[str] | None = None,
+    out: Path | None = None,
+    compare: Path | None = None,
+    profile: Path | None = None,
+    pictures: Path | None = None,
+    times: int = 5,
+    threads: int = 1,
+    device: str | None = None,
+) -> None:
+    """Time the stages at their published sizes, with random weights: items a second, CPU seconds and FLOPs an item.
+
+    On a CPU the figures are CPU seconds of this process, which other programs disturb least; one thread unless said.
+    The official code's times stand in the program and are scaled by the matrix rate that is measured in the same run.
+
+    Args:
+        only: do the workloads whose names hold one of these words; heavy ones are done only so, or on a GPU.
+        out: JSON file to write.
+        compare: what an earlier run wrote with --out.
+        profile: folder for a trace of one run of each workload, which TensorBoard and Perfetto open.
+        pictures: folder of JPEG files to read; otherwise some are made.
+        times: runs, of which the median counts.
+        threads: of a CPU.
+        device: cpu, cuda or mps; the GPU where there is one.
+    """
+    torch.set_num_threads(threads)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    before = _read(compare) if compare else None
+    rows = []
+    for workload in chosen(workloads(pictures, where.type == "cuda"), only, where.type == "cuda"):
+        torch.manual_seed(0)
+        work, items = workload.prepare(where)
+        rate = matrix_rate(where)  # before and after, for other programs come and go
+        cost = measure(work, items, times, where)
+        rows.append(Row(workload, cost, (rate + matrix_rate(where)) / 2, where.type == "cuda"))
+        say(f"{workload.name}: {1 / rows[-1].seconds:.3g} {workload.unit}s a second, {rows[-1].rate / 1e9:.0f} GFLOP/s")
+        if profile:
+            _trace(work, profile / f"{workload.name.replace(', ', '_').replace(' ', '_')}.json", where)
+        del work
+        gc.collect()
+    say("\n" + table(rows, before))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        found = {row.workload.name: row.plain() for row in rows}
+        out.write_text(json.dumps({"machine": machine(where), "workloads": found}, indent=1))
+
+
+def chosen(every: list[Workload], only: list[str] | None, gpu: bool) -> list[Workload]:
+    """Return the workloads that were asked for; UserError where a word fits none."""
+    if only is None:
+        return [workload for workload in every if gpu or not workload.heavy]
+    for word in only:
+        near = difflib.get_close_matches(word, [name for w in every for name in w.name.split()], n=1)
+        hint = f": did you mean {near[0]}?" if near else f": there are {'; '.join(w.name for w in every)}"
+        require(any(word in workload.name for workload in every), f"no workload has {word!r} in its name{hint}")
+    return [workload for workload in every if any(word in workload.name for word in only)]
+
+
+def _trace(work: Any, path: Path, device: torch.device) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as trace:
+        work()
+    trace.export_chrome_trace(str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as the result of a bench: {error}") from error
+    require({"machine", "workloads"} <= content.keys(), f"{path} is no result of `rcg bench --out`")
+    return content
+
+
+def main(name: str, argv: list[str]) -> None:
+    examples = [
+        "rcg bench --out runs/bench.json",
+        "rcg bench --only RDM --profile runs/traces",
+        "rcg bench --compare runs/bench.json",
+    ]
+    call(bench, name, argv, examples)

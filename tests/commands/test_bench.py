@@ -1,0 +1,96 @@
+"""`rcg bench`: what it counts is what was done."""
+
+import json
+
+import pytest
+import torch
+
+from rcg_lightning.bench.measure import HostSyncs, SavedBytes, measure
+from rcg_lightning.bench.report import Row, table
+from rcg_lightning.bench.representations import RDMTraining
+from rcg_lightning.bench.workload import OFFICIAL_RATE, Baseline, Workload
+from rcg_lightning.commands import bench as command
+from rcg_lightning.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+class Products(Workload):
+    """Two 8 x 8 matrix products for each of three items."""
+
+    name = "products, small"
+
+    @property
+    def baselines(self):
+        return {"same work": Baseline(1.0, 2.0)}
+
+    def prepare(self, device):
+        a = torch.ones(6, 8, 8, device=device)
+        return lambda: a @ a, 3
+
+
+def test_flops_of_matrix_products_are_counted():
+    work, items = Products().prepare(CPU)
+    cost = measure(work, items, 2, CPU)
+    assert cost.flops == 2 * 2 * 8**3
+    assert cost.cpu > 0
+    assert cost.syncs == 0
+    assert cost.saved == 0
+
+
+def test_host_synchronisations_are_counted():
+    x = torch.arange(4.0)
+    with HostSyncs() as syncs:
+        x.sum().item()
+        x[x > 1]
+        x.nonzero()
+        x[torch.tensor([0, 1])]  # an index of fixed size waits for nothing
+    assert len(syncs.found) == 3
+
+
+def test_saved_bytes_are_activations_without_weights():
+    layer, x = torch.nn.Linear(8, 8), torch.ones(16, 8)
+    kept = SavedBytes()
+    with kept.hooks():
+        layer(layer(x).tanh()).sum()
+    assert kept.bytes == 2 * x.nbytes  # the input is saved once, tanh's result serves it and the second layer
+
+
+def test_ratios_are_at_equal_matrix_rate():
+    cost = measure(*Products().prepare(CPU), 1, CPU)
+    slow, fast = (Row(Products(), cost, rate, gpu=False).ratios()["same work"] for rate in (OFFICIAL_RATE / 2, 1e12))
+    assert slow == pytest.approx(2 / cost.cpu)
+    assert fast < slow
+
+
+def test_a_training_step_waits_for_nothing():
+    work, _ = RDMTraining(2).prepare(CPU)
+    work()
+    with HostSyncs() as syncs:
+        work()
+    assert syncs.found == []
+
+
+def test_the_command_writes_and_compares(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "workloads", lambda pictures, gpu: [Products()])
+    out = tmp_path / "bench.json"
+    command.bench(out=out, times=1, profile=tmp_path / "traces")
+    found = json.loads(out.read_text())
+    assert found["workloads"]["products, small"]["flops"] == 2048
+    assert json.loads((tmp_path / "traces" / "products_small.json").read_text())["traceEvents"]
+    command.bench(compare=out, times=1)
+    assert "than before" in capsys.readouterr().out
+
+
+def test_a_workload_that_is_new_says_so():
+    row = Row(Products(), measure(*Products().prepare(CPU), 1, CPU), 1e9, gpu=False)
+    assert "not measured" in table([row], {"workloads": {}})
+
+
+def test_mistakes(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "workloads", lambda pictures, gpu: [Products()])
+    with pytest.raises(UserError, match="did you mean products"):
+        command.bench(only=["product5"])
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match="no result of"):
+        command.bench(compare=tmp_path / "other.json")
