@@ -12,6 +12,7 @@ from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
+from rcg_lightning.stages.folder import prior_at
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, Classes, Condition, Facts, Part, Raw, Vector, require
 
@@ -84,14 +85,14 @@ class RepresentationCondition(Condition):
 
     def __init__(self, prior: Path | None = None, encoder: Encoder | None = None) -> None:
         self.encoder = encoder
-        self._prior = Frozen(lambda: Generator.load(Path(prior))) if prior else None
+        self._prior = Frozen(lambda: Generator.load(prior_at(prior))) if prior else None
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset({"representation" if self.encoder is None else "image"})
 
     def use_prior(self, path: Path) -> None:
-        self._prior = Frozen(lambda: Generator.load(path))
+        self._prior = Frozen(lambda: Generator.load(prior_at(path)))
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         self.identity = facts.identities.get("representation")

@@ -12,6 +12,7 @@ from rcg_lightning.conditions import ClassCondition, JointCondition, Representat
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.data.store import Store
 from rcg_lightning.errors import UserError
+from rcg_lightning.stages.folder import bundle_parts, prior_at
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Condition, require
 
@@ -35,6 +36,8 @@ class Loaded:
 def load(checkpoint: Path, prior: Path | None, given: bool = False) -> Loaded:
     """Load a generator from its checkpoint, and make it sample its representations from ``prior``.
 
+    A bundle holds its prior itself; another one may be given.
+
     Args:
         given: representations will be given, so that no prior is needed.
 
@@ -47,10 +50,11 @@ def load(checkpoint: Path, prior: Path | None, given: bool = False) -> Loaded:
         what = "representations are" if given else "--prior is"
         require(prior is None and not given, f"{checkpoint} is not conditioned on representations: {what} of no use")
         return Loaded(generator, None)
+    prior = prior or bundle_parts(checkpoint).get("prior")
     if given or prior is None:
         require(given, f"{checkpoint} is conditioned on representations: give an RDM's checkpoint with --prior")
         return Loaded(generator, None)
-    source = Generator.load(prior)
+    source = Generator.load(prior_at(prior))
     require(
         source.codec.makes == "representation",
         f"{prior} makes {source.codec.makes}s, not representations: give an RDM's checkpoint with --prior",

@@ -12,7 +12,8 @@ from rcg_lightning.commands.parsing import Help, one_line_errors, prepared, say
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.data.store_writer import StoreWriter
-from rcg_lightning.stages.base import Stage, read_checkpoint, read_stage
+from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.stages.base import Stage, read_stage
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import require
 

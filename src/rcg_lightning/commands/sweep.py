@@ -20,6 +20,7 @@ from rcg_lightning.evaluation.curves import Point, best, picture, plots, save_pl
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.reference import Reference, reference_of
 from rcg_lightning.evaluation.scores import score
+from rcg_lightning.stages.folder import bundle_parts
 from rcg_lightning.trainer import default_precision
 from rcg_lightning.types import require
 
@@ -118,6 +119,8 @@ def sweep(
     }
     given = {name: list(values) for name, values in axes.items() if values}
     extractor.setup()
+    if representations is None:
+        prior = prior or bundle_parts(checkpoint).get("prior")
     loaded = load(checkpoint, prior, given=representations is not None)
     makes = loaded.generator.codec.makes
     require(makes == "image", f"{checkpoint} makes {makes}s, no pictures: sweep a generator of pictures")

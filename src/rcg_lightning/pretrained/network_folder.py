@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +32,49 @@ def save_network(folder: Path, module: nn.Module, settings: dict[str, Any]) -> N
     """
     if not isinstance(module, Described):
         raise TypeError(f"{type(module).__name__} is no Described class, so it could not be rebuilt from its folder")
+    description = {"format": FORMAT, "network": describe(module), "settings": describe(settings)}
+    write_folder(folder, DESCRIPTION, description, module.state_dict(), "a network folder")
+
+
+def write_folder(
+    folder: Path, name: str, description: dict[str, Any], tensors: Mapping[str, Tensor], kind: str
+) -> None:
+    """Write weights, and beside them their description as JSON; ``folder`` appears complete or not at all.
+
+    Args:
+        folder: a new one, an empty one, or one of the same kind, which is replaced.
+        name: of the file of the description, by which a folder of this kind is known.
+        description: plain data, to which the SHA-256 of the weights is added.
+        tensors: the weights.
+        kind: what such a folder is called, for messages.
+
+    Raises:
+        UserError: ``folder`` exists and is something else.
+    """
+    with fresh_folder(folder, name, kind) as fresh:
+        save_file({key: plain_copy(tensor) for key, tensor in tensors.items()}, fresh / WEIGHTS)
+        description = {**description, "sha256": file_digest(fresh / WEIGHTS)}
+        (fresh / name).write_text(json.dumps(description, indent=2) + "\n")
+
+
+@contextmanager
+def fresh_folder(folder: Path, name: str, kind: str) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of ``folder`` once everything in it is written.
+
+    Args:
+        folder: a new one, an empty one, or one that holds ``name``, which is replaced.
+        name: path inside by which a folder of this kind is known.
+        kind: what such a folder is called, for messages.
+    """
     folder = Path(folder)
-    if folder.exists() and not (folder / DESCRIPTION).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not a network folder: choose another place for the network")
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / name).is_file():
+        raise UserError(f"{folder} exists and is not {kind}: choose another place")
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         fresh.chmod(0o755)
-        save_file({name: plain_copy(tensor) for name, tensor in module.state_dict().items()}, fresh / WEIGHTS)
-        description = {
-            "format": FORMAT,
-            "network": describe(module),
-            "settings": describe(settings),
-            "sha256": file_digest(fresh / WEIGHTS),
-        }
-        (fresh / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        yield fresh
         put_in_place(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -58,18 +88,13 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     folder = Path(folder)
     description = read_description(folder)
-    weights = folder / WEIGHTS
-    require(weights.is_file(), f"{weights} is missing: copy the whole folder of the network")
-    require(
-        file_digest(weights) == description["sha256"],
-        f"{weights} is not what {DESCRIPTION} beside it describes: it is damaged or was replaced, export it again",
-    )
+    weights = read_weights(folder, description, DESCRIPTION)
     with torch.random.fork_rng(devices=[]):
         module = construct(description["network"])
     require(isinstance(module, nn.Module), f"{folder / DESCRIPTION} does not describe a network")
     try:
-        module.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the weights in {folder} do not fit its network: {reason}") from error
     return module, description["settings"]
@@ -77,19 +102,45 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Return the plain description of a network folder: ``network``, ``settings`` and ``sha256``."""
-    path = Path(folder) / DESCRIPTION
-    require(path.is_file(), f"{folder} is no network folder: it holds no {DESCRIPTION}")
+    return described_folder(folder, DESCRIPTION, {"network", "settings"}, "network")
+
+
+def described_folder(folder: Path, name: str, keys: set[str], kind: str) -> dict[str, Any]:
+    """Return the description in a folder that ``write_folder`` wrote.
+
+    Args:
+        folder: the folder.
+        name: of the file of the description.
+        keys: what the description must hold.
+        kind: what is described, for messages.
+    """
+    path = Path(folder) / name
+    require(path.is_file(), f"{folder} is no {kind} folder: it holds no {name}")
     try:
         description = json.loads(path.read_text())
-        complete = {"format", "network", "settings", "sha256"} <= set(description)
+        complete = {"format", "sha256", *keys} <= set(description)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not readable: {error}") from error
-    require(complete, f"{path} is not the description of a network")
+    require(complete, f"{path} is not the description of a {kind}")
     require(
         description["format"] == FORMAT,
         f"{path} has format {description['format']}, this version reads {FORMAT}: update the package or export again",
     )
     return description
+
+
+def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """Return the weights in a folder whose ``description`` stands in file ``name``; they must be the described ones."""
+    weights = Path(folder) / WEIGHTS
+    require(weights.is_file(), f"{weights} is missing: copy the whole folder")
+    require(
+        file_digest(weights) == description["sha256"],
+        f"{weights} is not what {name} beside it describes: it is damaged or was replaced, export it again",
+    )
+    try:
+        return load_file(weights)
+    except SafetensorError as error:
+        raise UserError(f"{weights} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def plain_copy(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.described import Described, construct, describe
 from rcg_lightning.errors import UserError
-from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.stages.folder import stage_content
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.types import Batch, Facts, require
 
@@ -117,13 +117,15 @@ class Stage(Described, LightningModule):
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
-        """Rebuild a stage from its checkpoint, with weights, in evaluation mode. Nothing is unpickled.
+        """Rebuild a stage, with weights, in evaluation mode. Nothing is unpickled.
+
+        Args:
+            path: its checkpoint, its folder, or a bundle that has it as generator.
 
         Raises:
             UserError: no such file, not a checkpoint of this project, or of another kind of stage.
         """
-        require(Path(path).is_file(), f"no checkpoint at {path}: run the step that writes it, or correct the path")
-        checkpoint = read_checkpoint(path, "a stage")
+        checkpoint = stage_content(path)
         stage = construct(read_stage(checkpoint, str(path)))
         if not isinstance(stage, cls):
             raise UserError(f"{path} holds a {type(stage).__name__}, where a {cls.__name__} is needed")
