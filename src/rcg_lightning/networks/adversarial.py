@@ -1,0 +1,87 @@
+"""What a generator and a discriminator of the adversarial family are, and the laws of the noise that they start from.
+
+Each of the two reads the condition through a ``Conditioner`` of its own, which alone embeds it: ``condition_width`` is
+what the conditioner is built with, what it returns goes to ``build``. A conditioner is called as often as its network
+and on the same rows, because spectral normalisation counts forward passes: where pictures made and real go through a
+discriminator together, so do their conditions.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.core.random import SeededNoise
+from rcg_lightning.described import Described
+
+
+class NoiseLaw(Described):
+    """How the noise of a generator is distributed."""
+
+    @abstractmethod
+    def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
+        """Return (rows, dim) float32 from torch's own generator, for training."""
+
+    @abstractmethod
+    def seeded(self, noise: SeededNoise, step: int, dim: int) -> Tensor:
+        """Return (B, dim) float32, row i by the i-th seed, for sampling."""
+
+
+class NormalNoise(NoiseLaw):
+    """Independent standard normals."""
+
+    def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
+        return torch.randn(rows, dim, device=device)
+
+    def seeded(self, noise: SeededNoise, step: int, dim: int) -> Tensor:
+        return noise.normal(step, dim)
+
+
+class UniformNoise(NoiseLaw):
+    """Independent and uniform in [0, 1], the unit hypercube of the conditional GAN of 2014."""
+
+    def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
+        return torch.rand(rows, dim, device=device)
+
+    def seeded(self, noise: SeededNoise, step: int, dim: int) -> Tensor:
+        return noise.uniform(step, dim)
+
+
+class GeneratorNetwork(Described, nn.Module):
+    """Noise and condition to an example. Sizes that follow from the data go to ``build``, not to the constructor.
+
+    Attributes:
+        noise_dim: entries of the noise that ``forward`` takes, known once the network is built.
+        law: how that noise is distributed.
+    """
+
+    noise_dim: int
+    law: NoiseLaw
+
+    @abstractmethod
+    def condition_width(self, shape: tuple[int, ...]) -> int:
+        """Return the natural width of a condition embedding for examples of ``shape``."""
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
+        """Create the parameters for examples of ``shape``; ``condition_dim`` 0 is an unconditional network."""
+
+    @abstractmethod
+    def forward(self, noise: Tensor, c: Tensor) -> Tensor:
+        """noise (B, noise_dim), c (B, condition_dim) -> (B, *shape) in the codec's range (pixels: [-1, 1])."""
+
+
+class DiscriminatorNetwork(Described, nn.Module):
+    """Example and condition to a logit. Sizes that follow from the data go to ``build``, not to the constructor."""
+
+    @abstractmethod
+    def condition_width(self, shape: tuple[int, ...]) -> int:
+        """Return the natural width of a condition embedding for examples of ``shape``."""
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
+        """Create the parameters for examples of ``shape``; ``condition_dim`` 0 is an unconditional network."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B, *shape) in the codec's range, c (B, condition_dim) -> logits (B,); no sigmoid."""
