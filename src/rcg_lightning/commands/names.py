@@ -5,7 +5,7 @@ from rcg_lightning.callbacks import fidelity, grids, representation
 from rcg_lightning.core import diffusion, guidance, samplers, schedule
 from rcg_lightning.data import augment, geometry, images, sources
 from rcg_lightning.evaluation import extractors
-from rcg_lightning.networks import conditioner, convnet, denoiser, dit, ema, heads, rdm_mlp, vit
+from rcg_lightning.networks import conditioner, convnet, denoiser, dit, ema, heads, rdm_mlp, unet, vit
 from rcg_lightning.pretrained import codecs, encoders, normalisation, timm_encoder, trained
 from rcg_lightning.stages import classifier, optimization, ssl
 from rcg_lightning.stages import diffusion as diffusion_stage
@@ -40,5 +40,6 @@ __all__ = [
     "ssl",
     "timm_encoder",
     "trained",
+    "unet",
     "vit",
 ]
