@@ -60,6 +60,12 @@ def entry(container: Mapping[str, Any], *names: str) -> State:
     return {}
 
 
+def averaged_or_last(official: Mapping[str, Any], ema: bool) -> State:
+    """Return one of the two state dicts in a file of the official DiT or ADM; {} where it has no such."""
+    state = entry({"it": official.get("model_ema" if ema else "model")}, "it") if "model" in official else {}
+    return state or entry(official)
+
+
 def strip(state: Mapping[str, Tensor], prefix: str) -> State:
     """Return the tensors whose name starts with ``prefix``, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

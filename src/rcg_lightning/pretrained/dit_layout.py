@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rcg_lightning.pretrained.checkpoints import State, entry, recognise, renamed
+from rcg_lightning.pretrained.checkpoints import State, averaged_or_last, recognise, renamed
 from rcg_lightning.types import Classes, Part, Vector, require
 
 BLOCK = {
@@ -56,8 +56,7 @@ def dit_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = 
     Raises:
         UserError: no such file, or the condition does not fit it.
     """
-    state = entry({"it": official.get("model_ema" if ema else "model")}, "it") if "model" in official else {}
-    state = state or entry(official)
+    state = averaged_or_last(official, ema)
     wanted = f"{'averaged weights' if ema else 'weights'} of a DiT"
     require("x_embedder.proj.weight" in state, f"this holds no {wanted}, it is {recognise(official)}")
     network = {dit_name(name): tensor for name, tensor in state.items() if _is_of_the_network(name)}

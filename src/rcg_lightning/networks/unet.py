@@ -1,0 +1,189 @@
+"""The U-Nets of ADM (Dhariwal & Nichol 2021), improved DDPM and LDM (Rombach et al. 2022): one structure."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rcg_lightning.networks.layers import mlp_silu, sinusoidal_embedding
+from rcg_lightning.networks.unet_blocks import (
+    AttentionBlock,
+    Blocks,
+    Convolution,
+    DoublingConvolution,
+    ResidualBlock,
+    Resize,
+    SpatialTransformer,
+    double,
+    halve,
+    zeroed,
+)
+from rcg_lightning.types import Backbone, require
+
+
+class UNet(Backbone):
+    """U-Net on pictures or latents whose condition is added to the level embedding. Agrees with RCG's ADM.
+
+    Maps grow smaller level by level, then larger again; every map on the way down is shown to one block on the way up.
+    Defaults are those of ADM at 256 pixels.
+
+    Args:
+        width: base number of channels.
+        multipliers: channels of each level over ``width``; each level after the first halves the map.
+        depth: residual blocks of a level on the way down; one more on the way up.
+        attention: side of the picture over the side of the maps that have attention. The smallest map always has one.
+        head_width: channels of an attention head.
+        groups: of the norms.
+        dropout: in the residual blocks.
+        modulated: whether the level scales and shifts (ADM, improved DDPM) or is only added (LDM).
+        residual_resizing: whether residual blocks halve and double the maps (ADM), or convolutions do (the others).
+        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4),
+        depth: int = 2,
+        attention: Sequence[int] = (8, 16, 32),
+        head_width: int = 64,
+        groups: int = 32,
+        dropout: float = 0.0,
+        modulated: bool = True,
+        residual_resizing: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        require(
+            width % 2 == 0 and width % groups == 0, f"a U-Net's width is divisible by 2 and {groups}, {width} is not"
+        )
+        self.width, self.depth, self.head_width, self.groups = width, depth, head_width, groups
+        self.widths, self.attention = [width * factor for factor in multipliers], set(attention)
+        self.dropout, self.modulated, self.residual_resizing = dropout, modulated, residual_resizing
+        self.checkpointing = checkpointing
+        self.level_dim = self.condition_width = 4 * width
+
+    def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
+        require(len(shape) == 3, f"a U-Net models pictures or latents (C, H, W), not examples of shape {shape}")
+        channels, height, width = shape
+        side = 2 ** (len(self.widths) - 1)
+        divides = height % side == 0 and width % side == 0
+        require(divides, f"a U-Net of {len(self.widths)} levels takes sides that {side} divides, not {height}x{width}")
+        self.take_condition(condition_dim)
+        self.time_embed = mlp_silu(self.width, self.level_dim)
+        here = self.widths[0]
+        self.down = nn.ModuleList([Blocks(Convolution(channels, here))])
+        kept = [here]  # channels of the maps that wait for the way up
+        for level, out in enumerate(self.widths):
+            for _ in range(self.depth):
+                self.down.append(self.stage(here, out, level))
+                here = out
+                kept.append(here)
+            if level < len(self.widths) - 1:
+                self.down.append(Blocks(self.halving(here)))
+                kept.append(here)
+        self.middle = Blocks(self.residual(here, here), self.attend(here), self.residual(here, here))
+        self.up = nn.ModuleList()
+        for level, out in reversed(list(enumerate(self.widths))):
+            for number in range(self.depth + 1):
+                stage = self.stage(here + kept.pop(), out, level)
+                here = out
+                if level and number == self.depth:
+                    stage.append(self.doubling(here))
+                self.up.append(stage)
+        self.out_norm = nn.GroupNorm(self.groups, here)
+        self.out_conv = zeroed(nn.Conv2d(here, channels * out_factor, 3, padding=1))  # the network starts at zero
+
+    def stage(self, channels: int, out: int, level: int) -> Blocks:
+        """One residual block, and attention where maps of ``level`` have it."""
+        blocks = Blocks(self.residual(channels, out))
+        return blocks.append(self.attend(out)) if 2**level in self.attention else blocks  # type: ignore[return-value]
+
+    def residual(self, channels: int, out: int, resize: Resize | None = None) -> ResidualBlock:
+        """A residual block, from ``channels`` to ``out``."""
+        return ResidualBlock(channels, out, self.level_dim, self.groups, self.dropout, self.modulated, resize)
+
+    def halving(self, channels: int) -> nn.Module:
+        """What halves a map."""
+        if self.residual_resizing:
+            return self.residual(channels, channels, halve)
+        return Convolution(channels, channels, stride=2)
+
+    def doubling(self, channels: int) -> nn.Module:
+        """What doubles a map."""
+        if self.residual_resizing:
+            return self.residual(channels, channels, double)
+        return DoublingConvolution(channels, channels)
+
+    def heads(self, channels: int) -> int:
+        """Return how many attention heads maps of ``channels`` have."""
+        fits = channels % self.head_width == 0
+        require(fits, f"a U-Net's {channels} channels cannot be split into heads of {self.head_width}")
+        return channels // self.head_width
+
+    def take_condition(self, condition_dim: int) -> None:
+        """Prepare for conditions of this width, 0 for none."""
+        fits = condition_dim in (0, self.level_dim)
+        require(fits, f"UNet adds condition and level: conditioner.dim must be {self.level_dim} or null")
+
+    def attend(self, channels: int) -> nn.Module:
+        """What lets positions of a map see each other."""
+        return AttentionBlock(channels, self.heads(channels), self.groups)
+
+    def level(self, k: Tensor, c: Tensor) -> Tensor:
+        """Levels k (B,), condition c (B, condition_dim) -> (B, level_dim)."""
+        t = self.time_embed(sinusoidal_embedding(k, self.width))
+        return t + c if c.shape[1] else t
+
+    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
+        t = F.silu(self.level(k, c))  # (B, level_dim)
+        h, kept = x, []
+        for stage in self.down:
+            h = self.run(stage, h, t, c)  # (B, C', H', W')
+            kept.append(h)
+        h = self.run(self.middle, h, t, c)
+        for stage in self.up:
+            h = self.run(stage, torch.cat([h, kept.pop()], dim=1), t, c)
+        return self.out_conv(F.silu(self.out_norm(h)))  # (B, C, H, W)
+
+    def run(self, stage: nn.Module, h: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """``stage(h, t, c)``, which with ``checkpointing`` is computed again in the backward pass."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, h, t, c, use_reentrant=False)  # type: ignore[return-value]
+        return stage(h, t, c)
+
+
+class CrossAttentionUNet(UNet):
+    """U-Net whose attention blocks read the condition, a single token. Agrees with RCG's LDM; its defaults are LDM-8's.
+
+    Args:
+        transformers: transformer blocks where there is attention.
+        width, multipliers, depth, attention, head_width, groups, dropout, checkpointing: see ``UNet``.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        multipliers: Sequence[int] = (1, 2, 4),
+        depth: int = 2,
+        attention: Sequence[int] = (1, 2, 4),
+        head_width: int = 32,
+        groups: int = 32,
+        dropout: float = 0.0,
+        transformers: int = 1,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__(width, multipliers, depth, attention, head_width, groups, dropout, False, False, checkpointing)
+        self.transformers = transformers
+        self.condition_width = 512  # of the official class embedding; representations are read as wide as they are
+
+    def take_condition(self, condition_dim: int) -> None:
+        self.context_dim = condition_dim
+
+    def attend(self, channels: int) -> nn.Module:
+        return SpatialTransformer(channels, self.heads(channels), self.groups, self.context_dim, self.transformers)
+
+    def level(self, k: Tensor, c: Tensor) -> Tensor:
+        return self.time_embed(sinusoidal_embedding(k, self.width))
