@@ -99,7 +99,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     Raises:
         UserError: a tensor is missing, left over or of another shape.
     """
-    own = module.state_dict()
+    require_fit(module.state_dict(), state, where, type(module).__name__)
+    # a copy: a mapped file may be replaced while the network is in use
+    module.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+
+
+def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, what: str) -> None:
+    """Raise UserError unless ``state``, from ``where``, has the names and shapes of ``own``, which is of ``what``."""
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     other = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
@@ -108,9 +114,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     ]
     faults = {"missing": missing, "not expected": extra, "of another shape": other}
     found = "; ".join(f"{len(names)} {fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
-    require(not found, f"{where} does not fit {type(module).__name__}: {found}")
-    # a copy: a mapped file may be replaced while the network is in use
-    module.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+    require(not found, f"{where} does not fit {what}: {found}")
 
 
 @dataclass(frozen=True)
