@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rcg_lightning.core.schedule import Schedule
 from rcg_lightning.described import Described
+from rcg_lightning.types import require
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def add_noise(z: Tensor, k: Tensor, noise: Tensor, schedule: Schedule) -> Tensor
 class Prediction(Described):
     """What the network's output means. Everything outside the denoiser speaks of x̂₀."""
 
+    needs_signal = False  # whether x̂₀ cannot be told where an example holds no signal at all
+
     @abstractmethod
     def target(self, z: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
         """Return what the network should output; all (B, *S), signal and sigma broadcast."""
@@ -60,6 +63,8 @@ class Clean(Prediction):
 class Noise(Prediction):
     """The network predicts the noise."""
 
+    needs_signal = True
+
     def target(self, z: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
         return noise
 
@@ -74,7 +79,41 @@ class Velocity(Prediction):
         return signal * noise - sigma * z
 
     def mean(self, output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-        return signal * x - sigma * output
+        return (signal * x - sigma * output) / (signal.square() + sigma.square())
+
+
+class FlowVelocity(Prediction):
+    """The network predicts noise - z, the velocity dx/dt along the straight path (flow matching, SiT)."""
+
+    def target(self, z: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+        return noise - z
+
+    def mean(self, output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+        return (x - sigma * output) / (signal + sigma)
+
+
+class Weighting(Described):
+    """How much the squared error at a noise level counts."""
+
+    @abstractmethod
+    def __call__(self, prediction: Prediction, signal: Tensor, sigma: Tensor) -> Tensor:
+        """Return the weight of the squared error of the network's output, for scales of any shape."""
+
+
+class MinSNR(Weighting):
+    """The error of x̂₀ counts by the signal-to-noise ratio, but at most ``gamma`` (Min-SNR, Hang et al. 2023).
+
+    The squared error of another output is scaled to that of x̂₀ first, so one law holds for every prediction.
+    """
+
+    def __init__(self, gamma: float = 5.0) -> None:
+        require(gamma > 0, f"gamma bounds a ratio: it is positive, not {gamma}")
+        self.gamma = gamma
+
+    def __call__(self, prediction: Prediction, signal: Tensor, sigma: Tensor) -> Tensor:
+        ratio = (signal / sigma).square()
+        slope = prediction.mean(torch.ones_like(signal), torch.zeros_like(signal), signal, sigma)  # of x̂₀ in the output
+        return ratio.clamp(max=self.gamma) * slope.square()
 
 
 @dataclass(frozen=True)
@@ -93,15 +132,14 @@ class Transition:
     @classmethod
     def between(cls, schedule: Schedule, k: int, s: int) -> "Transition":
         """Compute the step k → s. Where s is clean, the small variance of the step 1 → 0 stands in for zero."""
-        bar_k, bar_s = schedule.alpha_bar(k), schedule.alpha_bar(s)
-        alpha = bar_k / bar_s
-        beta = 1 - alpha
+        (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
+        added = added_variance(schedule, k, s)
         floor_k, floor_s = (k, s) if s >= 0 else (1, 0)
         return cls(
-            from_clean=math.sqrt(bar_s) * beta / (1 - bar_k),
-            from_noisy=math.sqrt(alpha) * (1 - bar_s) / (1 - bar_k),
-            log_small=math.log(_small_variance(schedule, floor_k, floor_s)),
-            log_large=math.log(beta),
+            from_clean=signal_s * added / sigma_k**2,
+            from_noisy=signal_k / signal_s * (sigma_s / sigma_k) ** 2,
+            log_small=math.log(bridge_variance(schedule, floor_k, floor_s)),
+            log_large=math.log(added),
         )
 
     def log_variance(self, mix: Tensor | None) -> Tensor | float:
@@ -109,9 +147,15 @@ class Transition:
         return self.log_small if mix is None else mix * self.log_large + (1 - mix) * self.log_small
 
 
-def _small_variance(schedule: Schedule, k: int, s: int) -> float:
-    bar_k, bar_s = schedule.alpha_bar(k), schedule.alpha_bar(s)
-    return (1 - bar_s) / (1 - bar_k) * (1 - bar_k / bar_s)
+def added_variance(schedule: Schedule, k: int, s: int) -> float:
+    """Return the variance of q(x_k | x_s), s < k: the noise that is added on the way from s to k."""
+    (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
+    return sigma_k**2 - (signal_k / signal_s * sigma_s) ** 2
+
+
+def bridge_variance(schedule: Schedule, k: int, s: int) -> float:
+    """Return the variance of q(x_s | x_k, x₀), s < k."""
+    return (schedule.at(s)[1] / schedule.at(k)[1]) ** 2 * added_variance(schedule, k, s)
 
 
 def variational_bound(

@@ -4,12 +4,14 @@ import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from rcg_lightning.core.diffusion import Posterior, Transition
+from rcg_lightning.core.diffusion import Posterior, Transition, bridge_variance
 from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.core.schedule import Schedule
 from rcg_lightning.described import Described
@@ -55,6 +57,14 @@ class EvenGrid(Grid):
         return [*(round(i * stride) for i in range(steps - 1, -1, -1)), -1]
 
 
+class TrailingGrid(Grid):
+    """From the noisiest level to clean in equal strides, rounded: 999, 959, …, 39, -1 for 25 of 1000 (flows, ODEs)."""
+
+    def levels(self, steps: int, total: int) -> list[int]:
+        require(1 <= steps <= total, f"sampling takes 1 to {total} steps, not {steps}")
+        return [round(total * i / steps) - 1 for i in range(steps, -1, -1)]
+
+
 def _strided(steps: int, total: int) -> list[int]:
     require(1 <= steps <= total, f"sampling takes 1 to {total} steps, not {steps}")
     return list(range(0, total, total // steps))
@@ -71,6 +81,27 @@ class Sampler(Described):
     def __init__(self, steps: int, temperature: float = 1.0) -> None:
         require(0 <= temperature < math.inf, f"a temperature is 0 or more, not {temperature}")
         self.steps, self.temperature = steps, temperature
+
+
+@dataclass(frozen=True)
+class Stride:
+    """One step of a sampling loop, from level k to a cleaner level s.
+
+    Attributes:
+        here, there: what the denoiser says of x (B, *S) at level k, and at level s.
+        noise: this step's draw.
+        before: level and x̂₀ of the step before, None in the first.
+        last: whether sampling ends at s.
+    """
+
+    k: int
+    s: int
+    schedule: Schedule
+    here: Callable[[Tensor], Posterior]
+    there: Callable[[Tensor], Posterior]
+    noise: Draw
+    before: tuple[int, Tensor] | None
+    last: bool
 
 
 class DiffusionSampler(Sampler):
@@ -91,6 +122,11 @@ class DiffusionSampler(Sampler):
     def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
         """Return x (B, *S) at level s, given x at level k and what the denoiser says of it."""
 
+    def advance(self, x: Tensor, stride: Stride) -> tuple[Tensor, Tensor]:
+        """Return x at the next level, and x̂₀ at this one: one estimate and the step rule, unless overridden."""
+        posterior = stride.here(x)
+        return self.step(x, posterior, stride.k, stride.s, stride.schedule, stride.noise), posterior.mean
+
     def run(self, denoise: Denoise, schedule: Schedule, noise: SeededNoise, shape: tuple[int, ...]) -> Tensor:
         """Return samples (B, *shape), one for each seed of ``noise``."""
         return deque(self.trajectory(denoise, schedule, noise, shape), maxlen=1)[0][0]
@@ -101,12 +137,20 @@ class DiffusionSampler(Sampler):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, x̂₀) after each step; draw 0 of the noise is the start, draw i + 1 belongs to step i."""
         levels = self.grid.levels(self.steps, schedule.steps)
-        heat = self.temperature
-        x = heat * noise.normal(0, *shape)
+        final, heat = len(levels) - 2, self.temperature
+
+        def estimate(i: int, x: Tensor) -> Posterior:
+            return self._bounded(denoise(x, levels[i], i / max(final, 1)))
+
+        x, before = heat * noise.normal(0, *shape), None
         for i, (k, s) in enumerate(pairwise(levels)):
-            posterior = self._bounded(denoise(x, k, i / max(len(levels) - 2, 1)))
-            x = self.step(x, posterior, k, s, schedule, lambda i=i: heat * noise.normal(i + 1, *shape))
-            yield x, posterior.mean
+            here, there = partial(estimate, i), partial(estimate, i + 1)
+            x, mean = self.advance(
+                x,
+                Stride(k, s, schedule, here, there, lambda i=i: heat * noise.normal(i + 1, *shape), before, i == final),
+            )
+            before = (k, mean)
+            yield x, mean
 
     def _bounded(self, posterior: Posterior) -> Posterior:
         if self.clip is None:
@@ -129,11 +173,59 @@ class DDIM(DiffusionSampler):
         self.eta = eta
 
     def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
-        bar_k, bar_s = schedule.alpha_bar(k), schedule.alpha_bar(s)
-        eps = (x - bar_k**0.5 * posterior.mean) / (1 - bar_k) ** 0.5
-        sigma = self.eta * ((1 - bar_s) / (1 - bar_k) * (1 - bar_k / bar_s)) ** 0.5
-        x = bar_s**0.5 * posterior.mean + max(1 - bar_s - sigma**2, 0.0) ** 0.5 * eps
-        return x + sigma * noise() if sigma > 0 else x
+        (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
+        eps = (x - signal_k * posterior.mean) / sigma_k
+        deviation = self.eta * math.sqrt(bridge_variance(schedule, k, s))
+        x = signal_s * posterior.mean + math.sqrt(max(sigma_s**2 - deviation**2, 0.0)) * eps
+        return x + deviation * noise() if deviation > 0 else x
+
+
+class Euler(DDIM):
+    """Euler's method: on a flow the step x + (s - t) v along the velocity, elsewhere DDIM without noise."""
+
+    def __init__(
+        self, steps: int = 50, grid: Grid | None = None, clip: float | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__(steps, 0.0, grid or TrailingGrid(), clip, temperature)
+
+
+class Heun(Euler):
+    """Heun's method, of second order: a step by the mean of the estimates at both of its ends (SiT, EDM).
+
+    N steps evaluate the denoiser 2N - 1 times, the one to clean being Euler's. On a flow the mean is of velocities.
+    """
+
+    def advance(self, x: Tensor, stride: Stride) -> tuple[Tensor, Tensor]:
+        k, s, schedule = stride.k, stride.s, stride.schedule
+        (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
+        first = stride.here(x).mean
+        ahead = self.step(x, Posterior(first), k, s, schedule, stride.noise)
+        if sigma_s == 0:
+            return ahead, first
+        second = stride.there(ahead).mean
+        eps = (x - signal_k * first) / sigma_k + (ahead - signal_s * second) / sigma_s
+        return x + (signal_s - signal_k) / 2 * (first + second) + (sigma_s - sigma_k) / 2 * eps, first
+
+
+class DPMSolver2M(Euler):
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order by the estimate of the step before, deterministic.
+
+    The first and the last step are of first order; so is the second of a flow, whose first level holds no signal.
+    """
+
+    def advance(self, x: Tensor, stride: Stride) -> tuple[Tensor, Tensor]:
+        k, s, schedule = stride.k, stride.s, stride.schedule
+        mean = ahead = stride.here(x).mean
+        if stride.before is not None and not stride.last:
+            earlier, old = stride.before
+            logs = [_half_log_snr(schedule, level) for level in (earlier, k, s)]
+            ahead = mean + (logs[2] - logs[1]) / (logs[1] - logs[0]) / 2 * (mean - old)
+        return self.step(x, Posterior(ahead), k, s, schedule, stride.noise), mean
+
+
+def _half_log_snr(schedule: Schedule, k: int) -> float:
+    signal, sigma = schedule.at(k)
+    return math.log(signal / sigma) if signal > 0 else -math.inf
 
 
 class Ancestral(DiffusionSampler):

@@ -7,6 +7,7 @@ from rcg_lightning.core.diffusion import (
     Clean,
     Posterior,
     Prediction,
+    Weighting,
     add_noise,
     expand,
     transition_table,
@@ -14,7 +15,7 @@ from rcg_lightning.core.diffusion import (
 )
 from rcg_lightning.core.schedule import CosineSchedule, Schedule
 from rcg_lightning.described import Described
-from rcg_lightning.types import Backbone
+from rcg_lightning.types import Backbone, require
 
 
 class Denoiser(Described, nn.Module):
@@ -25,6 +26,7 @@ class Denoiser(Described, nn.Module):
         schedule: noise levels.
         prediction: meaning of the network's output.
         learned_variance: the network gives twice the channels, the second half being the variance (ADM, DiT).
+        weighting: how much the squared error at a level counts; None counts all alike.
     """
 
     def __init__(
@@ -33,12 +35,19 @@ class Denoiser(Described, nn.Module):
         schedule: Schedule | None = None,
         prediction: Prediction | None = None,
         learned_variance: bool = False,
+        weighting: Weighting | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule or CosineSchedule()
         self.prediction = prediction or Clean()
-        self.learned_variance = learned_variance
+        self.learned_variance, self.weighting = learned_variance, weighting
+        silent = self.schedule.at(self.schedule.steps - 1)[0] == 0
+        require(
+            not (silent and self.prediction.needs_signal),
+            f"{type(self.schedule).__name__} ends without signal, where {type(self.prediction).__name__} says nothing of "
+            "the example: let the network predict FlowVelocity",
+        )
         if learned_variance:
             self.register_buffer("transitions", transition_table(self.schedule), persistent=False)
 
@@ -46,25 +55,38 @@ class Denoiser(Described, nn.Module):
         """Create the network's parameters for examples of ``shape``."""
         self.network.build(shape, condition_dim, out_factor=2 if self.learned_variance else 1)
 
-    def _outputs(self, x: Tensor, k: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
-        output = self.network(x, k, c).to(x.dtype)  # under autocast too, everything after the network is float32
+    def _parts(self, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Split what the network gives for x into its prediction and the mix of a learned variance."""
+        output = output.to(x.dtype)  # under autocast too, everything after the network is float32
         if not self.learned_variance:
             return output, None
         output, variance = output.chunk(2, dim=1)
         return output, (variance + 1) / 2
 
     def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Posterior:
-        """x (B, *S) at levels k (B,) int64, c (B, D) -> Posterior of the clean example."""
-        output, mix = self._outputs(x, k, c)
+        """x (B, *S) at levels k (B,), c (B, D) -> Posterior of the clean example."""
+        output, mix = self._parts(self.network(x, k, c), x)
         signal, sigma = (expand(scale, x) for scale in self.schedule.scales(k))
         return Posterior(self.prediction.mean(output, x, signal, sigma), mix)
 
     def loss(self, z: Tensor, k: Tensor, c: Tensor, noise: Tensor) -> Tensor:
         """Return the loss of each example (B,): squared error, plus the bound where the variance is learned."""
         x = add_noise(z, k, noise, self.schedule)
-        output, mix = self._outputs(x, k, c)
-        signal, sigma = (expand(scale, x) for scale in self.schedule.scales(k))
+        return self._loss(self.network(x, k, c), z, x, k, noise)
+
+    def loss_and_tokens(self, z: Tensor, k: Tensor, c: Tensor, noise: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """Return the loss and what a transformer holds after ``depth`` blocks, (B, N, D), from one forward pass."""
+        x = add_noise(z, k, noise, self.schedule)
+        output, tokens = self.network(x, k, c, depth)
+        return self._loss(output, z, x, k, noise), tokens
+
+    def _loss(self, output: Tensor, z: Tensor, x: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+        output, mix = self._parts(output, x)
+        scales = self.schedule.scales(k)
+        signal, sigma = (expand(scale, x) for scale in scales)
         error = (self.prediction.target(z, noise, signal, sigma) - output).square().flatten(1).mean(1)
+        if self.weighting is not None:
+            error = error * self.weighting(self.prediction, *scales)
         if mix is None:
             return error
         posterior = Posterior(self.prediction.mean(output.detach(), x, signal, sigma), mix)

@@ -1,5 +1,7 @@
 """Diffusion transformer (Peebles & Xie 2023) on latents or pixels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -82,13 +84,17 @@ class DiT(Backbone):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # every block starts as the identity, the network at zero
 
-    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, k: Tensor, c: Tensor, depth: int | None = None) -> Any:
+        """x (B, C, H, W), k (B,), c (B, D) -> output like x; with ``depth`` also the tokens after so many blocks."""
         h = self.embed(x).flatten(2).transpose(1, 2) + torch.as_tensor(self.positions)  # (B, N, D)
         t = self.time_embed(sinusoidal_embedding(k, 256))  # (B, D)
         c = t + c if c.shape[1] else t  # (B, D)
-        for block in self.blocks:
+        tokens = None
+        for number, block in enumerate(self.blocks, 1):
             h = block(h, c)  # (B, N, D)
+            tokens = h if number == depth else tokens
         shift, scale = self.out_modulation(c).chunk(2, dim=1)
         h = self.out_linear(modulate(self.out_norm(h), shift, scale))  # (B, N, p * p * C)
         h = h.unflatten(1, self.grid).unflatten(3, (self.patch, self.patch, self.out_channels))  # (B, h, w, p, p, C)
-        return h.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (B, C, H, W)
+        h = h.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (B, C, H, W)
+        return h if depth is None else (h, tokens)

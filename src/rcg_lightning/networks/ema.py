@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rcg_lightning.described import Described
+from rcg_lightning.types import require
 
 
 class EMA(Described, nn.Module):
@@ -27,16 +28,21 @@ class EMA(Described, nn.Module):
         self.warmup = warmup
         self.updates = 0
         self.copies = nn.ModuleDict()
+        keys = [_key(name) for name in self.decays]
+        require(bool(keys), "EMA keeps at least one average: give a decay")
+        for name, key in zip(self.decays, keys):
+            fits = key != "" and not hasattr(self.copies, key) and keys.count(key) == 1
+            require(fits, f"an average cannot be called {name!r} here: give it another name, such as short or long")
 
     def build(self, modules: Mapping[str, nn.Module]) -> None:
         """Start one copy of ``modules`` for each decay, from their present weights."""
         for name in self.decays:
             copies = nn.ModuleDict({key: copy.deepcopy(module) for key, module in modules.items()})
-            self.copies[name] = copies.requires_grad_(False).eval()
+            self.copies[_key(name)] = copies.requires_grad_(False).eval()
 
     def averaged(self, name: str | None = None) -> nn.ModuleDict:
         """Return the copies of decay ``name``, by default those of the first."""
-        return self.copies[name or next(iter(self.decays))]  # type: ignore[return-value]
+        return self.copies[_key(name or next(iter(self.decays)))]  # type: ignore[return-value]
 
     def train(self, mode: bool = True) -> "EMA":
         """Averaged copies are only ever evaluated."""
@@ -50,7 +56,7 @@ class EMA(Described, nn.Module):
         parameters: list[Tensor] = [p for module in modules.values() for p in module.parameters()]
         buffers = [b for module in modules.values() for b in module.buffers()]
         for name, decay in self.decays.items():
-            copies = self.copies[name]
+            copies = self.copies[_key(name)]
             shadows: list[Tensor] = list(copies.parameters())
             torch._foreach_lerp_(shadows, parameters, 1 - min(decay, warm))
             for averaged, buffer in zip(copies.buffers(), buffers):
@@ -62,3 +68,8 @@ class EMA(Described, nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.updates = int(state)
+
+
+def _key(name: str) -> str:
+    """Return the name of an average as a state dict can have it: without dots."""
+    return name.replace(".", "_")
