@@ -15,6 +15,7 @@ from rcg_lightning.evaluation.extractors import ClassifierExtractor, InceptionEx
 from rcg_lightning.evaluation.kernel import kernel_distance
 from rcg_lightning.evaluation.manifold import density_coverage, precision_recall
 from rcg_lightning.evaluation.metrics import FeatureStatistics, fid
+from rcg_lightning.evaluation.published_statistics import read_statistics
 from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.scores import EVERY, score
 
@@ -111,17 +112,17 @@ def test_a_reference_batch_in_the_adm_suites_layout_gives_what_its_pictures_give
     assert expected.keys() == names | {"nearest"}
     both = [fid_features_to_statistics(extractor(pictures).spatial) for pictures in (samples, real)]
     assert expected["sfd"] == pytest.approx(fid_statistics_to_metric(*both, False)["frechet_inception_distance"], 1e-6)
-    reference = Reference.from_statistics(tmp_path / "batch.npz", extractor)
+    reference = read_statistics(tmp_path / "batch.npz", extractor)
     found = score(samples, reference, extractor, metrics=EVERY, neighbours=3)
     assert found == {name: pytest.approx(expected[name], rel=1e-9) for name in names}
-    bare = score(samples, Reference.from_statistics(tmp_path / "batch.npz"), extractor, metrics=EVERY)
+    bare = score(samples, read_statistics(tmp_path / "batch.npz"), extractor, metrics=EVERY)
     assert bare == {name: pytest.approx(expected[name], rel=1e-9) for name in ("fd", "sfd", "is")}
     np.savez(tmp_path / "pictures.npz", arr_0=arrays["arr_0"].numpy())
-    alone = score(samples, Reference.from_statistics(tmp_path / "pictures.npz", extractor), extractor)
+    alone = score(samples, read_statistics(tmp_path / "pictures.npz", extractor), extractor)
     assert alone["sfd"] == pytest.approx(expected["sfd"], rel=1e-9)
     np.savez(tmp_path / "other.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(UserError, match="2048 features"):
-        Reference.from_statistics(tmp_path / "other.npz", extractor)
+        read_statistics(tmp_path / "other.npz", extractor)
 
 
 def test_inception_features_pass_through_unchanged(inception_weights):

@@ -14,11 +14,10 @@ from rcg_lightning.evaluation.protocols import (
     bind_data,
     bind_samples,
     bind_statistics,
-    comparable,
-    differences,
     find_protocol,
     presets,
 )
+from rcg_lightning.evaluation.records import comparable, differences
 from rcg_lightning.evaluation.scores import score
 from rcg_lightning.types import to_uint8
 

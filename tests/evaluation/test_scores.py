@@ -9,6 +9,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation import reference as references
 from rcg_lightning.evaluation.manifold import density_coverage, precision_recall
 from rcg_lightning.evaluation.metrics import Moments, fid
+from rcg_lightning.evaluation.published_statistics import read_statistics
 from rcg_lightning.evaluation.reference import Reference, batches, real_pictures, reference_of
 from rcg_lightning.evaluation.scores import CHEAP, EVERY, Scorer, score
 from rcg_lightning.types import to_uint8
@@ -83,7 +84,7 @@ def test_a_reference_is_measured_once(data, extractor, samples, tmp_path, monkey
 def test_published_statistics_give_a_distance_and_nothing_of_neighbours(data, extractor, samples, tmp_path):
     full = reference_of(data, extractor, None)
     dataclasses.replace(full.train.moments, identity=None, count=None).save(tmp_path / "stats.npz")
-    found = score(samples, Reference.from_statistics(tmp_path / "stats.npz"), extractor)
+    found = score(samples, read_statistics(tmp_path / "stats.npz"), extractor)
     assert found.keys() == {"fd", "is"}
     assert found["fd"] == pytest.approx(score(samples, full, extractor)["fd"], rel=1e-10)
 

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.reference import Reference, reference_of
+from rcg_lightning.evaluation.published_statistics import read_statistics
+from rcg_lightning.evaluation.reference import reference_of
 from rcg_lightning.evaluation.scores import CHEAP, Scorer
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, require, to_uint8
@@ -57,7 +58,7 @@ class Fidelity(Callback):
             return
         if self._scorer is None:
             if self.statistics is not None:
-                reference = Reference.from_statistics(self.statistics)
+                reference = read_statistics(self.statistics)
             else:
                 folder = Path(trainer.default_root_dir) / f"reference-{trainer.global_rank}"
                 reference = reference_of(trainer.datamodule, self.extractor, folder, pl_module.device)  # type: ignore

@@ -29,12 +29,13 @@ from rcg_lightning.evaluation.protocols import (
     bind_data,
     bind_samples,
     bind_statistics,
-    comparable,
     find_protocol,
 )
 from rcg_lightning.evaluation.reading import open_samples
+from rcg_lightning.evaluation.records import comparable
 from rcg_lightning.evaluation.reference import BATCH
 from rcg_lightning.evaluation.scores import EVERY, USUAL, Scorer, score
+from rcg_lightning.stages.folder import holds_stage
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, require
@@ -174,7 +175,7 @@ def evaluate(
         assert data is not None
         real, facts = bind_data(used, data, features, reference, device)
     scorers = [Scorer(features, real, EVERY if all else USUAL, used.neighbours) for _ in range(seeds)]
-    if samples.suffix in (".ckpt", ".pt", ".pth"):
+    if holds_stage(samples):
         strength = None if guidance is None else Guidance(guidance, ramp)
         trainer = Trainer(
             samples.parent,

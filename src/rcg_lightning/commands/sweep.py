@@ -18,6 +18,7 @@ from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.curves import Point, best, picture, plots, save_plots, sweep_table
 from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.published_statistics import read_statistics
 from rcg_lightning.evaluation.reference import Reference, reference_of
 from rcg_lightning.evaluation.scores import score
 from rcg_lightning.stages.folder import bundle_parts
@@ -143,9 +144,7 @@ def _reference(
 ) -> tuple[Reference, str]:
     """Return what samples are compared with, and a name that changes with it."""
     if statistics is not None:
-        return Reference.from_statistics(
-            statistics, extractor, device
-        ), f"{statistics.stem}-{file_sha256(statistics)[:16]}"
+        return read_statistics(statistics, extractor, device), f"{statistics.stem}-{file_sha256(statistics)[:16]}"
     assert data is not None
     data.prepare_data()
     real = reference_of(data, extractor, folder, device)

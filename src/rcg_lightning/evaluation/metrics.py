@@ -5,6 +5,7 @@ which metrics against other sets are taken. Nothing here knows what made the fea
 """
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,32 @@ class Sums(Metric):
     """
 
     full_state_update = False
+    _kinds: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = {}  # of rows, by their states' names
 
     def add_sums(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Add a state of zeros for each name."""
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def add_rows(self, kinds: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+        """Add a list of batches (B, *shape) for each name, given the shape and type of a row."""
+        self._kinds = kinds
+        for name in kinds:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def rows(self, name: str) -> Tensor:
+        """Return the rows (N, *shape) of all batches, after synchronisation of all processes."""
+        found = getattr(self, name)
+        shape, dtype = self._kinds[name]
+        if isinstance(found, Tensor):
+            return found
+        return torch.cat([torch.empty(0, *shape, dtype=dtype, device=self.device), *found])
+
+    def _sync_dist(self, *args: Any, **settings: Any) -> None:
+        for name, (shape, dtype) in self._kinds.items():
+            if isinstance(getattr(self, name), list) and not getattr(self, name):  # a process that saw nothing
+                setattr(self, name, [torch.empty(0, *shape, dtype=dtype, device=self.device)])
+        super()._sync_dist(*args, **settings)
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         if fn(torch.empty(0)).device.type == "mps":
@@ -187,8 +209,7 @@ class FeatureStatistics(Sums):
         parts = {"marginals": (SPLITS, classes or 0), "negative_entropies": (SPLITS,), "counts": (SPLITS,)}
         self.add_sums({"total": (dim,), "outer": (dim, dim), **parts})
         if keep:
-            self.add_state("kept", [], dist_reduce_fx="cat")
-            self.add_state("names", [], dist_reduce_fx="cat")
+            self.add_rows({"kept": ((dim,), torch.float32), "names": ((), torch.int64)})
 
     def update(self, features: Tensor, logits: Tensor | None = None, index: Tensor | None = None) -> None:
         """Add features (B, d) and logits (B, K) of any float type.
@@ -228,8 +249,7 @@ class FeatureStatistics(Sums):
         moments = Moments(*moments_from_sums(count, self.total, self.outer), count, self.identity)
         kept = None
         if self.keep:
-            kept, names = (torch.cat(rows) if isinstance(rows, list) else rows for rows in (self.kept, self.names))
-            kept = kept[names.argsort(stable=True)]
+            kept = self.rows("kept")[self.rows("names").argsort(stable=True)]
         # copies, for the states are added to in place later
         classes = self.marginals.clone() if self.classes else None
         return Summary(moments, classes, self.negative_entropies.clone(), self.counts.clone(), kept)
@@ -237,12 +257,6 @@ class FeatureStatistics(Sums):
     def reset(self) -> None:
         super().reset()
         self.seen = 0
-
-    def _sync_dist(self, *args: Any, **settings: Any) -> None:
-        if self.keep and isinstance(self.kept, list) and not self.kept:  # a process that saw nothing: shapes must agree
-            self.kept = [self.total.new_zeros(0, self.dim, dtype=torch.float32)]
-            self.names = [self.total.new_zeros(0, dtype=torch.int64)]
-        super()._sync_dist(*args, **settings)
 
     def _double(self, value: Tensor) -> Tensor:
         return value.detach().to(self.total.device).double()

@@ -1,12 +1,11 @@
 """How a figure was made, as an object: a figure without it cannot be compared with another.
 
 A ``Protocol`` says what was asked for; ``record`` adds what was found (checksums, file format) and is what is stored
-beside every figure; ``comparable`` tells whether two records are of one protocol.
+beside every figure; records.py tells whether two records are of one protocol.
 """
 
 import difflib
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +19,17 @@ from rcg_lightning.described import Described, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor, InceptionExtractor
 from rcg_lightning.evaluation.manifold import NEIGHBOURS, all_radii
+from rcg_lightning.evaluation.published_statistics import read_statistics
 from rcg_lightning.evaluation.reading import Samples, open_samples
+from rcg_lightning.evaluation.records import LOSSLESS
 from rcg_lightning.evaluation.reference import Reference, reference_of
 from rcg_lightning.pretrained.network_folder import file_digest
 from rcg_lightning.types import require, to_uint8
-
-log = logging.getLogger(__name__)
 
 Split = Literal["train", "heldout", "statistics"]
 Labels = Literal["generated", "balanced", "random"]
 Quantisation = Literal["round", "truncate"]
 INCEPTION = "inception-6726825d"  # how the identity of the published weights begins
-LOSSLESS = frozenset({"memory", "store", "npz", "png"})  # these hold the same pixels
 
 
 class Protocol(Described):
@@ -193,10 +191,13 @@ def bind_data(
 
 
 def bind_statistics(
-    path: Path, extractor: FeatureExtractor, device: torch.device | str
+    path: Path, extractor: FeatureExtractor, device: torch.device | str, folder: Path | None = None
 ) -> tuple[Reference, dict[str, Any]]:
-    """Return the reference that a file of statistics is, and what to record of it: its name and SHA-256."""
-    real = replace(Reference.from_statistics(path, extractor, device), name="statistics")
+    """Return the reference that a file of statistics is, and what to record of it: its name and SHA-256.
+
+    Features of pictures in the file are kept in ``folder``, by default the user's cache.
+    """
+    real = read_statistics(path, extractor, device, folder)
     return real, {"set": "statistics", "file": path.name, "identity": file_digest(path)}
 
 
@@ -214,36 +215,6 @@ def _digested(samples: Samples, digest: Any) -> Iterator[Tensor]:
     for batch in samples:
         digest.update(batch.numpy().tobytes())
         yield batch
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return in words how two records differ; what either does not know is no difference."""
-    told = []
-    for name in ("name", "version", "number", "labels", "quantisation", "resize", "neighbours"):
-        pair = one.get(name), other.get(name)
-        if None not in pair and pair[0] != pair[1] and not (name == "name" and "own" in pair):
-            told.append(f"{name} {pair[0]} and {pair[1]}")
-    if one.get("weights") != other.get("weights"):
-        told.append(f"features of {one.get('weights')} and {other.get('weights')}")
-    elif one.get("extractor") != other.get("extractor"):
-        told.append("settings of the extractor")
-    real = [record.get("reference") or {} for record in (one, other)]
-    if any(real[0].get(key) != real[1].get(key) for key in ("set", "identity")):
-        names = [f"{found.get('file') or found.get('set')} {str(found.get('identity'))[:8]}" for found in real]
-        told.append(f"reference {names[0]} and {names[1]}")
-    kinds = [record.get("format", "memory") for record in (one, other)]
-    kinds = ["lossless" if kind in LOSSLESS else kind for kind in kinds]
-    if kinds[0] != kinds[1]:
-        told.append(f"format {kinds[0]} and {kinds[1]}")
-    return told
-
-
-def comparable(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether figures with these records may be compared; if not, one warning names all that differs."""
-    told = ["the protocol of one is not recorded"] if not one or not other else differences(one, other)
-    if told:
-        log.warning("these figures are of different protocols and not comparable: %s", "; ".join(told))
-    return not told
 
 
 def _kind(found: Mapping[str, Any]) -> str:

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.manifold import NEIGHBOURS, all_radii, copy_threshold
 from rcg_lightning.evaluation.metrics import FeatureStatistics, Moments
-from rcg_lightning.evaluation.reading import open_samples
 from rcg_lightning.types import require
 
 BATCH = 256  # fixed, so that features of one picture set are always made in the same batches, to the last digit
@@ -54,7 +52,7 @@ class Reference:
     """Real training and held-out pictures in one extractor's features.
 
     Attributes:
-        identity: hash of extractor, data set and preprocessing; empty for statistics from elsewhere.
+        identity: hash of all that it depends on; empty for moments from elsewhere.
         radii: (N, NEIGHBOURS), distances of the training features to their nearest other ones.
         copy_threshold: pixel distance to training below which a picture counts as a copy.
         name: what the first set is called in the names of figures.
@@ -84,40 +82,6 @@ class Reference:
         if unseen is not None and unseen.pictures is not None and seen.pictures is not None:
             threshold = copy_threshold(unseen.pictures.to(device), seen.pictures)
         return cls(identity, seen, unseen, near, threshold)
-
-    @classmethod
-    def from_statistics(
-        cls, path: Path, extractor: FeatureExtractor | None = None, device: torch.device | str = "cpu"
-    ) -> "Reference":
-        """Read published statistics, an .npz with mu and sigma: enough for a Fréchet distance.
-
-        The ADM suite's reference batches hold more: mu_s and sigma_s, for sFID, and some pictures, arr_0, uint8
-        (N, H, W, 3), of which the features for precision, recall and kernel distances are taken. Moments are then still
-        the published ones, which are of many more pictures.
-
-        Args:
-            path: the file.
-            extractor: without it, pictures in the file are ignored.
-            device: to make their features on.
-        """
-        held, near = _names(path), None
-        if extractor is None or "arr_0" not in held:
-            real = RealSet(Moments.load(path))
-        else:
-            real = _measure(open_samples(path), extractor, device)
-            near = _radii(real.features, device)
-            real = replace(real, pictures=None)  # they are a few of many: no nearest training pictures
-            if held & {"mu", "sigma"}:
-                real = replace(real, moments=Moments.load(path), spatial=None)
-        dim = len(real.moments.mean)
-        require(
-            extractor is None or extractor.dim == dim,
-            f"{path} holds statistics of {dim} features, which is not what the extractor makes: published ones are of "
-            "InceptionExtractor",
-        )
-        if held & {"mu_s", "sigma_s"}:
-            real = replace(real, spatial=Moments.load(path, "_s"))
-        return cls("", real, radii=near)
 
     def save(self, path: Path) -> None:
         """Write a .safetensors file; it appears complete or not at all."""
@@ -267,16 +231,6 @@ def spatial_statistics(extractor: FeatureExtractor, **settings: Any) -> FeatureS
 
 def _radii(features: Tensor | None, device: torch.device | str) -> Tensor | None:
     return None if features is None or len(features) <= NEIGHBOURS else all_radii(features.to(device)).cpu()
-
-
-def _names(path: Path) -> set[str]:
-    """Return the arrays in an .npz."""
-    require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return set(arrays.files)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an .npz of reference statistics: {error}") from error
 
 
 def spread(rows: Tensor, limit: int) -> Tensor:

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.kept import KeptPictures
 from rcg_lightning.evaluation.kernel import SEED, kernel_distance
 from rcg_lightning.evaluation.manifold import (
     NEIGHBOURS,
@@ -69,6 +70,7 @@ class Scorer(torch.nn.Module):
             samples nearer to one than 99 % of held-out pictures are).
         neighbours: k of precision and recall, density and coverage, at most NEIGHBOURS.
         seed: of the kernel distance's subsets.
+        keep: (C, H, W) of the samples, to keep them as well: ``kept``; None does not.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Scorer(torch.nn.Module):
         metrics: frozenset[str] = USUAL,
         neighbours: int = NEIGHBOURS,
         seed: int = SEED,
+        keep: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         unknown = metrics - EVERY
@@ -85,12 +88,13 @@ class Scorer(torch.nn.Module):
         require(0 < neighbours <= NEIGHBOURS, f"{neighbours} neighbours: a reference knows 1 to {NEIGHBOURS}")
         self.extractor, self.reference, self.metrics = extractor, reference, metrics
         self.neighbours, self.seed = neighbours, seed
-        keep = bool(metrics & _OF_FEATURES) and reference.train.features is not None
-        self.statistics = FeatureStatistics(extractor.dim, extractor.classes, keep, extractor.identity)
+        near = bool(metrics & _OF_FEATURES) and reference.train.features is not None
+        self.statistics = FeatureStatistics(extractor.dim, extractor.classes, near, extractor.identity)
         places = "sfd" in metrics and reference.train.spatial is not None
         self.spatial = spatial_statistics(extractor) if places else None
         pixels = "pixels" in metrics and reference.train.pictures is not None
         self.pixels = PixelDistances(reference.train.pictures, reference.copy_threshold) if pixels else None
+        self.kept = None if keep is None else KeptPictures(keep)
         self._warned = False
 
     def update(self, images: Tensor, index: Tensor | None = None) -> None:
@@ -111,6 +115,8 @@ class Scorer(torch.nn.Module):
             self.spatial.update(places)
         if self.pixels is not None:
             self.pixels.update(images)
+        if self.kept is not None:
+            self.kept.update(images, index)
 
     def compute(self) -> dict[str, float]:
         """Return the metrics by their short names; every process gets all."""
@@ -128,7 +134,7 @@ class Scorer(torch.nn.Module):
 
     def reset(self) -> None:
         """Forget all pictures."""
-        for metric in (self.statistics, self.spatial, self.pixels):
+        for metric in (self.statistics, self.spatial, self.pixels, self.kept):
             if metric is not None:
                 metric.reset()
 
