@@ -41,7 +41,11 @@ class SmallConvNet(Described, nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised picture (B, C, H, W) -> feature (B, dim)."""
-        return self.layers(image).mean((2, 3))
+        return self.forward_features(image).mean((2, 3))
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Normalised picture (B, C, H, W) -> the map before pooling, (B, dim, h, w)."""
+        return self.layers(image)
 
 
 def spread_strides(size: int, layers: int) -> list[int]:
@@ -68,3 +72,8 @@ class ResNet18(Described, torchvision.models.ResNet):
         self.maxpool = nn.Identity()
         self.fc = nn.Identity()
         self.dim = 512
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Normalised picture (B, C, H, W) -> the map before pooling, (B, 512, h, w)."""
+        x = self.relu(self.bn1(self.conv1(image)))  # (B, 64, H, W)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))

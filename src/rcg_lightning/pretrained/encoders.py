@@ -15,6 +15,7 @@ from rcg_lightning.described import Described, describe
 from rcg_lightning.networks.heads import BottleneckHead, LinearHead, Projected, ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.pretrained.feature_map import feature_map
 from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.pretrained.layouts import EncoderState, build_backbone, build_head, deit, dino, ibot, moco_v3
 from rcg_lightning.pretrained.normalisation import Normalisation, PerSample
@@ -84,6 +85,13 @@ class Encoder(Described):
         """Return the representations (B, dim) of pictures (B, C, H, W) in [0, 1]."""
         return self._frozen(image)
 
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return what the network says of each place of pictures, (B, D, h, w): before pooling, head, z-score.
+
+        A network that has no such map gives its one vector as a map of one place.
+        """
+        return self._frozen.apply(lambda module, values: feature_map(module[1], module[0](values)), image)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Encoder":
         return self
 
@@ -112,7 +120,6 @@ class Encoder(Described):
         if "identity" not in self._facts:
             module = self._frozen.module
             plain = {
-                "encoder": type(self).__name__,
                 "network": self.fact("structure"),
                 "weights": digest(module.state_dict()),
                 "preprocess": self.fact("preprocess"),

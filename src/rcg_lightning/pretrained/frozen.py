@@ -52,6 +52,10 @@ class Frozen:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the network on ``inputs``, on the device of the first tensor among them."""
+        return self.apply(lambda module, *values: module(*values), *inputs)
+
+    def apply(self, use: Callable[..., Any], *inputs: Any) -> Any:
+        """Return ``use(network, *inputs)``, for what a network can do besides its forward pass."""
         device = next((value.device for value in inputs if isinstance(value, Tensor)), self._device)
         module = self.module
         if device != self._device:
@@ -59,7 +63,7 @@ class Frozen:
                 module.to(device)
             self._device = device
         with torch.autocast(device.type, enabled=False):
-            return module(*(self._cast(value) for value in inputs))
+            return use(module, *(self._cast(value) for value in inputs))
 
     def _cast(self, value: Any) -> Any:
         return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
