@@ -45,8 +45,8 @@ class Denoiser(Described, nn.Module):
         silent = self.schedule.at(self.schedule.steps - 1)[0] == 0
         require(
             not (silent and self.prediction.needs_signal),
-            f"{type(self.schedule).__name__} ends without signal, where {type(self.prediction).__name__} says nothing of "
-            "the example: let the network predict FlowVelocity",
+            f"{type(self.schedule).__name__} ends without signal, where {type(self.prediction).__name__} says nothing "
+            "of the example: let the network predict FlowVelocity",
         )
         if learned_variance:
             self.register_buffer("transitions", transition_table(self.schedule), persistent=False)
