@@ -1,5 +1,6 @@
 """Folders: every kind of picture, broken files, splits, the cached index."""
 
+import io
 import logging
 import os
 import pickle
@@ -54,14 +55,14 @@ def test_every_mode_is_converted(tmp_path, mode, channels):
     Image.new("L", (6, 4), 255).convert(mode if mode != "I;16" else "L").save(path)
     if mode == "I;16":
         Image.fromarray(np.full((4, 6), 65535, np.uint16)).save(path)
-    result = np.asarray(decode(path.read_bytes(), channels))
-    assert result.shape == ((4, 6) if channels == 1 else (4, 6, 3))
+    result = decode(path.read_bytes(), channels)
+    assert result.shape == (channels, 4, 6)
     assert (result >= 254).all()  # white stays white
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     Image.fromarray(np.asarray([[0, 257 * 100, 257 * 200, 65535]], np.uint16)).save(tmp_path / "x.png")
-    assert np.asarray(decode((tmp_path / "x.png").read_bytes(), 1)).tolist() == [[0, 100, 200, 255]]
+    assert decode((tmp_path / "x.png").read_bytes(), 1).tolist() == [[[0, 100, 200, 255]]]
 
 
 def test_floating_point_pictures_are_refused(tmp_path):
@@ -75,8 +76,29 @@ def test_the_cameras_orientation_is_applied_on_request_only(tmp_path):
     exif[0x0112] = 6  # turned by 90°
     Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
     content = (tmp_path / "x.jpg").read_bytes()
-    assert decode(content, 3).size == (8, 4)
-    assert decode(content, 3, orient=True).size == (4, 8)
+    for channels in (1, 3):
+        assert decode(content, channels).shape == (channels, 4, 8)
+        assert decode(content, channels, orient=True).shape == (channels, 8, 4)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_fast_way_to_a_jpeg_gives_pillows_pixels(mode, progressive):
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 9, bands), dtype=np.uint8)
+    picture = Image.fromarray(coarse.squeeze(), mode).resize((70, 50))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80, progressive=progressive)
+    expected = np.asarray(Image.open(buffer).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(decode(buffer.getvalue(), 3).numpy(), expected)
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.99])
+def test_a_truncated_jpeg_is_unreadable(kept):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    with pytest.raises(Unreadable):
+        decode(buffer.getvalue()[: int(kept * len(buffer.getvalue()))], 3)
 
 
 # files that cannot be read

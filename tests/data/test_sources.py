@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rcg_lightning.data.decode import to_picture
 from rcg_lightning.data.sources import CIFAR10, MNIST, Digits, FashionMNIST
 from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
@@ -89,7 +90,7 @@ def test_cifar10_is_read_from_torchvisions_layout(tmp_path, monkeypatch):
     assert np.array_equal(source.heldout().array, pixels)
     assert source.heldout().labels.tolist() == [3, 1, 4, 1]
     grey = CIFAR10(tmp_path, channels=1, download=False).heldout()
-    expected = np.asarray(source.heldout().open(0).convert("L"))
+    expected = np.asarray(to_picture(source.heldout().array[0]).convert("L"))
     assert np.array_equal(grey.array[0, 0], expected)
 
 

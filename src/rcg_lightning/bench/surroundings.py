@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rcg_lightning.bench.workload import Baseline, Workload
-from rcg_lightning.data.decode import decode, to_array
+from rcg_lightning.data.decode import decode
 from rcg_lightning.data.geometry import RandomCrop
 from rcg_lightning.evaluation.benchmark import random_network, streaming
 from rcg_lightning.evaluation.extractors import InceptionExtractor
@@ -34,7 +34,7 @@ class Input(Workload):
 
         def work() -> None:
             for content, u in zip(files, chance):
-                to_array(geometry(decode(content, 3), u))
+                geometry(decode(content, 3), u).contiguous()
 
         return work, len(files)
 

@@ -24,7 +24,7 @@ from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.interpolation import lerp, slerp
 from rcg_lightning.core.samplers import Sampler
-from rcg_lightning.data.decode import Unreadable, decode, to_array
+from rcg_lightning.data.decode import Unreadable, decode
 from rcg_lightning.data.geometry import CenterCrop
 from rcg_lightning.data.seeds import Seeds
 from rcg_lightning.data.store import Store
@@ -161,7 +161,7 @@ def _read(picture: Path, shape: tuple[int, int, int]) -> Tensor:
         decoded = decode(picture.read_bytes(), channels)
     except (OSError, Unreadable) as error:
         raise UserError(f"{picture} cannot be read as a picture ({error}): give another") from error
-    return torch.from_numpy(to_array(CenterCrop(height)(decoded)).copy())[None] / 255
+    return CenterCrop(height)(decoded)[None] / 255
 
 
 def _identity(

@@ -1,28 +1,48 @@
 """One picture file to one 8-bit picture, whatever the file holds."""
 
 import io
+import warnings
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB"}
+_JPEG = b"\xff\xd8\xff"
 
 
 class Unreadable(Exception):
     """A file that holds no picture; the message says why."""
 
 
-def decode(content: bytes, channels: int, orient: bool = False) -> Image.Image:
-    """Return the picture as mode L (1 channel) or RGB (3 channels).
+def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
+    """Return the picture as uint8 (C, H, W), with 1 or 3 channels.
 
     Grey, palette, CMYK and 16-bit pictures are converted; transparency is dropped, and of an animation the first frame
     is taken, as torchvision's ImageFolder does. ``orient`` applies the camera's EXIF orientation, which the official
-    code ignores.
+    code ignores. JPEG files take a faster way to the same pixels.
 
     Raises:
         Unreadable: broken or truncated, not a picture, or of a kind without a fixed range of values.
     """
+    if channels == 3 and content.startswith(_JPEG):
+        try:
+            return decode_jpeg(_as_tensor(content), ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore
+        except RuntimeError:  # Pillow reads a few that libjpeg does not, and says better what is wrong
+            pass
+    return to_tensor(_by_pillow(content, channels, orient))
+
+
+def _as_tensor(content: bytes) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # bytes cannot be written to, and are not
+        return torch.frombuffer(content, dtype=torch.uint8)
+
+
+def _by_pillow(content: bytes, channels: int, orient: bool) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
@@ -52,12 +72,12 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def to_array(picture: Image.Image) -> np.ndarray:
+def to_tensor(picture: Image.Image) -> Tensor:
     """Return a picture of mode L or RGB as uint8 (C, H, W)."""
-    pixels = np.asarray(picture)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    pixels = np.array(picture)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def to_picture(array: np.ndarray) -> Image.Image:
-    """Invert ``to_array``."""
-    return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
+def to_picture(pixels: np.ndarray) -> Image.Image:
+    """Invert ``to_tensor``, for an array (C, H, W)."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from rcg_lightning.data.decode import Unreadable, decode
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
@@ -72,7 +72,7 @@ class FolderPictures(Pictures):
         settings = f"{self.index.fingerprint(self.rows)} {self.channels} {self.orient} {self.labels is None}"
         return hashlib.sha256(settings.encode()).hexdigest()[:32]
 
-    def open(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Tensor:
         picture = self._try(index)
         if picture is not None:
             return picture
@@ -92,7 +92,7 @@ class FolderPictures(Pictures):
     def _after(self, index: int) -> Iterator[int]:
         return ((index + step) % len(self) for step in range(1, len(self)))
 
-    def _try(self, index: int) -> Image.Image | None:
+    def _try(self, index: int) -> Tensor | None:
         if self._bad[index]:
             return None
         path = self.name(index)

@@ -6,11 +6,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rcg_lightning.data import draws
-from rcg_lightning.data.decode import to_array, to_picture
 from rcg_lightning.described import Described
 from rcg_lightning.types import require
 
@@ -36,8 +34,8 @@ class Pictures:
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def open(self, index: int) -> Image.Image:
-        """Return picture ``index`` as mode L or RGB."""
+    def load(self, index: int) -> Tensor:
+        """Return picture ``index`` as uint8 (C, H, W)."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -52,10 +50,6 @@ class Pictures:
     def skipped(self) -> int:
         """How many pictures could not be read so far and were replaced."""
         return 0
-
-    def load(self, index: int) -> Tensor:
-        """Return picture ``index`` as uint8 (C, H, W)."""
-        return torch.from_numpy(to_array(self.open(index)).copy())
 
 
 class ArrayPictures(Pictures):
@@ -73,9 +67,6 @@ class ArrayPictures(Pictures):
 
     def __len__(self) -> int:
         return len(self.array)
-
-    def open(self, index: int) -> Image.Image:
-        return to_picture(self.array[index])
 
     def load(self, index: int) -> Tensor:
         return torch.from_numpy(self.array[index].copy())

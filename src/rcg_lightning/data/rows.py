@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rcg_lightning.data import draws
-from rcg_lightning.data.decode import to_array
 from rcg_lightning.data.geometry import AsIs, Geometry, Views
 from rcg_lightning.data.pictures import Pictures
 from rcg_lightning.data.store import Store
@@ -92,13 +91,13 @@ class Rows(Dataset[Batch]):
             return torch.from_numpy(images)
         placed = [
             self.geometry(
-                self.pictures.open(int(i)),
+                self.pictures.load(int(i)),
                 None if places is None else places[row],
                 mirror is not None and bool(mirror[row]),
             )
             for row, i in enumerate(index)
         ]
-        return torch.from_numpy(np.stack([to_array(picture) for picture in placed]))
+        return torch.stack(placed)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

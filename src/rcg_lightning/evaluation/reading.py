@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode, to_array
+from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
@@ -101,7 +101,7 @@ def _is_grey(file: Path) -> bool:
 def _picture(file: Path, channels: int, shape: tuple[int, ...] | None) -> np.ndarray:
     """Return one picture (C, H, W) uint8 of the given shape, if any."""
     try:
-        pixels = to_array(decode(file.read_bytes(), channels))
+        pixels = decode(file.read_bytes(), channels).numpy()
     except (Unreadable, OSError) as error:
         raise UserError(f"{file} is broken ({error}): remove it or make it anew") from error
     if shape is not None and pixels.shape != shape:
