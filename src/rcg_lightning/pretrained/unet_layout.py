@@ -33,8 +33,13 @@ def unet_name(official: str, layers: Mapping[str, str]) -> str:
     known = {**RESIDUAL, **RESIZING, "": "", **layers}
     layer = known.get(place[2] or "") if place else None
     require(layer is not None, f"{official} is no layer of a U-Net that is known here")
-    stage, _, position = place[1].partition(".")  # type: ignore[index]
-    return ".".join(filter(None, (STAGES[stage], position, layer, kind)))
+    return ".".join(filter(None, (place_name(place[1]), layer, kind)))  # type: ignore[index]
+
+
+def place_name(official: str) -> str:
+    """Translate the place of a block: ``input_blocks.1.0`` -> ``down.1.0``."""
+    stage, _, position = official.partition(".")
+    return f"{STAGES[stage]}.{position}"
 
 
 def official_unet_name(ours: str, layers: Mapping[str, str]) -> str:

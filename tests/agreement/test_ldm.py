@@ -1,0 +1,229 @@
+"""RCG's LDM: U-Net with cross-attention, loss, gradients, and DDIM sampling from the recorded noise."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from rcg_lightning.core.diffusion import Noise
+from rcg_lightning.core.samplers import DDIM, OffsetGrid
+from rcg_lightning.core.schedule import ScaledLinearSchedule
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.unet import CrossAttentionUNet
+from rcg_lightning.pretrained import layouts
+from rcg_lightning.pretrained.checkpoints import EMBEDDING, RDM_NETWORK, load_strictly, read_checkpoint
+from rcg_lightning.pretrained.encoders import MoCoV3Encoder
+from rcg_lightning.pretrained.ldm_layout import ldm_name, ldm_state
+from rcg_lightning.pretrained.normalisation import PerSample
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.types import Classes, Vector
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+pytestmark = pytest.mark.golden("ldm")
+
+
+def our_network(sizes):
+    """The U-Net that the official settings describe."""
+    return CrossAttentionUNet(
+        sizes["model_channels"],
+        sizes["channel_mult"],
+        sizes["num_res_blocks"],
+        sizes["attention_resolutions"],
+        sizes["num_head_channels"],
+        transformers=sizes["transformer_depth"],
+    )
+
+
+class Model:
+    """Our denoiser and conditioner with the weights of an official file."""
+
+    def __init__(self, golden, ema):
+        params = golden.config["model_params"]
+        sizes = params["unet_config"]["params"]
+        io = golden.io
+        self.content = read_checkpoint(golden.checkpoint, "LDM")
+        if "in.rep" in io:
+            self.parts, self.raw = (Vector(sizes["context_dim"]),), (io["in.rep"],)
+        elif params["class_cond"]:
+            self.parts = (Classes(params["cond_stage_config"]["params"]["n_classes"]),)
+            self.raw = (io["in.class_label"],)
+        else:
+            self.parts, self.raw = (), ()
+        schedule = ScaledLinearSchedule(params["timesteps"], params["linear_start"], params["linear_end"])
+        self.denoiser = Denoiser(our_network(sizes), schedule, Noise())
+        self.conditioner = Conditioner(dim=None if "in.rep" in io else sizes["context_dim"], drop=0.0, project=False)
+        self.shape = (params["channels"], params["image_size"], params["image_size"])
+        self.denoiser.build(self.shape, self.conditioner.build(self.parts, sizes["context_dim"]))
+        self.state = ldm_state(self.content, self.parts, ema)
+        load_strictly(self.denoiser.network, self.state.network, "the file")
+        load_strictly(self.conditioner, self.state.conditioner, "the file")
+        self.denoiser.eval()
+
+    def condition(self, rows, *raw):
+        return self.conditioner(raw or tuple(part[:rows] for part in self.raw), rows)
+
+
+@pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
+def test_forward(golden, ema):
+    model = Model(golden, ema)
+    x, t = golden.io["in.x"], golden.io["in.t"]
+    expected = golden.io["out.forward_ema" if ema else "out.forward"]
+    with torch.no_grad():
+        output = model.denoiser.network(x, t, model.condition(len(x)))
+        one = model.denoiser.network(x[:1], t[:1], model.condition(1))
+    torch.testing.assert_close(output, expected, **CLOSE)
+    torch.testing.assert_close(one, expected[:1], **CLOSE)
+
+
+def test_averaged_weights_are_told_from_the_last(golden):
+    assert not torch.allclose(golden.io["out.forward"], golden.io["out.forward_ema"])
+
+
+def test_loss_and_gradients(golden):
+    """A part of our fused projection is compared for each of query, key and value."""
+    model, io = Model(golden, ema=False), golden.io
+    loss = model.denoiser.loss(io["in.x0"], io["in.t"], model.condition(len(io["in.x0"])), io["in.noise"]).mean()
+    torch.testing.assert_close(loss.detach(), io["out.loss"], rtol=1e-5, atol=1e-6)
+    loss.backward()
+    table = dict(model.denoiser.network.named_parameters())
+
+    def gradient(name):
+        if match := re.search(r"\.attn1\.to_([qkv])\.", name):
+            return table[ldm_name(name)].grad.chunk(3)["qkv".index(match[1])]
+        return table[ldm_name(name)].grad
+
+    norms = json.loads((golden.folder / "grad_norms.json").read_text())
+    seen = set()
+    for name, norm in norms.items():
+        if not norm:  # none, or exactly zero: we have no such parameter, or it is a table that is not read
+            assert re.search(r"attn2\.to_[qk]\.|\.norm2\.", name) or name == EMBEDDING, name
+            continue
+        ours = gradient(name.removeprefix(RDM_NETWORK))
+        assert float(ours.norm()) == pytest.approx(norm, rel=1e-3, abs=1e-5), name
+        seen.add(ldm_name(name.removeprefix(RDM_NETWORK)))
+    assert seen == table.keys()
+    for name, expected in io.items():
+        if name.startswith("grad.") and float(expected.abs().max()) > 0:
+            ours = gradient(name.removeprefix(f"grad.{RDM_NETWORK}"))
+            torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+class Recorded:
+    """Stands in for SeededNoise: gives the recorded start and noise_seq (steps, B, *S)."""
+
+    def __init__(self, start, sequence):
+        self.start, self.sequence = start, sequence
+
+    def normal(self, step, *shape):
+        return self.start if step == 0 else self.sequence[step - 1]
+
+
+def test_sampling(golden):
+    """Noise in every step with eta above 0, the last one included, which ends at level 0."""
+    model, io = Model(golden, ema=True), golden.io
+    start = io["in.x_T"]
+    c = model.condition(len(start))
+    found = [re.fullmatch(r"out\.ddim(\d+)_eta([\d.]+)\.final", name) for name in io]
+    for match in filter(None, found):
+        steps = int(match[1])
+        noise = Recorded(start, io[f"in.noise_seq_{steps}"])
+
+        def denoise(x, k, progress):
+            return model.denoiser(x, torch.full((len(x),), k), c)
+
+        sampler = DDIM(steps, float(match[2]), OffsetGrid())
+        states = [x for x, _ in sampler.trajectory(denoise, model.denoiser.schedule, noise, model.shape)]
+        expected = io[match[0]]
+        size = float(expected.abs().max())
+        torch.testing.assert_close(states[-1] / size, expected / size, rtol=1e-3, atol=1e-3)
+        inter = io[match[0].replace("final", "x_inter")][1:]  # the first entry is the start
+        kept = [x for i, x in enumerate(states) if i == 0 or (len(states) - 1 - i) % 5 == 0]
+        torch.testing.assert_close(torch.stack(kept) / size, inter / size, rtol=1e-3, atol=1e-3)
+    assert any(found)
+
+
+def test_representation_from_images(golden):
+    if "out.rep_from_images" not in golden.io:
+        pytest.skip("not recorded")
+    torch.testing.assert_close(representation(golden), golden.io["out.rep_from_images"], rtol=1e-4, atol=1e-5)
+
+
+def representation(golden):
+    """What the encoder inside the file makes of the recorded pictures, which are in [-1, 1]."""
+    model, arch = Model(golden, ema=False), golden.config["encoder"]
+    network, _ = MoCoV3Encoder(heads=arch["num_heads"]).build(
+        layouts.split_head(model.state.encoder, "head.", {}), "the file"
+    )
+    with torch.no_grad():
+        image = (golden.io["in.images"] + 1) / 2
+        return PerSample()(network.eval()(Preprocess(size=arch["img_size"])(image)))
+
+
+@pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
+def test_every_tensor_is_accounted_for(golden, ema):
+    model = Model(golden, ema)
+    state, content = model.state, model.content["model"]
+    skipped = [name for group in state.skipped.values() for name in group]
+    fused = 2 * sum(name.endswith(".attn.qkv.weight") for name in state.network)
+    kept = [state.network, state.conditioner, state.first_stage, state.encoder, state.schedule]
+    assert sum(map(len, kept)) + fused + len(skipped) + (not model.parts) == len(content)
+    assert len(skipped) == len(set(skipped))
+    silent = [name for name in skipped if re.search(r"attn2to_[qk]weight|attn2\.to_[qk]\.weight", name)]
+    assert silent
+    assert "first_stage_model." + next(iter(state.first_stage)) in content
+
+
+def test_an_unconditional_file_attends_to_a_constant(golden):
+    """Made of the recorded one: its context is the embedding of a single class."""
+    content = dict(read_checkpoint(golden.checkpoint, "LDM")["model"])
+    content[EMBEDDING] = content[EMBEDDING][:1]
+    sizes = golden.config["model_params"]["unet_config"]["params"]
+    told, untold = our_network(sizes), our_network(sizes)
+    shape = tuple(golden.io["in.x"].shape[1:])
+    told.build(shape, sizes["context_dim"])
+    untold.build(shape, 0)
+    one = ldm_state({"model": content}, (Classes(1),))
+    load_strictly(told, one.network, "it")
+    none = ldm_state({"model": content}, ())
+    load_strictly(untold, none.network, "it")
+    assert none.conditioner == {}
+    assert one.conditioner["parts.0.table.weight"].shape == (1, sizes["context_dim"])
+    x, t = golden.io["in.x"], golden.io["in.t"]
+    with torch.no_grad():
+        expected = told(x, t, content[EMBEDDING].expand(len(x), -1))
+        torch.testing.assert_close(untold(x, t, torch.zeros(len(x), 0)), expected, **CLOSE)
+
+
+def test_what_does_not_fit_is_told(golden):
+    content = Model(golden, ema=False).content
+    rows = len(content["model"][EMBEDDING])
+    for parts, message in (
+        ((Classes(rows), Vector(2)), "one condition at most"),
+        ((Vector(7),), "not 7"),
+        ((Classes(rows + 1),), f"not {rows + 1}"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ldm_state(content, parts)
+    bare = {name: tensor for name, tensor in content["model"].items() if not name.startswith("model_ema.")}
+    with pytest.raises(UserError, match="no averaged weights"):
+        ldm_state({"model": bare}, ())
+    with pytest.raises(UserError, match="no LDM checkpoint but a DINO"):
+        ldm_state({"teacher": {}}, ())
+
+
+@pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
+def test_full_size_files_are_read_completely(manifest, ema):
+    """The sizes of the class are those of LDM-8; nothing is built in memory."""
+    names = manifest("ldm_8_repcond")
+    parts = (Vector(names[EMBEDDING].shape[1]),)
+    state = ldm_state({"model": names}, parts, ema)
+    with torch.device("meta"):
+        network, conditioner = CrossAttentionUNet(), Conditioner(drop=0.0, project=False)
+        network.build((4, 32, 32), conditioner.build(parts, network.condition_width))
+    load_strictly(network, state.network, "it")
+    assert not conditioner.state_dict()
+    assert not state.conditioner
+    assert len(state.first_stage) == sum(name.startswith("first_stage_model.") for name in names)
