@@ -190,18 +190,32 @@ def rdm_name(official: str) -> str:
     return renamed(official, "res_blocks.", RDM_BLOCK, RDM_OUTPUT)
 
 
-def renamed(official: str, blocks: str, inside: Mapping[str, str], outside: Mapping[str, str]) -> str:
+def official_rdm(network: Mapping[str, Tensor]) -> State:
+    """Invert the names of ``rdm_state``'s network, without the prefix that they have in the file."""
+    back = (inverted(RDM_BLOCK), inverted(RDM_OUTPUT))
+    return {renamed(name, "blocks.", *back, into="res_blocks."): tensor for name, tensor in network.items()}
+
+
+def renamed(
+    official: str, blocks: str, inside: Mapping[str, str], outside: Mapping[str, str], into: str = "blocks."
+) -> str:
     """Translate a parameter's name: its layer by ``inside`` within a numbered block, by ``outside`` elsewhere.
 
     Args:
         official: such as ``res_blocks.3.in_layers.0.weight``.
-        blocks: what the official names of blocks begin with; here they are ``blocks.N``.
+        blocks: what the official names of blocks begin with.
         inside: official layer of a block to ours.
         outside: the same for layers outside the blocks; what it does not list keeps its name.
+        into: what the names of blocks begin with afterwards.
     """
     name, _, kind = official.rpartition(".")
     if not name.startswith(blocks):
         return f"{outside.get(name, name)}.{kind}"
     number, layer = name.removeprefix(blocks).split(".", 1)
     require(layer in inside, f"{official} is no layer of a block that is known here")
-    return f"blocks.{number}.{inside[layer]}.{kind}"
+    return f"{into}{number}.{inside[layer]}.{kind}"
+
+
+def inverted(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the way back of a map of names, for ``renamed``."""
+    return {ours: official for official, ours in names.items()}
