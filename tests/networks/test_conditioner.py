@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.types import Classes, Vector
@@ -132,3 +133,27 @@ def test_a_projection_may_start_at_zero():
     assert float(conditioner(raw, 4).detach().abs().max()) == 0
     with pytest.raises(UserError, match="needs a projection"):
         Conditioner(project=False, zero_start=True)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.3])
+def test_parts_stand_side_by_side_where_each_has_a_width(drop):
+    conditioner = Conditioner(dim=[4, 7], drop=drop)
+    parts, raw = PARTS["joint"]
+    assert conditioner.build(parts, 6) == 11
+    c = conditioner.eval()(raw, 4)
+    torch.testing.assert_close(c[:, :4], conditioner.parts[0](raw[0], None))
+    torch.testing.assert_close(c[:, 4:], conditioner.parts[1](raw[1], None))
+    if drop:
+        assert conditioner.null(2).shape == (2, 11)
+    rebuilt = construct(describe(conditioner))
+    assert rebuilt.build(parts, 6) == 11
+    assert Conditioner(dim=[4, 7]).build((), 6) == 0
+
+
+def test_widths_that_do_not_fit_the_parts_are_named():
+    parts, _ = PARTS["joint"]
+    with pytest.raises(UserError, match=r"gives 1 widths, the condition has 2 parts"):
+        Conditioner(dim=[4]).build(parts, 6)
+    with pytest.raises(UserError, match="keeps its width"):
+        Conditioner(dim=[4, 7], project=False).build(parts, 6)
+    assert Conditioner(dim=[3, 7], project=False).build(parts, 6) == 10

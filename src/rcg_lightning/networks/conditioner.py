@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.described import Described
 from rcg_lightning.errors import UserError
+from rcg_lightning.networks.maps import Maps
 from rcg_lightning.types import Classes, Part, Raw, Vector, require
 
 
@@ -25,11 +26,10 @@ class PartEmbedding(nn.Module):
 class ClassEmbedding(PartEmbedding):
     """A table with a row for each class, and one more for null where conditions are dropped (DiT's layout)."""
 
-    def __init__(self, part: Classes, dim: int, droppable: bool) -> None:
+    def __init__(self, part: Classes, dim: int, droppable: bool, maps: Maps) -> None:
         super().__init__()
         self.count = part.count
-        self.table = nn.Embedding(part.count + droppable, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = maps.table(part.count + droppable, dim)
 
     def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
         if dropped is not None:
@@ -37,15 +37,16 @@ class ClassEmbedding(PartEmbedding):
         return self.table(raw)
 
     def null(self, n: int) -> Tensor:
-        return self.table.weight[self.count].expand(n, -1)
+        row = torch.tensor([self.count], device=self.table.weight.device)
+        return self.table(row).expand(n, -1)
 
 
 class VectorProjection(PartEmbedding):
     """A linear map. Null is a learned vector in the place of the raw one, before the map (as in the official code)."""
 
-    def __init__(self, part: Vector, dim: int, droppable: bool) -> None:
+    def __init__(self, part: Vector, dim: int, droppable: bool, maps: Maps) -> None:
         super().__init__()
-        self.linear = nn.Linear(part.dim, dim)
+        self.linear = maps.linear(part.dim, dim)
         self.fake = nn.Parameter(torch.randn(part.dim) * 0.02) if droppable else None
 
     def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
@@ -55,7 +56,7 @@ class VectorProjection(PartEmbedding):
 
     def null(self, n: int) -> Tensor:
         assert self.fake is not None
-        return self.linear(self.fake).expand(n, -1)
+        return self.linear(self.fake[None]).expand(n, -1)
 
 
 class VectorItself(PartEmbedding):
@@ -76,43 +77,64 @@ class VectorItself(PartEmbedding):
 
 
 class Conditioner(Described, nn.Module):
-    """Embeds a raw condition of any number of parts as the sum of its parts' embeddings.
+    """Embeds a raw condition of any number of parts: their embeddings are added, or stand side by side.
 
     Without parts the embedding has no entries: (n, 0).
 
     Args:
-        dim: width of the embedding; None takes the network's natural width.
+        dim: width of the embedding; None takes the network's natural width. A list gives each part a width of its own:
+            then the embeddings are not added but stand side by side, in the order of the parts (IC-GAN).
         drop: probability in training of replacing the whole condition by null, so that sampling can be guided.
         noise: standard deviation of noise that is added to vectors in training, so that the network tolerates
             representations that are generated and not observed.
         project: whether vectors go through a linear map; otherwise the embedding is as wide as the vector.
         zero_start: whether that map starts at zero, so that the network begins without the vector (the official ADM).
+        maps: what the linear maps and tables are; None for torch's own.
     """
 
     def __init__(
         self,
-        dim: int | None = None,
+        dim: int | list[int] | None = None,
         drop: float = 0.1,
         noise: float = 0.0,
         project: bool = True,
         zero_start: bool = False,
+        maps: Maps | None = None,
     ) -> None:
         super().__init__()
         require(project or not zero_start, "conditioner.zero_start needs a projection: set conditioner.project to true")
         self.dim, self.drop, self.noise, self.project, self.zero_start = dim, drop, noise, project, zero_start
+        self.maps = maps or Maps()
+        plain = type(self.maps) is Maps
+        require(plain or not zero_start, "conditioner.zero_start needs plain linear maps: set conditioner.maps to null")
         self.parts = nn.ModuleList()
 
     def build(self, parts: tuple[Part, ...], natural_dim: int) -> int:
         """Create the embeddings and return the width of what ``forward`` gives."""
-        dim = self._width(parts, natural_dim)
-        self.parts.extend(self._embedding(part, dim) for part in parts)
-        return dim if parts else 0
+        widths = self._widths(parts, natural_dim)
+        self.parts.extend(self._embedding(part, width) for part, width in zip(parts, widths))
+        if not parts:
+            return 0
+        return sum(widths) if isinstance(self.dim, list) else widths[0]
+
+    def _widths(self, parts: tuple[Part, ...], natural_dim: int) -> list[int]:
+        """Return the width of each part's embedding."""
+        if not isinstance(self.dim, list) or not parts:
+            return [self._width(parts, natural_dim)] * len(parts)
+        fits = len(self.dim) == len(parts)
+        require(fits, f"conditioner.dim gives {len(self.dim)} widths, the condition has {len(parts)} parts: {parts}")
+        for part, width in zip(parts, self.dim):
+            fits = self.project or not isinstance(part, Vector) or part.dim == width
+            require(fits, f"without projection {part} keeps its width: conditioner.dim cannot give it {width}")
+        return self.dim
 
     def _width(self, parts: tuple[Part, ...], natural_dim: int) -> int:
+        """Return the one width of embeddings that are added."""
+        dim = None if isinstance(self.dim, list) else self.dim
         vectors = {part.dim for part in parts if isinstance(part, Vector)}
         if self.project or not vectors:
-            return self.dim or natural_dim
-        fits = len(vectors) == 1 and self.dim in (None, *vectors)
+            return dim or natural_dim
+        fits = len(vectors) == 1 and dim in (None, *vectors)
         sizes = " and ".join(map(str, sorted(vectors)))
         require(fits, f"without projection the embedding has the vector's width, {sizes}: set conditioner.dim to null")
         return vectors.pop()
@@ -120,14 +142,20 @@ class Conditioner(Described, nn.Module):
     def _embedding(self, part: Part, dim: int) -> PartEmbedding:
         droppable = self.drop > 0
         if isinstance(part, Classes):
-            return ClassEmbedding(part, dim, droppable)
+            return ClassEmbedding(part, dim, droppable, self.maps)
         if not self.project:
             return VectorItself(part, droppable)
-        projection = VectorProjection(part, dim, droppable)
+        projection = VectorProjection(part, dim, droppable, self.maps)
         if self.zero_start:
             nn.init.zeros_(projection.linear.weight)
             nn.init.zeros_(projection.linear.bias)
         return projection
+
+    def _joined(self, embeddings: list[Tensor]) -> Tensor:
+        """Parts' embeddings, each (n, width) -> (n, D)."""
+        if isinstance(self.dim, list):
+            return torch.cat(embeddings, dim=1)
+        return torch.stack(embeddings).sum(0)
 
     def forward(self, raw: Raw, n: int) -> Tensor:
         """Raw condition of n examples -> (n, D)."""
@@ -138,7 +166,7 @@ class Conditioner(Described, nn.Module):
             dropped = torch.rand(n, device=raw[0].device) < self.drop
         if self.training and self.noise > 0:
             raw = tuple(r + self.noise * torch.randn_like(r) if r.is_floating_point() else r for r in raw)
-        return torch.stack([embed(part, dropped) for embed, part in zip(self.parts, raw, strict=True)]).sum(0)
+        return self._joined([embed(part, dropped) for embed, part in zip(self.parts, raw, strict=True)])
 
     def null(self, n: int) -> Tensor:
         """Return the embedding of "no condition", (n, D).
@@ -149,4 +177,4 @@ class Conditioner(Described, nn.Module):
         if not self.parts or self.drop == 0:
             what = "has no condition" if not self.parts else "was trained with drop 0, so it knows no null condition"
             raise UserError(f"this model {what}: it cannot be guided, use guidance scale 1")
-        return torch.stack([part.null(n) for part in self.parts]).sum(0)  # type: ignore[operator]
+        return self._joined([part.null(n) for part in self.parts])  # type: ignore[operator]
