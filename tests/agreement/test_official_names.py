@@ -3,11 +3,16 @@
 import pytest
 import torch
 
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.heads import ProjectionHead
 from rcg_lightning.networks.rdm_mlp import ResidualMLP
 from rcg_lightning.pretrained import layouts
 from rcg_lightning.pretrained.checkpoints import load_strictly, rdm_state, read_checkpoint
+from rcg_lightning.pretrained.dit_layout import LABELS, dit_state, official_dit
 from rcg_lightning.pretrained.encoders import MoCoV3Encoder
+from rcg_lightning.types import Classes, Vector
 
 SIZES = {"s": (384, 12, 12), "b": (768, 12, 12), "l": (1024, 24, 16)}
 
@@ -88,3 +93,50 @@ def test_a_projection_head_has_the_official_names(manifest):
     official = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     with torch.device("meta"):
         assert official == set(ProjectionHead(384).state_dict())
+
+
+@pytest.mark.golden("dit")
+@pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
+def test_a_dit_goes_back_to_the_official_layout(golden, ema):
+    """Equal but for what nothing reads, which is zero, and for the one label that an unconditional model folds in."""
+    content = read_checkpoint(golden.checkpoint, "DiT")
+    official = content["model_ema" if ema else "model"]
+    width = official["rep_embedder.weight"].shape[1]
+    classes = golden.arch["num_classes"]
+    parts = (Vector(width),) if "in.rep" in golden.io else (Classes(classes),) if classes > 1 else ()
+    state = dit_state(content, parts, ema)
+    back = official_dit(state.network, state.conditioner, official["pos_embed"], width)
+    assert {name: tensor.shape for name, tensor in back.items()} == {name: t.shape for name, t in official.items()}
+    skipped = {name for names in state.skipped.values() for name in names} - {"pos_embed"}
+    for name, tensor in official.items():
+        if name in skipped or (name == LABELS and not parts):
+            assert not back[name].any()
+        elif name == "t_embedder.mlp.2.bias" and not parts:
+            torch.testing.assert_close(back[name], tensor + official[LABELS][0])
+        else:
+            assert torch.equal(back[name], tensor), name
+    again = dit_state({"model": back}, parts, ema=False)
+    for read, own in ((again.network, state.network), (again.conditioner, state.conditioner)):
+        assert read.keys() == own.keys()
+        assert all(torch.equal(read[name], tensor) for name, tensor in own.items())
+    with pytest.raises(UserError, match="trained with several"):
+        official_dit({}, {"parts.1.table.weight": official[LABELS]}, official["pos_embed"])
+
+
+@pytest.mark.parametrize("name", ["dit_xl_2_repcond", "dit_l_2_repcond"])
+def test_full_size_files_are_read_completely(manifest, name):
+    names = manifest(name)
+    width, rep = names["rep_embedder.weight"].shape
+    depth = sum(key.endswith("attn.qkv.weight") for key in names)
+    parts = (Vector(rep),)
+    state = dit_state({"model": names}, parts, ema=False)
+    with torch.device("meta"):
+        network, conditioner = DiT(2, width, depth, heads=16), Conditioner(drop=0.1 if "fake_latent" in names else 0)
+        channels = names["x_embedder.proj.weight"].shape[1]
+        side = 2 * round(names["pos_embed"].shape[1] ** 0.5)
+        network.build((channels, side, side), conditioner.build(parts, width), out_factor=2)
+    load_strictly(network, state.network, "it")
+    load_strictly(conditioner, state.conditioner, "it")
+    assert {name for names in state.skipped.values() for name in names} == {"pos_embed", LABELS}
+    back = official_dit(network.state_dict(), conditioner.state_dict(), network.positions)
+    assert {name: tensor.shape for name, tensor in back.items()} == {name: t.shape for name, t in names.items()}

@@ -23,6 +23,7 @@ OUTSIDE = {
     "final_layer.adaLN_modulation.1": "out_modulation.1",
     "final_layer.linear": "out_linear",
 }
+POSITIONS = "pos_embed"
 LABELS = "y_embedder.embedding_table.weight"
 
 
@@ -33,12 +34,12 @@ class DiTState:
     Attributes:
         network: weights for ``networks.dit.DiT``.
         conditioner: weights for a ``Conditioner`` of the parts that were asked for; empty without any.
-        skipped: names in the file that nothing reads.
+        skipped: names in the file that nothing reads, by reason.
     """
 
     network: State
     conditioner: State
-    skipped: list[str]
+    skipped: dict[str, list[str]]
 
 
 def dit_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = True) -> DiTState:
@@ -64,7 +65,52 @@ def dit_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = 
     used = {name for name in state if _is_of_the_network(name)} | set(_sources(parts))
     if not parts:
         network["time_embed.2.bias"] = network["time_embed.2.bias"] + state[LABELS][0]
-    return DiTState(network, conditioner, sorted(state.keys() - used))
+    left = sorted(state.keys() - used)
+    skipped = {
+        "the fixed position table, which is computed": [name for name in left if name == POSITIONS],
+        "the embedding of a condition that this model was not trained with": [
+            name for name in left if name != POSITIONS
+        ],
+    }
+    return DiTState(network, conditioner, skipped)
+
+
+def official_dit(
+    network: Mapping[str, Tensor],
+    conditioner: Mapping[str, Tensor],
+    positions: Tensor,
+    representation_dim: int = 256,
+) -> State:
+    """Invert ``dit_state``: one state dict, such as the official files hold as ``model`` and ``model_ema``.
+
+    The official network always owns a label table and a map of representations; the one of them that this model was
+    trained without is written as zeros. An unconditional model adds its only label's embedding, so that row is zero
+    too: what it was before it was read from an official file stays in the bias it was added to.
+
+    Args:
+        network: state dict of a ``DiT``.
+        conditioner: state dict of its ``Conditioner``, of one part at most.
+        positions: the position table of the network (1, N, D).
+        representation_dim: numbers of a representation, for a model that reads none.
+
+    Raises:
+        UserError: the condition has several parts, for which the official layout has no place.
+    """
+    state: State = {POSITIONS: positions}
+    blocks = {ours: theirs for theirs, ours in BLOCK.items()}
+    outside = {ours: theirs for theirs, ours in OUTSIDE.items()}
+    state |= {renamed(name, "blocks.", blocks, outside): tensor for name, tensor in network.items()}
+    several = [name for name in conditioner if not name.startswith("parts.0.")]
+    require(not several, "an official DiT has one condition at most: this one was trained with several")
+    width = positions.shape[2]
+    table = conditioner.get("parts.0.table.weight")
+    state[LABELS] = positions.new_zeros(1, width) if table is None else table
+    empty = {"weight": positions.new_zeros(width, representation_dim), "bias": positions.new_zeros(width)}
+    for kind, zeros in empty.items():
+        state[f"rep_embedder.{kind}"] = conditioner.get(f"parts.0.linear.{kind}", zeros)
+    if "parts.0.fake" in conditioner:
+        state["fake_latent"] = conditioner["parts.0.fake"][None]
+    return state
 
 
 def dit_name(official: str) -> str:
