@@ -85,13 +85,35 @@ def stored_representations(generator: Generator, folder: Path, number: int) -> T
     return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
 
 
-def chosen_guidance(generator: Generator, scale: float | None, ramp: bool) -> Guidance | None:
-    """Guidance as asked for, None for the generator's own; UserError where there is nothing to guide away from."""
-    if scale is None:
-        return None
-    if scale != 1:
-        generator.conditioner.null(1)
-    return Guidance(scale, ramp)
+def chosen_guidance(
+    generator: Generator,
+    scale: float | None = None,
+    ramp: bool | None = None,
+    interval: list[float] | None = None,
+    channels: int | None = None,
+) -> Guidance:
+    """Guidance as asked for, what is None as the generator has it; UserError where there is nothing to guide away from.
+
+    Args:
+        interval: first and last progress of sampling, in [0, 1], between which it acts.
+        channels: how many channels are guided, from the first.
+    """
+    own = generator.guidance
+    require(interval is None or len(interval) == 2, f"a guidance interval is two numbers, such as 0.2,0.8: {interval}")
+    guidance = Guidance(
+        own.scale if scale is None else scale,
+        own.ramp if ramp is None else ramp,
+        own.interval if interval is None else (interval[0], interval[1]),
+        own.channels if channels is None else channels,
+    )
+    generator.check_guidance(guidance)
+    return guidance
+
+
+def take_weak(generator: Generator, weak: Path | None, average: str | None) -> None:
+    """Make a generator guide away from the weaker model at ``weak``, or from other weights of its own, where given."""
+    if weak is not None or average is not None:
+        generator.use_weak(None if weak is None else Generator.load(weak), average)
 
 
 def chosen_labels(loaded: Loaded, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from rcg_lightning.commands.generator import (
     load,
     same_encoder,
     stored_representations,
+    take_weak,
 )
 from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.core.guidance import Guidance
@@ -47,7 +48,11 @@ def sample(
     first_seed: int = 0,
     prior: Path | None = None,
     guidance: float | None = None,
-    ramp: bool = False,
+    ramp: bool | None = None,
+    interval: list[float] | None = None,
+    guided_channels: int | None = None,
+    weak: Path | None = None,
+    weak_ema: str | None = None,
     sampler: Sampler | None = None,
     classes: list[int] | None = None,
     balanced: bool = False,
@@ -77,7 +82,11 @@ def sample(
         first_seed: seeds are first_seed, first_seed + 1, …
         prior: checkpoint of the RDM, for a generator conditioned on representations.
         guidance: guidance scale, 1 is off; None takes the generator's own.
-        ramp: let guidance grow linearly over sampling, as MAGE does.
+        ramp: let guidance grow linearly over sampling, as MAGE does; None for the generator's own way.
+        interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
+        guided_channels: guide the first channels only (DiT's official sampling: 3 of 4).
+        weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
+        weak_ema: name of the weaker model's averaged weights; without --weak, of the generator's own.
         sampler: None for the generator's own.
         classes: labels to generate, in turn; a class-conditional RDM passes them on to the generator.
         balanced: generate every class equally often.
@@ -107,7 +116,10 @@ def sample(
         carried["representation"] = stored_representations(generator, representations, number)
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
     data = Seeds(seeds.tolist(), batch_size, carried)
-    strength = chosen_guidance(generator, guidance, ramp)
+    take_weak(generator, weak, weak_ema)
+    strength = chosen_guidance(generator, guidance, ramp, interval, guided_channels)
+    idle = generator.weak_identity is not None and guidance is None and strength.scale == 1
+    require(not idle, "a weaker model does nothing at guidance scale 1: give --guidance, such as 1.5")
     identity = _identity(loaded, strength, sampler, seeds, carried)
     # shards do not depend on the batch size, so that neither does the store
     writer = StoreWriter(out / "store", len(seeds), 1, 16 * generator.tile, identity)
@@ -165,14 +177,12 @@ def _read(picture: Path, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _identity(
-    loaded: Loaded, guidance: Guidance | None, sampler: Sampler | None, seeds: Tensor, carried: dict[str, Tensor]
+    loaded: Loaded, guidance: Guidance, sampler: Sampler | None, seeds: Tensor, carried: dict[str, Tensor]
 ) -> dict[str, object]:
     """Everything that the samples depend on: a store of other samples is refused, one just begun is continued."""
     generator = loaded.generator
     told = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
-    settings = json.dumps(
-        [describe(guidance or generator.guidance), describe(sampler), seeds.tolist(), told], sort_keys=True
-    )
+    settings = json.dumps([describe(guidance), describe(sampler), seeds.tolist(), told], sort_keys=True)
     representation = generator.facts.identities.get("representation") if generator.facts else None
     return {
         "dataset": "samples",
@@ -180,6 +190,7 @@ def _identity(
         "geometry": "samples",
         "generator": generator.identity,
         "prior": loaded.prior.identity if loaded.prior else None,
+        **({"weak": generator.weak_identity} if generator.weak_identity else {}),
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         **({"representation": representation} if generator.codec.makes == "representation" else {}),
     }
@@ -199,7 +210,8 @@ def _write_pictures(store: Store, out: Path, seeds: Tensor, png: bool, npz: bool
 def main(name: str, argv: list[str]) -> None:
     examples = [
         "rcg sample --checkpoint runs/generator/last.ckpt --prior runs/rdm/last.ckpt --number 64 --out runs/samples",
-        "rcg sample … --guidance 2                                    guided",
+        "rcg sample … --guidance 2 --interval 0.2,0.8                 guided in the middle of sampling",
+        "rcg sample … --guidance 2 --weak runs/generator/early.ckpt   guided by a weaker model",
         "rcg sample … --classes 3,5                                   by a class-conditional RDM",
         "rcg sample … --like picture.png --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
         "rcg sample … --between one.png other.png --number 9 --encoder …",

@@ -62,7 +62,7 @@ class Sampling:
         prior: the prior's checkpoint, if any.
         representations: a store to take conditions from instead.
         sampler: None for the generator's own.
-        ramp: let guidance grow over sampling; None for the generator's own way.
+        guidance: the guidance whose scale is varied; None for the generator's own.
         balanced: every class equally often.
     """
 
@@ -74,23 +74,27 @@ class Sampling:
         prior: Path | None = None,
         representations: Path | None = None,
         sampler: Sampler | None = None,
-        ramp: bool | None = None,
+        guidance: Guidance | None = None,
         balanced: bool = False,
     ) -> None:
         self.loaded, self.asked, self.out = loaded, asked, out
-        self.prior, self.representations, self.ramp, self.balanced = prior, representations, ramp, balanced
+        self.prior, self.representations, self.balanced = prior, representations, balanced
         self.generator = loaded.generator.to(asked.device)
-        self.sampler = sampler or own_sampler(self.generator)
+        self.sampler, self.guidance = sampler or own_sampler(self.generator), guidance or loaded.generator.guidance
         self.labels = chosen_labels(loaded, None, balanced, asked.total)
         self._drawn: dict[str, Tensor] = {}
-        self._weights = {"generator": self.generator.identity, "prior": loaded.prior and loaded.prior.identity}
+        self._weights: dict[str, Any] = {
+            "generator": self.generator.identity,
+            "prior": loaded.prior and loaded.prior.identity,
+            **({"weak": self.generator.weak_identity} if self.generator.weak_identity else {}),
+        }
         if representations is not None:
             folder = Store.open(samples_folder(representations)).path
             self._weights["representations"] = file_sha256(folder / MANIFEST)  # which lists every shard's checksum
 
     def own(self) -> Setting:
         """Return the values of all settings that the generator would use if it were not told any."""
-        found: Setting = {"guidance": self.generator.guidance.scale, "ema": self.generator.averages[0]}
+        found: Setting = {"guidance": self.guidance.scale, "ema": self.generator.averages[0]}
         found |= {name: value for name, value in knobs(self.sampler).items() if name in _OF_SAMPLER}
         if self.loaded.prior is not None:
             found["prior_temperature"] = own_sampler(self.loaded.prior).temperature
@@ -100,16 +104,14 @@ class Sampling:
         """Raise a UserError where a setting cannot be sampled, before any work is done."""
         self.generator.for_sampling(setting.get("ema"))
         self.generator.checked(self.sampler_at(setting))
-        if self.guidance_at(setting).scale != 1:
-            self.generator.conditioner.null(1)
+        self.generator.check_guidance(self.guidance_at(setting))
         if "prior_temperature" in setting:
             self._prior_sampler(setting)
 
     def guidance_at(self, setting: Setting) -> Guidance:
         """Return the guidance of a setting."""
-        own = self.generator.guidance
-        ramp = own.ramp if self.ramp is None else self.ramp
-        return Guidance(float(setting.get("guidance", own.scale)), ramp, own.interval, own.channels)
+        base = self.guidance
+        return Guidance(float(setting.get("guidance", base.scale)), base.ramp, base.interval, base.channels)
 
     def sampler_at(self, setting: Setting) -> Sampler:
         """Return the sampler of a setting."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rcg_lightning.commands.compare import pick_device
-from rcg_lightning.commands.generator import load
+from rcg_lightning.commands.generator import chosen_guidance, load, take_weak
 from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.commands.settings import Asked, Precision, Sampling, Setting, settings_of, short_hash
 from rcg_lightning.core.samplers import Sampler
@@ -65,6 +65,10 @@ def sweep(
     prior_temperature: list[float] | None = None,
     crossed: bool = True,
     ramp: bool | None = None,
+    interval: list[float] | None = None,
+    guided_channels: int | None = None,
+    weak: Path | None = None,
+    weak_ema: str | None = None,
     sampler: Sampler | None = None,
     number: int = 5000,
     first_seed: int = 0,
@@ -97,6 +101,10 @@ def sweep(
         prior_temperature: factors of the RDM's noise.
         crossed: score every combination; false varies each by itself and leaves the others as the generator has them.
         ramp: let guidance grow linearly over sampling; None for the generator's own way.
+        interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
+        guided_channels: guide the first channels only.
+        weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
+        weak_ema: name of the weaker model's averaged weights; without --weak, of the generator's own.
         sampler: what steps, eta and temperature are changed of; None for the generator's own.
         number: samples of each setting and seed.
         first_seed: samples' seeds are first_seed, first_seed + 1, …
@@ -128,7 +136,9 @@ def sweep(
     device = pick_device(accelerator)
     chosen = precision or (default_precision() if device.type == "cuda" else "32-true")
     asked = Asked(number, first_seed, seeds, batch_size, chosen, device)  # type: ignore[arg-type]
-    sampling = Sampling(loaded, asked, out, prior, representations, sampler, ramp, balanced)
+    take_weak(loaded.generator, weak, weak_ema)
+    base = chosen_guidance(loaded.generator, None, ramp, interval, guided_channels)
+    sampling = Sampling(loaded, asked, out, prior, representations, sampler, base, balanced)
     settings = settings_of(given, sampling.own(), crossed)
     for setting in settings:
         sampling.check(setting)

@@ -7,13 +7,16 @@ from rcg_lightning.core.diffusion import Posterior
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.core.samplers import DDIM, DiffusionSampler, Sampler
+from rcg_lightning.core.schedule import LevelLaw
+from rcg_lightning.described import describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.ema import EMA
+from rcg_lightning.stages.alignment import Alignment
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.types import Batch, Codec, Condition, Raw
+from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require
 
 VALIDATION_STREAM = 7  # noise of the validation loss: the same for every picture at every validation
 
@@ -26,6 +29,8 @@ class DiffusionStage(Generator):
         sampler: how to sample, unless told otherwise at sampling.
         stratified: spread the noise levels of a batch evenly, which makes the loss less noisy; otherwise each is drawn
             by itself, as in the official code.
+        law: how often training visits the levels; None visits all alike.
+        alignment: an auxiliary loss that draws the network's tokens towards those of an encoder; None has none.
         codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed: see ``Generator``.
     """
 
@@ -43,11 +48,17 @@ class DiffusionStage(Generator):
         stratified: bool = False,
         tile: int = 64,
         seed: int = 0,
+        law: LevelLaw | None = None,
+        alignment: Alignment | None = None,
     ) -> None:
         super().__init__(codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed)
         self.denoiser = denoiser
         self.sampler = sampler or DDIM()
-        self.stratified = stratified
+        self.stratified, self.law, self.alignment = stratified, law, alignment
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | ({"image"} if self.alignment is not None else frozenset())
 
     @property
     def network(self) -> nn.Module:
@@ -60,6 +71,19 @@ class DiffusionStage(Generator):
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
         self.denoiser.build(shape, condition_dim)
 
+    def build_networks(self, facts: Facts) -> None:
+        super().build_networks(facts)
+        if self.alignment is not None:
+            self.facts = self.alignment.build(self.denoiser.network, self.facts or facts)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.alignment is not None and stage == "fit":
+            self.alignment.setup()
+
+    def trained(self) -> list[nn.Module]:
+        return super().trained() + ([self.alignment] if self.alignment is not None else [])
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         z = self.codec.encode(batch)
         n = len(z)
@@ -71,14 +95,17 @@ class DiffusionStage(Generator):
             k = fixed.integers(0, self.denoiser.schedule.steps)
             noise = fixed.normal(1, *z.shape[1:])
         c = self.conditioner(self.condition.observe(batch), n).to(z.device)
-        return {"loss": self.denoiser.loss(z, k, c, noise).mean()}
+        if self.alignment is None:
+            return {"loss": self.denoiser.loss(z, k, c, noise).mean()}
+        errors, tokens = self.denoiser.loss_and_tokens(z, k, c, noise, self.alignment.depth)
+        denoising, alignment = errors.mean(), self.alignment(tokens, batch["image"])
+        return {"loss": denoising + self.alignment.weight * alignment, "denoising": denoising, "alignment": alignment}
 
     def _random_levels(self, n: int, device: torch.device) -> Tensor:
-        steps = self.denoiser.schedule.steps
-        if not self.stratified:
-            return torch.randint(steps, (n,), device=device)
-        strata = (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
-        return (strata * steps).long().clamp_(max=steps - 1)[torch.randperm(n, device=device)]
+        u = torch.rand(n, device=device)
+        if self.stratified:
+            u = ((torch.arange(n, device=device) + u) / n)[torch.randperm(n, device=device)]
+        return self.denoiser.schedule.levels(u if self.law is None else self.law(u))
 
     def sample_z(
         self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, average: str | None = None
@@ -86,23 +113,30 @@ class DiffusionStage(Generator):
         denoiser, conditioner = self.for_sampling(average)
         assert isinstance(denoiser, Denoiser)
         c = conditioner(raw, len(seeds)).to(seeds.device)
-        null = conditioner.null(len(seeds)) if guidance.scale != 1 else None
+        other, away = (denoiser, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), average)
 
         def denoise(x: Tensor, k: int, progress: float) -> Posterior:
             levels = torch.full((len(x),), k, device=x.device)
-            if null is None or guidance.scale_at(progress) == 1:
+            if guidance.scale_at(progress) == 1:
                 return denoiser(x, levels, c)
-            both = denoiser(torch.cat([x, x]), torch.cat([levels, levels]), torch.cat([c, null]))
-            told, untold = both.mean.chunk(2)
-            guided = guidance(told, untold, progress)
-            mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
-            return Posterior(guided, mix)
+            if other is denoiser:
+                both = denoiser(torch.cat([x, x]), torch.cat([levels, levels]), torch.cat([c, away]))
+                told, untold = both.mean.chunk(2)
+                mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
+                return Posterior(guidance(told, untold, progress), mix)
+            posterior = denoiser(x, levels, c)
+            return Posterior(guidance(posterior.mean, other(x, levels, away).mean, progress), posterior.variance_mix)
 
         noise = SeededNoise(seeds, self.codec.stream)
         return self.checked(sampler or self.sampler).run(denoise, denoiser.schedule, noise, self.shape)
 
+    def check_weak(self, weak: Generator) -> None:
+        super().check_weak(weak)
+        same = isinstance(weak, DiffusionStage) and describe(weak.denoiser.schedule) == describe(self.denoiser.schedule)
+        require(same, "the weaker model has other noise levels: give one trained with the same schedule")
+
     def checked(self, sampler: Sampler) -> DiffusionSampler:
         if not isinstance(sampler, DiffusionSampler):
-            raise UserError(f"{type(sampler).__name__} does not sample from diffusion models: choose DDIM or Ancestral")
+            raise UserError(f"{type(sampler).__name__} does not sample from diffusion models: choose one such as DDIM")
         sampler.grid.levels(sampler.steps, self.denoiser.schedule.steps)
         return sampler

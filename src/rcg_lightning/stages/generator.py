@@ -5,6 +5,8 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.encoders import digest
 from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.folder import bundle_parts
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require, to_uint8
 
@@ -55,6 +58,7 @@ class Generator(Stage):
         self.codec, self.condition, self.conditioner = codec, condition, conditioner
         self.ema, self.guidance = ema, guidance or Guidance()
         self.average_conditioner, self.tile = average_conditioner, tile
+        self._weak: tuple[Generator, str | None] | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -128,6 +132,70 @@ class Generator(Stage):
             modules |= dict(self.ema.averaged(name).items())
         return modules["network"], modules["conditioner"]  # type: ignore[return-value]
 
+    # -- what guidance pushes away from -------------------------------------------------------------------------------
+
+    def use_weak(self, weak: "Generator | None" = None, average: str | None = None) -> None:
+        """Guide away from a weaker model under the same condition, not from no condition (autoguidance).
+
+        It works without any condition, too (Karras et al. 2024, Guiding a diffusion model with a bad version of
+        itself).
+
+        Args:
+            weak: generator of the same examples, trained less or smaller; None for other weights of this one.
+            average: name of its averaged weights; None for the first of its ``averages``.
+
+        Raises:
+            UserError: the weaker model is of other examples or reads another condition.
+        """
+        require(weak is not None or average is not None, "give a weaker model, or other weights of this one")
+        weak = weak or self
+        weak.for_sampling(average)
+        self.check_weak(weak)
+        self._weak = (weak, average)  # in a tuple, so that it is no submodule: in no checkpoint, average or DDP bucket
+
+    def check_weak(self, weak: "Generator") -> None:
+        """Raise a UserError where the estimates of ``weak`` cannot be compared with this generator's."""
+        facts, others = self.facts, weak.facts
+        assert facts is not None, "a generator is built before it is guided"
+        assert others is not None, "the weaker model is built before it guides"
+        require(
+            (weak.shape, weak.codec.makes) == (self.shape, self.codec.makes),
+            f"the weaker model makes {weak.codec.makes}s as {weak.shape}, this one {self.codec.makes}s as {self.shape}",
+        )
+        mine, theirs = self.condition.parts(facts), weak.condition.parts(others)
+        require(theirs in ((), mine), f"the weaker model is told {theirs}, this one {mine}: give one told the same")
+        for name in ("representation", "tokens", "latent"):
+            one, other = facts.identities.get(name), others.identities.get(name)
+            agree = None in (one, other) or one == other
+            require(agree, f"the weaker model was trained on {name} {other}, this one on {one}: give one of the same")
+
+    @property
+    def weak_identity(self) -> list[str] | None:
+        """What names the weaker model and its weights; None where there is none."""
+        if self._weak is None:
+            return None
+        weak, average = self._weak
+        return [weak.identity, average or weak.averages[0]]
+
+    def guided_from(self, raw: Raw, n: int, average: str | None = None) -> tuple[nn.Module, Tensor]:
+        """Return the network and the condition embedding (n, D) whose estimate guidance pushes away from.
+
+        Raises:
+            UserError: there is neither a null condition nor a weaker model.
+        """
+        if self._weak is None:
+            network, conditioner = self.for_sampling(average)
+            return network, conditioner.null(n)
+        weak, average = self._weak
+        device = next(self.network.parameters()).device
+        network, conditioner = weak.to(device).for_sampling(average)
+        return network, conditioner(raw, n).to(device)
+
+    def check_guidance(self, guidance: Guidance) -> None:
+        """Raise a UserError where there is nothing that guidance could push away from."""
+        if guidance.scale != 1 and self._weak is None:
+            self.conditioner.null(1)
+
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One sample for each picture, under the picture's condition; its position in the data set is the seed."""
         asked: Batch = {"seed": batch["index"], **self.observed(batch)}  # type: ignore[typeddict-item]
@@ -146,6 +214,17 @@ class Generator(Stage):
         if encoder is not None:
             kept["representation"] = encoder(batch["image"])
         return kept
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
+        """Rebuild a generator as ``Stage.load`` does; one of a bundle takes its prior and autoencoder from there."""
+        generator = super().load(path, device)
+        parts = bundle_parts(path)
+        if "prior" in parts:
+            generator.condition.use_prior(parts["prior"])
+        if "autoencoder" in parts:
+            generator.codec.use_autoencoder(parts["autoencoder"])
+        return generator
 
     @property
     def identity(self) -> str:
