@@ -1,4 +1,4 @@
-"""Folders of pictures, with and without classes."""
+"""Folders of pictures, with and without classes, and of tar files that hold them."""
 
 import hashlib
 import logging
@@ -15,6 +15,7 @@ from torch import Tensor
 from rcg_lightning.data.decode import Unreadable, decode
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
 from rcg_lightning.data.pictures import Pictures, Source, check_channels, chosen
+from rcg_lightning.data.tar_index import index_tars
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -97,9 +98,7 @@ class FolderPictures(Pictures):
             return None
         path = self.name(index)
         try:
-            with open(path, "rb") as file:
-                content = file.read()
-            return decode(content, self.channels, self.orient)
+            return decode(self.index.read(self.rows[index]), self.channels, self.orient)
         except (OSError, Unreadable) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             if self.on_bad == "stop":
@@ -222,6 +221,29 @@ class FlatFolder(FolderSource):
 
     ``root/train`` with ``root/val`` (or ``test``) are the two splits where both are there.
     """
+
+
+class TarShards(FolderSource):
+    """Pictures in tar files of webdataset's layout (``key.jpg``, and ``key.cls`` for the class's number).
+
+    ``root/train/*.tar`` with ``root/val/*.tar`` (or ``test``), or ``root/*.tar``. Pictures are read by their position
+    in an uncompressed tar, in any order, so nothing need be unpacked or shuffled before. The settings are ImageFolder's.
+    """
+
+    def _index(self, folder: Path) -> FolderIndex:
+        index = index_tars(folder)
+        require(len(index) > 0, f"no pictures in the .tar files of {folder}: they should hold key.jpg, key.cls")
+        return index
+
+    def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray | None, int | None]:
+        if not index.classes:
+            return None, None
+        labels = index.folders[rows]
+        if len(labels) and labels.min() < 0:
+            raise UserError(
+                f"{index.root / index.name(rows[int(labels.argmin())])} has no class: add its .cls, or none"
+            )
+        return np.ascontiguousarray(labels), len(index.classes)
 
 
 def hashed_split(index: FolderIndex, share: float) -> np.ndarray:

@@ -44,6 +44,11 @@ class FolderIndex:
         """Return the name of file ``row`` relative to root, with forward slashes."""
         return os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]].tobytes())
 
+    def read(self, row: int) -> bytes:
+        """Return the content of file ``row``."""
+        with open(self.root / self.name(row), "rb") as file:
+            return file.read()
+
     def fingerprint(self, rows: np.ndarray) -> str:
         """Hash names and sizes of ``rows``, ascending."""
         lengths = np.diff(self.ends)
@@ -114,15 +119,21 @@ def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
 def _assemble(root: Path, names: list[bytes], sizes: list[int], classes: list[str]) -> FolderIndex:
     order = sorted(range(len(names)), key=names.__getitem__)
     names = [names[row] for row in order]
+    text, ends = joined_names(names)
     position = {os.fsencode(name): number for number, name in enumerate(classes)}
     return FolderIndex(
         root=root,
-        text=np.frombuffer(b"".join(names), np.uint8),
-        ends=np.cumsum([0, *map(len, names)], dtype=np.int64),
+        text=text,
+        ends=ends,
         sizes=np.asarray([sizes[row] for row in order], np.int64),
         folders=np.asarray([position[n.split(b"/", 1)[0]] if b"/" in n else -1 for n in names], np.int64),
         classes=classes,
     )
+
+
+def joined_names(names: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``text`` and ``ends`` of names: arrays, which worker processes share, where lists would be copied."""
+    return np.frombuffer(b"".join(names), np.uint8), np.cumsum([0, *map(len, names)], dtype=np.int64)
 
 
 _ARRAYS = ("text", "ends", "sizes", "folders")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcg_lightning.data.folder import FlatFolder, ImageFolder, ImageNet
+from rcg_lightning.data.folder import FlatFolder, ImageFolder, ImageNet, TarShards
 from rcg_lightning.data.pictures import ArrayPictures, Pictures, Source, check_channels, chosen
 from rcg_lightning.errors import UserError
 
@@ -19,6 +19,7 @@ __all__ = [
     "ImageNet",
     "Pictures",
     "Source",
+    "TarShards",
 ]
 
 

@@ -1,0 +1,112 @@
+"""The list of the pictures in tar shards: where each lies in which file, found once, cached, read by position."""
+
+import hashlib
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcg_lightning.data.decode import SUFFIXES
+from rcg_lightning.data.folder_index import FolderIndex, cache_folder, joined_names
+from rcg_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+_ARRAYS = ("text", "ends", "sizes", "folders", "shards", "offsets")
+
+
+@dataclass
+class TarIndex(FolderIndex):
+    """Pictures in the ``*.tar`` of a folder, in webdataset's layout: ``key.jpg``, its class's number in ``key.cls``.
+
+    Names are ``shard.tar/key.jpg``; ``folders`` holds class numbers, -1 where there is none; ``classes`` their names,
+    which are the numbers, and is empty where no picture has one.
+
+    Attributes:
+        shards: (N,) int64, position in ``files`` of the tar that each picture lies in.
+        offsets: (N,) int64, its first byte there.
+        files: names of the tars, sorted.
+    """
+
+    shards: np.ndarray
+    offsets: np.ndarray
+    files: list[str]
+
+    def read(self, row: int) -> bytes:
+        with open(self.root / self.files[self.shards[row]], "rb") as file:
+            return os.pread(file.fileno(), int(self.sizes[row]), int(self.offsets[row]))
+
+
+def index_tars(root: Path) -> TarIndex:
+    """Return the index of the tars in ``root``, from the cache where none of them has changed.
+
+    Raises:
+        UserError: there is no tar, one cannot be read or is compressed, or a class is no number.
+    """
+    files = sorted(path.name for path in root.glob("*.tar"))
+    if not files:
+        raise UserError(f"no .tar files in {root}: give the folder of the shards, or sort them into train/ and val/")
+    stamps = [[name, os.stat(root / name).st_size, os.stat(root / name).st_mtime_ns] for name in files]
+    key = hashlib.sha256(json.dumps([str(root.resolve()), stamps]).encode()).hexdigest()[:24]
+    place = cache_folder() / "tars" / f"{key}.npz"
+    arrays = _cached(place) or _scan(root, files)
+    if not place.exists():
+        _keep(place, arrays)
+    count = int(arrays["folders"].max(initial=-1)) + 1
+    classes = [str(number) for number in range(count)]
+    return TarIndex(root=root, classes=classes, files=files, **arrays)
+
+
+def _scan(root: Path, files: list[str]) -> dict[str, np.ndarray]:
+    found = sorted(entry for number, name in enumerate(files) for entry in _entries(root / name, number))
+    text, ends = joined_names([entry[0] for entry in found])
+    columns = np.asarray([entry[1:] for entry in found], np.int64).reshape(-1, 4)
+    sizes, folders, shards, offsets = columns.T.copy()
+    log.info("found %d pictures in %d tars of %s", len(found), len(files), root)
+    return {"text": text, "ends": ends, "sizes": sizes, "folders": folders, "shards": shards, "offsets": offsets}
+
+
+def _entries(path: Path, number: int) -> Iterator[tuple[bytes, int, int, int, int]]:
+    """Yield (name, size, class, shard, offset) of the pictures of one tar."""
+    pictures: dict[str, tarfile.TarInfo] = {}
+    classes: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, last = member.name.removeprefix("./").rpartition("/")
+                key = f"{folder}/{last.partition('.')[0]}"
+                if not member.isfile():
+                    continue
+                if member.name.lower().endswith(SUFFIXES):
+                    pictures[key] = member
+                elif member.name.endswith(".cls"):
+                    classes[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{path} cannot be read as an uncompressed tar ({error}): make it anew") from error
+    except ValueError as error:
+        raise UserError(f"{path}: the class of {member.name} is no whole number ({error})") from error
+    for key, member in pictures.items():
+        name = os.fsencode(f"{path.name}/{member.name.removeprefix('./')}")
+        yield name, member.size, classes.get(key, -1), number, member.offset_data
+
+
+def _cached(place: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(place, allow_pickle=False) as kept:
+            return {name: kept[name] for name in _ARRAYS}
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _keep(place: Path, arrays: dict[str, np.ndarray]) -> None:
+    draft = place.with_name(f"{place.stem}-{os.getpid()}.npz")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(draft, **arrays)  # type: ignore[arg-type]
+        os.replace(draft, place)
+    except OSError as error:
+        log.info("the index of the tars is not cached: %s", error)
