@@ -227,7 +227,7 @@ class TarShards(FolderSource):
     """Pictures in tar files of webdataset's layout (``key.jpg``, and ``key.cls`` for the class's number).
 
     ``root/train/*.tar`` with ``root/val/*.tar`` (or ``test``), or ``root/*.tar``. Pictures are read by their position
-    in an uncompressed tar, in any order, so nothing need be unpacked or shuffled before. The settings are ImageFolder's.
+    in an uncompressed tar, in any order, so nothing is unpacked or shuffled before. The settings are ImageFolder's.
     """
 
     def _index(self, folder: Path) -> FolderIndex:
