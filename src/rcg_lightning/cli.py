@@ -30,6 +30,11 @@ COMMANDS = {
         "rcg_lightning.commands.sample:main",
         "generate pictures: unconditional, by class, like a picture, between two",
     ),
+    "convert": (
+        "rcg_lightning.commands.convert:main",
+        "read official files (MoCo v3, RDM, MAGE, DiT, …), or write them",
+    ),
+    "bundle": ("rcg_lightning.commands.bundle:main", "put generator, prior, autoencoder, encoder into one folder"),
     "evaluate": ("rcg_lightning.commands.evaluate:main", "score samples: FID or FD, IS, precision, recall, copies"),
     "compare": ("rcg_lightning.commands.compare:main", "score several sets of samples side by side: table and picture"),
     "sweep": ("rcg_lightning.commands.sweep:main", "score a generator over guidance, steps, temperature: table, plots"),
@@ -129,6 +134,7 @@ def quiet() -> None:
         r".*`?isinstance\(treespec.*",
         r".*The `?srun`? command is available.*",
         r".*module\(s\) in eval mode at the start of training.*",  # averages are
+        r".*no pre-optimization state was saved.*",  # a checkpoint is what a step ends with
         r".*predict returned None.*",  # evaluation keeps figures, not pictures
     ):
         warnings.filterwarnings("ignore", message)

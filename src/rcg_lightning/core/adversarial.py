@@ -1,0 +1,108 @@
+"""Losses of generators and discriminators that play against each other, penalties, and the weight of one loss in two.
+
+A discriminator says a logit for each example, or for each patch of one: any shape. Every loss is a mean over it.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rcg_lightning.described import Described
+from rcg_lightning.types import require
+
+
+class AdversarialLoss(Described):
+    """What a discriminator and a generator minimise, from logits of any shape to a scalar."""
+
+    @abstractmethod
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the discriminator's loss for logits of real examples and of generated ones."""
+
+    @abstractmethod
+    def generator(self, fake: Tensor) -> Tensor:
+        """Return the generator's loss for the logits of what it made."""
+
+
+class Hinge(AdversarialLoss):
+    """Logits beyond a margin of 1 are left alone (Lim & Ye 2017; BigGAN, IC-GAN, VQGAN)."""
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -fake.mean()
+
+
+class Logistic(AdversarialLoss):
+    """Binary cross-entropy; the generator wants its pictures called real (Goodfellow et al. 2014, StyleGAN2).
+
+    Args:
+        real_target: probability that the discriminator should give real examples; .9 keeps it from being too sure.
+    """
+
+    def __init__(self, real_target: float = 1.0) -> None:
+        require(0.5 < real_target <= 1, f"real_target is a probability above .5, not {real_target}")
+        self.real_target = real_target
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        sure = F.softplus(-real).mean()
+        doubt = F.softplus(real).mean()
+        return self.real_target * sure + (1 - self.real_target) * doubt + F.softplus(fake).mean()
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return F.softplus(-fake).mean()
+
+
+class Minimax(Logistic):
+    """The value function as first published: the generator minimises log(1 - D), whose gradient vanishes early on."""
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -F.softplus(fake).mean()
+
+
+def accuracy(logits: Tensor, real: bool) -> Tensor:
+    """Return the share of logits that are on the right side of 0."""
+    return ((logits > 0) == real).float().mean()
+
+
+def gradient_penalty(logits: Tensor, *examples: Tensor) -> Tensor:
+    """Return R1 without its weight: the mean squared norm of the gradient of logits (B, …) by examples (B, …).
+
+    The examples need a gradient. Half of it is the penalty of Mescheder et al. 2018, eq. 9.
+    """
+    gradients = torch.autograd.grad(logits.sum(), examples, create_graph=True)
+    return sum((g.float().square().flatten(1).sum(1) for g in gradients), torch.zeros((), device=logits.device)).mean()
+
+
+def adaptive_weight(
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last: Tensor,
+    average: Callable[[list[Tensor]], None] | None = None,
+    most: float = 1e4,
+) -> Tensor:
+    """Return the weight at which two losses pull equally hard at a parameter (Esser et al. 2021, eq. 7), detached.
+
+    No host synchronisation. Both graphs stay usable.
+
+    Args:
+        reconstruction: the loss with weight 1, a scalar.
+        adversarial: the loss that is to be weighted, a scalar.
+        last: weight of the decoder's last layer.
+        average: averages tensors over processes in place, so that all of them find the weight of the whole batch.
+        most: largest weight.
+    """
+    losses = (reconstruction, adversarial)
+    pulls = [torch.autograd.grad(loss, last, retain_graph=True)[0].float().contiguous() for loss in losses]
+    if average is not None:
+        average(pulls)
+    return (pulls[0].norm() / (pulls[1].norm() + 1e-4)).clamp(0, most).detach()
+
+
+def mean_distance(examples: Tensor) -> Tensor:
+    """Return the mean distance between two of the examples (N, …), per entry: 0 where all are the same."""
+    rows = examples.flatten(1).float()
+    return torch.pdist(rows).mean() / rows.shape[1] ** 0.5

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rcg_lightning.core.adversarial import (
+    Hinge,
+    Logistic,
+    Minimax,
+    accuracy,
+    adaptive_weight,
+    gradient_penalty,
+    mean_distance,
+)
+from rcg_lightning.errors import UserError
+
+REAL, FAKE = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([[-3.0, 0.25]])
+
+
+def test_hinge_leaves_what_is_beyond_the_margin():
+    assert float(Hinge().discriminator(REAL, FAKE)) == pytest.approx((0 + 2 + 0.5) / 3 + (0 + 1.25) / 2)
+    assert float(Hinge().generator(FAKE)) == pytest.approx(2.75 / 2)
+
+
+@pytest.mark.parametrize("target", [1.0, 0.9])
+def test_logistic_is_binary_cross_entropy(target):
+    loss = Logistic(target)
+    told = F.binary_cross_entropy_with_logits(REAL, torch.full_like(REAL, target))
+    doubted = F.binary_cross_entropy_with_logits(FAKE, torch.zeros_like(FAKE))
+    assert float(loss.discriminator(REAL, FAKE)) == pytest.approx(float(told + doubted))
+    fooled = F.binary_cross_entropy_with_logits(FAKE, torch.ones_like(FAKE))
+    assert float(loss.generator(FAKE)) == pytest.approx(float(fooled))
+
+
+def test_minimax_is_the_value_function():
+    assert float(Minimax().generator(FAKE)) == pytest.approx(float(torch.log(1 - FAKE.sigmoid()).mean()), rel=1e-5)
+    assert float(Minimax().discriminator(REAL, FAKE)) == pytest.approx(float(Logistic().discriminator(REAL, FAKE)))
+    with pytest.raises(UserError, match="real_target"):
+        Logistic(0.1)
+
+
+@pytest.mark.parametrize("loss", [Hinge(), Logistic(), Minimax()])
+def test_both_are_drawn_the_right_way(loss):
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    loss.discriminator(real, fake).backward()
+    assert (real.grad < 0).all()  # a step raises real logits
+    assert (fake.grad > 0).all()
+    fake.grad = None
+    loss.generator(fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_accuracy_counts_the_right_side():
+    assert float(accuracy(REAL, True)) == pytest.approx(2 / 3)
+    assert float(accuracy(FAKE, False)) == 0.5
+
+
+def test_the_gradient_penalty_of_a_known_function():
+    x = torch.randn(5, 3, 2, requires_grad=True)
+    a = torch.randn(6)
+    penalty = gradient_penalty(x.flatten(1) @ a, x)
+    assert float(penalty) == pytest.approx(float(a.square().sum()), rel=1e-5)
+    weight = torch.ones((), requires_grad=True)
+    gradient_penalty(weight * x.flatten(1).square().sum(1), x).backward()  # it can be minimised
+    assert float(weight.grad) == pytest.approx(float(8 * x.detach().square().flatten(1).sum(1).mean()), rel=1e-4)
+
+
+def test_the_adaptive_weight_makes_pulls_equal():
+    torch.manual_seed(0)
+    last = nn.Linear(4, 4, bias=False).weight
+    x = torch.randn(8, 4)
+    reconstruction, adversarial = (x @ last.T).square().mean(), 1e-2 * (x @ last.T).sin().sum()
+    weight = adaptive_weight(reconstruction, adversarial, last)
+    assert not weight.requires_grad
+    pulls = [torch.autograd.grad(loss, last)[0].norm() for loss in (reconstruction, weight * adversarial)]
+    assert float(pulls[0]) == pytest.approx(float(pulls[1]), rel=1e-2)
+    assert last.grad is None
+
+
+def test_the_adaptive_weight_is_bounded():
+    last = torch.ones(3, requires_grad=True)
+    assert float(adaptive_weight(1e6 * last.sum(), 0 * last.sum(), last)) == 1e4
+    doubled = adaptive_weight(last.sum(), last.sum(), last, average=lambda pulls: torch._foreach_mul_(pulls[:1], 2))
+    assert float(doubled) == pytest.approx(2, rel=1e-3)
+
+
+def test_the_mean_distance_of_known_points():
+    points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    assert float(mean_distance(points)) == pytest.approx((5 + 0 + 5) / 3 / math.sqrt(2))
+    assert float(mean_distance(torch.ones(4, 1, 2, 2))) == 0
