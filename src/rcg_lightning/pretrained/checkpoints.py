@@ -16,6 +16,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
 State = dict[str, Tensor]
+READING_FAILS = (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, OSError)
 
 
 def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = read_torch(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, OSError) as error:
+    except READING_FAILS as error:
         raise UserError(f"{path} cannot be read as a file of weights: {' '.join(str(error).split())[:200]}") from error
     require(isinstance(content, Mapping), f"{path} holds a {type(content).__name__} instead of weights")
     return dict(content)

@@ -1,0 +1,80 @@
+"""`rcg bundle`: everything that sampling needs, in one folder."""
+
+import shutil
+from pathlib import Path
+
+from rcg_lightning.commands.generator import same_encoder
+from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
+from rcg_lightning.pretrained.network_folder import fresh_folder
+from rcg_lightning.pretrained.trained import TrainedEncoder
+from rcg_lightning.stages.folder import DESCRIPTION as STAGE
+from rcg_lightning.stages.folder import bundle_parts, prior_at, save_stage, stage_content
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import require
+
+
+def bundle(
+    out: Path,
+    generator: Path,
+    prior: Path | None = None,
+    autoencoder: Path | None = None,
+    encoder: Path | None = None,
+) -> None:
+    """Put a generator and what it samples with into one folder, which `rcg sample --checkpoint` takes by itself.
+
+    What the given bundles hold besides comes along: the autoencoder and encoder of a converted generator, the encoder
+    of a converted RDM.
+
+    Args:
+        out: folder to write, complete or not at all; a bundle that is there is replaced.
+        generator: checkpoint, stage's folder or bundle of the generator.
+        prior: the same of the RDM, for a generator conditioned on representations.
+        autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it.
+        encoder: folder of the encoder's network, or a bundle that holds it.
+    """
+    own = bundle_parts(generator)
+    prior = prior_at(prior) if prior else own.get("prior")
+    given = {"autoencoder": autoencoder, "encoder": encoder}
+    networks = {name: network_at(path, name) for name, path in given.items() if path is not None}
+    for source in (own, bundle_parts(prior) if prior else {}):
+        networks = {name: source[name] for name in given if name in source} | networks
+    check(generator, prior, networks)
+    with fresh_folder(out, f"generator/{STAGE}", "a bundle") as fresh:
+        save_stage(fresh / "generator", stage_content(generator))
+        if prior is not None:
+            save_stage(fresh / "prior", stage_content(prior))
+        for name, folder in networks.items():
+            shutil.copytree(folder, fresh / name)
+    held = ["generator", *(["prior"] if prior else []), *networks]
+    say(f"{out}: a bundle of {', '.join(held)}")
+
+
+def network_at(path: Path, name: str) -> Path:
+    """Return the network folder at ``path``, or the part ``name`` of the bundle that is there."""
+    found = bundle_parts(path).get(name, path)
+    require((found / NETWORK).is_file(), f"{path} holds no {name}: give the folder of its network, or a bundle with it")
+    return found
+
+
+def check(generator: Path, prior: Path | None, networks: dict[str, Path]) -> None:
+    """Raise a UserError where the parts do not belong together."""
+    made = Generator.load(generator)
+    if prior is not None:
+        source = Generator.load(prior)
+        wrong = f"{prior} makes {source.codec.makes}s, not representations: give an RDM as prior"
+        require(source.codec.makes == "representation", wrong)
+        same_encoder(made, source.facts.identities.get("representation") if source.facts else None, str(prior))
+    if "encoder" in networks:
+        same_encoder(made, TrainedEncoder(networks["encoder"]).identity, str(networks["encoder"]))
+    if "autoencoder" in networks:
+        made.codec.use_autoencoder(networks["autoencoder"])
+
+
+def main(name: str, argv: list[str]) -> None:
+    examples = [
+        "rcg bundle --generator runs/generator/last.ckpt --prior runs/rdm/last.ckpt --out runs/rcg",
+        "rcg bundle --generator runs/mage_b --prior runs/rdm --out runs/rcg_mage_b          of converted files",
+        "rcg sample --checkpoint runs/rcg_mage_b --config mage_b_guided --out samples",
+    ]
+    call(bundle, name, argv, examples)

@@ -1,0 +1,151 @@
+"""`rcg convert`: official files in, and back out."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rcg_lightning.commands.official.account import account
+from rcg_lightning.commands.official.base import Native, NetworkPart, OfficialFile, Part, StagePart
+from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.checkpoints import READING_FAILS, read_checkpoint
+from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
+from rcg_lightning.pretrained.network_folder import fresh_folder, plain_copy
+from rcg_lightning.pretrained.stand_ins import read_with_stand_ins, unsafe_name
+from rcg_lightning.pretrained.trained import TrainedEncoder
+from rcg_lightning.stages.folder import DESCRIPTION as STAGE
+from rcg_lightning.types import require
+
+
+def convert(
+    source: Path,
+    out: Path,
+    to: Literal["native", "official"] = "native",
+    kind: OfficialFile | None = None,
+    trust_pickle: bool = False,
+) -> None:
+    """Turn an official file into what is used here, or what was trained here into an official file.
+
+    Says of every tensor whether it was mapped, changed or ignored, and why. Nothing is written unless all of it fits.
+
+    Args:
+        source: the file to read (also written --from); back to official: a checkpoint, a stage's folder, a bundle, or
+            the folder of an encoder.
+        out: folder to write: of a network, of a stage, or a bundle of all that the file holds; back: the file.
+        to: native, or official.
+        kind: what the file is, where its content does not tell, or with what its shapes do not tell: mocov3, dino,
+            ibot, deit, rdm, mage, dit, adm, ldm, maskgitvqgan, ldmvq.
+        trust_pickle: read a file that holds pickled objects besides weights. They become empty stand-ins, and nothing
+            of them is run.
+    """
+    if to == "official":
+        to_official(source, out, kind)
+    else:
+        to_native(read(source, trust_pickle), str(source), out, kind)
+
+
+def read(path: Path, trust_pickle: bool) -> dict[str, Any]:
+    """Return the content of an official file.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds objects and ``trust_pickle`` is not set.
+    """
+    try:
+        return read_checkpoint(path, "the conversion")
+    except UserError as error:
+        name = unsafe_name(error.__cause__)
+        if name is None:
+            raise
+        if not trust_pickle:
+            raise UserError(
+                f"{path} holds more than weights: {name}, an object whose reading could run code. Nothing was run. "
+                "--trust_pickle true reads the weights beside it and leaves such objects out"
+            ) from error
+    try:
+        content, names = read_with_stand_ins(path)
+    except READING_FAILS as error:
+        raise UserError(f"{path} cannot be read, also not without its objects: {str(error)[:200]}") from error
+    require(isinstance(content, Mapping), f"{path} holds a {type(content).__name__} instead of weights")
+    say(f"left out  {', '.join(names)}: objects, not weights")
+    return dict(content)
+
+
+def to_native(content: Mapping[str, Any], where: str, out: Path, kind: OfficialFile | None = None) -> None:
+    """Write what an official file holds as a folder, and say what became of its tensors."""
+    kind = kind or OfficialFile.of(content, where)
+    parts = kind.parts(content, where)
+    write(parts, out)
+    say(f"{where}: {kind.called}")
+    for name, part in parts.items():
+        say(f"{name:<9}{part.says} -> {out if len(parts) == 1 else out / name}")
+    used = [tensor for part in parts.values() for tensor in part.used.values()]
+    missing = [line for part in parts.values() if isinstance(part, StagePart) for line in part.missing]
+    for line in account(content, used, kind.ignored, kind.changed).lines():
+        say(line)
+    say(f"missing  {'; '.join(missing) or 'none'}")
+
+
+def write(parts: Mapping[str, Part], out: Path) -> None:
+    """Write one part as ``out`` itself, several as a bundle; ``out`` appears complete or not at all."""
+    mark = {NetworkPart: NETWORK, StagePart: STAGE}
+    first, part = next(iter(parts.items()))
+    if len(parts) == 1:
+        part.save(out, {})
+        return
+    with fresh_folder(out, f"{first}/{mark[type(part)]}", "a bundle like this") as fresh:
+        identities: dict[str, str] = {}
+        for name, part in sorted(parts.items(), key=lambda item: isinstance(item[1], StagePart)):  # networks first
+            part.save(fresh / name, identities)
+            if name == "encoder":
+                identities["representation"] = TrainedEncoder(fresh / name).identity
+
+
+def to_official(source: Path, out: Path, kind: OfficialFile | None = None) -> None:
+    """Write what was trained here as a file in the official layout."""
+    native = Native.read(source)
+    kind = kind or OfficialFile.for_native(native)
+    content = _plain(kind.official(native))
+    require(not out.is_dir(), f"{out} is a folder: give the name of a file, such as {out / 'checkpoint.pth'}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        torch.save(content, fresh / out.name)
+        os.replace(fresh / out.name, out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    count = sum(len(value) for value in content.values() if isinstance(value, dict))
+    say(f"{out}: {kind.called} of {count} tensors, from {source}")
+
+
+def _plain(content: Any) -> Any:
+    """Copies on the CPU of all tensors: views of one memory would be saved as a whole."""
+    if isinstance(content, dict):
+        return {name: _plain(value) for name, value in content.items()}
+    return plain_copy(content) if isinstance(content, torch.Tensor) else content
+
+
+def kind_words(argv: Sequence[str]) -> list[str]:
+    """Return the command line with the short name of a kind in the place of which the parser knows its class."""
+    words = ["--source" if word == "--from" else word.replace("--from=", "--source=", 1) for word in argv]
+    known = OfficialFile.kinds()
+    for i, word in enumerate(words):
+        value = word.removeprefix("--kind=")
+        named = word.startswith("--kind=") or (i > 0 and words[i - 1] == "--kind")
+        if named and value.lower() in known:
+            words[i] = word.replace(value, known[value.lower()].__name__)
+    return words
+
+
+def main(name: str, argv: list[str]) -> None:
+    examples = [
+        "rcg convert --from vit-b-300ep.pth.tar --out runs/mocov3              an encoder, for TrainedEncoder",
+        "rcg convert --from rcg_mage_b.pth --out runs/mage_b                   generator, autoencoder and encoder",
+        "rcg convert --from dit.pth --kind dit --kind.heads 16 --out runs/dit  told what shapes do not tell",
+        "rcg convert --to official --from runs/rdm/last.ckpt --out rdm.pth     and back",
+    ]
+    call(convert, name, kind_words(argv), examples)

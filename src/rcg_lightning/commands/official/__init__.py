@@ -1,0 +1,1 @@
+"""One class for each kind of official file: found by being here, so that a new kind is a new class."""
