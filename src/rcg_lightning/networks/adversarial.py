@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.described import Described
+from rcg_lightning.types import require
 
 
 class NoiseLaw(Described):
@@ -85,3 +86,20 @@ class DiscriminatorNetwork(Described, nn.Module):
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (B, *shape) in the codec's range, c (B, condition_dim) -> logits (B,); no sigmoid."""
+
+
+def doublings(shape: tuple[int, ...], name: str) -> tuple[int, int]:
+    """Return the side of the smallest map, 4 at least, and how often it is doubled to give pictures of ``shape``.
+
+    28 pixels are 7 doubled twice, 256 are 4 doubled six times.
+
+    Raises:
+        UserError: ``name`` has no such pictures: not square, or of an odd side.
+    """
+    require(len(shape) == 3 and shape[1] == shape[2], f"{name} makes square pictures (C, H, H), not {tuple(shape)}")
+    side, count = shape[1], 0
+    while side % 2 == 0 and side >= 8:
+        side, count = side // 2, count + 1
+    smallest = f"a small map is doubled to the picture's side, which {shape[1]} pixels do not allow"
+    require(count > 0 and side < 16, f"{name}: {smallest}: resize to a multiple of a power of two, such as 32 or 28")
+    return side, count

@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from rcg_lightning.described import construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.biggan import BigGANDiscriminator, BigGANGenerator, MapAttention
+
+
+def build(shape, condition_dim=6, attention=(), **settings):
+    """A generator, and a discriminator conditional if the generator is, of pictures of ``shape``."""
+    torch.manual_seed(0)
+    generator = BigGANGenerator(2, attention=list(attention), **{"noise_dim": 20, **settings})
+    discriminator = BigGANDiscriminator(2, attention=list(attention))
+    generator.build(shape, condition_dim)
+    discriminator.build(shape, discriminator.condition_width(shape) if condition_dim else 0)
+    return generator, discriminator
+
+
+def inputs(generator, discriminator, shape, condition_dim=6, rows=3):
+    c = torch.randn(rows, condition_dim)
+    width = discriminator.condition_width(shape) if condition_dim else 0
+    return torch.randn(rows, generator.noise_dim), c, torch.randn(rows, width)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bottom"),
+    [((1, 8, 8), 4), ((1, 28, 28), 7), ((3, 32, 32), 4), ((3, 48, 48), 6), ((3, 64, 64), 4), ((3, 128, 128), 4)],
+    ids=str,
+)
+@pytest.mark.parametrize("condition_dim", [0, 6])
+def test_pictures_of_any_side_that_doubles(shape, bottom, condition_dim):
+    generator, discriminator = build(shape, condition_dim)
+    assert generator.bottom == bottom
+    noise, c, projected = inputs(generator, discriminator, shape, condition_dim)
+    made = generator(noise, c)
+    assert made.shape == (3, *shape)
+    assert float(made.detach().abs().max()) <= 1
+    assert discriminator(made, projected).shape == (3,)
+
+
+@pytest.mark.parametrize("hierarchical", [True, False])
+@pytest.mark.parametrize("condition_dim", [0, 6])
+def test_every_parameter_gets_a_gradient(hierarchical, condition_dim):
+    shape = (1, 28, 28)
+    generator, discriminator = build(shape, condition_dim, [14], hierarchical=hierarchical)
+    noise, c, projected = inputs(generator, discriminator, shape, condition_dim)
+    discriminator(generator(noise, c), projected).sum().backward()
+    for network in (generator, discriminator):
+        assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_noise_is_split_evenly_and_rounded_down():
+    for hierarchical, size, expected in ((True, 120, 119), (True, 121, 119), (False, 120, 120)):
+        generator = BigGANGenerator(2, size, hierarchical)
+        with torch.device("meta"):
+            generator.build((3, 256, 256), 0)
+        assert generator.noise_dim == expected
+        rebuilt = construct(describe(generator))
+        assert (rebuilt.noise_dim, rebuilt.hierarchical) == (size, hierarchical)  # what was asked for
+    with pytest.raises(UserError, match="splits its noise into 7"):
+        BigGANGenerator(2, 6).build((3, 256, 256), 0)
+
+
+def test_every_block_reads_its_own_noise_and_all_read_the_condition():
+    shape = (3, 32, 32)
+    generator, discriminator = build(shape)
+    noise, c, projected = inputs(generator, discriminator, shape)
+    generator.eval()
+    made = generator(noise, c)
+    for chunk in range(4):
+        other = noise.clone()
+        other[:, chunk * 5 : chunk * 5 + 5] += 1
+        assert not torch.allclose(generator(other, c), made, atol=1e-5)
+    assert not torch.allclose(generator(noise, c + 1), made, atol=1e-5)
+    told, untold = discriminator(made, projected), discriminator(made, torch.zeros_like(projected))
+    assert not torch.allclose(told, untold, atol=1e-5)
+
+
+def test_statistics_move_in_training_only():
+    shape = (1, 8, 8)
+    generator, discriminator = build(shape)
+    noise, c, _ = inputs(generator, discriminator, shape, rows=16)
+    before = generator.out_norm.mean.clone(), generator.blocks[0].norm1.var.clone()
+    generator.eval()(noise, c)
+    assert torch.equal(generator.out_norm.mean, before[0])
+    generator.train()(noise, c)
+    assert not torch.equal(generator.out_norm.mean, before[0])
+    assert not torch.equal(generator.blocks[0].norm1.var, before[1])
+
+
+def test_attention_starts_as_the_identity_and_then_mixes_positions():
+    torch.manual_seed(0)
+    attention = MapAttention(16, 1e-6).eval()
+    x = torch.randn(2, 16, 6, 6)
+    torch.testing.assert_close(attention(x), x, rtol=0, atol=0)
+    torch.nn.init.ones_(attention.gamma)
+    other = x.clone()
+    other[:, :, 0, 0] += 3
+    assert float((attention(other) - attention(x)).detach()[:, :, 5, 5].abs().max()) > 1e-6
+
+
+def test_evaluation_gives_each_row_its_picture():
+    shape = (1, 8, 8)
+    generator, discriminator = build(shape)
+    noise, c, projected = inputs(generator, discriminator, shape)
+    generator.eval()
+    discriminator.eval()
+    made = generator(noise, c)
+    torch.testing.assert_close(generator(noise[1:2], c[1:2]), made[1:2])
+    torch.testing.assert_close(discriminator(made[1:2], projected[1:2]), discriminator(made, projected)[1:2])
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match=r"square pictures"):
+        BigGANGenerator().build((3, 32, 64), 0)
+    with pytest.raises(UserError, match="do not allow"):
+        BigGANDiscriminator().build((3, 100, 100), 0)
+    with pytest.raises(UserError, match="8 to 256 pixels"):
+        BigGANGenerator().build((3, 512, 512), 0)
+    with pytest.raises(UserError, match=r"conditioner\.dim must be 16"):
+        BigGANDiscriminator(4).build((3, 32, 32), 5)
+    with pytest.raises(UserError, match=r"no map of side \[5\]"):
+        BigGANGenerator(4, attention=[5]).build((3, 32, 32), 0)
