@@ -1,4 +1,4 @@
-"""Every data set that a config names, tiny and in its real format, and the encoder that ImageNet's configs read."""
+"""Every data set that a config names, tiny and in its real format, and the encoders that configs read."""
 
 import pickle
 import struct
@@ -10,9 +10,13 @@ from PIL import Image
 
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.heads import ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
 from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.pretrained.network_folder import save_network
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.trained import encoder_settings
 
 COUNT = 24  # pictures of each split
 DIM = 16  # numbers of a representation
@@ -24,7 +28,7 @@ ON_CPU = [
 
 
 def write_everything(root: Path) -> None:
-    """Write MNIST, CIFAR-10, a folder of pictures, ImageNet and MoCo v3's weights."""
+    """Write MNIST, CIFAR-10, a folder of pictures, ImageNet, MoCo v3's weights and the folder of a small encoder."""
     random = np.random.default_rng(0)
     write_mnist(root / "MNIST" / "raw", random)
     write_cifar10(root / "cifar-10-batches-py", random)
@@ -34,6 +38,8 @@ def write_everything(root: Path) -> None:
             pixels = random.integers(0, 256, (80, 90, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / folder / f"{number}.JPEG")
     torch.save({"state_dict": official_names(48)}, root / "vit.pth.tar")
+    convnet = SmallConvNet(1, 8, (8, DIM))
+    save_network(root / "encoder", convnet, encoder_settings(Preprocess([0.5], [0.5]), head=False))
 
 
 def write_mnist(folder: Path, random: np.random.Generator) -> None:

@@ -72,11 +72,12 @@ def full_size(name, config):
     if geometry is not None:
         image = (image[0], geometry.init_args.size, geometry.init_args.size)
     columns = {"representation": {"shape": [256]}, "cluster": {"count": 10, "sizes": [1] * 10}}
+    columns["alignment"] = {"shape": [64]}  # what is known of an encoder that is not here
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
         if name.endswith("_online"):
             stage.codec.encoder._facts.update(dim=256, identity="it")  # its weights are not here
-        return stage.build(Facts(image, classes, columns))
+        return stage.build(Facts(image, classes, columns, {"alignment": "it"}))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -112,6 +113,8 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
     words = ["--data.batch_size=8", *places(name), *SMALLER.get(name, [])]
     if name.endswith("_online"):
         words += [f"--model.codec.encoder.weights={offline / 'vit.pth.tar'}", "--model.codec.encoder.heads=12"]
+    elif name.endswith("_repa"):
+        words += [f"--model.alignment.encoder.folder={offline / 'encoder'}"]
     elif "_rdm" in name or name.endswith(("_joint", "_rep")):
         words += stores(name)
     words += [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
