@@ -80,7 +80,7 @@ def test_null_of_a_class_is_one_more_row_and_of_a_vector_goes_through_the_map():
     assert table.parts[0].table.weight.shape == (6, 6)
     torch.testing.assert_close(table.null(2), table.parts[0].table.weight[5:].expand(2, -1))
     vector = build("vector")[0]
-    torch.testing.assert_close(vector.null(1), vector.parts[0].linear(vector.parts[0].fake[None]))
+    torch.testing.assert_close(vector.null(1), vector.parts[0].linear(vector.parts[0].fake))
 
 
 def test_noise_moves_vectors_in_training_only():

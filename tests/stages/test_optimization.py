@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.stages.optimization import SGD, AdamW, Constant, Cosine
+from rcg_lightning.types import Vector
 
 
 def rates(rate, steps, total=None):
@@ -49,6 +51,16 @@ def test_every_parameter_decays_unless_vectors_are_spared():
     assert (decaying["weight_decay"], sparing["weight_decay"]) == (0.1, 0.0)
     assert {id(p) for p in decaying["params"]} == {id(module[0].weight), id(module[2].weight)}
     assert {id(p) for p in sparing["params"]} == {id(module[0].bias), id(module[1].weight), id(module[1].bias)}
+
+
+def test_the_learned_null_of_a_vector_decays_as_the_official_one():
+    """It is a row, as in the official files, and no vector."""
+    conditioner = Conditioner(drop=0.1)
+    conditioner.build((Vector(3),), 4)
+    decaying, sparing = AdamW(decay_vectors=False).make([conditioner], 10)[0].param_groups
+    projection = conditioner.parts[0]
+    assert {id(p) for p in decaying["params"]} == {id(projection.linear.weight), id(projection.fake)}
+    assert {id(p) for p in sparing["params"]} == {id(projection.linear.bias)}
 
 
 def test_decay_is_decoupled():

@@ -42,12 +42,12 @@ class ClassEmbedding(PartEmbedding):
 
 
 class VectorProjection(PartEmbedding):
-    """A linear map. Null is a learned vector in the place of the raw one, before the map (as in the official code)."""
+    """A linear map. Null is a learned row in the place of the raw one, before the map (as in the official code)."""
 
     def __init__(self, part: Vector, dim: int, droppable: bool, maps: Maps) -> None:
         super().__init__()
         self.linear = maps.linear(part.dim, dim)
-        self.fake = nn.Parameter(torch.randn(part.dim) * 0.02) if droppable else None
+        self.fake = nn.Parameter(torch.randn(1, part.dim) * 0.02) if droppable else None
 
     def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
         if dropped is not None and self.fake is not None:
@@ -56,7 +56,7 @@ class VectorProjection(PartEmbedding):
 
     def null(self, n: int) -> Tensor:
         assert self.fake is not None
-        return self.linear(self.fake[None]).expand(n, -1)
+        return self.linear(self.fake).expand(n, -1)
 
 
 class VectorItself(PartEmbedding):
@@ -64,7 +64,7 @@ class VectorItself(PartEmbedding):
 
     def __init__(self, part: Vector, droppable: bool) -> None:
         super().__init__()
-        self.fake = nn.Parameter(torch.randn(part.dim) * 0.02) if droppable else None
+        self.fake = nn.Parameter(torch.randn(1, part.dim) * 0.02) if droppable else None
 
     def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
         if dropped is None or self.fake is None:

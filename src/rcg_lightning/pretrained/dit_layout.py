@@ -109,7 +109,7 @@ def official_dit(
     for kind, zeros in empty.items():
         state[f"rep_embedder.{kind}"] = conditioner.get(f"parts.0.linear.{kind}", zeros)
     if "parts.0.fake" in conditioner:
-        state["fake_latent"] = conditioner["parts.0.fake"][None]
+        state["fake_latent"] = conditioner["parts.0.fake"]
     return state
 
 
@@ -142,7 +142,7 @@ def _condition(state: Mapping[str, Tensor], parts: tuple[Part, ...]) -> State:
         width = state["rep_embedder.weight"].shape[1]
         require(width == parts[0].dim, f"this DiT reads representations of {width} numbers, not {parts[0].dim}")
         if "fake_latent" in state:
-            found["parts.0.fake"] = state["fake_latent"][0]
+            found["parts.0.fake"] = state["fake_latent"]
         return found
     more = rows - parts[0].count
     require(more in (0, 1), f"this DiT has {rows} rows for its labels, which do not fit {parts[0].count} classes")
