@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from rcg_lightning.errors import UserError
 from rcg_lightning.networks.ema import EMA
 
 
@@ -106,3 +107,43 @@ def test_state_carries_averages_and_count(warmup, tmp_path):
     torch.manual_seed(3)
     walk(other, 2, again)
     assert all(torch.equal(a, b) for a, b in zip(parameters(ema), parameters(again)))
+
+
+def test_an_average_may_be_named_by_its_decay():
+    ema = EMA({"0.5": 0.5, "0.9": 0.9})
+    given = modules()
+    ema.build(given)
+    walk(given, 2, ema)
+    assert any(name.startswith("copies.0_5.") for name in ema.state_dict())
+    assert not any(torch.equal(a, b) for a, b in zip(parameters(ema, "0.5"), parameters(ema, "0.9")))
+
+
+@pytest.mark.parametrize("names", [["0.5", "0_5"], [""], ["keys"], ["training"], []])
+def test_names_that_no_state_dict_can_have(names):
+    with pytest.raises(UserError, match="average"):
+        EMA(dict.fromkeys(names, 0.9))
+
+
+def test_before_its_start_an_average_is_the_weights_themselves():
+    given = modules()
+    ema = EMA(0.5, start=3)
+    ema.build(given)
+    history = walk(given, 3, ema)
+    for averaged, weight in zip(parameters(ema), history[-1]):
+        assert torch.equal(averaged, weight)
+    last = walk(given, 1, ema)[0]
+    for averaged, before, weight in zip(parameters(ema), history[-1], last):
+        torch.testing.assert_close(averaged, (before + weight) / 2)
+
+
+def test_buffers_are_averaged_where_asked_for():
+    given = modules()
+    ema = EMA(0.75, buffers=True)
+    ema.build(given)
+    norm = given["network"][1]
+    norm.running_mean.fill_(4.0)
+    norm.num_batches_tracked.fill_(4)
+    ema.update(given)
+    averaged = ema.averaged()["network"][1]
+    torch.testing.assert_close(averaged.running_mean, torch.ones(3))
+    assert int(averaged.num_batches_tracked) == 4

@@ -13,19 +13,27 @@ from rcg_lightning.types import require
 class EMA(Described, nn.Module):
     """Averaged copies of an explicit list of modules, updated once after each optimizer step.
 
-    Only parameters are averaged; buffers are taken over as they are. With ``warmup`` the decay at update n is
-    min(decay, (1 + n) / (10 + n)), as in the official RDM and LDM (which update *before* the optimizer step and once
-    per micro-batch; here it is after the step, so the average is one step ahead of theirs).
+    Only parameters are averaged, unless told otherwise; buffers are taken over as they are. With ``warmup`` the decay
+    at update n is min(decay, (1 + n) / (10 + n)), as in the official RDM and LDM (which update *before* the optimizer
+    step and once per micro-batch; here it is after the step, so the average is one step ahead of theirs).
 
     Args:
         decay: one decay, or several by name: then each has its own copy.
         warmup: whether to start with a faster average.
+        start: updates before which an average is the weights themselves (the official IC-GAN: 20,000).
+        buffers: whether buffers are averaged as well (IC-GAN); those that count are taken over.
     """
 
-    def __init__(self, decay: float | dict[str, float] = 0.9999, warmup: bool = False) -> None:
+    def __init__(
+        self,
+        decay: float | dict[str, float] = 0.9999,
+        warmup: bool = False,
+        start: int = 0,
+        buffers: bool = False,
+    ) -> None:
         super().__init__()
         self.decays = dict(decay) if isinstance(decay, Mapping) else {"ema": decay}
-        self.warmup = warmup
+        self.warmup, self.start, self.buffers_too = warmup, start, buffers
         self.updates = 0
         self.copies = nn.ModuleDict()
         keys = [_key(name) for name in self.decays]
@@ -53,14 +61,19 @@ class EMA(Described, nn.Module):
         """Move every average towards the present weights: two multi-tensor operations, no host synchronisation."""
         self.updates += 1
         warm = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
-        parameters: list[Tensor] = [p for module in modules.values() for p in module.parameters()]
+        moved = [p for module in modules.values() for p in module.parameters()]
         buffers = [b for module in modules.values() for b in module.buffers()]
+        taken_over = [not (self.buffers_too and b.is_floating_point()) for b in buffers]
+        moved += [b for b, taken in zip(buffers, taken_over) if not taken]
         for name, decay in self.decays.items():
             copies = self.copies[_key(name)]
-            shadows: list[Tensor] = list(copies.parameters())
-            torch._foreach_lerp_(shadows, parameters, 1 - min(decay, warm))
-            for averaged, buffer in zip(copies.buffers(), buffers):
-                averaged.copy_(buffer)
+            copied = list(copies.buffers())
+            shadows: list[Tensor] = [*copies.parameters(), *(b for b, taken in zip(copied, taken_over) if not taken)]
+            rate = 1.0 if self.updates <= self.start else 1 - min(decay, warm)
+            torch._foreach_lerp_(shadows, moved, rate)
+            for averaged, buffer, taken in zip(copied, buffers, taken_over):
+                if taken:
+                    averaged.copy_(buffer)
 
     def get_extra_state(self) -> Tensor:
         """The update count, as a tensor because a state dict holds tensors."""
