@@ -1,26 +1,20 @@
 """How well a codec gives pictures back: PSNR, SSIM, LPIPS and the Fréchet distance of reconstructions."""
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Literal
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.metrics import FeatureStatistics, fid
 from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.scores import CHEAP, Scorer, warn_of_doubts
+from rcg_lightning.pretrained.perceptual import Backbone, check_size, perceptual_similarity
 from rcg_lightning.types import require
 
-Backbone = Literal["alex", "vgg", "squeeze"]
-_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
-_SSIM_FROM, _LPIPS_FROM = 6, 32  # pixels, that their windows and poolings need
+_SSIM_FROM = 6  # pixels, that its window needs
 
 
 def reconstruction_scores(
@@ -86,7 +80,7 @@ class Reconstruction(nn.Module):
             self.has_ssim = True
             self.ssim.update(*pair)
         if self.perceptual is not None:
-            require(side >= _LPIPS_FROM, f"LPIPS needs pictures from {_LPIPS_FROM} pixels on, not {side}: leave it out")
+            check_size(side)
             self.perceptual.reset()
             self.perceptual.update(*(picture.expand(-1, 3, -1, -1) for picture in pair))
             self.lpips.update(self.perceptual.compute(), len(original))  # weighted by their number
@@ -114,17 +108,3 @@ class Reconstruction(nn.Module):
 
 def _statistics(extractor: FeatureExtractor) -> FeatureStatistics:
     return FeatureStatistics(extractor.dim, identity=extractor.identity)
-
-
-def perceptual_similarity(backbone: Backbone) -> LearnedPerceptualImagePatchSimilarity:
-    """Return torchmetrics' LPIPS for pictures in [0, 1]; raise UserError where its network has no weights."""
-    require(backbone in _FILES, f"LPIPS has networks {', '.join(_FILES)}, not {backbone!r}")
-    file = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[backbone]
-    try:
-        return LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
-    except (URLError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"the weights of LPIPS could not be loaded ({reason}): get "
-            f"https://download.pytorch.org/models/{file.name} and put it at {file}, or leave LPIPS out"
-        ) from error

@@ -1,0 +1,96 @@
+"""How far two pictures are apart to a frozen network that knows pictures: losses, with a gradient to the picture."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Literal
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+from rcg_lightning.described import Described
+from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.pretrained.frozen import Frozen
+from rcg_lightning.types import require
+
+Backbone = Literal["alex", "vgg", "squeeze"]
+_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+SMALLEST = 32  # pixels, that LPIPS' poolings need
+
+
+class PerceptualLoss(Described):
+    """Distance of two pictures in the eyes of a frozen network."""
+
+    @abstractmethod
+    def setup(self, shape: tuple[int, int, int]) -> None:
+        """Load the network; raise UserError where it is missing or pictures (C, H, W) do not fit it."""
+
+    @abstractmethod
+    def __call__(self, made: Tensor, original: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [0, 1], both -> mean distance, a scalar."""
+
+
+class LPIPS(PerceptualLoss):
+    """Learned perceptual similarity (Zhang et al. 2018); VQGANs are trained with ``vgg``.
+
+    Args:
+        backbone: its network, whose weights torch hub has in its cache or fetches.
+    """
+
+    def __init__(self, backbone: Backbone = "vgg") -> None:
+        self.backbone: Backbone = backbone
+        self._frozen = Frozen(self._make)
+
+    def _make(self) -> nn.Module:
+        return perceptual_similarity(self.backbone).net
+
+    def setup(self, shape: tuple[int, int, int]) -> None:
+        check_size(min(shape[1:]))
+        self._frozen.setup()
+
+    def __call__(self, made: Tensor, original: Tensor) -> Tensor:
+        pair = (2 * image.expand(-1, 3, -1, -1) - 1 for image in (made, original))
+        return self._frozen(*pair).mean()
+
+
+class FeatureLoss(PerceptualLoss):
+    """Squared distance of an encoder's features at each place, scaled to length 1, as in LPIPS without learned weights.
+
+    For pictures that LPIPS' networks do not know, such as digits.
+
+    Args:
+        encoder: any encoder; one that was trained on the same data.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def setup(self, shape: tuple[int, int, int]) -> None:
+        self.encoder.setup()
+
+    def __call__(self, made: Tensor, original: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = nn.functional.normalize(self.encoder.feature_map(original), dim=1)  # (B, D, h, w)
+        found = nn.functional.normalize(self.encoder.feature_map(made), dim=1)
+        return (found - wanted).square().sum(1).mean()
+
+
+def check_size(side: int) -> None:
+    """Raise a UserError where pictures are too small for LPIPS."""
+    require(side >= SMALLEST, f"LPIPS needs pictures from {SMALLEST} pixels on, not {side}: leave it out")
+
+
+def perceptual_similarity(backbone: Backbone) -> LearnedPerceptualImagePatchSimilarity:
+    """Return torchmetrics' LPIPS for pictures in [0, 1]; raise UserError where its network has no weights."""
+    require(backbone in _FILES, f"LPIPS has networks {', '.join(_FILES)}, not {backbone!r}")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[backbone]
+    try:
+        return LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
+    except (URLError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"the weights of LPIPS could not be loaded ({reason}): get "
+            f"https://download.pytorch.org/models/{file.name} and put it at {file}, or leave LPIPS out"
+        ) from error
