@@ -1,0 +1,131 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rcg_lightning.core.random import SeededNoise
+from rcg_lightning.described import construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.adversarial import NormalNoise, UniformNoise
+from rcg_lightning.networks.cgan import ConditionalDiscriminator, ConditionalGenerator, Maxout, Rectified
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.types import Classes, Vector
+
+PICTURE = (1, 28, 28)
+
+
+def sizes(network):
+    return {name: tuple(p.shape) for name, p in network.named_parameters() if name.endswith("weight")}
+
+
+def test_the_published_sizes_for_pictures():
+    generator, discriminator = ConditionalGenerator(), ConditionalDiscriminator()
+    for network, width in ((generator, 1000), (discriminator, 250)):
+        conditioner = Conditioner(drop=0.0)
+        network.build(PICTURE, conditioner.build((Classes(10),), network.condition_width(PICTURE)))
+        assert sizes(conditioner) == {"parts.0.table.weight": (10, width)}
+    assert sizes(generator) == {
+        "noise_linear.weight": (200, 100),
+        "joint_linear.weight": (1200, 1200),
+        "out_linear.weight": (784, 1200),
+    }
+    assert sizes(discriminator) == {
+        "example_linear.weight": (1200, 784),
+        "joint_linear.weight": (960, 290),
+        "out_linear.weight": (1, 240),
+    }
+
+
+def test_the_published_sizes_for_word_vectors():
+    generator = ConditionalGenerator(100, 500, 2000, None, squashed=False, law=NormalNoise())
+    discriminator = ConditionalDiscriminator(Rectified(500), Rectified(1200), Maxout(1000, 3), pictures=False)
+    for network in (generator, discriminator):
+        conditioner = Conditioner(drop=0.0)
+        network.build((200,), conditioner.build((Vector(4096),), network.condition_width((200,))))
+        assert sizes(conditioner)["parts.0.linear.weight"] == (network.condition_width((200,)), 4096)
+    assert sizes(generator) == {"noise_linear.weight": (500, 100), "out_linear.weight": (200, 2500)}
+    assert sizes(discriminator) == {
+        "example_linear.weight": (500, 200),
+        "joint_linear.weight": (3000, 1700),
+        "out_linear.weight": (1, 1000),
+    }
+    made = generator(generator.law.random(3, generator.noise_dim), torch.randn(3, 2000))
+    assert made.shape == (3, 200)
+    assert discriminator(made, torch.randn(3, 1200)).shape == (3,)
+    rebuilt = construct(describe(generator))
+    assert isinstance(rebuilt.law, NormalNoise)
+    assert construct(describe(discriminator)).joint.width == 3000
+
+
+def test_a_class_enters_as_its_one_hot_vector_does_in_the_paper():
+    generator = ConditionalGenerator(dropout=0.0)
+    conditioner = Conditioner(drop=0.0)
+    generator.build(PICTURE, conditioner.build((Classes(10),), 1000))
+    label, noise = torch.tensor([0, 3, 9]), torch.rand(3, 100)
+    linear = torch.nn.Linear(10, 1000)
+    with torch.no_grad():
+        conditioner.parts[0].table.weight.copy_(linear.weight.T + linear.bias)
+        y = F.relu(linear(F.one_hot(label, 10).float()))
+        z = F.relu(generator.noise_linear(noise))
+        h = F.relu(generator.joint_linear(torch.cat([z, y], dim=1)))
+        expected = 2 * torch.sigmoid(generator.out_linear(h)) - 1
+        torch.testing.assert_close(generator(noise, conditioner((label,), 3)).flatten(1), expected)
+
+
+def test_maxout_is_the_largest_piece_of_each_unit():
+    x = torch.tensor([[1.0, 5.0, 2.0, -1.0, -3.0, -2.0]])
+    torch.testing.assert_close(Maxout(2, 3)(x), torch.tensor([[5.0, -1.0]]))
+    torch.testing.assert_close(Rectified(6)(x), x.clamp(min=0))
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_every_parameter_gets_a_gradient(conditional):
+    generator, discriminator = ConditionalGenerator(), ConditionalDiscriminator(reach=0.05)
+    generator.build(PICTURE, 1000 if conditional else 0)
+    discriminator.build(PICTURE, 250 if conditional else 0)
+    c = [torch.randn(4, width if conditional else 0) for width in (1000, 250)]
+    made = generator(generator.law.random(4, 100), c[0])
+    assert made.shape == (4, *PICTURE)
+    assert float(made.detach().abs().max()) <= 1
+    discriminator(made, c[1]).sum().backward()
+    for network in (generator, discriminator):
+        assert all(p.grad is not None for p in network.parameters())
+        assert all(float(p.detach().abs().max()) <= network.reach * 1.001 for p in network.parameters())
+
+
+def test_dropout_is_in_training_only():
+    generator = ConditionalGenerator()
+    generator.build(PICTURE, 0)
+    noise, none = torch.rand(2, 100), torch.zeros(2, 0)
+    torch.testing.assert_close(generator.eval()(noise, none), generator(noise, none), rtol=0, atol=0)
+    assert not torch.equal(generator.train()(noise, none), generator(noise, none))
+
+
+def test_pictures_are_read_as_in_the_paper():
+    discriminator = ConditionalDiscriminator(dropout=0.0)
+    raw = ConditionalDiscriminator(pictures=False, dropout=0.0)
+    discriminator.build(PICTURE, 0)
+    raw.build(PICTURE, 0)
+    raw.load_state_dict(discriminator.state_dict())
+    x, none = torch.rand(2, *PICTURE), torch.zeros(2, 0)
+    torch.testing.assert_close(discriminator(2 * x - 1, none), raw(x, none))
+
+
+def test_laws_of_the_noise():
+    seeded = SeededNoise(torch.arange(2000))
+    for law, mean, std in ((UniformNoise(), 0.5, 12**-0.5), (NormalNoise(), 0.0, 1.0)):
+        for draw in (law.random(2000, 20), law.seeded(seeded, 0, 20)):
+            assert draw.shape == (2000, 20)
+            assert float(draw.mean()) == pytest.approx(mean, abs=0.03)
+            assert float(draw.std()) == pytest.approx(std, abs=0.02)
+        torch.testing.assert_close(law.seeded(SeededNoise(torch.tensor([7])), 0, 20), law.seeded(seeded, 0, 20)[7:8])
+        torch.manual_seed(5)
+        first = law.random(2, 3)
+        torch.manual_seed(5)
+        torch.testing.assert_close(law.random(2, 3), first, rtol=0, atol=0)
+
+
+def test_a_condition_of_another_width_is_refused():
+    with pytest.raises(UserError, match=r"generator's conditioner\.dim must be 1000"):
+        ConditionalGenerator().build(PICTURE, 128)
+    with pytest.raises(UserError, match=r"discriminator's conditioner\.dim must be 250"):
+        ConditionalDiscriminator().build(PICTURE, 50)
