@@ -132,7 +132,7 @@ def test_compare_writes_a_table(rcg, refused, toy, classifier, tmp_path):
         ("{tmp}/nothing", "no samples at"),
         ("{tmp}/empty", "holds no pictures"),
         ("{tmp}/broken", "one.png is broken"),
-        ("{toy}/rdm/last.ckpt", "makes no pictures"),
+        ("{toy}/rdm/last.ckpt", "representations are compared with stored ones: join a store"),
         ("{toy}/representation/last.ckpt", "give an RDM's checkpoint with --prior"),
         ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, where a Generator is needed"),
     ],

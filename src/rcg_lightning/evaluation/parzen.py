@@ -17,6 +17,7 @@ from rcg_lightning.types import require
 log = logging.getLogger(__name__)
 
 BANDWIDTHS = tuple(10 ** (-1 + step / 9) for step in range(10))  # 0.1 to 1, in equal ratios, of pixels in [0, 1]
+VALIDATION = 1000  # pictures at most
 _CHUNK = 1000
 
 
@@ -45,6 +46,19 @@ def parzen_likelihood(
     for part in test.split(_CHUNK):
         metric.update(_pixels(part))
     return metric.compute() | {"bandwidth": bandwidth}
+
+
+def validation_and_test(heldout: Tensor) -> tuple[Tensor, Tensor]:
+    """Split held-out pictures into those that the bandwidth is chosen on and those that are scored.
+
+    The rule: the first of every five is for validation, but only 1000 of these, evenly spread; all others are scored.
+    """
+    require(len(heldout) >= 5, f"{len(heldout)} held-out pictures: a Parzen likelihood needs at least 5")
+    places = torch.arange(0, len(heldout), 5)
+    places = places[torch.arange(min(len(places), VALIDATION)) * len(places) // min(len(places), VALIDATION)]
+    test = torch.ones(len(heldout), dtype=torch.bool)
+    test[places] = False
+    return heldout[places], heldout[test]
 
 
 class ParzenWindow(Sums):

@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcg_lightning.core.contrastive import effective_rank, uniformity
-from rcg_lightning.core.frechet import frechet_distance, moments
 from rcg_lightning.data.neighbours import knn_accuracy
 from rcg_lightning.types import require
 
@@ -105,22 +104,3 @@ class LinearProbe:
 
     def _logits(self, rows: Tensor) -> Tensor:
         return F.linear(rows, self.weight, self.offset)
-
-
-def representation_distance(
-    generated: Tensor, train: Tensor, heldout: Tensor | None, seed: int = 0
-) -> dict[str, float]:
-    """Return ``rep_fd`` of generated representations (n, d) to the training set's (N, d), and its floors.
-
-    ``rep_fd_floor`` is that of n training representations, drawn by ``seed`` with repetition: what a perfect generator
-    scores, for the distance falls with n. ``rep_fd_heldout`` is that of all held-out ones.
-    """
-    least = min(len(generated), len(train))
-    require(least > 1, f"a Fréchet distance needs at least 2 representations of either kind, not {least}")
-    draw = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(train), (len(generated),), generator=draw)
-    rows = {"rep_fd": generated, "rep_fd_floor": train[index.to(train.device)]}
-    if heldout is not None and len(heldout) > 1:
-        rows["rep_fd_heldout"] = heldout
-    real = moments(train)
-    return {name: frechet_distance(*moments(found.to(train.device)), *real).item() for name, found in rows.items()}

@@ -7,7 +7,7 @@ beside every figure; records.py tells whether two records are of one protocol.
 import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from rcg_lightning.evaluation.published_statistics import read_statistics
 from rcg_lightning.evaluation.reading import Samples, open_samples
 from rcg_lightning.evaluation.records import LOSSLESS
 from rcg_lightning.evaluation.reference import Reference, reference_of
+from rcg_lightning.evaluation.representations import RealRepresentations
 from rcg_lightning.pretrained.network_folder import file_digest
 from rcg_lightning.types import require, to_uint8
 
@@ -83,7 +84,7 @@ class Protocol(Described):
 
     def record(
         self,
-        extractor: FeatureExtractor,
+        extractor: FeatureExtractor | str,
         reference: Mapping[str, Any],
         number: int,
         format: str = "memory",
@@ -92,26 +93,28 @@ class Protocol(Described):
         """Return in plain data how figures were made.
 
         Args:
-            extractor: the one that was used.
+            extractor: the one that was used, or the identity of the encoder whose stored representations are compared.
             reference: what ``bind`` found.
             number: samples scored.
             format: ``memory`` for pictures that were scored as they were made, else of their files.
             asked: the named protocol that this one is a variant of; what differs from it becomes part of the name.
         """
         made = format == "memory"
+        kind, weights = (None, extractor) if isinstance(extractor, str) else (describe(extractor), extractor.identity)
+        stored = kind is None
         found: dict[str, Any] = {
             "name": self.name,
             "version": self.version,
-            "extractor": describe(extractor),
-            "weights": extractor.identity,
+            "extractor": kind,
+            "weights": weights,
             "reference": dict(reference),
             "number": number,
             # of pictures from files it is not known; what `rcg sample` wrote was rounded
             "labels": self.labels if made else None,
-            "quantisation": self.quantisation if made else "round" if format == "store" else None,
+            "quantisation": None if stored else self.quantisation if made else "round" if format == "store" else None,
             "resize": reference.get("resize"),
             "format": format,
-            "neighbours": self.neighbours,
+            "neighbours": None if stored else self.neighbours,
         }
         changed = [] if asked is None or asked.name == "own" else asked._changed(found)
         if changed:
@@ -129,7 +132,7 @@ class Protocol(Described):
             "quantisation": found["quantisation"] in (None, self.quantisation),
             "resize": self.resize is None or found["resize"] in (None, self.resize),
             "format": found["format"] in LOSSLESS or found["format"] == self.format,
-            "neighbours": found["neighbours"] == self.neighbours,
+            "neighbours": found["neighbours"] in (None, self.neighbours),
         }
         return [name for name, kept in same.items() if not kept]
 
@@ -138,7 +141,7 @@ def presets() -> dict[str, Protocol]:
     """Return the named protocols.
 
     Those of natural pictures take the published Inception weights; ``digits`` and ``mnist`` a classifier trained on the
-    data, whose folder the user gives.
+    data, whose folder the user gives. ``rep-train`` is of representations.
     """
     inception: dict[str, Any] = {"extractor": InceptionExtractor(), "weights": INCEPTION, "number": 50_000}
     imagenet = inception | {"quantisation": "truncate", "resize": "shorter side 256, centre 256", "neighbours": 3}
@@ -150,6 +153,7 @@ def presets() -> dict[str, Protocol]:
         Protocol("icgan", **inception, reference="heldout"),
         Protocol("digits", weights="classifier-", reference="train", number=1346, resize="as is"),
         Protocol("mnist", weights="classifier-", reference="train", number=10_000, resize="as is"),
+        Protocol("rep-train", reference="train", number=50_000),
     ]
     return {protocol.name: protocol for protocol in named}
 
@@ -161,6 +165,37 @@ def find_protocol(name: str) -> Protocol:
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     require(name in known, f"no protocol {name}: {hint}")
     return known[name]
+
+
+@dataclass(frozen=True)
+class Real:
+    """Where the real pictures, or what stands for them, lie: one of three.
+
+    Attributes:
+        data: a data set.
+        statistics: a published file.
+        samples: other samples, as ``open_samples`` takes them.
+        folder: where features are kept for the next time, if anywhere.
+    """
+
+    data: ImageData | None = None
+    statistics: Path | None = None
+    samples: Path | None = None
+    folder: Path | None = None
+
+    def bind(
+        self, protocol: Protocol, extractor: FeatureExtractor, device: torch.device | str
+    ) -> tuple[Reference, dict[str, Any]]:
+        """Return the reference that ``protocol`` compares with, and what to record of it; one must be given."""
+        given = sum(source is not None for source in (self.data, self.statistics, self.samples))
+        require(given > 0, "give what to compare with: either --data or --statistics")
+        require(given == 1, "give one thing to compare with: --data, --statistics or --reference_samples")
+        if self.statistics is not None:
+            return bind_statistics(self.statistics, extractor, device, self.folder)
+        if self.samples is not None:
+            return bind_samples(self.samples, extractor, device)
+        assert self.data is not None
+        return bind_data(protocol, self.data, extractor, self.folder, device)
 
 
 def bind_data(
@@ -209,6 +244,26 @@ def bind_samples(
     real = Reference.measure(_digested(samples, digest), None, extractor, device=device)
     real = replace(real, train=replace(real.train, pictures=None), name="samples")  # no training pictures to be copied
     return real, {"set": "samples", "identity": digest.hexdigest(), "pictures": samples.count, "format": samples.format}
+
+
+def bind_representations(data: ImageData) -> tuple[RealRepresentations, dict[str, Any]]:
+    """Return the stored representations that a data module joins, and what to record of them.
+
+    Raises:
+        UserError: it joins none of the training pictures.
+    """
+    data.prepare_data()
+    train = data.columns("train").get("representation")
+    if train is None:
+        raise UserError("representations are compared with stored ones: join a store of rcg extract by --data.stores")
+    real = RealRepresentations(train, data.columns("heldout").get("representation"))
+    geometry = train.identity.get("geometry")
+    return real, {
+        "set": "train",
+        "identity": train.identity.get("dataset"),
+        "pictures": real.pictures,
+        "resize": geometry,
+    }
 
 
 def _digested(samples: Samples, digest: Any) -> Iterator[Tensor]:

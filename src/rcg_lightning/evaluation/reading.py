@@ -27,13 +27,13 @@ class Samples:
 
     Attributes:
         count: N.
-        shape: (C, H, W) of each.
-        read: positions start, stop -> uint8 (stop - start, C, H, W).
+        shape: (C, H, W) of each; (R,) of representations.
+        read: positions start, stop -> uint8 (stop - start, C, H, W), or float (stop - start, R).
         format: ``npz``, ``store``, or the kinds of files in a folder: ``png``, ``jpeg``, ``jpeg and png``.
     """
 
     count: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
     format: str
 
@@ -71,6 +71,26 @@ def open_samples(path: Path, channels: int | None = None) -> Samples:
         require(path.suffix == ".npz", f"{path} is neither a folder nor an .npz: samples come as one of these")
         return _from_npz(path)
     return _from_store(path) if (path / MANIFEST).is_file() else _from_folder(path, channels)
+
+
+def holds_representations(path: Path) -> bool:
+    """Whether ``path`` is a store of representations without pictures."""
+    if not (path / MANIFEST).is_file():
+        return False
+    columns = Store.open(path).columns
+    return "representation" in columns and "image" not in columns
+
+
+def open_representations(path: Path) -> Samples:
+    """Open a store of generated representations, whose parts are read like those of pictures."""
+    store = Store.open(path)
+    shape = tuple(store.columns["representation"]["shape"])
+    require(store.views == 1, f"the store at {path} has {store.views} views of each picture: samples have one")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return store.read("representation", np.arange(start, stop)).astype(np.float32)
+
+    return Samples(store.size, shape, read, "store")
 
 
 def _from_folder(folder: Path, channels: int | None) -> Samples:

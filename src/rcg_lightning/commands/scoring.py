@@ -1,0 +1,145 @@
+"""Samples scored: as a generator makes them, on any number of processes, or as they lie in files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from rcg_lightning.commands.generator import Loaded, chosen_labels
+from rcg_lightning.commands.parsing import watched
+from rcg_lightning.conditions import LABEL_STREAM
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.random import SeededNoise
+from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.data.seeds import Seeds
+from rcg_lightning.evaluation.protocols import Labels, Protocol
+from rcg_lightning.evaluation.reading import Samples
+from rcg_lightning.evaluation.reference import BATCH, batches
+from rcg_lightning.evaluation.representations import RepresentationScorer
+from rcg_lightning.evaluation.scores import Scorer
+from rcg_lightning.stages.folder import holds_stage
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.trainer import Trainer
+from rcg_lightning.types import Batch, require
+
+AnyScorer = Scorer | RepresentationScorer
+
+
+class ScoredSampling(LightningModule):
+    """Scores samples as they are made; none touches the disk, and any number of processes take part.
+
+    Args:
+        generator: what makes them, with its settings of sampling; None takes the generator's own.
+        scorers: one for each block of seeds.
+        number: samples of a block.
+        finish: from what the generator makes to what is scored, such as uint8 pictures.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        scorers: Sequence[AnyScorer],
+        number: int,
+        finish: Callable[[Tensor], Tensor],
+        guidance: Guidance | None = None,
+        sampler: Sampler | None = None,
+        average: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.generator, self.guidance, self.sampler, self.average = generator, guidance, sampler, average
+        self.scorers, self.number, self.finish = torch.nn.ModuleList(scorers), number, finish
+        self.waiting: list[list[tuple[Tensor, Tensor]]] = [[] for _ in scorers]  # samples and their positions
+        self.figures: list[dict[str, float]] = []
+        self.kept: list[Tensor] = []
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        made = self.generator.sample(batch, self.guidance, self.sampler, self.average)
+        made = self.finish(made.float())
+        block = batch["index"] // self.number
+        for i in block.unique().tolist():
+            mine = block == i
+            self.waiting[i].append((made[mine], batch["index"][mine] % self.number))
+            self._score(i, BATCH)
+
+    def _score(self, i: int, least: int) -> None:
+        """Score what waits of a block, in the batches that files are scored in: figures agree to the last digit."""
+        while sum(len(samples) for samples, _ in self.waiting[i]) >= least:
+            samples, positions = (torch.cat(parts) for parts in zip(*self.waiting[i], strict=True))
+            with torch.autocast(samples.device.type, enabled=False):  # figures are of float32 at least
+                self.scorers[i].update(samples[:BATCH], positions[:BATCH])  # type: ignore[operator]
+            rest = samples[BATCH:], positions[BATCH:]
+            self.waiting[i] = [rest] if len(rest[0]) else []
+
+    def on_predict_end(self) -> None:
+        for i in range(len(self.scorers)):
+            self._score(i, 1)
+        self.figures = [scorer.compute() for scorer in self.scorers]  # type: ignore[operator]
+        self.kept = _kept(self.scorers)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of samples.
+
+    Attributes:
+        blocks: figures of each block of seeds, by short names.
+        number: samples of a block.
+        format: as in a protocol's record.
+        speaks: true in one of the processes that made them.
+        kept: samples of each block, where scorers keep them, uint8 (n, C, H, W) in their order.
+    """
+
+    blocks: list[dict[str, float]]
+    number: int
+    format: str
+    speaks: bool = True
+    kept: list[Tensor] = field(default_factory=list)
+
+
+def score_made(module: ScoredSampling, seeds: Seeds, trainer: Trainer) -> Scored:
+    """Score what a generator makes of ``seeds``."""
+    trainer.predict(module, datamodule=seeds, return_predictions=False)
+    return Scored(module.figures, module.number, "memory", trainer.is_global_zero, module.kept)
+
+
+def score_read(found: Samples, scorers: Sequence[AnyScorer], device: torch.device) -> Scored:
+    """Score samples that lie in files, in as many equal parts as there are scorers."""
+    count = len(scorers)
+    require(found.count % count == 0, f"{found.count} samples make no {count} equal parts: choose another --seeds")
+    size, figures = found.count // count, []
+    for i, scorer in enumerate(scorers):
+        part = found.part(i * size, (i + 1) * size)
+        scorer.to(device)
+        for batch in batches(watched(part, "scoring", -(-size // BATCH))):
+            scorer.update(batch.to(device))
+        figures.append(scorer.compute())
+    return Scored(figures, size, found.format, kept=_kept(scorers))
+
+
+def asked_seeds(loaded: Loaded, first: int, total: int, labels: Labels, batch_size: int) -> Seeds:
+    """Return ``total`` seeds from ``first`` on, with labels where the protocol chooses them."""
+    numbers = torch.arange(first, first + total)
+    carried: dict[str, Tensor] = {}
+    if labels != "generated":
+        carried = chosen_labels(loaded, None, True, total)
+    if labels == "random" and loaded.labels is not None:
+        carried["label"] = SeededNoise(numbers, LABEL_STREAM).integers(0, loaded.labels)
+    return Seeds(numbers.tolist(), batch_size, carried)
+
+
+def finisher(protocol: Protocol, generator: Generator) -> Callable[[Tensor], Tensor]:
+    """Return what makes of a generator's samples what is scored: pictures are quantised, representations stay."""
+    return protocol.quantise if generator.codec.makes == "image" else torch.Tensor.contiguous
+
+
+def is_generator(path: Path) -> bool:
+    """Whether samples are to be made by what lies at ``path``: a checkpoint, a stage's folder or a bundle."""
+    return holds_stage(path) or path.suffix in (".pt", ".pth")
+
+
+def _kept(scorers: Any) -> list[Tensor]:
+    return [scorer.kept.compute() for scorer in scorers if scorer.kept is not None]

@@ -1,0 +1,94 @@
+"""Figures beyond those of features: the closest samples shown, Parzen windows, generated representations."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.sources import Digits
+from rcg_lightning.evaluation.memorisation import closest_matches
+from rcg_lightning.evaluation.parzen import parzen_likelihood, validation_and_test
+from rcg_lightning.evaluation.reading import open_samples
+from rcg_lightning.evaluation.reference import real_pictures
+
+REAL = ["--data.source", "Digits", "--data.source.limit", "256"]
+
+
+@pytest.fixture
+def evaluated(rcg, toy, tmp_path):
+    """Evaluate toy samples; return what was written and what was said on stderr."""
+
+    def run(samples, *words, data=REAL):
+        out = tmp_path / "figures.json"
+        classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", toy / "classifier" / "classifier"]
+        common = ["--samples", samples, *classifier, *data, "--accelerator", "cpu", "--out", out]
+        code, _, error = rcg("evaluate", *common, *words)
+        assert code == 0, error
+        return json.loads(out.read_text()), error
+
+    return run
+
+
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_the_closest_samples_are_shown_beside_training_pictures(evaluated, toy, tmp_path, space):
+    content, _ = evaluated(toy / "samples_none", "--memorisation", 3, "--memorisation_in", space)
+    found = content["closest"]
+    assert (found["in"], found["of"], len(found["rows"])) == (space, 128, 3)
+    assert [row["distance"] for row in found["rows"]] == sorted(row["distance"] for row in found["rows"])
+    assert Image.open(tmp_path / found["picture"]).height > 3 * 50
+    if space == "pixels":
+        samples = open_samples(toy / "samples_none" / "store").first(128)
+        data = ImageData(Digits(limit=256))
+        expected = closest_matches(samples, real_pictures(data, "train"), 3)
+        assert [row["training"] for row in found["rows"]] == [match.training for match in expected]
+
+
+def test_samples_made_in_the_run_are_looked_at_as_well(evaluated, toy):
+    content, _ = evaluated(toy / "none" / "last.ckpt", "--number", 40, "--seeds", 2, "--memorisation", 2, "--parzen")
+    assert content["closest"]["of"] == 80
+    assert len(content["blocks"][0]) == len(content["deviations"])
+    assert content["deviations"]["parzen/pixels_40_heldout"] > 0
+
+
+def test_parzen_windows_are_scored_on_pictures_that_chose_no_bandwidth(evaluated, toy):
+    content, _ = evaluated(toy / "samples_none", "--parzen", "true")
+    samples = open_samples(toy / "samples_none" / "store").first(128)
+    heldout = torch.cat(list(real_pictures(ImageData(Digits(limit=256)), "heldout")))
+    validation, test = validation_and_test(heldout)
+    assert len(validation) == -(-len(heldout) // 5)
+    assert len(validation) + len(test) == len(heldout)
+    expected = parzen_likelihood(samples, validation, test)
+    named = {f"{name}/pixels_128_heldout": pytest.approx(value) for name, value in expected.items()}
+    assert {name: content["figures"][name] for name in named} == named
+    assert {"parzen", "parzen_se", "bandwidth"} == expected.keys()
+
+
+def test_generated_representations_are_scored_as_they_are_made_or_from_their_store(rcg, evaluated, toy, tmp_path):
+    stores = [f"--data.stores=[{toy}/store]", f"--data.heldout_stores=[{toy}/heldout_store]"]
+    made, _ = evaluated(toy / "rdm" / "last.ckpt", "--number", 90, "--protocol", "rep-train", data=[*REAL, *stores])
+    names = {f"{kind}/encoder_90_{split}" for kind in ("rep_fd", "rep_fd_floor") for split in ("train", "heldout")}
+    assert made["figures"].keys() == names
+    assert made["protocol"]["name"] == "rep-train with another number"
+    assert made["protocol"]["extractor"] is None
+    words = ["sample", "--checkpoint", toy / "rdm" / "last.ckpt", "--number", 90, "--accelerator", "cpu"]
+    assert rcg(*words, "--out", tmp_path / "drawn")[0] == 0
+    read, _ = evaluated(tmp_path / "drawn", data=[*REAL, *stores])
+    assert read["figures"] == pytest.approx(made["figures"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--samples", "{toy}/samples_none", "--memorisation", 2], "--memorisation writes a picture beside --out"),
+        (["--samples", "{toy}/rdm/last.ckpt", "--parzen"], "are of pictures, not of representations"),
+        (["--samples", "{toy}/none/last.ckpt", "--parzen", "--number", 99999999], "too many for Parzen windows"),
+        (["--samples", "{toy}/none/last.ckpt", "--ema", "short"], "no average 'short'"),
+        (["--samples", "{toy}/none/last.ckpt", "--interval", "0.2"], "a guidance interval is two numbers"),
+    ],
+)
+def test_what_cannot_be_done(refused, toy, words, line):
+    classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", toy / "classifier" / "classifier"]
+    words = [str(word).format(toy=toy) for word in words]
+    assert line in refused("evaluate", *words, *classifier, *REAL, "--accelerator", "cpu")
