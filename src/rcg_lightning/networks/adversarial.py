@@ -73,7 +73,14 @@ class GeneratorNetwork(Described, nn.Module):
 
 
 class DiscriminatorNetwork(Described, nn.Module):
-    """Example and condition to a logit. Sizes that follow from the data go to ``build``, not to the constructor."""
+    """Example and condition to a logit. Sizes that follow from the data go to ``build``, not to the constructor.
+
+    Attributes:
+        together: whether pictures made and real may go through in one pass, pictures made first; False where the
+            network compares the pictures of a batch, so that each kind needs a pass of its own.
+    """
+
+    together: bool = True
 
     @abstractmethod
     def condition_width(self, shape: tuple[int, ...]) -> int:
