@@ -14,6 +14,7 @@ from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 from rcg_lightning.stages.base import Stage, read_stage
+from rcg_lightning.stages.folder import stage_content
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import require
 
@@ -31,6 +32,7 @@ DESCRIPTION = {
   rcg fit --config digits_encoder --trainer.default_root_dir runs/encoder
   rcg fit --config digits_generator --model.condition ClassCondition --trainer.max_steps 200
   rcg fit --config runs/encoder/config.yaml --ckpt_path last             continue where it stopped
+  rcg fit --config digits_generator --init_from runs/converted           begin with other weights, as far as they fit
 {_GUIDE}""",
     "validate": f"""Measure a checkpoint on the held-out pictures, as training does at its end.
   rcg validate --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
@@ -57,6 +59,24 @@ class SaveConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, "fit")
 
 
+class StartFrom(pl.Callback):
+    """Begins training with the weights of another run; one that continues has its own.
+
+    Args:
+        path: checkpoint, stage's folder or bundle.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage)
+        if trainer.ckpt_path is None:
+            lines = pl_module.start_from(self.path)  # every process: the same file gives the same weights
+            if trainer.is_global_zero:
+                say("\n  ".join([f"beginning with {self.path}", *lines]))
+
+
 class StageCLI(LightningCLI):
     """LightningCLI with short help, errors on one line, and a look at the checkpoint before anything is built."""
 
@@ -66,6 +86,13 @@ class StageCLI(LightningCLI):
         for action in parser._actions:
             if action.dest == "ckpt_path":
                 action.help = "checkpoint of this stage; `last` is the one in the run's folder"
+        if subcommand == "fit":
+            parser.add_argument(
+                "--init_from",
+                type=Path | None,
+                default=None,
+                help="begin with the weights of this checkpoint, stage's folder or bundle, as far as they fit",
+            )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -78,6 +105,8 @@ class StageCLI(LightningCLI):
         given = config.get("ckpt_path")
         if given is None:
             require(self.config.subcommand == "fit", "there is nothing trained to look at: give --ckpt_path")
+            if config.init_from is not None:
+                read_stage(stage_content(config.init_from), str(config.init_from))
             return
         path = Path(config.trainer.default_root_dir) / "last.ckpt" if str(given) == "last" else Path(given)
         found = read_stage(read_checkpoint(path, "a stage"), str(path))["class_path"].rpartition(".")[2]
@@ -86,6 +115,11 @@ class StageCLI(LightningCLI):
             found == wanted, f"{path} holds a {found}, the config asks for a {wanted}: give the right one of the two"
         )
         config.ckpt_path = str(path)
+
+    def before_fit(self) -> None:
+        start = self.config.fit.init_from
+        if start is not None:
+            self.trainer.callbacks.append(StartFrom(Path(start)))  # type: ignore[attr-defined]
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

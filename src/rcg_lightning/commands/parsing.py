@@ -89,7 +89,7 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     ``--print_config`` leaves out what is unset. What follows one of the options ``lists``, with spaces or commas
     between, becomes a list.
     """
-    words = list(argv)
+    words = [_underscored(word) for word in argv]
     for i, name in named_configs(argv):
         path = find_config(name)
         content = read_config(path)
@@ -99,6 +99,12 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
         words[i] = f"{flag}={path}" if equals and flag in CONFIG_FLAGS else str(path)
     words = ["--print_config=skip_unset" if word == "--print_config" else word for word in words]
     return _with_lists(words, [f"--{name}" for name in lists])
+
+
+def _underscored(word: str) -> str:
+    """An option may be written with dashes: ``--init-from`` is ``--init_from``."""
+    option, equals, value = word.partition("=")
+    return f"--{option[2:].replace('-', '_')}{equals}{value}" if option.startswith("--") else word
 
 
 def _with_lists(words: list[str], options: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from rcg_lightning.described import Described, construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.stages.folder import stage_content
 from rcg_lightning.stages.optimization import Optimizer
+from rcg_lightning.stages.start import take_over
 from rcg_lightning.types import Batch, Facts, require
 
 
@@ -115,6 +116,24 @@ class Stage(Described, LightningModule):
         self.build(Facts.from_plain(checkpoint["facts"]))
         check_weights(self, checkpoint["state_dict"])
 
+    def start_from(self, path: Path) -> list[str]:
+        """Take over the weights at ``path``, as far as they fit, before training; return what became of them, in lines.
+
+        Args:
+            path: checkpoint, stage's folder or bundle of a stage of this class; other data and other settings may do.
+        """
+        content = stage_content(path)
+        read_stage(content, str(path))
+        report = take_over(self, content, str(path))
+        more = self.after_start(frozenset(report.fresh))
+        assert self.facts is not None
+        others = other_identities(self.facts, Facts.from_plain(content["facts"]), self.needs)
+        return [*report.lines(), *more, *others]
+
+    def after_start(self, fresh: frozenset[str]) -> list[str]:
+        """Called after ``start_from`` with the names of the tensors that stayed fresh; return lines to say."""
+        return []
+
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
         """Rebuild a stage, with weights, in evaluation mode. Nothing is unpickled.
@@ -172,3 +191,10 @@ def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:
             raise UserError(
                 f"the stage was trained on {name} {mine}, what is given makes {other}: use the store or encoder it had"
             )
+
+
+def other_identities(built: Facts, given: Facts, needs: frozenset[str]) -> list[str]:
+    """Say which of the columns that a stage reads were made by something else when the weights were trained."""
+    names = [name for name in sorted(needs) if name in given.identities and name in built.identities]
+    pairs = [(name, given.identities[name], built.identities[name]) for name in names]
+    return [f"{name}: of {now} here, of {before} in the file" for name, before, now in pairs if before != now]

@@ -215,6 +215,19 @@ class Generator(Stage):
             kept["representation"] = encoder(batch["image"])
         return kept
 
+    def after_start(self, fresh: frozenset[str]) -> list[str]:
+        """Begin averages that the file lacks with what they average."""
+        if self.ema is None:
+            return []
+        places, lines = {id(module): f"{name}." for name, module in self.named_modules()}, []
+        for name in self.ema.decays:
+            copies = self.ema.averaged(name)
+            if fresh.issuperset(places[id(copies)] + key for key in copies.state_dict()):
+                for part, module in self._averaged_modules().items():
+                    copies[part].load_state_dict(module.state_dict())
+                lines.append(f"average {name}: begins with the trained weights, the file lacks it")
+        return lines
+
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
         """Rebuild a generator as ``Stage.load`` does; one of a bundle takes its prior and autoencoder from there."""

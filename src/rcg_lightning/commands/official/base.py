@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import rcg_lightning.commands.official as package
+from rcg_lightning.conditions import ClassCondition, JointCondition, NoCondition, RepresentationCondition
 from rcg_lightning.described import Described, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.checkpoints import State, recognise, require_fit
@@ -20,7 +21,7 @@ from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import load_network, read_description, save_network
 from rcg_lightning.stages.folder import bundle_parts, save_stage, stage_content
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import Facts, require
+from rcg_lightning.types import Classes, Condition, Facts, Vector, require
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,41 @@ def heads_of(width: int, given: int | None, usual: Mapping[int, int], where: str
     return heads
 
 
+def has_average(content: Mapping[str, Any]) -> bool:
+    """Whether a file of DiT or ADM holds averaged weights beside those of the last step."""
+    return isinstance(content.get("model_ema"), Mapping)
+
+
 def kept_decay(decay: Tensor | None) -> float:
     """Return the decay of an average that a file tells, as it was typed before it became float32; else 0.9999."""
     return 0.9999 if decay is None or decay.is_meta else round(float(decay), 7)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A condition as the facts of a stage have it.
+
+    Attributes:
+        condition: where it comes from.
+        parts: what it consists of.
+        classes: number of classes, where it has any.
+        columns: what it reads of a store.
+    """
+
+    condition: Condition
+    parts: tuple[Classes | Vector, ...]
+    classes: int | None
+    columns: dict[str, dict[str, Any]]
+
+
+def told(numbers: int | None, classes: int | None) -> Told:
+    """Return the condition on a representation of so many numbers, on so many classes, on both or on nothing."""
+    found: list[tuple[Condition, Classes | Vector]] = []
+    if numbers is not None:
+        found.append((RepresentationCondition(), Vector(numbers)))
+    if classes is not None:
+        found.append((ClassCondition(), Classes(classes)))
+    conditions = [condition for condition, _ in found]
+    condition = JointCondition(conditions) if len(found) > 1 else (*conditions, NoCondition())[0]
+    columns = {} if numbers is None else {"representation": {"shape": [numbers]}}
+    return Told(condition, tuple(part for _, part in found), classes, columns)
