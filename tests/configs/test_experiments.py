@@ -19,6 +19,7 @@ from rcg_lightning.types import Facts
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
 TRAINED = [name for name, path in EXPERIMENTS.items() if "model" in yaml.safe_load(path.read_text())]
+STORED = ("RepresentationCondition", "codecs.Representations")  # what a config reads from a store
 DATA_ONLY = [name for name in EXPERIMENTS if name.endswith("_data")]
 FACTS = {
     "digits": ((1, 8, 8), 10),
@@ -28,6 +29,10 @@ FACTS = {
     "imagenet64": ((3, 64, 64), 1000),
     "imagenet256": ((3, 256, 256), 1000),
 }
+SMALL_UNET = [
+    "--data.batch_size=2",
+    *(f"--model.denoiser.network.{size}" for size in ("width=32", "depth=1", "head_width=32", "groups=8")),
+]
 # what would be too slow at full width on a CPU; the full size is built, without memory, by another test
 SMALLER = {
     "cifar10_encoder": ["--data.batch_size=4"],
@@ -43,6 +48,12 @@ SMALLER = {
     "cifar10_generator": ["--model.denoiser.network.depth=2"],
     "folder_generator": ["--model.denoiser.network.depth=2"],
     "imagenet64_dit_rep": ["--model.denoiser.network.depth=1"],
+    "mnist_unet": ["--model.denoiser.network.width=32"],
+    "cifar10_unet": SMALL_UNET,
+    "cifar10_paper": SMALL_UNET,
+    "imagenet256_adm_rep": SMALL_UNET,
+    "imagenet256_adm_rep_release": SMALL_UNET,
+    "imagenet256_adm_joint": SMALL_UNET,
 }
 
 
@@ -115,7 +126,7 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
         words += [f"--model.codec.encoder.weights={offline / 'vit.pth.tar'}", "--model.codec.encoder.heads=12"]
     elif name.endswith("_repa"):
         words += [f"--model.alignment.encoder.folder={offline / 'encoder'}"]
-    elif "_rdm" in name or name.endswith(("_joint", "_rep")):
+    elif any(column in EXPERIMENTS[name].read_text() for column in STORED):
         words += stores(name)
     words += [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     assert cli.main(["fit", "--config", name, *words]) == 0
@@ -127,7 +138,7 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
 
 
 @pytest.mark.parametrize("condition", ["NoCondition", "ClassCondition", "ClusterCondition", "RepresentationCondition"])
-@pytest.mark.parametrize("name", ["digits_dit", "cifar10_generator"])
+@pytest.mark.parametrize("name", ["digits_dit", "digits_unet", "cifar10_generator"])
 def test_a_generator_takes_every_condition_by_override(name, condition, places, stores, tmp_path):
     words = [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     words += [f"--model.condition={condition}", "--data.batch_size=8", "--model.denoiser.network.depth=1"]
