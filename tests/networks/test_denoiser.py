@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from rcg_lightning.core.diffusion import Clean, Noise, Velocity, add_noise, expand
-from rcg_lightning.core.schedule import LinearSchedule
+from rcg_lightning.core.diffusion import Clean, MinSNR, Noise, Velocity, add_noise, expand
+from rcg_lightning.core.schedule import FlowSchedule, LinearSchedule
+from rcg_lightning.errors import UserError
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.types import Backbone
 
@@ -75,3 +76,24 @@ def test_float64_is_kept_out(example):
     denoiser = Denoiser(Told(noise), LinearSchedule(), Noise())
     denoiser.build((3, 5, 5), 0)
     assert denoiser(z, k, c).mean.dtype == denoiser.loss(z, k, c, noise).dtype == torch.float32
+
+
+def test_a_weighting_scales_the_error_of_each_level(example):
+    z, noise, k, c = example
+    error = torch.randn_like(z)
+    schedule = LinearSchedule()
+    plain, weighted = (
+        Denoiser(Told(noise + error), schedule, Noise(), weighting=weighting) for weighting in (None, MinSNR(2.0))
+    )
+    for denoiser in (plain, weighted):
+        denoiser.build((3, 5, 5), 0)
+    bars = torch.tensor([schedule.alpha_bar(level) for level in k.tolist()])
+    snr = bars / (1 - bars)
+    expected = plain.loss(z, k, c, noise) * snr.clamp(max=2.0) / snr
+    torch.testing.assert_close(weighted.loss(z, k, c, noise), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_noise_cannot_be_predicted_where_there_is_no_signal():
+    with pytest.raises(UserError, match="let the network predict FlowVelocity"):
+        Denoiser(Told(), FlowSchedule(), Noise())
+    Denoiser(Told(), FlowSchedule(), Velocity())

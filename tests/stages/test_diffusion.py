@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from rcg_lightning.conditions import ClassCondition
-from rcg_lightning.core.diffusion import Posterior
+from rcg_lightning.core.diffusion import FlowVelocity, Posterior
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.random import SeededNoise
-from rcg_lightning.core.samplers import DDIM, Ancestral
-from rcg_lightning.core.schedule import CosineSchedule, LinearSchedule
+from rcg_lightning.core.samplers import DDIM, Ancestral, Heun
+from rcg_lightning.core.schedule import CosineSchedule, FlowSchedule, LinearSchedule, LogitNormal
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.dit import DiT
@@ -117,3 +117,43 @@ def test_a_few_steps_of_training_lower_the_loss(make_stage, tmp_path, trainer, d
     fit = trainer(tmp_path, 60)
     fit.fit(stage, digits(batch_size=64))
     assert float(fit.callback_metrics["val/loss"]) < 0.55 * before
+
+
+def test_a_flow_is_trained_at_any_time_and_sampled_by_seed(make_stage, awake):
+    denoiser = Denoiser(ModulatedMLP(16, 1, time_dim=16), FlowSchedule(100), FlowVelocity())
+    stage = awake(make_stage(ClassCondition(), denoiser=denoiser, sampler=Heun(3), stratified=True).build(FACTS))
+    torch.manual_seed(0)
+    levels = stage._random_levels(1000, torch.device("cpu"))
+    assert levels.dtype == torch.float32
+    assert len(levels.unique()) == 1000
+    assert -1 <= float(levels.min()) < float(levels.max()) <= 99
+    loss = stage.train().losses(batch(8))["loss"]
+    loss.backward()
+    assert bool(loss.isfinite())
+    everything = stage.eval().sample({"seed": torch.arange(20)}, Guidance(2.0))
+    parts = [stage.sample({"seed": part}, Guidance(2.0)) for part in torch.arange(20).split(7)]
+    assert torch.equal(torch.cat(parts), everything)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "place"), [(CosineSchedule(100), 0.5), (FlowSchedule(100), 1.0)], ids=["diffusion", "flow"]
+)
+def test_levels_follow_a_law(make_stage, schedule, place):
+    """The fraction of level k is (k + 1) / T on a flow; of whole levels it lies between k / T and that."""
+    denoiser = Denoiser(ModulatedMLP(16, 1), schedule, FlowVelocity())
+    for stratified in (False, True):
+        stage = make_stage(denoiser=denoiser, law=LogitNormal(-1.0, 0.5), stratified=stratified)
+        torch.manual_seed(0)
+        levels = torch.cat([stage._random_levels(100, torch.device("cpu")) for _ in range(50)])
+        logits = torch.logit((levels + place) / 100)
+        assert float(logits.mean()) == pytest.approx(-1.0, abs=0.03)
+        assert float(logits.std()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_few_steps_of_flow_matching_lower_the_loss(make_stage, tmp_path, trainer, digits):
+    denoiser = Denoiser(ModulatedMLP(64, 2, time_dim=32), FlowSchedule(100), FlowVelocity())
+    stage = make_stage(denoiser=denoiser, stratified=True, sampler=DDIM(4))
+    before = trainer(tmp_path, 1).validate(stage, digits(), verbose=False)[0]["val/loss"]
+    fit = trainer(tmp_path, 60)
+    fit.fit(stage, digits(batch_size=64))
+    assert float(fit.callback_metrics["val/loss"]) < 0.6 * before

@@ -116,6 +116,8 @@ def sample(
         carried["representation"] = stored_representations(generator, representations, number)
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
     data = Seeds(seeds.tolist(), batch_size, carried)
+    if sampler is not None:
+        generator.checked(sampler)
     take_weak(generator, weak, weak_ema)
     strength = chosen_guidance(generator, guidance, ramp, interval, guided_channels)
     idle = generator.weak_identity is not None and guidance is None and strength.scale == 1
