@@ -62,11 +62,13 @@ def test_every_parameter_gets_a_gradient(kind, conditional, checkpointing):
 
 
 @pytest.mark.parametrize("kind", ["adm", "ldm"])
-def test_checkpointing_changes_memory_only(kind):
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_checkpointing_changes_memory_only(kind, dropout):
     x, k, c = torch.randn(2, 3, 8, 12), torch.tensor([1, 9]), torch.randn(2, width_of(kind))
     gradients, saved = [], []
     for checkpointing in (False, True):
-        network = build(kind, width_of(kind), checkpointing=checkpointing)
+        network = build(kind, width_of(kind), checkpointing=checkpointing, dropout=dropout)
+        torch.manual_seed(1)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
             loss = network(x, k, c).square().sum()

@@ -151,7 +151,8 @@ class UNet(Backbone):
     def run(self, stage: nn.Module, h: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """``stage(h, t, c)``, which with ``checkpointing`` is computed again in the backward pass."""
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(stage, h, t, c, use_reentrant=False)  # type: ignore[return-value]
+            random = self.dropout > 0
+            return checkpoint(stage, h, t, c, use_reentrant=False, preserve_rng_state=random)  # type: ignore[return-value]
         return stage(h, t, c)
 
 
