@@ -36,6 +36,8 @@ COMMANDS = {
     ),
     "bundle": ("rcg_lightning.commands.bundle:main", "put generator, prior, autoencoder, encoder into one folder"),
     "evaluate": ("rcg_lightning.commands.evaluate:main", "score samples: FID or FD, IS, precision, recall, copies"),
+    "reconstruct": ("rcg_lightning.commands.reconstruct:main", "score a codec: rFID, PSNR, SSIM, LPIPS"),
+    "probe": ("rcg_lightning.commands.probe:main", "probe an encoder: uniformity, effective rank, kNN, linear probe"),
     "compare": ("rcg_lightning.commands.compare:main", "score several sets of samples side by side: table and picture"),
     "sweep": ("rcg_lightning.commands.sweep:main", "score a generator over guidance, steps, temperature: table, plots"),
     "bench": ("rcg_lightning.commands.bench:main", "time the stages at their real sizes, beside the machine's limit"),
@@ -142,7 +144,7 @@ def quiet() -> None:
 
 def overview() -> str:
     """Return the text of `rcg --help`."""
-    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "rcg: image generation without labels, by way of representations.",

@@ -218,6 +218,6 @@ def main(name: str, argv: list[str]) -> None:
         "--extractor.folder runs/classifier/classifier --data.source Digits",
         "rcg evaluate --samples pictures/ --protocol adm-256 --statistics VIRTUAL_imagenet256_labeled.npz",
         "rcg evaluate --samples pictures/ --reference_samples others/ --extractor InceptionExtractor",
-        "rcg evaluate --samples runs/rdm/last.ckpt --protocol rep-train --config digits_data --data.stores [runs/store]",
+        "rcg evaluate --samples runs/rdm/last.ckpt --config digits_data --data.stores [runs/store]",
     ]
     call(evaluate, name, argv, examples)

@@ -10,7 +10,7 @@ from rcg_lightning.types import require
 
 NEIGHBOURS = 20
 REGULARISATION = 1.0  # weight of ½|W|² against the sum of the cross entropies: scikit-learn's C = 1
-_MOST = 5000  # representations for uniformity and effective rank, whose costs grow faster than the number
+DRAWN = 5000  # representations for uniformity and effective rank, whose costs grow faster than the number
 _CHUNK = 65536
 
 
@@ -40,7 +40,7 @@ def probe(
     require(len(train) > 1 and len(heldout) > 0, f"{len(train)} and {len(heldout)} representations: too few to probe")
     for name, rows in (("training", train), ("held-out", heldout)):
         require(bool(rows.isfinite().all()), f"{name} representations hold NaN or infinity: extract them anew")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:_MOST].sort().values
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:DRAWN].sort().values
     drawn = train[order.to(train.device)].float()
     found = {"uniformity": uniformity(drawn).item(), "effective_rank": effective_rank(drawn).item()}
     if labels is None or heldout_labels is None:
