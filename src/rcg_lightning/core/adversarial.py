@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.described import Described
 from rcg_lightning.types import require
 
@@ -77,6 +78,27 @@ def gradient_penalty(logits: Tensor, *examples: Tensor) -> Tensor:
     return sum((g.float().square().flatten(1).sum(1) for g in gradients), torch.zeros((), device=logits.device)).mean()
 
 
+class GradientPenalty(Described):
+    """R1: a discriminator should be flat at real examples (Mescheder et al. 2018), applied now and then (StyleGAN2).
+
+    Args:
+        weight: gamma, for half the squared norm.
+        every: steps from one penalty to the next, which is so many times as heavy.
+    """
+
+    def __init__(self, weight: float = 10.0, every: int = 1) -> None:
+        require(every > 0, f"a penalty is due every step or every few, not every {every}")
+        self.weight, self.every = weight, every
+
+    def due(self, step: int) -> bool:
+        """Whether ``step`` is penalised."""
+        return step % self.every == 0
+
+    def __call__(self, logits: Tensor, *examples: Tensor) -> Tensor:
+        """Logits (B, …) and the examples (B, …) that they are of, with gradient -> the weighted penalty, a scalar."""
+        return self.weight / 2 * self.every * gradient_penalty(logits, *examples)
+
+
 def adaptive_weight(
     reconstruction: Tensor,
     adversarial: Tensor,
@@ -100,6 +122,17 @@ def adaptive_weight(
     if average is not None:
         average(pulls)
     return (pulls[0].norm() / (pulls[1].norm() + 1e-4)).clamp(0, most).detach()
+
+
+class OneStep(Sampler):
+    """One pass from noise to example, as adversarial generators sample.
+
+    Args:
+        temperature: factor of the noise; below 1 samples are more typical and vary less, as truncation does it.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__(1, temperature)
 
 
 def mean_distance(examples: Tensor) -> Tensor:

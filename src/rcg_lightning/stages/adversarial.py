@@ -1,0 +1,237 @@
+"""Adversarial generators under every condition: the conditional GAN of 2014, BigGAN, IC-GAN are other configs."""
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.core.adversarial import (
+    AdversarialLoss,
+    GradientPenalty,
+    Hinge,
+    OneStep,
+    accuracy,
+    mean_distance,
+)
+from rcg_lightning.core.diffaugment import Augmentation
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.random import VALIDATION_STREAM, SeededNoise
+from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNetwork, NormalNoise
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.stages.alternating import AlternatingStage, Player
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.optimization import Optimizer
+from rcg_lightning.stages.processes import average
+from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require
+
+log = logging.getLogger(__name__)
+
+WINDOW = 100  # steps over which the discriminator's accuracies are averaged before they are judged
+PINNED = 0.995  # an accuracy on both sides from which the generator learns nothing more
+UNIFORM = 0.05  # a diversity below it, relative to real pictures', is a collapse
+WATCHED = 64  # samples whose diversity is watched
+
+
+class AdversarialStage(AlternatingStage, Generator):
+    """A generator and a discriminator that is told the same condition.
+
+    In a step the discriminator moves ``turns`` times, then the generator once, each by its share of the batch: see
+    ``AlternatingStage``. Pictures made and real go through the discriminator together, those made first, as in the
+    official BigGAN and IC-GAN. What is made in training is made under the conditions of the batch's pictures.
+
+    Validation logs how often the discriminator is right on held-out pictures and on what is made under their
+    conditions, and the diversity of the samples of 64 fixed seeds relative to that of real pictures: under as many
+    pictures' conditions, and under the condition of one. A warning says when the generator has collapsed or the
+    discriminator has won.
+
+    Args:
+        generator: noise and condition to an example.
+        discriminator: example and condition to logits.
+        optimizer: the generator's.
+        discriminator_optimizer: the discriminator's.
+        discriminator_conditioner: how the discriminator reads the condition; only where there is none may it be None.
+        loss: what both minimise; ``Hinge`` by default.
+        penalty: gradient penalty on real examples.
+        augmentation: disturbs whatever the discriminator sees, real or made.
+        turns: moves of the discriminator in a step.
+        accumulate: parts of a share whose gradients are added up for a move.
+        codec, condition, conditioner, ema, average_conditioner, tile, seed: see ``Generator``.
+    """
+
+    accuracies: Tensor
+
+    def __init__(
+        self,
+        codec: Codec,
+        condition: Condition,
+        generator: GeneratorNetwork,
+        discriminator: DiscriminatorNetwork,
+        conditioner: Conditioner,
+        optimizer: Optimizer,
+        discriminator_optimizer: Optimizer,
+        discriminator_conditioner: Conditioner | None = None,
+        loss: AdversarialLoss | None = None,
+        penalty: GradientPenalty | None = None,
+        augmentation: Augmentation | None = None,
+        turns: int = 1,
+        accumulate: int = 1,
+        ema: EMA | None = None,
+        average_conditioner: bool = True,
+        tile: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            codec, condition, conditioner, optimizer, ema, average_conditioner=average_conditioner, tile=tile, seed=seed
+        )
+        told = [told for told in (conditioner, discriminator_conditioner) if told is not None]
+        dropped = "an adversarial generator is not guided, so it never does without its condition"
+        require(all(told.drop == 0 for told in told), f"{dropped}: set drop to 0 in both conditioners")
+        require(turns > 0, f"AdversarialStage: the discriminator moves at least once in a step, not {turns} times")
+        self.generator, self.discriminator = generator, discriminator
+        self.discriminator_optimizer, self.discriminator_conditioner = (
+            discriminator_optimizer,
+            discriminator_conditioner,
+        )
+        self.loss, self.penalty, self.augmentation = loss or Hinge(), penalty, augmentation
+        self.turns, self.accumulate = turns, accumulate
+        self.register_buffer("accuracies", torch.full((2,), 0.5), persistent=False)  # of late, on real and on made
+        self._watched: Batch = {}
+
+    @property
+    def network(self) -> nn.Module:
+        return self.generator
+
+    @property
+    def natural_width(self) -> int:
+        return self.generator.condition_width(self.shape)
+
+    def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
+        self.generator.build(shape, condition_dim)
+
+    def build_networks(self, facts: Facts) -> None:
+        discrete = self.codec.count(facts) is not None
+        require(not discrete, "an adversarial generator makes continuous values: choose another codec than tokens")
+        super().build_networks(facts)
+        parts, told = self.condition.parts(self.facts or facts), self.discriminator_conditioner
+        dim = told.build(parts, self.discriminator.condition_width(self.shape)) if told is not None else 0
+        blind = "the generator has a condition and the discriminator reads none, so it could not check it"
+        require(dim > 0 or not parts, f"{blind}: set discriminator_conditioner, and a discriminator that is told one")
+        self.discriminator.build(self.shape, dim)
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def players(self) -> list[Player]:
+        told = [self.discriminator_conditioner] if self.discriminator_conditioner is not None else []
+        seeing = [self.discriminator, *told]
+        return [
+            Player("discriminator", seeing, self.discriminator_optimizer, self.discriminator_losses, self.turns),
+            Player("generator", [self.generator, self.conditioner], self.optimizer, self.generator_losses),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        raw, n = self.condition.observe(batch), len(batch["index"])
+        return {"loss": self.loss.generator(self.judge(self.made(batch, raw), raw, n))}
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        real, raw, n = self.codec.encode(batch), self.condition.observe(batch), len(batch["index"])
+        with torch.no_grad():
+            fake = self.made(batch, raw)
+        twice = tuple(torch.cat([part, part]) for part in raw)
+        fakes, reals = self.judge(torch.cat([fake, real.to(fake.dtype)]), twice, 2 * n).chunk(2)
+        found = torch.stack([accuracy(reals, True), accuracy(fakes, False)])
+        losses = {"loss": self.loss.discriminator(reals, fakes), "real_accuracy": found[0], "fake_accuracy": found[1]}
+        if self.training:
+            self.accuracies.lerp_(found, 1 / WINDOW)
+            if self.penalty is not None and self.penalty.due(self.steps):
+                seen = real.detach().requires_grad_()
+                losses["penalty"] = self.penalty(self.judge(seen, raw, n), seen)
+                losses["loss"] = losses["loss"] + losses["penalty"]
+        return losses
+
+    def made(self, batch: Batch, raw: Raw) -> Tensor:
+        """Return examples z (B, *shape) under raw conditions; in validation the noise is that of the pictures."""
+        n, dim, law = len(batch["index"]), self.generator.noise_dim, self.generator.law
+        device = batch["index"].device
+        if self.training:
+            noise = law.random(n, dim, device)
+        else:
+            noise = law.seeded(SeededNoise(batch["index"], VALIDATION_STREAM), 0, dim)
+        return self.generator(noise, self.conditioner(raw, n).to(device))
+
+    def judge(self, z: Tensor, raw: Raw, n: int) -> Tensor:
+        """Return the discriminator's logits of n examples."""
+        told = self.discriminator_conditioner
+        c = torch.zeros(n, 0) if told is None else told(raw, n)
+        seen = self.augmentation(z) if self.augmentation is not None and self.training else z
+        return self.discriminator(seen, c.to(z.device))
+
+    # -- collapse ------------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if batch_idx == 0:
+            self._watched = {name: rows[:WATCHED] for name, rows in batch.items()}  # type: ignore[assignment, index]
+
+    def on_validation_epoch_end(self) -> None:
+        if len(self._watched.get("index", ())) < 2:
+            return
+        figures = self.diversity(self._watched)
+        self._watched = {}
+        average([*figures.values(), self.accuracies])
+        self.log_dict({f"val/{name}": value for name, value in figures.items()})
+        if self.trainer.is_global_zero:
+            self.warn(min(map(float, figures.values())), float(self.accuracies.min()))
+
+    def warn(self, diversity: float, accuracy: float) -> None:
+        """Say that the generator has collapsed, or that the discriminator has won, where it is so."""
+        if diversity < UNIFORM:
+            log.warning(
+                f"the generator has collapsed: at step {self.steps} its samples differ by {diversity:.1%} of what real "
+                "pictures do; train with a gradient penalty, augmentation or a lower learning rate"
+            )
+        if accuracy > PINNED and self.steps >= WINDOW:
+            log.warning(
+                f"the discriminator has won: at step {self.steps} it is right in {accuracy:.1%} of cases, from which a "
+                "generator learns little; lower its learning rate or its turns, or augment"
+            )
+
+    def diversity(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the mean distance of samples of fixed seeds, over that of the pictures of ``batch``.
+
+        ``diversity`` is of samples under the pictures' conditions, ``diversity_of_one`` under the first one's alone.
+        """
+        real = mean_distance(self.codec.decode(self.codec.encode(batch))).clamp(min=1e-6)
+        seeds = torch.arange(len(batch["index"]), device=real.device)
+        told = self.observed(batch)
+        alone = {name: rows[:1].expand_as(rows) for name, rows in told.items()}
+        samples = (self.sample({"seed": seeds, **rows}) for rows in (told, alone))  # type: ignore[typeddict-item]
+        return dict(zip(("diversity", "diversity_of_one"), (mean_distance(made) / real for made in samples)))
+
+    # -- sampling ------------------------------------------------------------------------------------------------------
+
+    def sample_z(
+        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, average: str | None = None
+    ) -> Tensor:
+        self.check_guidance(guidance)
+        generator, conditioner = self.for_sampling(average)
+        assert isinstance(generator, GeneratorNetwork)
+        noise = generator.law.seeded(SeededNoise(seeds, self.codec.stream), 0, generator.noise_dim)
+        if sampler is not None:
+            noise = self.checked(sampler).temperature * noise
+        return generator(noise, conditioner(raw, len(seeds)).to(seeds.device))
+
+    def checked(self, sampler: Sampler) -> Sampler:
+        if not isinstance(sampler, OneStep):
+            raise UserError(
+                f"an adversarial generator samples in one step, not with {type(sampler).__name__}: give no sampler, or "
+                "OneStep for another temperature"
+            )
+        fits = sampler.temperature == 1 or isinstance(self.generator.law, NormalNoise)
+        require(fits, "this generator's noise is not normal: it has no temperature, leave the sampler out")
+        return sampler
+
+    def check_guidance(self, guidance: Guidance) -> None:
+        require(guidance.scale == 1, "an adversarial generator cannot be guided: use guidance scale 1")

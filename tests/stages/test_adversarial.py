@@ -1,0 +1,233 @@
+"""A small conditional GAN on the digits."""
+
+import logging
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from rcg_lightning.conditions import ClassCondition, NoCondition, RepresentationCondition
+from rcg_lightning.core.adversarial import GradientPenalty, Hinge, Logistic, OneStep
+from rcg_lightning.core.diffaugment import Augmentation
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.samplers import DDIM
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.adversarial import NormalNoise
+from rcg_lightning.networks.cgan import ConditionalDiscriminator, ConditionalGenerator, Rectified
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.discriminators import PatchDiscriminator
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.pretrained.codecs import Pixels, Representations
+from rcg_lightning.stages.adversarial import AdversarialStage
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.optimization import AdamW
+from rcg_lightning.types import Facts
+
+FACTS = Facts((1, 8, 8), 10)
+
+
+def gan(condition=None, **settings):
+    given = {
+        "generator": ConditionalGenerator(6, 16, 8, 16, law=NormalNoise(), dropout=0.1, reach=0.3),
+        "discriminator": ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), dropout=0.1, reach=0.1),
+        "conditioner": Conditioner(drop=0.0),
+        "discriminator_conditioner": Conditioner(drop=0.0),
+        "optimizer": AdamW(1e-3, betas=(0.0, 0.9)),
+        "discriminator_optimizer": AdamW(1e-3, betas=(0.0, 0.9)),
+        "ema": EMA(0.5),
+        "tile": 16,
+    }
+    return AdversarialStage(codec=Pixels(), condition=condition or ClassCondition(), **given | settings)
+
+
+def batch(n=8):
+    torch.manual_seed(3)
+    return {"image": torch.rand(n, 1, 8, 8), "label": torch.arange(n) % 10, "index": torch.arange(n)}
+
+
+class Spy(nn.Module):
+    """Remembers what goes through a network, in its place."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen = network, []
+
+    def forward(self, *inputs):
+        self.seen.append(inputs)
+        return self.network(*inputs)
+
+
+def test_made_and_real_are_judged_together_under_one_condition():
+    stage = gan(loss=Logistic()).build(FACTS).eval()
+    stage.discriminator = spy = Spy(stage.discriminator)
+    given = batch()
+    losses = stage.discriminator_losses(given)
+    ((both, c),) = spy.seen
+    assert both.shape == (16, 1, 8, 8)
+    assert torch.equal(both[8:], given["image"] * 2 - 1)  # the made ones come first
+    assert torch.equal(c[:8], c[8:])
+    assert torch.equal(c[:8], stage.discriminator_conditioner((given["label"],), 8))
+    logits = spy.network(both, c)
+    assert float(losses["loss"]) == pytest.approx(float(Logistic().discriminator(logits[8:], logits[:8])))
+    right = [float((logits[8:] > 0).float().mean()), float((logits[:8] <= 0).float().mean())]
+    assert [float(losses["real_accuracy"]), float(losses["fake_accuracy"])] == right
+    made = stage.generator_losses(given)
+    assert torch.equal(spy.seen[-1][0], both[:8])  # in validation a picture's noise is always the same
+    assert float(made["loss"]) == pytest.approx(float(Logistic().generator(logits[:8])))
+
+
+def test_the_generators_loss_reaches_it_through_the_discriminator():
+    stage = gan().build(FACTS)
+    stage.generator_losses(batch())["loss"].backward()
+    assert all(p.grad is not None for module in (stage.generator, stage.conditioner) for p in module.parameters())
+    stage.zero_grad()
+    stage.discriminator_losses(batch())["loss"].backward()
+    assert all(p.grad is None for p in stage.generator.parameters())
+    assert all(p.grad is not None for p in stage.discriminator.parameters())
+
+
+def test_a_penalty_is_due_now_and_then():
+    stage = gan(penalty=GradientPenalty(4.0, every=3), loss=Hinge()).build(FACTS)
+    stage.discriminator.dropout.p = 0.0
+    seen = {}
+    for stage.steps in range(4):
+        seen[stage.steps] = stage.discriminator_losses(batch()).get("penalty")
+    assert [step for step, penalty in seen.items() if penalty is not None] == [0, 3]
+    x = (batch()["image"] * 2 - 1).requires_grad_()
+    logits = stage.judge(x, (batch()["label"],), 8)
+    (gradient,) = torch.autograd.grad(logits.sum(), x)
+    assert float(seen[0]) == pytest.approx(3 * 4 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4)
+    assert "penalty" not in stage.eval().losses(batch())
+
+
+class Flip(Augmentation):
+    def __call__(self, x):
+        return -x
+
+
+def test_the_discriminator_sees_everything_augmented_in_training():
+    stage = gan(augmentation=Flip()).build(FACTS)
+    stage.discriminator = spy = Spy(stage.discriminator)
+    stage.discriminator_losses(batch())
+    assert torch.equal(spy.seen[-1][0][8:], -(batch()["image"] * 2 - 1))
+    stage.generator_losses(batch())
+    assert spy.seen[-1][0].requires_grad
+    stage.eval().discriminator_losses(batch())
+    assert torch.equal(spy.seen[-1][0][8:], batch()["image"] * 2 - 1)
+
+
+def test_training_checkpoint_and_samples(tmp_path, trainer, digits):
+    stage = gan(turns=2, accumulate=2)
+    fit = trainer(tmp_path, 4, checkpoint_every=2, val_check_interval=2, log_every_n_steps=2)
+    fit.fit(stage, digits())
+    assert (fit.global_step, stage.steps, stage.ema.updates) == (4, 4, 4)
+    logged = {"loss", "discriminator_loss", "discriminator_real_accuracy", "discriminator_fake_accuracy"}
+    names = {f"{part}/{name}" for part in ("train", "val") for name in logged}
+    names |= {"train/generator_gradient", "train/discriminator_gradient", "val/diversity", "val/diversity_of_one"}
+    assert names <= fit.callback_metrics.keys()
+    again = Stage.load(tmp_path / "last.ckpt")
+    seeds = torch.arange(40)
+    whole = again.sample({"seed": seeds})
+    assert whole.shape == (40, 1, 8, 8)
+    assert torch.equal(whole[7:20], again.sample({"seed": seeds[7:20]}))
+    assert torch.equal(whole, stage.eval().sample({"seed": seeds}))
+    assert again.averages == ["ema", "trained"]
+    assert not torch.equal(whole, again.sample({"seed": seeds}, average="trained"))
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 4:
+            raise Killed
+
+
+def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
+    def run(folder, resume=None, **settings):
+        stage = gan(turns=2, ema=EMA(0.9, start=2, buffers=True), penalty=GradientPenalty(1.0, every=2))
+        trainer(tmp_path / folder, 6, checkpoint_every=3, **settings).fit(stage, digits(), ckpt_path=resume)
+        return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", callbacks=[Kill()])
+    resumed = run("killed", resume=tmp_path / "killed" / "last.ckpt")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_temperature_scales_the_noise():
+    stage = gan().build(FACTS).eval()
+    asked = {"seed": torch.arange(4), "label": torch.zeros(4, dtype=torch.long)}
+    plain = stage.sample(asked)
+    assert torch.equal(stage.sample(asked, sampler=OneStep()), plain)
+    cold = stage.sample(asked, sampler=OneStep(0.0))
+    torch.testing.assert_close(cold, cold[:1].expand_as(cold))
+    assert not torch.equal(plain[0], plain[1])
+
+
+def test_what_does_not_fit_is_told():
+    for blind in ({"discriminator_conditioner": None}, {"discriminator": PatchDiscriminator(8, 1)}):
+        with pytest.raises(UserError, match="discriminator reads none.*set discriminator_conditioner"):
+            gan(**blind).build(FACTS)
+    gan(NoCondition(), discriminator_conditioner=None).build(FACTS)
+    gan(NoCondition(), discriminator=PatchDiscriminator(8, 1)).build(FACTS)
+    with pytest.raises(UserError, match="set drop to 0"):
+        gan(conditioner=Conditioner(drop=0.1))
+    stage = gan().build(FACTS).eval()
+    with pytest.raises(UserError, match="samples in one step, not with DDIM"):
+        stage.sample({"seed": torch.arange(2)}, sampler=DDIM(4))
+    with pytest.raises(UserError, match="cannot be guided"):
+        stage.sample({"seed": torch.arange(2)}, guidance=Guidance(2.0))
+    uniform = gan(generator=ConditionalGenerator(6, 16, 8, 16)).build(FACTS).eval()
+    with pytest.raises(UserError, match="noise is not normal"):
+        uniform.sample({"seed": torch.arange(2)}, sampler=OneStep(0.5))
+
+
+class Deaf(ConditionalGenerator):
+    """Ignores its noise."""
+
+    def forward(self, noise, c):
+        return super().forward(torch.zeros_like(noise), c)
+
+
+@pytest.mark.parametrize("made", [Deaf, ConditionalGenerator])
+def test_collapse_is_seen(made, tmp_path, trainer, digits, caplog):
+    stage = gan(generator=made(6, 16, 8, 16, law=NormalNoise(), reach=0.3))
+    with caplog.at_level(logging.WARNING, "rcg_lightning"):
+        fit = trainer(tmp_path, 1)
+        fit.fit(stage, digits())
+    collapsed = made is Deaf
+    assert ("the generator has collapsed: at step 1" in caplog.text) == collapsed
+    assert (float(fit.callback_metrics["val/diversity_of_one"]) < 0.05) == collapsed
+    assert "has won" not in caplog.text
+
+
+def test_a_discriminator_that_wins_is_told(caplog):
+    stage = gan().build(FACTS)
+    stage.steps = 500
+    with caplog.at_level(logging.WARNING, "rcg_lightning"):
+        stage.warn(diversity=0.9, accuracy=0.99)
+        assert caplog.text == ""
+        stage.warn(diversity=0.9, accuracy=1.0)
+    assert "the discriminator has won: at step 500" in caplog.text
+
+
+def test_representations_of_a_prior_are_made_into_pictures(make_stage, tmp_path, trainer, digits):
+    data = digits(tmp_path)
+    trainer(tmp_path / "rdm", 1).fit(make_stage(codec=Representations()), data)
+    stage = gan(RepresentationCondition())
+    trainer(tmp_path / "gan", 1).fit(stage, digits(tmp_path))
+    seeds = torch.arange(5)
+    with pytest.raises(UserError, match="--prior"):
+        stage.sample({"seed": seeds})
+    again = Stage.load(tmp_path / "gan" / "last.ckpt")
+    again.condition.use_prior(tmp_path / "rdm" / "last.ckpt")
+    made = again.sample({"seed": seeds})
+    representations = Stage.load(tmp_path / "rdm" / "last.ckpt")(seeds)
+    assert torch.equal(made, again.sample({"seed": seeds, "representation": representations}))
+    assert made.flatten(1).std(0).mean() > 1e-3
