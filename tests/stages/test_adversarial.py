@@ -172,7 +172,7 @@ def test_temperature_scales_the_noise():
 
 def test_what_does_not_fit_is_told():
     for blind in ({"discriminator_conditioner": None}, {"discriminator": PatchDiscriminator(8, 1)}):
-        with pytest.raises(UserError, match="discriminator reads none.*set discriminator_conditioner"):
+        with pytest.raises(UserError, match=r"discriminator reads none.*set discriminator_conditioner"):
             gan(**blind).build(FACTS)
     gan(NoCondition(), discriminator_conditioner=None).build(FACTS)
     gan(NoCondition(), discriminator=PatchDiscriminator(8, 1)).build(FACTS)

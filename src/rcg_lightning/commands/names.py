@@ -2,17 +2,21 @@
 
 from rcg_lightning import conditions
 from rcg_lightning.callbacks import fidelity, grids, representation
-from rcg_lightning.core import diffusion, guidance, samplers, schedule
+from rcg_lightning.core import adversarial, diffusion, guidance, samplers, schedule
 from rcg_lightning.data import augment, geometry, images, sources
 from rcg_lightning.evaluation import extractors
-from rcg_lightning.networks import conditioner, convnet, denoiser, dit, ema, heads, rdm_mlp, unet, vit
-from rcg_lightning.pretrained import codecs, encoders, normalisation, timm_encoder, trained
-from rcg_lightning.stages import classifier, optimization, ssl
+from rcg_lightning.networks import conditioner, convnet, denoiser, discriminators, dit, ema, heads, rdm_mlp, unet, vit
+from rcg_lightning.pretrained import codecs, encoders, normalisation, perceptual, timm_encoder, trained
+from rcg_lightning.stages import adversarial as adversarial_stage
+from rcg_lightning.stages import classifier, codebook, optimization, ssl
 from rcg_lightning.stages import diffusion as diffusion_stage
 
 __all__ = [
+    "adversarial",
+    "adversarial_stage",
     "augment",
     "classifier",
+    "codebook",
     "codecs",
     "conditioner",
     "conditions",
@@ -20,6 +24,7 @@ __all__ = [
     "denoiser",
     "diffusion",
     "diffusion_stage",
+    "discriminators",
     "dit",
     "ema",
     "encoders",
@@ -32,6 +37,7 @@ __all__ = [
     "images",
     "normalisation",
     "optimization",
+    "perceptual",
     "rdm_mlp",
     "representation",
     "samplers",
