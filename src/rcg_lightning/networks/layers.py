@@ -21,18 +21,20 @@ def mlp_silu(dim_in: int, dim: int) -> nn.Sequential:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over (B, N, D), by torch's fused kernels."""
+    """Multi-head self-attention over (B, N, D), by torch's fused kernels; ``dropout`` of its weights and its result."""
 
-    def __init__(self, dim: int, heads: int, qkv_bias: bool = True) -> None:
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D / heads)
-        x = F.scaled_dot_product_attention(*qkv.unbind(0))  # (B, heads, N, D / heads)
-        return self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(*qkv.unbind(0), dropout_p=dropout)  # (B, heads, N, D / heads)
+        x = self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
+        return F.dropout(x, dropout) if dropout else x
 
 
 def sincos_table(height: int, width: int, dim: int) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.core.diffusion import Posterior
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.random import SeededNoise
+from rcg_lightning.core.random import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.samplers import DDIM, DiffusionSampler, Sampler
 from rcg_lightning.core.schedule import LevelLaw
 from rcg_lightning.described import describe
@@ -17,8 +17,6 @@ from rcg_lightning.stages.alignment import Alignment
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require
-
-VALIDATION_STREAM = 7  # noise of the validation loss: the same for every picture at every validation
 
 
 class DiffusionStage(Generator):

@@ -1,0 +1,157 @@
+"""MAGE (Li et al. 2023), the masked generative encoder: a transformer that fills in masked tokens of a picture."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcg_lightning.described import Described
+from rcg_lightning.networks.layers import SelfAttention
+from rcg_lightning.types import require
+
+FAKE_LABEL = 76  # the word at position 0, counted from the end of the codebook
+MASK = 1000  # the word of a masked token, counted likewise; it is the last
+SPREAD = 0.02  # standard deviation of tables at the start
+
+
+class Block(nn.Module):
+    """Transformer block, its norms first: exact GELU, dropout after every map and of the attention's weights."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = SelfAttention(dim, heads, dropout=dropout)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        hidden = int(dim * mlp_ratio)
+        first, last = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.mlp = nn.Sequential(first, nn.GELU(), nn.Dropout(dropout), last, nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))  # (B, N, D)
+        return x + self.mlp(self.norm2(x))  # (B, N, D)
+
+
+class Head(nn.Module):
+    """Scores of words: what a position holds, mapped and compared with the words' embeddings."""
+
+    def __init__(self, dim: int, words_dim: int, words: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, words_dim)
+        self.norm = nn.LayerNorm(words_dim, eps=1e-5)
+        self.bias = nn.Parameter(torch.zeros(1, 1, words))
+
+    def forward(self, h: Tensor, words: Tensor) -> Tensor:
+        """h (B, N, D), embeddings of the first K words (K, E) -> (B, N, K)."""
+        return F.linear(self.norm(F.gelu(self.linear(h))), words, self.bias[0, 0, : len(words)])
+
+
+class MAGE(Described, nn.Module):
+    """Agrees with RCG's MAGE, whose surprises are its own.
+
+    The encoder sees a slot for the condition and some of the tokens; the decoder sees all. The condition takes its slot
+    without position, norm and dropout; a network without condition has the embedding of one fake label there. What the
+    encoder makes of the slot fills the masked positions of the decoder. The scores compare with the word embeddings,
+    which learn nothing from that. The vocabulary of K codes, 1000 labels that nothing reads and the masked token is the
+    official one. Attention is torch's fused one, under autocast in its precision, where the official is in float32.
+
+    Args:
+        width: of the encoder's tokens.
+        depth: blocks of the encoder.
+        heads: attention heads of the encoder.
+        decoder_width: of the decoder's tokens.
+        decoder_depth: blocks of the decoder.
+        decoder_heads: attention heads of the decoder.
+        mlp_ratio: hidden width of the MLPs over that of the tokens.
+        dropout: of embeddings, attention and MLPs.
+    """
+
+    def __init__(
+        self,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        decoder_width: int = 768,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, dim, parts in (("width", width, heads), ("decoder_width", decoder_width, decoder_heads)):
+            require(dim % parts == 0, f"MAGE: {name} {dim} is not divisible by {parts} heads")
+        self.width, self.depth, self.heads = width, depth, heads
+        self.decoder_width, self.decoder_depth, self.decoder_heads = decoder_width, decoder_depth, decoder_heads
+        self.mlp_ratio, self.dropout = mlp_ratio, dropout
+
+    def build(self, tokens: int, codes: int, condition_dim: int) -> None:
+        """Create the parameters for pictures of ``tokens`` tokens, each one of ``codes``."""
+        fits = condition_dim in (0, self.width)
+        require(fits, f"MAGE puts the condition among its tokens: conditioner.dim must be {self.width} or null")
+        self.codes, self.fake, self.mask = codes, codes + FAKE_LABEL, codes + MASK
+        encoder = (self.width, self.heads, self.mlp_ratio, self.dropout)
+        decoder = (self.decoder_width, self.decoder_heads, self.mlp_ratio, self.dropout)
+        self.words = nn.Embedding(codes + MASK + 1, self.width)
+        self.positions = nn.Embedding(1 + tokens, self.width)
+        self.embed_norm = nn.LayerNorm(self.width, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(*encoder) for _ in range(self.depth))
+        self.norm = nn.LayerNorm(self.width, eps=1e-6)
+        self.decoder_embed = nn.Linear(self.width, self.decoder_width)
+        self.decoder_positions = nn.Parameter(torch.zeros(1, 1 + tokens, self.decoder_width))
+        self.decoder_blocks = nn.ModuleList(Block(*decoder) for _ in range(self.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(self.decoder_width, eps=1e-6)
+        self.head = Head(self.decoder_width, self.width, codes + MASK + 1)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Linear maps as in MAE, tables small; norms and the head's bias are torch's."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for table in (self.words.weight, self.positions.weight, self.decoder_positions):
+            nn.init.normal_(table, std=SPREAD)
+
+    def forward(self, tokens: Tensor, masked: Tensor, c: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Score what every position may hold.
+
+        Args:
+            tokens: (B, N) int64 in [0, K); those that are masked are not read.
+            masked: (B, N) bool.
+            c: (B, D) condition, (B, 0) for none.
+            kept: (B, M) int64, positions that the encoder sees, all that are not masked among them; None for all.
+
+        Returns:
+            (B, N, K) logits over the codebook.
+        """
+        x = self.encode(self.embed(tokens, masked, c), kept)  # (B, 1 + M, D)
+        return self.head(self.decode(x, masked, kept)[:, 1:], self.words.weight[: self.codes].detach())
+
+    def embed(self, tokens: Tensor, masked: Tensor, c: Tensor) -> Tensor:
+        """Return the embeddings of the slot and of all tokens, (B, 1 + N, D)."""
+        words = F.pad(torch.where(masked, self.mask, tokens), (1, 0), value=self.fake)  # (B, 1 + N)
+        x = self.embed_norm(self.words(words) + self.positions.weight)  # (B, 1 + N, D)
+        x = F.dropout(x, self.dropout, self.training)
+        return torch.cat([c[:, None].to(x.dtype), x[:, 1:]], dim=1) if c.shape[1] else x
+
+    def encode(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Embeddings (B, 1 + N, D) -> the encoder's tokens (B, 1 + M, D), the slot first."""
+        if kept is not None:
+            x = x.gather(1, _with_slot(kept, x.shape[2]))  # (B, 1 + M, D)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def decode(self, x: Tensor, masked: Tensor, kept: Tensor | None = None) -> Tensor:
+        """The encoder's tokens (B, 1 + M, D) -> the decoder's, in all positions, (B, 1 + N, E)."""
+        x = self.decoder_embed(x)  # (B, 1 + M, E)
+        slot = x[:, :1]
+        if kept is not None:  # what was not seen is masked, so it does not matter what is put there
+            x = slot.repeat(1, 1 + masked.shape[1], 1).scatter(1, _with_slot(kept, x.shape[2]), x)
+        x = torch.where(F.pad(masked, (1, 0))[:, :, None], slot, x) + self.decoder_positions  # (B, 1 + N, E)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_norm(x)
+
+
+def _with_slot(kept: Tensor, dim: int) -> Tensor:
+    """Positions (B, M) -> index (B, 1 + M, dim) into the slot and the positions after it."""
+    return F.pad(kept + 1, (1, 0))[:, :, None].expand(-1, -1, dim)

@@ -1,0 +1,262 @@
+"""RCG's MAGE: masks, forward, loss, gradients and parallel decoding from the recorded draws."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.masking import ParallelDecoding, masked_cross_entropy, masked_positions, masks_left
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.mage import MAGE
+from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
+from rcg_lightning.pretrained.mage_layout import COUNTED, FAKE, LABELS, LEFT_OVER, mage_name, mage_state, official_mage
+from rcg_lightning.types import Classes, Vector
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+pytestmark = pytest.mark.golden("mage")
+
+
+class Model:
+    """Our network and conditioner with the weights of an official file."""
+
+    def __init__(self, golden):
+        arch = golden.arch
+        self.io, self.codes = golden.io, golden.config["vocabulary"]["codebook"]
+        self.official = read_checkpoint(golden.checkpoint, "MAGE")["model"]
+        self.parts = ()
+        if arch["use_rep"]:
+            self.parts = (Vector(arch["rep_dim"]),)
+        elif arch["use_class_label"]:
+            self.parts = (Classes(len(self.official[LABELS])),)
+        self.drop = arch["rep_drop_prob"]
+        self.network = MAGE(
+            arch["embed_dim"],
+            arch["depth"],
+            arch["num_heads"],
+            arch["decoder_embed_dim"],
+            arch["decoder_depth"],
+            arch["decoder_num_heads"],
+            arch["mlp_ratio"],
+            arch["dropout"],
+        )
+        self.conditioner = Conditioner(drop=0.1 if arch["use_rep"] else 0.0)
+        self.state = mage_state({"model": self.official}, self.parts)
+        self.network.build(arch["seq_len"], self.codes, self.conditioner.build(self.parts, arch["embed_dim"]))
+        load_strictly(self.network, self.state.network, "the file")
+        load_strictly(self.conditioner, self.state.conditioner, "the file")
+        self.network.eval()
+        self.conditioner.eval()
+
+    def raw(self, vector, label):
+        """The recorded condition: a name for each kind."""
+        names = [label if isinstance(part, Classes) else vector for part in self.parts]
+        return tuple(self.io[name] for name in names)
+
+    def condition(self, vector, n, label="in.class_label", dropped=None):
+        c = self.conditioner(self.raw(vector, label), n)
+        return c if dropped is None else torch.where(dropped[:, None], self.conditioner.null(n), c)
+
+    def training(self, run, rate):
+        """What a recorded training step decides and sees: tokens, masked, kept, c."""
+        tokens = self.io["out.gt_indices"]
+        masked, kept = masked_positions(self.io[f"in.{run}.mask_noise"], self.io[f"in.{run}.mask_rate"], rate)
+        drawn = self.io.get(f"in.{run}.rep_drop_uniform")
+        dropped = None if drawn is None else drawn < self.drop
+        if dropped is not None:
+            assert torch.equal(dropped, self.io[f"out.{run}.rep_dropped"])
+        return tokens, masked, kept, self.condition("out.rep_from_images", len(tokens), dropped=dropped)
+
+    def all_scores(self, h):
+        """Logits over the whole vocabulary, which training and sampling never need."""
+        return self.network.head(h, self.network.words.weight)
+
+
+def runs(golden, kind):
+    found = sorted({name.split(".")[1] for name in golden.io if name.startswith(f"in.{kind}")})
+    assert found
+    return found
+
+
+def dropped_count(golden):
+    return int(golden.arch["mask_ratio"]["min"] * golden.arch["seq_len"])
+
+
+def test_masks(golden):
+    model = Model(golden)
+    for run in runs(golden, "train"):
+        _, masked, kept, _ = model.training(run, dropped_count(golden))
+        assert torch.equal(masked, golden.io[f"out.{run}.token_all_mask"][:, 1:])
+        seen = ~golden.io[f"out.{run}.token_drop_mask"][:, 1:]
+        assert torch.equal(torch.zeros_like(seen).scatter(1, kept, True), seen)
+        assert torch.equal(kept, kept.sort(1).values)
+
+
+def test_training_forward_and_loss(golden):
+    model, io = Model(golden), golden.io
+    for run in runs(golden, "train"):
+        tokens, masked, kept, c = model.training(run, dropped_count(golden))
+        with torch.no_grad():
+            encoded = model.network.encode(model.network.embed(tokens, masked, c), kept)
+            scores = model.all_scores(model.network.decode(encoded, masked, kept))
+            logits = model.network(tokens, masked, c, kept)
+        torch.testing.assert_close(encoded[:1], io[f"out.{run}.encoder_output_first_sample"], **CLOSE)
+        torch.testing.assert_close(scores[:2, :3], io[f"out.{run}.logits_full_first3pos"], **CLOSE)
+        stride = -(-logits.shape[1] // io[f"out.{run}.logits_codebook_stride4"].shape[1])
+        torch.testing.assert_close(logits[:, ::stride], io[f"out.{run}.logits_codebook_stride4"], **CLOSE)
+        torch.testing.assert_close(logits, scores[:, 1:, : model.codes])
+        loss = masked_cross_entropy(logits, tokens, masked, golden.arch["label_smoothing"]).mean()
+        torch.testing.assert_close(loss, io[f"out.{run}.loss"], **CLOSE)
+
+
+def test_forward_of_a_whole_sequence(golden):
+    model, io = Model(golden), golden.io
+    tokens, masked = io["in.fixed.token_ids"], io["in.fixed.masked"]
+    c = model.condition("in.fixed.rep", len(tokens))
+    nothing_read = torch.where(masked, torch.zeros_like(tokens), tokens)
+    with torch.no_grad():
+        logits = model.network(nothing_read, masked, c)
+        hidden = model.network.decode(model.network.encode(model.network.embed(tokens, masked, c)), masked)
+        everything = model.network(tokens, masked, c, torch.arange(tokens.shape[1]).expand_as(tokens))
+    expected = io["out.fixed.logits_stride4"]
+    torch.testing.assert_close(logits[:, :: -(-logits.shape[1] // expected.shape[1])], expected, **CLOSE)
+    first = io["out.fixed.logits_full_pos0_first_sample"]
+    torch.testing.assert_close(model.all_scores(hidden[:1, : first.shape[1]]), first, **CLOSE)
+    torch.testing.assert_close(everything, logits)
+
+
+def our_gradient(model, name):
+    """The gradient of an official tensor: None where we have no such tensor or it gets none."""
+    conditioner = dict(model.conditioner.named_parameters())
+    ours = {
+        FAKE: "parts.0.fake",
+        LABELS: "parts.0.table.weight",
+        "latent_prior_proj.weight": "parts.0.linear.weight",
+        "latent_prior_proj.bias": "parts.0.linear.bias",
+    }
+    if name in ours:
+        found = conditioner.get(ours[name])
+    elif name in LEFT_OVER:
+        found = None
+    else:
+        found = dict(model.network.named_parameters())[mage_name(name)]
+    return None if found is None else found.grad
+
+
+def test_gradients(golden):
+    model = Model(golden)
+    model.network.requires_grad_()
+    model.conditioner.requires_grad_()
+    tokens, masked, kept, c = model.training("train0", dropped_count(golden))
+    logits = model.network(tokens, masked, c, kept)
+    masked_cross_entropy(logits, tokens, masked, golden.arch["label_smoothing"]).mean().backward()
+    norms = json.loads((golden.folder / "grad_norms.json").read_text())
+    assert norms
+    for name, norm in norms.items():
+        gradient = our_gradient(model, name)
+        assert (gradient is None) == (norm is None), name
+        if norm is not None:
+            assert float(gradient.norm()) == pytest.approx(norm, rel=1e-3, abs=1e-5), name
+    whole = {name.removeprefix("grad."): tensor for name, tensor in golden.io.items() if name.startswith("grad.")}
+    parts = {"mlm_layer.bias_codebook": "mlm_layer.bias", "class_emb_rows": LABELS}
+    assert whole
+    for name, expected in whole.items():
+        ours = our_gradient(model, parts.get(name, name))
+        if name == "class_emb_rows":
+            ours = ours[golden.io["in.class_label"]]
+        ours = ours.flatten()[: len(expected)] if expected.ndim == 1 else ours[: len(expected)]
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+class Recorded:
+    """Stands in for SeededDraws: gives the recorded tokens and noise, (steps, B, N) each."""
+
+    def __init__(self, tokens, noise):
+        self.drawn, self.noise, self.rows, self.device = tokens.long(), noise, tokens.shape[1], tokens.device
+
+    def tokens(self, step, log_p):
+        return self.drawn[step]
+
+    def gumbel(self, step, count):
+        return self.noise[step]
+
+
+def decode(golden, model, run):
+    settings, io = golden.config["runs"][run], golden.io
+    draws = Recorded(io[f"in.{run}.sampled_ids"], io[f"in.{run}.gumbel"])
+    n = draws.rows
+    c = model.condition(f"in.{run}.rep", n, f"in.{run}.class_label")
+    guidance = Guidance(1 + settings["cfg"], ramp=True)
+
+    def predict(tokens, masked, progress):
+        logits = model.network(tokens, masked, c)
+        if guidance.scale == 1:
+            return logits
+        return guidance(logits, model.network(tokens, masked, model.conditioner.null(n)), progress)
+
+    sampler = ParallelDecoding(settings["num_iter"], settings["choice_temperature"])
+    return list(sampler.rounds(predict, draws, golden.arch["seq_len"]))
+
+
+def test_parallel_decoding(golden):
+    """Every decision is the recorded one: what is drawn is kept or masked again, with and without guidance."""
+    model, io = Model(golden), golden.io
+    for run in runs(golden, "gen"):
+        rounds = decode(golden, model, run)
+        tokens, masks = io[f"out.{run}.ids_at_step_start"], io[f"out.{run}.mask_after_step"]
+        assert masks_left(tokens.shape[2], len(rounds)) == io[f"out.{run}.mask_len"].int().tolist()
+        unknown = golden.config["vocabulary"]["mask_token"]
+        for step, here in enumerate(rounds):
+            assert torch.equal(here.masked, masks[step]), step
+            if step + 1 < len(rounds):
+                entering = torch.where(here.masked, unknown, here.tokens)
+                assert torch.equal(entering, tokens[step + 1].long()), step
+        assert torch.equal(rounds[-1].tokens, io[f"out.{run}.final_ids"])
+        recorded = [name for name in io if re.fullmatch(rf"out\.{run}\.logits_step\d+_stride\d+", name)]
+        assert recorded
+        for name in recorded:
+            step, stride = map(int, re.findall(r"step(\d+)_stride(\d+)", name)[0])
+            torch.testing.assert_close(rounds[step].logits[:, ::stride], io[name], **CLOSE)
+
+
+def test_every_tensor_is_accounted_for(golden):
+    model = Model(golden)
+    state = model.state
+    skipped = [name for names in state.skipped.values() for name in names]
+    assert len(skipped) == len(set(skipped))
+    assert set(skipped) == LEFT_OVER | {COUNTED} | (set() if golden.arch["use_rep"] else {FAKE})
+    counted = (state.network, state.conditioner, state.tokenizer, state.encoder, skipped)
+    assert sum(map(len, counted)) == len(model.official)
+    with pytest.raises(UserError, match="conditional on"):
+        mage_state({"model": model.official}, (Vector(7),))
+    with pytest.raises(UserError, match="conditional on"):
+        mage_state({"model": model.official}, (Classes(3),))
+    with pytest.raises(UserError, match="one condition at most"):
+        mage_state({"model": model.official}, (Classes(3), Vector(2)))
+    with pytest.raises(UserError, match="it is"):
+        mage_state({"model": {"x_embedder.proj.weight": torch.zeros(1)}}, ())
+    with pytest.raises(UserError, match="not known here: surprise"):
+        mage_state({"model": {**model.official, "surprise": torch.zeros(1)}}, model.parts)
+
+
+def test_it_goes_back_to_the_official_layout(golden):
+    """Equal but for what nothing reads, which is zero."""
+    model = Model(golden)
+    official, state, arch = model.official, model.state, golden.arch
+    classes = len(official[LABELS]) if LABELS in official else None
+    back = official_mage(state.network, state.conditioner, classes, arch["rep_dim"], arch["patch_size"])
+    beside = ("vqgan.", "pretrained_encoder.")
+    expected = {name: tensor for name, tensor in official.items() if not name.startswith(beside)}
+    assert {n: (t.shape, t.dtype) for n, t in back.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
+    skipped = {name for names in state.skipped.values() for name in names} - {COUNTED}
+    for name, tensor in expected.items():
+        assert not back[name].any() if name in skipped else torch.equal(back[name], tensor), name
+    again = mage_state({"model": back}, model.parts)
+    assert again.network.keys() == state.network.keys()
+    assert again.conditioner.keys() == state.conditioner.keys()
+    with pytest.raises(UserError, match="one condition at most"):
+        official_mage(state.network, {"parts.1.fake": official[FAKE]})
+    with pytest.raises(UserError, match="no null class"):
+        official_mage(state.network, {"parts.0.table.weight": torch.zeros(4, arch["embed_dim"])}, 3)
