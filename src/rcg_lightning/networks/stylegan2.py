@@ -1,0 +1,227 @@
+"""StyleGAN2 (Karras et al. 2020) in plain PyTorch, as the second backbone of IC-GAN (Casanova et al. 2021).
+
+The skip generator and the residual discriminator, with the settings of StyleGAN2-ADA. The condition's embedding is the
+``Conditioner``'s, with ``EqualisedMaps``; two parts stand side by side and are normalised as one.
+"""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNetwork, NormalNoise, doublings
+from rcg_lightning.networks.stylegan2_blocks import (
+    CLAMP,
+    EqualisedConv,
+    EqualisedLinear,
+    Mapping,
+    StyledConv,
+    ToPicture,
+    deviation,
+    doubled,
+    steep,
+)
+from rcg_lightning.types import require
+
+
+def widths_of(shape: tuple[int, ...], base: int, most: int) -> dict[int, int]:
+    """Return side of each map, the smallest first, to its channels."""
+    bottom, count = doublings(shape, "StyleGAN2")
+    sides = [bottom * 2**i for i in range(count + 1)]
+    return {side: max(1, min(base // side, most)) for side in sides}
+
+
+class SynthesisBlock(nn.Module):
+    """A doubling convolution and a second one; the first block starts from a learned constant instead.
+
+    Args:
+        style_dim: width of a style.
+        channels: of the input; 0 in the first block.
+        out_channels: of the output.
+        side: of the output.
+        colours: channels of the picture.
+        clamp: largest activation.
+    """
+
+    def __init__(
+        self, style_dim: int, channels: int, out_channels: int, side: int, colours: int, clamp: float | None
+    ) -> None:
+        super().__init__()
+        if channels:
+            self.conv0 = StyledConv(style_dim, channels, out_channels, side, True, clamp)
+        else:
+            self.start = nn.Parameter(torch.randn(out_channels, side, side))
+        self.first = not channels
+        self.conv1 = StyledConv(style_dim, out_channels, out_channels, side, False, clamp)
+        self.picture = ToPicture(style_dim, out_channels, colours, clamp)
+
+    def forward(self, x: Tensor | None, picture: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and picture of the last block, styles (B, 2 or 3, style_dim) -> both of this one."""
+        styles = iter(w.unbind(1))
+        h: Tensor = self.start.expand(len(w), -1, -1, -1) if x is None else self.conv0(x, next(styles))
+        h = self.conv1(h, next(styles))  # (B, C, side, side)
+        added = self.picture(h, next(styles))  # (B, colours, side, side)
+        return h, added if picture is None else doubled(picture) + added
+
+
+class StyleGAN2Generator(GeneratorNetwork):
+    """Agrees with the generator of IC-GAN on StyleGAN2-ADA.
+
+    In evaluation the noise of the layers is a stored constant, so that a picture is named by its seed; the official
+    code draws it there too.
+
+    Args:
+        noise_dim: entries of the noise.
+        width: of a style and of the mapping's layers.
+        layers: of the mapping.
+        base: channels of a map are this over its side,
+        most: and at most this many.
+        mixing: probability in training that a picture's later layers get the style of another noise.
+        truncation: in evaluation, share of a style's distance to the mean style that is kept.
+        momentum: of the mean style.
+        rate: learning rate of the mapping over that of other layers.
+        clamp: largest activation; None for no bound.
+    """
+
+    law = NormalNoise()
+
+    def __init__(
+        self,
+        noise_dim: int = 512,
+        width: int = 512,
+        layers: int = 8,
+        base: int = 16384,
+        most: int = 512,
+        mixing: float = 0.9,
+        truncation: float = 1.0,
+        momentum: float = 0.995,
+        rate: float = 0.01,
+        clamp: float | None = CLAMP,
+    ) -> None:
+        super().__init__()
+        self.noise_dim, self.width, self.layers, self.base, self.most = noise_dim, width, layers, base, most
+        self.mixing, self.truncation, self.momentum = mixing, truncation, momentum
+        self.rate, self.clamp = rate, clamp
+
+    mean: Tensor
+
+    def condition_width(self, shape: tuple[int, ...]) -> int:
+        return self.width
+
+    def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
+        widths = widths_of(shape, self.base, self.most)
+        before = [0, *widths.values()]
+        self.mapping = Mapping(self.noise_dim, condition_dim, self.width, self.layers, self.rate)
+        self.register_buffer("mean", torch.zeros(self.width))
+        self.blocks = nn.ModuleList(
+            SynthesisBlock(self.width, channels, out_channels, side, shape[0], self.clamp)
+            for channels, (side, out_channels) in zip(before, widths.items())
+        )
+        self.style_count = 2 * len(self.blocks)
+
+    def forward(self, noise: Tensor, c: Tensor) -> Tensor:
+        return self.synthesise(self.styles(noise, c))
+
+    def styles(self, noise: Tensor, c: Tensor) -> Tensor:
+        """noise (B, noise_dim), c (B, condition_dim) -> a style for each layer (B, style_count, width).
+
+        In training the mean style follows, and styles are mixed; in evaluation they are truncated.
+        """
+        w = self.mapping(noise, c)  # (B, width)
+        if not self.training:
+            w = w if self.truncation == 1 else self.mean.lerp(w, self.truncation)
+            return w[:, None].expand(-1, self.style_count, -1)
+        with torch.no_grad():
+            self.mean.lerp_(w.float().mean(0), 1 - self.momentum)
+        w = w[:, None].expand(-1, self.style_count, -1)  # (B, style_count, width)
+        return self._mixed(w, noise, c) if self.mixing > 0 else w
+
+    def _mixed(self, w: Tensor, noise: Tensor, c: Tensor) -> Tensor:
+        """Give layers from a random one on the style of another noise; one draw for the whole batch."""
+        other = self.mapping(torch.randn_like(noise), c)[:, None]  # (B, 1, width)
+        cut = torch.randint(1, self.style_count, (), device=w.device)
+        happens = torch.rand((), device=w.device) < self.mixing
+        later = torch.arange(self.style_count, device=w.device) >= cut  # (style_count,)
+        return torch.where((later & happens)[None, :, None], other, w)
+
+    def synthesise(self, w: Tensor) -> Tensor:
+        """Styles (B, style_count, width) -> pictures (B, *shape), about [-1, 1]; path length regularises this part."""
+        x = picture = None
+        first = 0
+        for block in self.blocks:
+            count = 2 if block.first else 3  # the last style of a block is the next one's first
+            x, picture = block(x, picture, w[:, first : first + count])
+            first += count - 1
+        assert picture is not None
+        return picture
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions, the second of which halves the map; residual."""
+
+    def __init__(self, channels: int, out_channels: int, clamp: float | None) -> None:
+        super().__init__()
+        self.conv0 = EqualisedConv(channels, channels, clamp=clamp)
+        self.conv1 = EqualisedConv(channels, out_channels, halves=True, clamp=clamp)
+        self.skip = EqualisedConv(channels, out_channels, 1, halves=True, linear=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out, H / 2, W / 2)."""
+        return self.skip(x, math.sqrt(0.5)) + self.conv1(self.conv0(x), math.sqrt(0.5))
+
+
+class StyleGAN2Discriminator(DiscriminatorNetwork):
+    """Agrees with the discriminator of IC-GAN on StyleGAN2-ADA; the condition enters as a projection after a mapping.
+
+    Args:
+        layers: of the mapping.
+        base: channels of a map are this over its side,
+        most: and at most this many.
+        group: pictures whose difference is made a feature.
+        rate: learning rate of the mapping over that of other layers.
+        clamp: largest activation; None for no bound.
+    """
+
+    together = False
+
+    def __init__(
+        self,
+        layers: int = 8,
+        base: int = 16384,
+        most: int = 512,
+        group: int = 4,
+        rate: float = 0.01,
+        clamp: float | None = CLAMP,
+    ) -> None:
+        super().__init__()
+        require(group > 0, f"pictures are compared in groups of at least one, not {group}")
+        self.layers, self.base, self.most, self.group = layers, base, most, group
+        self.rate, self.clamp = rate, clamp
+
+    def condition_width(self, shape: tuple[int, ...]) -> int:
+        return next(iter(widths_of(shape, self.base, self.most).values()))
+
+    def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
+        widths = widths_of(shape, self.base, self.most)
+        bottom, width = next(iter(widths.items()))
+        channels = list(reversed(widths.values()))
+        self.picture = EqualisedConv(shape[0], channels[0], 1, clamp=self.clamp)
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(before, after, self.clamp) for before, after in itertools.pairwise(channels)
+        )
+        self.mapping = Mapping(0, condition_dim, width, self.layers, self.rate) if condition_dim else None
+        self.conv = EqualisedConv(width + 1, width, clamp=self.clamp)
+        self.linear = EqualisedLinear(width * bottom**2, width)
+        self.out_linear = EqualisedLinear(width, width if condition_dim else 1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        x = self.picture(x)  # (B, C, H, H)
+        for block in self.blocks:
+            x = block(x)  # (B, C, side, side)
+        x = self.conv(deviation(x, self.group))  # (B, width, bottom, bottom)
+        h = self.out_linear(steep(self.linear(x.flatten(1))))  # (B, width or 1)
+        if self.mapping is None:
+            return h[:, 0]
+        direction = self.mapping(c)  # (B, width)
+        return (h * direction).sum(1) / math.sqrt(direction.shape[1])  # (B,)
