@@ -71,7 +71,7 @@ def read(path: Path, trust_pickle: bool) -> dict[str, Any]:
     except READING_FAILS as error:
         raise UserError(f"{path} cannot be read, also not without its objects: {str(error)[:200]}") from error
     require(isinstance(content, Mapping), f"{path} holds a {type(content).__name__} instead of weights")
-    say(f"left out  {', '.join(names)}: objects, not weights")
+    say(f"left out    {', '.join(names)}: objects, not weights")
     return dict(content)
 
 
@@ -82,12 +82,14 @@ def to_native(content: Mapping[str, Any], where: str, out: Path, kind: OfficialF
     write(parts, out)
     say(f"{where}: {kind.called}")
     for name, part in parts.items():
-        say(f"{name:<9}{part.says} -> {out if len(parts) == 1 else out / name}")
+        say(f"{name:<12}{part.says} -> {out if len(parts) == 1 else out / name}")
     used = [tensor for part in parts.values() for tensor in part.used.values()]
-    missing = [line for part in parts.values() if isinstance(part, StagePart) for line in part.missing]
-    for line in account(content, used, kind.ignored, kind.changed).lines():
+    stages = [part for part in parts.values() if isinstance(part, StagePart)]
+    missing = [line for part in stages for line in part.missing]
+    changed = {pattern: how for part in stages for pattern, how in part.changed.items()}
+    for line in account(content, used, kind.ignored, changed).lines():
         say(line)
-    say(f"missing  {'; '.join(missing) or 'none'}")
+    say(f"missing     {'; '.join(missing) or 'none'}")
 
 
 def write(parts: Mapping[str, Part], out: Path) -> None:

@@ -21,6 +21,7 @@ from rcg_lightning.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FLAGS = ("--config", "-c")
+EXPERIMENT, PRESET = "experiment", "preset"  # folders of configs: what `rcg fit` takes, what `rcg sample` takes
 
 
 def config_folders() -> list[Path]:
@@ -28,19 +29,23 @@ def config_folders() -> list[Path]:
     return [folder for folder in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if folder.is_dir()]
 
 
-def find_config(name: str, kind: str = "experiment") -> Path:
+def find_config(name: str, kind: str = EXPERIMENT) -> Path:
     """Return the config file that ``name`` means: a path, or the name of a shipped one.
+
+    Those of experiments and those of sampling, the presets, are one space of names.
 
     Raises:
         UserError: there is no such file; the nearest shipped names are given.
     """
     if Path(name).is_file():
         return Path(name)
+    kinds = (EXPERIMENT, PRESET) if kind == EXPERIMENT else (kind,)
     for folder in config_folders():
-        for candidate in (folder / name, folder / f"{name}.yaml", folder / kind / f"{name}.yaml"):
+        places = [folder / one / f"{name}.yaml" for one in kinds]
+        for candidate in (folder / name, folder / f"{name}.yaml", *places):
             if candidate.is_file():
                 return candidate
-    shipped = [path.stem for folder in config_folders() for path in (folder / kind).glob("*.yaml")]
+    shipped = [path.stem for folder in config_folders() for one in kinds for path in (folder / one).glob("*.yaml")]
     near = difflib.get_close_matches(Path(name).stem, shipped, n=3)
     known = near or [*sorted(set(shipped))[:8], f"… all in {config_folders()[0] / kind}"]
     raise UserError(f"no config {name}: give a file, or the name of a shipped one ({', '.join(known)})")

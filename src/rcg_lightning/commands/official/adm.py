@@ -1,7 +1,7 @@
 """RCG's ADM."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from rcg_lightning.commands.official.base import OfficialFile, Part, Weights, built, has_average, stage_part, told
 from rcg_lightning.commands.official.unet_sizes import unet_sizes
@@ -19,6 +19,8 @@ from rcg_lightning.stages.diffusion import DiffusionStage
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import Facts
 
+CHANGED = {r"\.(qkv|proj_out)\.": "heads lie side by side here"}
+
 
 class ADMFile(OfficialFile):
     """ADM on pixels, by representation, class, both or neither. Sampled by 25 steps of DDIM, x̂₀ bounded.
@@ -29,7 +31,6 @@ class ADMFile(OfficialFile):
     """
 
     called = "an ADM checkpoint"
-    changed: ClassVar[dict[str, str]] = {r"\.(qkv|proj_out)\.": "heads lie side by side here"}
 
     def __init__(self, head_width: int = 64, image: int = 256) -> None:
         self.head_width, self.image = head_width, image
@@ -54,4 +55,4 @@ class ADMFile(OfficialFile):
         built(stage, Facts((channels, self.image, self.image), condition.classes, condition.columns))
         averages = averaged and Weights(averaged.network, averaged.conditioner)
         weights = Weights(trained.network, trained.conditioner)
-        return {"generator": stage_part(stage, network, weights, averages, where)}
+        return {"generator": stage_part(stage, network, weights, averages, where, changed=CHANGED)}

@@ -5,7 +5,7 @@ import pkgutil
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,11 +57,13 @@ class StagePart:
         stage: built without memory: it says what the tensors are called and how large they are.
         used: its tensors, under its names.
         missing: what the file lacks, and what is used instead.
+        changed: pattern of names in the file whose tensors become others here, to how.
     """
 
     stage: Generator
     used: State
     missing: tuple[str, ...] = ()
+    changed: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path, identities: Mapping[str, str]) -> None:
         """Write the folder; ``identities`` are those of the networks beside it."""
@@ -127,7 +129,6 @@ class OfficialFile(Described):
     called: ClassVar[str]  # what ``checkpoints.recognise`` says of such a file
     marks: ClassVar[tuple[type, ...]] = ()  # classes by which what is native is known to be of this kind
     ignored: ClassVar[dict[str, str]] = {}  # pattern of names in the file that become no tensor here, to the reason
-    changed: ClassVar[dict[str, str]] = {}  # pattern of names whose tensors become others here, to how
 
     @abstractmethod
     def parts(self, content: Mapping[str, Any], where: str) -> dict[str, Part]:
@@ -203,6 +204,7 @@ def stage_part(
     where: str,
     updates: Tensor | None = None,
     missing: Sequence[str] = (),
+    changed: Mapping[str, str] | None = None,
 ) -> StagePart:
     """Return a built ``stage`` with the tensors of a file.
 
@@ -214,6 +216,7 @@ def stage_part(
         where: the file, for messages.
         updates: how often the averages were updated, () integer.
         missing: what the file lacks, for the report.
+        changed: see ``StagePart``.
 
     Raises:
         UserError: tensors are missing, left over, or of another size.
@@ -232,7 +235,7 @@ def stage_part(
         if averaged is None:
             missing = [*missing, "averaged weights: those of the last step stand in for them"]
     require_fit(stage.state_dict(), state, where, type(backbone).__name__)
-    return StagePart(stage, state, tuple(missing))
+    return StagePart(stage, state, tuple(missing), changed or {})
 
 
 def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:

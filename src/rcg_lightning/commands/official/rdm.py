@@ -69,7 +69,7 @@ class RDMFile(OfficialFile):
                 schedule_of(trained.schedule, where),
                 Clean(),
             ),
-            conditioner=Conditioner(dim=width, drop=0.0),
+            conditioner=Conditioner(dim=width if conditional else None, drop=0.0),
             optimizer=AdamW(lr=5.12e-4, weight_decay=0.01),
             sampler=DDIM(250, 1.0, OffsetGrid()),
             ema=EMA(kept_decay(state.get(DECAY)), warmup=True),
