@@ -101,15 +101,15 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions; residual (ADM)."""
+    """Self-attention over all positions; residual (ADM, and autoencoders, whose norms have another eps)."""
 
-    def __init__(self, channels: int, heads: int, groups: int) -> None:
+    def __init__(self, channels: int, heads: int, groups: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = nn.GroupNorm(groups, channels, eps)
         self.attn = SelfAttention(channels, heads)
         zeroed(self.attn.proj)
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         h = self.attn(self.norm(x).flatten(2).transpose(1, 2))  # (B, H W, C)
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C, H, W)
 
