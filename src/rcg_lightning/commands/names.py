@@ -2,19 +2,40 @@
 
 from rcg_lightning import conditions
 from rcg_lightning.callbacks import fidelity, grids, representation
-from rcg_lightning.core import adversarial, diffusion, guidance, samplers, schedule
+from rcg_lightning.core import adversarial, diffaugment, diffusion, guidance, masking, samplers, schedule
 from rcg_lightning.data import augment, geometry, images, sources
 from rcg_lightning.evaluation import extractors
-from rcg_lightning.networks import conditioner, convnet, denoiser, discriminators, dit, ema, heads, rdm_mlp, unet, vit
+from rcg_lightning.networks import (
+    biggan,
+    cgan,
+    conditioner,
+    convnet,
+    denoiser,
+    discriminators,
+    dit,
+    ema,
+    heads,
+    mage,
+    maps,
+    rdm_mlp,
+    spectral,
+    stylegan2,
+    stylegan2_blocks,
+    unet,
+    vit,
+    vqgan,
+)
 from rcg_lightning.pretrained import codecs, encoders, normalisation, perceptual, timm_encoder, trained
 from rcg_lightning.stages import adversarial as adversarial_stage
-from rcg_lightning.stages import classifier, codebook, optimization, ssl
+from rcg_lightning.stages import classifier, codebook, masked, optimization, ssl
 from rcg_lightning.stages import diffusion as diffusion_stage
 
 __all__ = [
     "adversarial",
     "adversarial_stage",
     "augment",
+    "biggan",
+    "cgan",
     "classifier",
     "codebook",
     "codecs",
@@ -22,6 +43,7 @@ __all__ = [
     "conditions",
     "convnet",
     "denoiser",
+    "diffaugment",
     "diffusion",
     "diffusion_stage",
     "discriminators",
@@ -35,6 +57,10 @@ __all__ = [
     "guidance",
     "heads",
     "images",
+    "mage",
+    "maps",
+    "masked",
+    "masking",
     "normalisation",
     "optimization",
     "perceptual",
@@ -43,9 +69,13 @@ __all__ = [
     "samplers",
     "schedule",
     "sources",
+    "spectral",
     "ssl",
+    "stylegan2",
+    "stylegan2_blocks",
     "timm_encoder",
     "trained",
     "unet",
     "vit",
+    "vqgan",
 ]
