@@ -2,15 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import rcg_process
 from rcg_lightning.commands import settings
 from rcg_lightning.commands.settings import knobs, settings_of, variant
 from rcg_lightning.conditions import ClassCondition, RepresentationCondition
 from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.sources import Digits
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.evaluation.reference import Reference, real_pictures
 from rcg_lightning.networks.classifier import Classifier
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.convnet import SmallConvNet
@@ -66,6 +72,19 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(Generator, "sample", counting)
     return calls
+
+
+def extractor_at(made):
+    return ClassifierExtractor(made / "classifier")
+
+
+def without(words, *options):
+    """Leave options out of a command, with their values."""
+    kept = list(words)
+    for option in options:
+        place = kept.index(option)
+        del kept[place : place + 2]
+    return kept
 
 
 def total(calls, makes):
@@ -130,6 +149,47 @@ def test_seeds_give_error_bars_on_other_samples(rcg, made, words, counted):
     assert "±" in (made / "sweep" / "sweep.md").read_text()
 
 
+def test_all_metrics_against_statistics_are_named_as_evaluate_names_them(rcg, made, words):
+    train = Reference.measure(real_pictures(ImageData(Digits(limit=128)), "train"), None, extractor_at(made)).train
+    arrays = {"mu": train.moments.mean, "sigma": train.moments.covariance, "arr_0": train.pictures.permute(0, 2, 3, 1)}
+    np.savez(made / "batch.npz", **{name: value.numpy() for name, value in arrays.items()})
+    words = without(words, "--data.source", "--data.source.limit")
+    more = ["--statistics", made / "batch.npz", "--all", "true", "--reference", made / "cache"]
+    code, _, error = rcg(*words, *more, "--guidance", "2", "--by", "kd")
+    assert code == 0, error
+    sweep = json.loads((made / "sweep" / "sweep.json").read_text())
+    assert {"kd", "density", "coverage", "precision"} <= sweep["rows"][0]["figures"][0].keys()
+    assert sweep["names"]["fd"] == "fd/classifier_40_statistics"
+    assert sweep["protocol"]["reference"]["file"] == "batch.npz"
+    (kept,) = (made / "cache").iterdir()  # what the pictures in the file are is found once
+    assert kept.name.startswith("statistics-classifier-")
+    common = [word for word in words[1:] if word != "--checkpoint"]
+    checkpoint = common.pop(0)
+    out = ["--out", made / "figures.json"]
+    code, _, error = rcg("evaluate", "--samples", checkpoint, *common[:-2], *more, "--guidance", 2, *out)
+    assert code == 0, error
+    figures = json.loads((made / "figures.json").read_text())["figures"]
+    assert figures == {sweep["names"][kind]: value for kind, value in sweep["rows"][0]["figures"][0].items()}
+
+
+def test_two_processes_sweep_as_one_does(rcg, made, words):
+    settings = ["--guidance", "1,2.5", "--intervals", "0-1,0.3-0.6", "--prior_temperature", "1,0.5", "--seeds", 2]
+    settings += ["--crossed", "false"]
+    assert rcg(*words, *settings)[0] == 0
+    alone = json.loads((made / "sweep" / "sweep.json").read_text())
+    accelerator = words.index("--accelerator")
+    pair = [*words[:accelerator], *words[accelerator + 2 : -1], made / "pair", *settings]
+    assert rcg_process.pair(pair, made) == [0, 0], (made / "said.txt").read_text()
+    together = json.loads((made / "pair" / "sweep.json").read_text())
+    assert [row["setting"] for row in together["rows"]] == [row["setting"] for row in alone["rows"]]
+    assert len(alone["rows"]) == 4
+    for one, two in zip(alone["rows"], together["rows"]):
+        for mine, theirs in zip(one["figures"], two["figures"]):
+            assert mine == pytest.approx(theirs, rel=1e-6)
+    assert (made / "said.txt").read_text().count("best by fd") == 1
+    assert (made / "pair" / "interval.png").is_file()
+
+
 def test_conditions_from_a_store_or_none_at_all(rcg, made, words, digits):
     digits(made)
     rest = words[words.index("--prior") + 2 :]
@@ -149,6 +209,8 @@ def test_conditions_from_a_store_or_none_at_all(rcg, made, words, digits):
         (["--guidance", "2", "--by", "kid"], "nothing was scored by 'kid'"),
         (["--eta", "1", "--sampler", "Ancestral"], "Ancestral has no eta"),
         (["--guidance", "2", "--number", "1"], "at least 2 samples"),
+        (["--intervals", "0.2"], "--intervals are such as 0-1,0.2-0.8, not 0.2"),
+        (["--guidance", "2", "--protocol", "adm-265"], "did you mean adm-256?"),
         (["--guidance", "2", "--balanced", "true"], "classes were asked for"),
     ],
 )
@@ -190,9 +252,10 @@ def test_settings_are_crossed_or_varied_by_themselves():
 
 def test_a_class_conditional_prior_is_asked_for_every_class(made, tmp_path):
     loaded = settings.Loaded(Generator.load(made / "generator.ckpt"), Generator.load(made / "rdm_class.ckpt"))
-    asked = settings.Asked(20, 0, 1, 20, "32-true", torch.device("cpu"))
+    asked = settings.Asked(20, 0, 1, 20, "32-true")
     prior = made / "rdm_class.ckpt"
     one, other = (settings.Sampling(loaded, asked, tmp_path / "out", prior, balanced=flag) for flag in (True, False))
-    assert not torch.equal(next(one.pictures({}, 0)), next(other.pictures({}, 0)))
+    drawn = [sampling.seeds({}, 0).rows.carried["representation"] for sampling in (one, other)]
+    assert not torch.equal(*drawn)
     expected = loaded.prior.sample({"seed": torch.arange(20), "label": torch.arange(20) % 10})
-    torch.testing.assert_close(one._representations({}), expected)
+    torch.testing.assert_close(drawn[0], expected)

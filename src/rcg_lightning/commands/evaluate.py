@@ -9,11 +9,14 @@ from rcg_lightning.commands.generator import Loaded, chosen_guidance, load, same
 from rcg_lightning.commands.of_samples import OfSamples
 from rcg_lightning.commands.parsing import call
 from rcg_lightning.commands.scoring import (
+    NUMBER,
     AnyScorer,
     ScoredSampling,
+    Watched,
     asked_seeds,
     finisher,
     is_generator,
+    loaded_features,
     score_made,
     score_read,
 )
@@ -34,8 +37,6 @@ from rcg_lightning.evaluation.representations import RepresentationScorer
 from rcg_lightning.evaluation.scores import EVERY, USUAL, Scorer
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import require
-
-NUMBER = 5000  # samples made where neither protocol nor user says
 
 
 def evaluate(
@@ -130,7 +131,7 @@ def evaluate(
         require(not besides, "--memorisation and --parzen are of pictures, not of representations")
         scorers, made_by, facts = _for_representations(loaded, data, seeds)
     else:
-        made_by = _features(extractor, used)
+        made_by = loaded_features(extractor, used)
         shape = _shape(loaded, opened)
         besides.check_size(shape, size)
         compared, facts = real.bind(used, made_by, device)
@@ -152,7 +153,8 @@ def evaluate(
             num_nodes=num_nodes,
             precision=precision,
             logger=False,
-            enable_progress_bar=not json,
+            enable_progress_bar=False,
+            callbacks=[Watched()],
         )
         made = asked_seeds(loaded, first_seed, size * seeds, used.labels, batch_size)
         found = score_made(module, made, trainer)
@@ -177,15 +179,6 @@ def _for_representations(
     if loaded is not None:
         same_encoder(loaded.generator, real.identity, "--data.stores")
     return [RepresentationScorer(real) for _ in range(seeds)], str(real.identity), facts
-
-
-def _features(extractor: FeatureExtractor | None, protocol: Protocol) -> FeatureExtractor:
-    """Return the extractor, loaded: weights that are missing should stop the work before it has begun."""
-    chosen = extractor or protocol.extractor
-    if chosen is None:
-        raise UserError("give --extractor, what makes the features to compare in, or a --protocol that has one")
-    chosen.setup()
-    return chosen
 
 
 def _open(path: Path) -> Samples:

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from tqdm import tqdm
 
 from rcg_lightning.commands.generator import Loaded, chosen_labels
 from rcg_lightning.commands.parsing import watched
@@ -16,6 +19,8 @@ from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.seeds import Seeds
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.protocols import Labels, Protocol
 from rcg_lightning.evaluation.reading import Samples
 from rcg_lightning.evaluation.reference import BATCH, batches
@@ -26,6 +31,7 @@ from rcg_lightning.stages.generator import Generator
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, require
 
+NUMBER = 5000  # samples made where neither protocol nor user says
 AnyScorer = Scorer | RepresentationScorer
 
 
@@ -81,6 +87,27 @@ class ScoredSampling(LightningModule):
         self.kept = _kept(self.scorers)
 
 
+class Watched(Callback):
+    """A progress bar that appears where predicting takes more than a few seconds."""
+
+    def __init__(self, what: str = "sampling") -> None:
+        self.what = what
+        self._bar: tqdm[Any] | None = None
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            total = sum(int(batches) for batches in trainer.num_predict_batches)
+            self._bar = tqdm(desc=self.what, total=total, delay=3, leave=False)
+
+    def on_predict_batch_end(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 @dataclass(frozen=True)
 class Scored:
     """What came of samples.
@@ -134,6 +161,15 @@ def asked_seeds(loaded: Loaded, first: int, total: int, labels: Labels, batch_si
 def finisher(protocol: Protocol, generator: Generator) -> Callable[[Tensor], Tensor]:
     """Return what makes of a generator's samples what is scored: pictures are quantised, representations stay."""
     return protocol.quantise if generator.codec.makes == "image" else torch.Tensor.contiguous
+
+
+def loaded_features(extractor: FeatureExtractor | None, protocol: Protocol) -> FeatureExtractor:
+    """Return the extractor that is given or the protocol's, loaded, for missing weights should stop work at once."""
+    chosen = extractor or protocol.extractor
+    if chosen is None:
+        raise UserError("give --extractor, what makes the features to compare in, or a --protocol that has one")
+    chosen.setup()
+    return chosen
 
 
 def is_generator(path: Path) -> bool:

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,15 +14,19 @@ from torch import Tensor
 from rcg_lightning.commands.compare import samples_folder
 from rcg_lightning.commands.generator import Loaded, chosen_labels, has, stored_representations
 from rcg_lightning.commands.sample import sample
+from rcg_lightning.commands.scoring import ScoredSampling, finisher
 from rcg_lightning.conditions import ClassCondition
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.data.seeds import Seeds
 from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.protocols import Protocol
+from rcg_lightning.evaluation.scores import Scorer
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import require, to_uint8
+from rcg_lightning.types import require
 
 Setting = dict[str, Any]  # name of a swept setting to its value
 Precision = Literal["32-true", "bf16-mixed"]
@@ -37,6 +40,7 @@ class Asked:
     Attributes:
         number: samples of each seed, whose own seeds are first_seed, first_seed + 1, …
         seeds: how often each setting is scored, on other samples each time.
+        accelerator, devices, num_nodes: where, and by how many processes.
     """
 
     number: int
@@ -44,7 +48,9 @@ class Asked:
     seeds: int
     batch_size: int
     precision: Precision
-    device: torch.device
+    accelerator: str = "cpu"
+    devices: int | str = 1
+    num_nodes: int = 1
 
     @property
     def total(self) -> int:
@@ -79,7 +85,7 @@ class Sampling:
     ) -> None:
         self.loaded, self.asked, self.out = loaded, asked, out
         self.prior, self.representations, self.balanced = prior, representations, balanced
-        self.generator = loaded.generator.to(asked.device)
+        self.generator = loaded.generator
         self.sampler, self.guidance = sampler or own_sampler(self.generator), guidance or loaded.generator.guidance
         self.labels = chosen_labels(loaded, None, balanced, asked.total)
         self._drawn: dict[str, Tensor] = {}
@@ -94,7 +100,12 @@ class Sampling:
 
     def own(self) -> Setting:
         """Return the values of all settings that the generator would use if it were not told any."""
-        found: Setting = {"guidance": self.guidance.scale, "ema": self.generator.averages[0]}
+        first, last = self.guidance.interval
+        found: Setting = {
+            "guidance": self.guidance.scale,
+            "interval": f"{first:g}-{last:g}",
+            "ema": self.generator.averages[0],
+        }
         found |= {name: value for name, value in knobs(self.sampler).items() if name in _OF_SAMPLER}
         if self.loaded.prior is not None:
             found["prior_temperature"] = own_sampler(self.loaded.prior).temperature
@@ -111,7 +122,9 @@ class Sampling:
     def guidance_at(self, setting: Setting) -> Guidance:
         """Return the guidance of a setting."""
         base = self.guidance
-        return Guidance(float(setting.get("guidance", base.scale)), base.ramp, base.interval, base.channels)
+        scale = float(setting.get("guidance", base.scale))
+        interval = parsed_interval(setting["interval"]) if "interval" in setting else base.interval
+        return Guidance(scale, base.ramp, interval, base.channels)
 
     def sampler_at(self, setting: Setting) -> Sampler:
         """Return the sampler of a setting."""
@@ -131,20 +144,23 @@ class Sampling:
             "precision": self.asked.precision,
         }
 
-    def pictures(self, setting: Setting, seed: int) -> Iterator[Tensor]:
-        """Yield the samples of one seed of a setting, uint8 batches (B, C, H, W)."""
+    def module(self, setting: Setting, scorer: Scorer, protocol: Protocol) -> ScoredSampling:
+        """Return what makes the samples of a setting and scores them."""
+        guidance, sampler = self.guidance_at(setting), self.sampler_at(setting)
+        finish = finisher(protocol, self.generator)
+        return ScoredSampling(
+            self.generator, [scorer], self.asked.number, finish, guidance, sampler, setting.get("ema")
+        )
+
+    def seeds(self, setting: Setting, seed: int) -> Seeds:
+        """Return the samples' seeds of one seed of a setting, with their labels and representations."""
         carried = dict(self.labels)
         known = self._representations(setting)
         if known is not None:
             carried["representation"] = known
-        guidance, sampler = self.guidance_at(setting), self.sampler_at(setting)
-        device, mixed = self.asked.device, self.asked.precision == "bf16-mixed"
-        for rows in torch.arange(seed * self.asked.number, (seed + 1) * self.asked.number).split(self.asked.batch_size):
-            batch = {"seed": rows + self.asked.first_seed} | {name: values[rows] for name, values in carried.items()}
-            moved: Any = {name: values.to(device) for name, values in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                made = self.generator.sample(moved, guidance, sampler, setting.get("ema"))
-            yield to_uint8(made.float())
+        rows = torch.arange(seed * self.asked.number, (seed + 1) * self.asked.number)
+        told = {name: values[rows] for name, values in carried.items()}
+        return Seeds((rows + self.asked.first_seed).tolist(), self.asked.batch_size, told)
 
     def _prior_sampler(self, setting: Setting) -> Sampler:
         if self.loaded.prior is None:
@@ -179,7 +195,9 @@ class Sampling:
                 sampler=sampler,
                 balanced=balanced,
                 batch_size=asked.batch_size,
-                accelerator={"cuda": "gpu"}.get(asked.device.type, asked.device.type),
+                accelerator=asked.accelerator,
+                devices=asked.devices,
+                num_nodes=asked.num_nodes,
                 precision="32-true",  # as a prior is computed inside a generator
             )
         return folder
@@ -199,6 +217,15 @@ def knobs(thing: Any) -> dict[str, Any]:
     found = {name: getattr(thing, name) for name in names if hasattr(thing, name)}
     plain = (str, int, float, bool, tuple, type(None))
     return {name: value for name, value in found.items() if isinstance(value, plain)}
+
+
+def parsed_interval(text: str) -> tuple[float, float]:
+    """Return the interval of guidance that "0.2-0.8" means."""
+    try:
+        first, last = (float(part) for part in text.split("-"))
+    except ValueError as error:
+        raise UserError(f"--intervals are such as 0-1,0.2-0.8, not {text}") from error
+    return first, last
 
 
 def variant(sampler: Sampler, changes: dict[str, Any]) -> Sampler:

@@ -3,26 +3,25 @@
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rcg_lightning.commands.compare import pick_device
 from rcg_lightning.commands.generator import chosen_guidance, load, take_weak
-from rcg_lightning.commands.parsing import call, say, watched
+from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.commands.scoring import NUMBER, Watched, loaded_features, score_made
 from rcg_lightning.commands.settings import Asked, Precision, Sampling, Setting, settings_of, short_hash
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.curves import Point, best, picture, plots, save_plots, sweep_table
 from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.published_statistics import read_statistics
-from rcg_lightning.evaluation.reference import Reference, reference_of
-from rcg_lightning.evaluation.scores import score
+from rcg_lightning.evaluation.protocols import Protocol, Real, find_protocol
+from rcg_lightning.evaluation.reference import Reference
+from rcg_lightning.evaluation.scores import EVERY, USUAL, Scorer
 from rcg_lightning.stages.folder import bundle_parts
-from rcg_lightning.trainer import default_precision
+from rcg_lightning.trainer import Trainer, default_precision
 from rcg_lightning.types import require
 
 SCORED = "scored.json"  # every setting ever scored in a folder, by a hash of all that its figures depend on
@@ -42,22 +41,25 @@ class Scored:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete it, and its settings are scored again") from error
 
-    def add(self, key: str, record: dict[str, Any]) -> None:
-        """Keep one record."""
+    def add(self, key: str, record: dict[str, Any], write: bool = True) -> None:
+        """Keep one record; of several processes one writes."""
         self.records[key] = record
-        _write(self.path, json.dumps(self.records, indent=1))
+        if write:
+            _write(self.path, json.dumps(self.records, indent=1))
 
 
 def sweep(
     checkpoint: Path,
-    extractor: FeatureExtractor,
     out: Path,
+    extractor: FeatureExtractor | None = None,
     data: ImageData | None = None,
     statistics: Path | None = None,
+    protocol: str | None = None,
     reference: Path | None = None,
     prior: Path | None = None,
     representations: Path | None = None,
     guidance: list[float] | None = None,
+    intervals: list[str] | None = None,
     steps: list[int] | None = None,
     eta: list[float] | None = None,
     ema: list[str] | None = None,
@@ -70,13 +72,16 @@ def sweep(
     weak: Path | None = None,
     weak_ema: str | None = None,
     sampler: Sampler | None = None,
-    number: int = 5000,
+    number: int | None = None,
     first_seed: int = 0,
     seeds: int = 1,
     balanced: bool = False,
+    all: bool = False,
     by: str = "fd",
     batch_size: int = 256,
     accelerator: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
     precision: Precision | None = None,
 ) -> None:
     """Score a generator at many settings of sampling: a table, plots, and the best one.
@@ -86,14 +91,16 @@ def sweep(
 
     Args:
         checkpoint: of the generator.
-        extractor: features to compare in.
         out: folder to write to: sweep.md, sweep.json, plots as PNG and for TensorBoard, and what was scored already.
+        extractor: features to compare in; may be left out where the protocol has one.
         data: the real pictures.
         statistics: published reference statistics (.npz with mu and sigma) in place of data.
+        protocol: adm-256, val-50k, … as of `rcg evaluate`; what is given besides changes it.
         reference: folder in which the real pictures' features are kept; by default in ``out``.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
         representations: a store to take conditions from instead of the prior.
         guidance: guidance scales, 1 is off.
+        intervals: parts of sampling in which guidance acts, such as 0-1,0.2-0.8.
         steps: numbers of sampling steps.
         eta: DDIM's noise, 0 to 1.
         ema: names of averaged weights; "trained" for the weights themselves.
@@ -106,20 +113,26 @@ def sweep(
         weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
         weak_ema: name of the weaker model's averaged weights; without --weak, of the generator's own.
         sampler: what steps, eta and temperature are changed of; None for the generator's own.
-        number: samples of each setting and seed.
+        number: samples of each setting and seed; 5000 unless the protocol says.
         first_seed: samples' seeds are first_seed, first_seed + 1, …
         seeds: score each setting so many times, on other samples, for error bars.
         balanced: generate every class equally often.
+        all: kernel distance, density and coverage too.
         by: metric that decides which setting is best.
         batch_size: samples made at once; changes speed and memory alone.
         accelerator: cpu, gpu, mps or auto.
+        devices: processes on this machine.
+        num_nodes: machines, where the job was started on several.
         precision: of sampling; None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
     """
-    require((data is None) != (statistics is None), "give what to compare with: either --data or --statistics")
-    require(number > 1 and seeds > 0, f"a sweep takes at least 2 samples and 1 seed, not {number} and {seeds}")
+    named = Protocol() if protocol is None else find_protocol(protocol)
+    used = named.given(number=number, labels="balanced" if balanced else None)
+    count = NUMBER if used.number is None else used.number
+    require(count > 1 and seeds > 0, f"a sweep takes at least 2 samples and 1 seed, not {count} and {seeds}")
     require(prior is None or representations is None, "--prior and --representations exclude each other: give one")
     axes = {
         "guidance": guidance,
+        "interval": intervals,
         "steps": steps,
         "eta": eta,
         "ema": ema,
@@ -127,7 +140,7 @@ def sweep(
         "prior_temperature": prior_temperature,
     }
     given = {name: list(values) for name, values in axes.items() if values}
-    extractor.setup()
+    features = loaded_features(extractor, used)
     if representations is None:
         prior = prior or bundle_parts(checkpoint).get("prior")
     loaded = load(checkpoint, prior, given=representations is not None)
@@ -135,74 +148,99 @@ def sweep(
     require(makes == "image", f"{checkpoint} makes {makes}s, no pictures: sweep a generator of pictures")
     device = pick_device(accelerator)
     chosen = precision or (default_precision() if device.type == "cuda" else "32-true")
-    asked = Asked(number, first_seed, seeds, batch_size, chosen, device)  # type: ignore[arg-type]
+    asked = Asked(count, first_seed, seeds, batch_size, chosen, accelerator, devices, num_nodes)  # type: ignore[arg-type]
     take_weak(loaded.generator, weak, weak_ema)
     base = chosen_guidance(loaded.generator, None, ramp, interval, guided_channels)
     sampling = Sampling(loaded, asked, out, prior, representations, sampler, base, balanced)
     settings = settings_of(given, sampling.own(), crossed)
     for setting in settings:
         sampling.check(setting)
-    real, against = _reference(data, statistics, extractor, reference or out / "reference", device)
-    points = _score_all(sampling, settings, extractor, real, against, by, Scored(out / SCORED))
-    held = f"{number} samples" + (f" × {seeds} seeds" if seeds > 1 else "")
-    note = f"{held}, features of {extractor.name} ({extractor.identity}), reference {against}"
-    _report(points, by, note, out)
+    real, facts = Real(data, statistics, None, reference or out / "reference").bind(used, features, device)
+    compared = Compared(used, features, real, facts, EVERY if all else USUAL)
+    points, zero = _score_all(sampling, settings, compared, by, Scored(out / SCORED))
+    if zero:
+        _report(points, by, compared, used.record(features, facts, count, asked=named), out)
 
 
-def _reference(
-    data: ImageData | None, statistics: Path | None, extractor: FeatureExtractor, folder: Path, device: torch.device
-) -> tuple[Reference, str]:
-    """Return what samples are compared with, and a name that changes with it."""
-    if statistics is not None:
-        return read_statistics(statistics, extractor, device), f"{statistics.stem}-{file_sha256(statistics)[:16]}"
-    assert data is not None
-    data.prepare_data()
-    real = reference_of(data, extractor, folder, device)
-    return real, real.identity
+@dataclass(frozen=True)
+class Compared:
+    """How every setting is scored: by which protocol and features, against what, in which groups of metrics."""
+
+    protocol: Protocol
+    extractor: FeatureExtractor
+    real: Reference
+    facts: dict[str, Any]
+    metrics: frozenset[str]
+
+    def scorer(self) -> Scorer:
+        """Return a new scorer."""
+        return Scorer(self.extractor, self.real, self.metrics, self.protocol.neighbours)
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return, as plain data, everything that figures depend on beside the samples."""
+        return {
+            "extractor": self.extractor.identity,
+            "reference": [self.real.identity, self.real.name, self.facts["identity"]],
+            "groups": sorted(self.metrics),
+            "neighbours": self.protocol.neighbours,
+            "quantisation": self.protocol.quantisation,
+        }
 
 
 def _score_all(
-    sampling: Sampling,
-    settings: list[Setting],
-    extractor: FeatureExtractor,
-    real: Reference,
-    against: str,
-    by: str,
-    scored: Scored,
-) -> list[Point]:
-    """Score what has not been scored yet and return all points, in the order of ``settings``."""
+    sampling: Sampling, settings: list[Setting], compared: Compared, by: str, scored: Scored
+) -> tuple[list[Point], bool]:
+    """Score what has not been scored yet; return all points, in the order of ``settings``, and who reports them."""
     asked = sampling.asked
+    watch = Watched()
+    trainer = Trainer(
+        sampling.out,
+        accelerator=asked.accelerator,
+        devices=asked.devices,
+        num_nodes=asked.num_nodes,
+        precision=asked.precision,
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[watch],
+    )
     points: list[Point] = []
     for place, setting in enumerate(settings, 1):
-        words = Point(setting, (), asked.number).says()
+        watch.what = words = f"[{place}/{len(settings)}] {Point(setting, (), asked.number).says()}"
         found: list[dict[str, float]] = []
         for seed in range(asked.seeds):
-            told = {**sampling.depends_on(setting, seed), "extractor": extractor.identity, "reference": against}
+            told = {**sampling.depends_on(setting, seed), **compared.depends_on()}
             key = short_hash(told)
             fresh = key not in scored.records
             if fresh:
                 began = time.perf_counter()
-                total = -(-asked.number // asked.batch_size)
-                made = watched(sampling.pictures(setting, seed), f"[{place}/{len(settings)}] {words}", total)
-                metrics = score(made, real, extractor, asked.device)
+                seeds = sampling.seeds(setting, seed)
+                made = score_made(sampling.module(setting, compared.scorer(), compared.protocol), seeds, trainer)
                 seconds = round(time.perf_counter() - began, 2)
-                scored.add(key, {"setting": setting, "n": asked.number, "metrics": metrics, "seconds": seconds, **told})
+                record = {"setting": setting, "n": asked.number, "metrics": made.blocks[0], "seconds": seconds, **told}
+                scored.add(key, record, trainer.is_global_zero)
             found.append(scored.records[key]["metrics"])
             best([Point(setting, (found[-1],), asked.number)], by)  # refuses a metric that is not there, at once
             which = f", seed {seed}" if asked.seeds > 1 else ""
             end = f"{scored.records[key]['seconds']:.1f} s" if fresh else "scored before"
-            say(f"[{place}/{len(settings)}] {words}{which}: {by} {found[-1][by]:.4f}   ({end})")
+            if trainer.is_global_zero:
+                say(f"{words}{which}: {by} {found[-1][by]:.4f}   ({end})")
         points.append(Point(setting, tuple(found), asked.number))
-    return points
+    return points, trainer.is_global_zero
 
 
-def _report(points: list[Point], by: str, note: str, out: Path) -> None:
+def _report(points: list[Point], by: str, compared: Compared, record: dict[str, Any], out: Path) -> None:
     """Write table, figures and plots, and say which setting is best."""
     from torch.utils.tensorboard import SummaryWriter
 
     winner, table = best(points, by), sweep_table(points, by)
+    seeds, n = len(winner.figures), winner.n
+    held = f"{n} samples" + (f" × {seeds} seeds" if seeds > 1 else "")
+    source = record["reference"]
+    against = f"{source.get('file') or source['set']} {str(source['identity'])[:8]}"
+    note = f"{held}, features of {record['weights']}, reference {against}, protocol {record['name']}"
+    names = {kind: name for kind in winner.figures[0] for name in compared.scorer().full_names({kind: 0.0}, n)}
     rows = [{"setting": p.setting, "n": p.n, "figures": list(p.figures)} for p in points]
-    content = {"note": note, "by": by, "best": winner.setting, "rows": rows}
+    content = {"note": note, "by": by, "best": winner.setting, "names": names, "protocol": record, "rows": rows}
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "sweep.json", json.dumps(content, indent=1))
     _write(out / "sweep.md", f"{note}\n\n{table}")
