@@ -51,13 +51,13 @@ class VQNetwork(Described, nn.Module):
     ) -> None:
         super().__init__()
         require(
-            bool(multipliers) and all(width * factor % groups == 0 for factor in multipliers),
+            bool(multipliers) and all(width * factor % groups == 0 for factor in [1, *multipliers]),
             f"an autoencoder has levels whose channels are divisible by its {groups} groups, not {width} times "
             f"{list(multipliers)}: set another width or number of groups",
         )
         require(blocks > 0 and codes > 1 and dim > 0, "an autoencoder has at least 1 block a level, 2 codes, 1 number")
         self.channels, self.blocks, self.codes, self.dim, self.groups = channels, blocks, codes, dim, groups
-        self.widths = [width * factor for factor in multipliers]
+        self.width, self.widths = width, [width * factor for factor in multipliers]
         self.encoder, self.decoder = self.make_encoder(), self.make_decoder()
         self.codebook = nn.Embedding(codes, dim)
         nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)  # as VQ-VAE has it
@@ -74,7 +74,7 @@ class VQNetwork(Described, nn.Module):
 
     @abstractmethod
     def ends(self) -> tuple[nn.Module, nn.Module]:
-        """The first and the last convolution of the encoder: picture to ``widths[0]``, ``widths[-1]`` to ``dim``."""
+        """The first and the last convolution of the encoder: picture to ``width``, ``widths[-1]`` to ``dim``."""
 
     def attends(self, level: int) -> bool:
         """Whether the maps of a level have attention."""
@@ -88,7 +88,7 @@ class VQNetwork(Described, nn.Module):
 
     def make_encoder(self) -> Encoder:
         """Return an encoder from a picture to maps of ``dim`` channels."""
-        before, last = [self.widths[0], *self.widths], len(self.widths) - 1
+        before, last = [self.width, *self.widths], len(self.widths) - 1
         levels = [
             self.level(before[i], out, self.blocks, i, self.halving(out) if i < last else nn.Identity())
             for i, out in enumerate(self.widths)
@@ -202,7 +202,7 @@ class MaskGITVQGAN(VQNetwork):
         return nn.AvgPool2d(2)
 
     def ends(self) -> tuple[nn.Module, nn.Module]:
-        first = nn.Conv2d(self.channels, self.widths[0], 3, padding=1, bias=False)
+        first = nn.Conv2d(self.channels, self.width, 3, padding=1, bias=False)
         return first, nn.Conv2d(self.widths[-1], self.dim, 1)
 
 
@@ -244,7 +244,7 @@ class VQGAN(VQNetwork):
         return StridedConvolution(channels)
 
     def ends(self) -> tuple[nn.Module, nn.Module]:
-        first = nn.Conv2d(self.channels, self.widths[0], 3, padding=1)
+        first = nn.Conv2d(self.channels, self.width, 3, padding=1)
         return first, nn.Conv2d(self.widths[-1], self.dim, 3, padding=1)
 
     def attends(self, level: int) -> bool:

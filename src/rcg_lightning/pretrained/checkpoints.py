@@ -85,6 +85,8 @@ def recognise(container: Mapping[str, Any]) -> str:
         "vqgan.": "a MAGE checkpoint",
         "x_embedder.": "a DiT checkpoint",
         "input_blocks.": "an ADM checkpoint",
+        "quant_conv.": "an autoencoder of LDM",
+        "quantize.embedding.": "a MaskGIT VQGAN",
         "blocks.0.attn.qkv.": "the weights of a plain Vision Transformer",
     }
     for sign, kind in signs.items():

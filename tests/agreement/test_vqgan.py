@@ -1,0 +1,119 @@
+"""MaskGIT's VQGAN and LDM's first stage, alone and from inside MAGE's and LDM's files."""
+
+import pytest
+import torch
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
+from rcg_lightning.pretrained.checkpoints import entry, load_strictly, read_checkpoint, strip
+from rcg_lightning.pretrained.vqgan_layout import CODES, INSIDE, official_vq, vq_state
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+pytestmark = pytest.mark.golden("maskgit_vqgan", "ldm", "mage")
+
+
+def read(golden):
+    content = read_checkpoint(golden.checkpoint, "the autoencoder")
+    state = vq_state(content)
+    load_strictly(state.structure, state.network, "it")
+    return content, state.structure.eval(), state.skipped
+
+
+def recorded(golden, *names):
+    """Return the first of the names that was recorded."""
+    return next((golden.io[name] for name in names if name in golden.io), None)
+
+
+@torch.no_grad()
+def test_pictures_become_codes_and_codes_pictures(golden):
+    _, network, _ = read(golden)
+    image = golden.io["in.images"]
+    z = network.encode(image)
+    expected = recorded(golden, "out.z_before_quantise", "out.first_stage.encode_prequant")
+    if expected is not None:
+        torch.testing.assert_close(z, expected, **CLOSE)
+        assert network.shape(tuple(image.shape[1:])) == tuple(expected.shape[1:])
+    quantised, indices = network.quantise(z)
+    told = recorded(golden, "out.indices_flat", "out.first_stage.indices", "out.gt_indices")
+    assert torch.equal(indices.flatten(), told.flatten())
+    assert torch.equal(network.lookup(indices), quantised)
+    expected = recorded(golden, "out.z_quantised", "out.first_stage.quantised")
+    if expected is not None:
+        torch.testing.assert_close(quantised, expected, **CLOSE)
+    expected = recorded(golden, "out.reconstruction", "out.first_stage.decode_with_quantise")
+    if expected is not None:
+        torch.testing.assert_close(network(image), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_what_else_was_recorded(golden):
+    """Indices decoded, a wide picture, latents decoded with and without quantisation."""
+    _, network, _ = read(golden)
+    io, compared = golden.io, 0
+    pairs = [("in.indices", "out.decoded_indices")]
+    pairs += [(name, name.replace("final_ids", "images")) for name in io if name.endswith(".final_ids")]
+    for given, expected in pairs:
+        if given in io:
+            side = round(io[given][0].numel() ** 0.5)
+            made = network.decode(network.lookup(io[given].view(-1, side, side)))
+            torch.testing.assert_close(made, io[expected], **CLOSE)
+            compared += 1
+    if "in.image_wide" in io:
+        torch.testing.assert_close(network.encode(io["in.image_wide"]), io["out.wide_z_before_quantise"], **CLOSE)
+    if "out.first_stage.decode_no_quantise" in io:
+        torch.testing.assert_close(network.decode(io["in.x"]), io["out.first_stage.decode_no_quantise"], **CLOSE)
+        quantised, _ = network.quantise(io["in.x"])
+        torch.testing.assert_close(network.decode(quantised), io["out.first_stage.decode_of_x"], **CLOSE)
+        compared += 1
+    assert compared
+
+
+def test_files_go_back_to_the_official_layout(golden):
+    content, network, _ = read(golden)
+    state = entry(content, "state_dict", "model")
+    inside = next((prefix for prefix in INSIDE if prefix + CODES in state), "")
+    official = strip(state, inside)
+    back = official_vq(network, network.state_dict())
+    assert back.keys() == official.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in official.items())
+
+
+def test_what_only_training_used_is_skipped_and_what_is_wrong_is_told(golden):
+    _, network, skipped = read(golden)
+    assert not any(skipped.values())
+    official = official_vq(network, network.state_dict())
+    more = {**official, "loss.discriminator.main.0.weight": torch.zeros(1)}
+    assert vq_state({"state_dict": more}).skipped == {
+        "networks that only its training used": ["loss.discriminator.main.0.weight"]
+    }
+    for name, message in (("encoder.norm_out.bias", "missing: encoder.out_norm.bias"), (CODES, "holds no weights of")):
+        with pytest.raises(UserError, match=message):
+            vq_state({key: tensor for key, tensor in official.items() if key != name})
+    with pytest.raises(UserError, match="it is a DINO checkpoint"):
+        vq_state({"teacher": {}})
+
+
+SIZES = {
+    "maskgit_vqgan": MaskGITVQGAN,
+    "mage_base_uncond": MaskGITVQGAN,
+    "mage_base_classcond": MaskGITVQGAN,
+    "mage_base_repcond": MaskGITVQGAN,
+    "mage_large_repcond": MaskGITVQGAN,
+    "ldm_vq_f8": VQGAN,
+    "ldm_8_repcond": VQGAN,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_full_size_files_are_read_completely(manifest, name):
+    """The sizes of the classes are the official ones; nothing is built in memory."""
+    names = manifest(name)
+    state = vq_state({"model": names})
+    with torch.device("meta"):
+        own = SIZES[name]()
+    load_strictly(own, state.network, "it")
+    assert type(state.structure) is type(own)
+    back = official_vq(own, own.state_dict())
+    inside = next((prefix for prefix in INSIDE if prefix + CODES in names), "")
+    shapes = {key: tensor.shape for key, tensor in strip(names, inside).items()}
+    assert {key: tensor.shape for key, tensor in back.items()} == shapes
