@@ -5,6 +5,8 @@ training left behind. So in training a forward pass changes buffers even without
 matters; in evaluation nothing changes. The estimate is differentiable in the weight, its vectors are not.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +35,9 @@ class Spectral(nn.Module):
 
     def normalised(self) -> Tensor:
         """Return weight / σ, (out, …), float32 under autocast too."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        device = self.weight.device.type
+        known = torch.amp.is_autocast_available(device)  # not for tensors without memory
+        with torch.autocast(device, enabled=False) if known else nullcontext():
             matrix = self.weight.flatten(1)  # (out, in)
             with torch.no_grad():
                 v = F.normalize(self.u @ matrix, eps=self.eps)  # (1, in)
