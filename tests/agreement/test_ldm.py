@@ -19,6 +19,7 @@ from rcg_lightning.pretrained.encoders import MoCoV3Encoder
 from rcg_lightning.pretrained.ldm_layout import ldm_name, ldm_state
 from rcg_lightning.pretrained.normalisation import PerSample
 from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.vqgan_layout import vq_state
 from rcg_lightning.types import Classes, Vector
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -145,21 +146,42 @@ def test_sampling(golden):
     assert any(found)
 
 
-def test_representation_from_images(golden):
+def test_loss_from_images(golden):
+    """The encoder and the autoencoder inside the file read the recorded pictures, which are in [-1, 1]."""
     if "out.rep_from_images" not in golden.io:
         pytest.skip("not recorded")
-    torch.testing.assert_close(representation(golden), golden.io["out.rep_from_images"], rtol=1e-4, atol=1e-5)
-
-
-def representation(golden):
-    """What the encoder inside the file makes of the recorded pictures, which are in [-1, 1]."""
-    model, arch = Model(golden, ema=False), golden.config["encoder"]
-    network, _ = MoCoV3Encoder(heads=arch["num_heads"]).build(
+    model, io, arch = Model(golden, ema=False), golden.io, golden.config["encoder"]
+    encoder, _ = MoCoV3Encoder(heads=arch["num_heads"]).build(
         layouts.split_head(model.state.encoder, "head.", {}), "the file"
     )
+    image = io["in.images"]
     with torch.no_grad():
-        image = (golden.io["in.images"] + 1) / 2
-        return PerSample()(network.eval()(Preprocess(size=arch["img_size"])(image)))
+        rep = PerSample()(encoder.eval()(Preprocess(size=arch["img_size"])((image + 1) / 2)))
+        z = first_stage(model).encode(image)
+        loss = model.denoiser.loss(z, io["in.t"], model.condition(len(z), rep), io["in.noise"]).mean()
+    torch.testing.assert_close(rep, io["out.rep_from_images"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, io["out.loss_from_images"], rtol=1e-4, atol=1e-5)
+
+
+def first_stage(model):
+    state = vq_state(model.content)
+    load_strictly(state.structure, state.network, "the file")
+    return state.structure.eval()
+
+
+def test_samples_become_pictures(golden):
+    """Latents are quantised, decoded, clamped and moved to [0, 1]."""
+    autoencoder = first_stage(Model(golden, ema=True))
+    done = 0
+    for name, expected in golden.io.items():
+        if not name.endswith(".image01"):
+            continue
+        with torch.no_grad():
+            z, _ = autoencoder.quantise(golden.io[name.replace("image01", "final")])
+            image = (autoencoder.decode(z).clamp(-1, 1) + 1) / 2
+        torch.testing.assert_close(image, expected, rtol=1e-3, atol=1e-3)
+        done += 1
+    assert done
 
 
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
