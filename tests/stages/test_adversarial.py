@@ -51,7 +51,7 @@ class Spy(nn.Module):
 
     def __init__(self, network):
         super().__init__()
-        self.network, self.seen = network, []
+        self.network, self.seen, self.together = network, [], network.together
 
     def forward(self, *inputs):
         self.seen.append(inputs)
@@ -75,6 +75,17 @@ def test_made_and_real_are_judged_together_under_one_condition():
     made = stage.generator_losses(given)
     assert torch.equal(spy.seen[-1][0], both[:8])  # in validation a picture's noise is always the same
     assert float(made["loss"]) == pytest.approx(float(Logistic().generator(logits[:8])))
+
+
+def test_made_and_real_are_judged_apart_where_a_batch_is_compared():
+    stage = gan(loss=Logistic()).build(FACTS).eval()
+    stage.discriminator = spy = Spy(stage.discriminator)
+    together = stage.discriminator_losses(batch())
+    spy.together = False
+    apart = stage.discriminator_losses(batch())
+    assert [len(x) for x, _ in spy.seen] == [16, 8, 8]
+    torch.testing.assert_close(torch.cat([x for x, _ in spy.seen[1:]]), spy.seen[0][0])
+    torch.testing.assert_close(apart, together)
 
 
 def test_the_generators_loss_reaches_it_through_the_discriminator():

@@ -40,7 +40,8 @@ class AdversarialStage(AlternatingStage, Generator):
 
     In a step the discriminator moves ``turns`` times, then the generator once, each by its share of the batch: see
     ``AlternatingStage``. Pictures made and real go through the discriminator together, those made first, as in the
-    official BigGAN and IC-GAN. What is made in training is made under the conditions of the batch's pictures.
+    official BigGAN and IC-GAN, but for one that compares the pictures of a batch (StyleGAN2). What is made in training
+    is made under the conditions of the batch's pictures.
 
     Validation logs how often the discriminator is right on held-out pictures and on what is made under their
     conditions, and the diversity of the samples of 64 fixed seeds relative to that of real pictures: under as many
@@ -139,8 +140,7 @@ class AdversarialStage(AlternatingStage, Generator):
         real, raw, n = self.codec.encode(batch), self.condition.observe(batch), len(batch["index"])
         with torch.no_grad():
             fake = self.made(batch, raw)
-        twice = tuple(torch.cat([part, part]) for part in raw)
-        fakes, reals = self.judge(torch.cat([fake, real.to(fake.dtype)]), twice, 2 * n).chunk(2)
+        fakes, reals = self.judge_both(fake, real.to(fake.dtype), raw, n)
         found = torch.stack([accuracy(reals, True), accuracy(fakes, False)])
         losses = {"loss": self.loss.discriminator(reals, fakes), "real_accuracy": found[0], "fake_accuracy": found[1]}
         if self.training:
@@ -160,6 +160,14 @@ class AdversarialStage(AlternatingStage, Generator):
         else:
             noise = law.seeded(SeededNoise(batch["index"], VALIDATION_STREAM), 0, dim)
         return self.generator(noise, self.conditioner(raw, n).to(device))
+
+    def judge_both(self, fake: Tensor, real: Tensor, raw: Raw, n: int) -> tuple[Tensor, Tensor]:
+        """Return the logits of n examples made and of n real ones, in one pass if the discriminator may mix them."""
+        if not self.discriminator.together:
+            return self.judge(fake, raw, n), self.judge(real, raw, n)
+        twice = tuple(torch.cat([part, part]) for part in raw)
+        fakes, reals = self.judge(torch.cat([fake, real]), twice, 2 * n).chunk(2)
+        return fakes, reals
 
     def judge(self, z: Tensor, raw: Raw, n: int) -> Tensor:
         """Return the discriminator's logits of n examples."""
