@@ -17,14 +17,17 @@ def start(argv, folder: Path, environment=None):
     return process
 
 
-def pair(argv, folder: Path):
-    """Run `rcg` as two processes of one job, the way torchrun starts them; return both exit codes."""
+def pair(argv, folder: Path, option="--devices"):
+    """Run `rcg` as two processes of one job, the way torchrun starts them; return both exit codes.
+
+    ``option`` says how many processes there are.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
     job["TORCHELASTIC_RUN_ID"] = "test"
-    argv = [*argv, "--devices", 2, "--accelerator", "cpu"]
+    argv = [*argv, option, 2, *(["--accelerator", "cpu"] if option == "--devices" else [])]
     processes = [start(argv, folder, {**job, "RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]
     return [finish(process) for process in processes]
 

@@ -3,6 +3,7 @@
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -79,18 +80,27 @@ def test_a_representation_model_is_watched(make_stage, digits, trainer, tmp_path
     fit = trainer(tmp_path / "run", 2, callbacks=[RepresentationDistance(count=128)])
     fit.fit(stage, data)
     figures = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("rep_fd")}
-    assert figures.keys() == {"rep_fd/128_train", "rep_fd/floor_451_train"}
+    assert figures.keys() == {"rep_fd/encoder_128_train", "rep_fd_floor/encoder_128_train"}
 
-    train, held_out = (
-        torch.from_numpy(data.columns(split)["representation"].whole("representation")[:, 0])
-        for split in ("train", "heldout")
-    )
-    floor = frechet_distance(*moments(held_out), *moments(train))
-    assert figures["rep_fd/floor_451_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
+    train = torch.from_numpy(data.columns("train")["representation"].whole("representation")[:, 0])
+    drawn = train[np.random.default_rng(0).integers(0, len(train), 128)]
+    floor = frechet_distance(*moments(drawn), *moments(train))
+    assert figures["rep_fd_floor/encoder_128_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
     made = stage.eval().sample({"seed": torch.arange(128)})
     expected = frechet_distance(*moments(made), *moments(train))
-    assert figures["rep_fd/128_train"] == pytest.approx(float(expected), rel=1e-4)
-    assert figures["rep_fd/128_train"] > figures["rep_fd/floor_451_train"] > 0
+    assert figures["rep_fd/encoder_128_train"] == pytest.approx(float(expected), rel=1e-4)
+    assert figures["rep_fd/encoder_128_train"] > figures["rep_fd_floor/encoder_128_train"] > 0
+
+
+def test_all_that_costs_is_done_at_every_nth_validation(make_stage, digits, trainer, tmp_path):
+    run = {"val_check_interval": 1, "limit_val_batches": 1, "logger": None, "log_every_n_steps": 1}
+    grid, distance = SampleGrid(4, every=2), RepresentationDistance(64, every=2)
+    trainer(tmp_path / "grid", 5, callbacks=[grid], **run).fit(make_stage(sampler=DDIM(2)), digits())
+    stage = make_stage(codec=Representations(), sampler=DDIM(2))
+    trainer(tmp_path / "rdm", 5, callbacks=[distance], **run).fit(stage, digits(tmp_path))
+    assert [event.step for event in events(tmp_path / "grid").Images("samples/generated")] == [2, 4]
+    logged = events(tmp_path / "rdm").Scalars("rep_fd/encoder_64_train")
+    assert len({event.value for event in logged}) == 2  # the table of settings repeats the last one
 
 
 @pytest.mark.parametrize("wrong", [SampleGrid, RepresentationDistance, Fidelity])

@@ -17,7 +17,7 @@ class Noted(Fidelity):
 
     def on_validation_epoch_end(self, trainer, pl_module):
         super().on_validation_epoch_end(trainer, pl_module)
-        if self._due:
+        if self.due:
             self.steps = [*getattr(self, "steps", []), trainer.global_step]
 
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rcg_process
 
@@ -52,6 +53,22 @@ def test_evaluation(both, toy):
     alone, together = json.loads(one.read_text()), json.loads(two.read_text())
     assert alone["figures"] == pytest.approx(together["figures"], rel=1e-9)
     assert alone["protocol"] == together["protocol"]
+
+
+def test_figures_during_training_are_of_both_processes(toy, tmp_path):
+    """451 held-out pictures are shared unequally; every second validation is scored."""
+    fit = ["fit", "--config", "digits_generator", "--data.source.limit", 256, "--data.batch_size", 16]
+    fit += ["--model.denoiser.network.width", 32, "--model.sampler.steps", 3, "--trainer.max_steps", 5]
+    fit += ["--trainer.val_check_interval", 1, "--trainer.log_every_n_steps", 1, "--trainer.accelerator", "cpu"]
+    fidelity = {"class_path": "Fidelity", "init_args": {"every": 2, "extractor": {"class_path": "ClassifierExtractor"}}}
+    fidelity["init_args"]["extractor"]["init_args"] = {"folder": str(toy / "classifier" / "classifier")}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [fidelity]}}))
+    fit += ["--config", tmp_path / "more.yaml", "--trainer.default_root_dir", tmp_path / "run"]
+    processes = rcg_process.pair(fit, tmp_path, "--trainer.devices")
+    assert processes == [0, 0], (tmp_path / "said.txt").read_text()
+    log = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert "fd/classifier_451_train" in log.Tags()["scalars"]
+    assert len({event.value for event in log.Scalars("fd/classifier_451_train")}) == 2
 
 
 def test_a_step_on_two_devices_is_started_apart(rcg, toy, tmp_path):

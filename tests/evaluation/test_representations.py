@@ -72,6 +72,7 @@ def test_names_say_encoder_number_and_reference(rows, real):
         "rep_fd_floor/encoder_500_heldout",
     }
     scorer.reset()
+    scorer.update(rows[1][:1])
     with pytest.raises(UserError, match="at least 2"):
         scorer.compute()
 

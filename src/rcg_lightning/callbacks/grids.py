@@ -2,17 +2,17 @@
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from rcg_lightning.callbacks.intervals import EveryNth
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, require
 
 
-class SampleGrid(Callback):
-    """Adds a grid of samples at every validation, from the averaged weights.
+class SampleGrid(EveryNth):
+    """Adds a grid of samples in validation, from the averaged weights.
 
     A condition that the batch of held-out pictures has (label, cluster, representation) is taken from there, so that
     no prior is needed; the pictures it was taken from are shown as well.
@@ -20,9 +20,11 @@ class SampleGrid(Callback):
     Args:
         count: samples in the grid.
         columns: samples in a row.
+        every: at every n-th validation.
     """
 
-    def __init__(self, count: int = 64, columns: int = 8) -> None:
+    def __init__(self, count: int = 64, columns: int = 8, every: int = 1) -> None:
+        super().__init__(every)
         self.count, self.columns = count, columns
         self._batch: Batch = {}
 
@@ -38,7 +40,7 @@ class SampleGrid(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._batch):
+        if not (self.due and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._batch):
             return
         assert isinstance(pl_module, Generator)
         real = self._batch["image"][: self.count]
@@ -47,11 +49,15 @@ class SampleGrid(Callback):
         seeds = torch.arange(count, device=real.device)
         samples = pl_module.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
         writer = trainer.logger.experiment
-        writer.add_image("samples/generated", self._grid(samples), trainer.global_step)
+        writer.add_image("samples/generated", tensorboard_grid(samples, self.columns), trainer.global_step)
         if conditions:
-            writer.add_image("samples/real_of_the_same_condition", self._grid(real), trainer.global_step)
+            writer.add_image(
+                "samples/real_of_the_same_condition", tensorboard_grid(real, self.columns), trainer.global_step
+            )
 
-    def _grid(self, images: Tensor) -> Tensor:
-        small = images.shape[-1] < 32
-        images = images.repeat_interleave(4, 2).repeat_interleave(4, 3) if small else images
-        return make_grid(images.float().cpu(), nrow=self.columns, padding=2)
+
+def tensorboard_grid(images: Tensor, columns: int) -> Tensor:
+    """Pictures (B, C, H, W) in [0, 1] -> one picture on the CPU with so many in a row, small ones four times larger."""
+    small = images.shape[-1] < 32
+    images = images.repeat_interleave(4, 2).repeat_interleave(4, 3) if small else images
+    return make_grid(images.float().cpu(), nrow=columns, padding=2)

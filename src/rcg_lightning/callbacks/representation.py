@@ -2,87 +2,94 @@
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
-from rcg_lightning.core.frechet import frechet_distance, moments
+from rcg_lightning.callbacks.intervals import EveryNth
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.metrics import FeatureStatistics, Moments, fid
+from rcg_lightning.evaluation.representations import RealRepresentations, full_names, representation_distances
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import require
+from rcg_lightning.types import Batch, require
 
 
-class RepresentationDistance(Callback):
+class RepresentationDistance(EveryNth):
     """Logs the Fréchet distance of generated representations to the training set's, and the floor beside it.
 
-    The floor is the distance of the held-out representations to the training set's: what a perfect model reaches. The
-    distance falls with the number of samples, so by default as many are generated as there are held-out ones. Where
-    representations come from an online encoder, the reference is the held-out set, and the floor that between its two
-    halves.
+    The floor is the distance of as many training representations, drawn with repetition: what a perfect model reaches.
+    The distance falls with the number of samples. Where representations come from an online encoder, the reference is
+    the held-out set, and the floor the distance between its two halves. Names say encoder, number and reference, such
+    as ``rep_fd/encoder_451_train`` and ``rep_fd_floor/encoder_451_train``.
 
     Args:
-        count: representations to generate.
+        count: representations to generate; by default as many as there are held-out ones.
         most: real representations to read from a large store.
+        every: at every n-th validation.
     """
 
-    def __init__(self, count: int | None = None, most: int = 50_000) -> None:
+    def __init__(self, count: int | None = None, most: int = 50_000, every: int = 1) -> None:
+        super().__init__(every)
         self.count, self.most = count, most
-        self._held_out: list[Tensor] = []
+        self._real: RealRepresentations | None = None
+        self._held_out: list[FeatureStatistics] = []  # all, and two halves
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "representation"
         require(fits, "RepresentationDistance watches a generator of representations: use it with an RDM only")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._held_out = []
+        super().on_validation_start(trainer, pl_module)
+        self._held_out = [_statistics(pl_module) for _ in range(3)]
+        columns = trainer.datamodule.columns("train")  # type: ignore[attr-defined]
+        if self._real is None and "representation" in columns:
+            self._real = RealRepresentations(columns["representation"], most=self.most)
 
     @torch.no_grad()
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: dict, *_: object
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, *_: object
     ) -> None:
+        if not self.due:
+            return
         assert isinstance(pl_module, Generator)
-        self._held_out.append(pl_module.codec.encode(batch).cpu())  # type: ignore[arg-type]
+        rows, odd = pl_module.codec.encode(batch).float(), batch["index"] % 2 == 1
+        for statistics, part in zip(self._held_out, (rows, rows[~odd], rows[odd])):
+            statistics.update(part)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Every process makes its share of the samples; the figure is of all of them together."""
-        assert isinstance(pl_module, Generator)
-        held_out = _gathered(trainer, torch.cat(self._held_out))
-        if len(held_out) < 4:  # two halves with a covariance each: a tiny folder should not stop the training
+        if not self.due:
             return
-        train = self._stored(trainer)
-        count = self.count or len(held_out)
-        rank, world = trainer.global_rank, trainer.world_size
-        tiles = torch.arange(count).split(pl_module.tile)[rank::world]
-        made = [pl_module.sample({"seed": seeds.to(pl_module.device)}).cpu() for seeds in tiles]
-        empty = held_out.new_empty(0, *held_out.shape[1:])
-        generated = _gathered(trainer, torch.cat([empty, *made]))
-        if train is None:
-            distances = {
-                f"rep_fd/{count}_heldout": _distance(generated, held_out),
-                "rep_fd/floor_halves_of_heldout": _distance(held_out[::2], held_out[1::2]),
-            }
+        assert isinstance(pl_module, Generator)
+        held_out = _all(self._held_out[0])
+        if held_out is None or (held_out.count or 0) < 4:  # a tiny folder should not stop the training
+            return
+        generated = self._generated(trainer, pl_module, self.count or held_out.count or 0)
+        if self._real is not None:
+            figures = representation_distances(generated, self._real)
         else:
-            distances = {
-                f"rep_fd/{count}_train": _distance(generated, train),
-                f"rep_fd/floor_{len(held_out)}_train": _distance(held_out, train),
-            }
-        pl_module.log_dict(distances, rank_zero_only=False, sync_dist=False)
+            even, odd = (_all(statistics) for statistics in self._held_out[1:])
+            assert even is not None
+            assert odd is not None
+            figures = {"rep_fd_heldout": fid(generated, held_out), "rep_fd_floor_heldout": fid(even, odd)}
+        named = full_names(figures, generated.count or 0)
+        logged = {name: torch.tensor(value) for name, value in named.items()}
+        pl_module.log_dict(logged, rank_zero_only=False, sync_dist=False)
 
-    def _stored(self, trainer: pl.Trainer) -> Tensor | None:
-        columns = trainer.datamodule.columns("train")  # type: ignore[attr-defined]
-        if "representation" not in columns:
-            return None
-        store = columns["representation"]
-        rows = torch.linspace(0, store.size - 1, min(store.size, self.most)).long().numpy()
-        return torch.from_numpy(store.read("representation", rows)).float()
-
-
-def _distance(one: Tensor, other: Tensor) -> Tensor:
-    return frechet_distance(*moments(one), *moments(other)).float()
+    @torch.no_grad()
+    def _generated(self, trainer: pl.Trainer, generator: Generator, count: int) -> Moments:
+        statistics = _statistics(generator)
+        for seeds in torch.arange(count).split(generator.tile)[trainer.global_rank :: trainer.world_size]:
+            statistics.update(generator.sample({"seed": seeds.to(generator.device)}).float())
+        return statistics.compute().moments
 
 
-def _gathered(trainer: pl.Trainer, rows: Tensor) -> Tensor:
-    """Rows (n, R) of every process, in the order of ranks; processes may hold different numbers of them."""
-    if trainer.world_size == 1:
-        return rows
-    parts: list[Tensor] = [rows] * trainer.world_size
-    torch.distributed.all_gather_object(parts, rows)
-    return torch.cat(parts)
+def _statistics(generator: pl.LightningModule) -> FeatureStatistics:
+    assert isinstance(generator, Generator)
+    (dim,) = generator.shape
+    return FeatureStatistics(dim).to(generator.device)
+
+
+def _all(statistics: FeatureStatistics) -> Moments | None:
+    """Moments over all processes; None where there are fewer than two rows."""
+    try:
+        return statistics.compute().moments
+    except UserError:
+        return None

@@ -112,12 +112,16 @@ class RepresentationScorer(nn.Module):
 
     def full_names(self, metrics: dict[str, float], count: int) -> dict[str, float]:
         """Rename metrics as ``Scorer.full_names`` does: ``rep_fd/encoder_50k_train``."""
-        return {
-            metric_name(
-                kind.removesuffix("_heldout"), NAME, count, "heldout" if kind.endswith("_heldout") else "train"
-            ): value
-            for kind, value in metrics.items()
-        }
+        return full_names(metrics, count)
+
+
+def full_names(metrics: dict[str, float], count: int) -> dict[str, float]:
+    """Rename figures of representations so that they say encoder, number and reference."""
+    named = {}
+    for kind, value in metrics.items():
+        reference = "heldout" if kind.endswith("_heldout") else "train"
+        named[metric_name(kind.removesuffix("_heldout"), NAME, count, reference)] = value
+    return named
 
 
 def representation_distances(made: Moments, real: RealRepresentations) -> dict[str, float]:

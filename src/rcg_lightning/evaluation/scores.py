@@ -95,6 +95,7 @@ class Scorer(torch.nn.Module):
         pixels = "pixels" in metrics and reference.train.pictures is not None
         self.pixels = PixelDistances(reference.train.pictures, reference.copy_threshold) if pixels else None
         self.kept = None if keep is None else KeptPictures(keep)
+        self.number = 0  # of all processes, once the metrics are computed
         self._warned = False
 
     def update(self, images: Tensor, index: Tensor | None = None) -> None:
@@ -121,6 +122,7 @@ class Scorer(torch.nn.Module):
     def compute(self) -> dict[str, float]:
         """Return the metrics by their short names; every process gets all."""
         samples = self.statistics.compute()
+        self.number = samples.count
         if not self._warned:  # in validation the same would be said every time
             self._warned = True
             warn_of_doubts(samples.moments, self.reference.train.moments)
