@@ -56,9 +56,14 @@ class Model:
         return back(*found)
 
 
+def sides(text):
+    """``64_32`` names two sides of maps that attention follows, ``0`` none."""
+    return [int(side) for side in text.split("_") if int(side)]
+
+
 def generator(golden, file="G.pth"):
     kwargs = golden.config["kwargs"]
-    network = BigGANGenerator(kwargs["G_ch"], kwargs["dim_z"], kwargs["hier"], [int(kwargs["G_attn"])])
+    network = BigGANGenerator(kwargs["G_ch"], kwargs["dim_z"], kwargs["hier"], sides(kwargs["G_attn"]))
     widths = [kwargs["shared_dim"], kwargs["shared_dim_feat"]]
     shape = tuple(golden.io["in.x_real"].shape[1:])
     model = Model(golden, file, layout.biggan_generator_state, network, widths, shape, tables=False)
@@ -68,7 +73,7 @@ def generator(golden, file="G.pth"):
 
 def discriminator(golden):
     kwargs = golden.config["kwargs"]
-    network = BigGANDiscriminator(kwargs["D_ch"], [int(kwargs["D_attn"])])
+    network = BigGANDiscriminator(kwargs["D_ch"], sides(kwargs["D_attn"]))
     shape = tuple(golden.io["in.x_real"].shape[1:])
     width = network.condition_width(shape)
     widths = [width // 2] * 2 if "in.y_g" in golden.io else [width]

@@ -121,3 +121,26 @@ def test_mistakes_are_named():
         BigGANDiscriminator(4).build((3, 32, 32), 5)
     with pytest.raises(UserError, match=r"no map of side \[5\]"):
         BigGANGenerator(4, attention=[5]).build((3, 32, 32), 0)
+
+
+def test_a_gradient_penalty_reaches_through_attention():
+    shape = (3, 32, 32)
+    _, discriminator = build(shape, attention=[16])
+    for block in discriminator.blocks:
+        torch.nn.init.ones_(block.attention.gamma)
+    x = torch.randn(2, *shape).requires_grad_()
+    c = torch.randn(2, discriminator.condition_width(shape))
+    (slope,) = torch.autograd.grad(discriminator(x, c).sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert float(discriminator.blocks[0].attention.query.weight.grad.abs().sum()) > 0
+
+
+def test_under_autocast_pictures_are_nearly_the_same():
+    shape = (1, 28, 28)
+    generator, discriminator = build(shape, attention=[14])
+    noise, c, projected = inputs(generator, discriminator, shape)
+    made = generator.eval()(noise, c)
+    logits = discriminator.eval()(made, projected)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(generator(noise, c).float(), made, rtol=0.1, atol=0.1)
+        torch.testing.assert_close(discriminator(made, projected).float(), logits, rtol=0.1, atol=0.1)

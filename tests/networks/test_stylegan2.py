@@ -181,3 +181,15 @@ def test_mistakes_are_named():
         StyleGAN2Generator().build((3, 32, 64), 0)
     with pytest.raises(UserError, match="groups of at least one"):
         StyleGAN2Discriminator(group=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_under_autocast_styles_stay_float32(training):
+    generator, discriminator = build(truncation=0.7)
+    noise, c = torch.randn(3, 5), torch.randn(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        w = generator.train(training).styles(noise, c)
+        logits = discriminator(generator.synthesise(w), c)
+        logits.sum().backward()
+    assert w.dtype == generator.mean.dtype == torch.float32
+    assert logits.isfinite().all()

@@ -128,18 +128,18 @@ class StyleGAN2Generator(GeneratorNetwork):
 
         In training the mean style follows, and styles are mixed; in evaluation they are truncated.
         """
-        w = self.mapping(noise, c)  # (B, width)
+        w = self.mapping(noise, c).float()  # (B, width)
         if not self.training:
             w = w if self.truncation == 1 else self.mean.lerp(w, self.truncation)
             return w[:, None].expand(-1, self.style_count, -1)
         with torch.no_grad():
-            self.mean.lerp_(w.float().mean(0), 1 - self.momentum)
+            self.mean.lerp_(w.mean(0), 1 - self.momentum)
         w = w[:, None].expand(-1, self.style_count, -1)  # (B, style_count, width)
         return self._mixed(w, noise, c) if self.mixing > 0 else w
 
     def _mixed(self, w: Tensor, noise: Tensor, c: Tensor) -> Tensor:
         """Give layers from a random one on the style of another noise; one draw for the whole batch."""
-        other = self.mapping(torch.randn_like(noise), c)[:, None]  # (B, 1, width)
+        other = self.mapping(torch.randn_like(noise), c).float()[:, None]  # (B, 1, width)
         cut = torch.randint(1, self.style_count, (), device=w.device)
         happens = torch.rand((), device=w.device) < self.mixing
         later = torch.arange(self.style_count, device=w.device) >= cut  # (style_count,)
