@@ -72,6 +72,13 @@ def test_generated_representations_are_scored_as_they_are_made_or_from_their_sto
     assert made["figures"].keys() == names
     assert made["protocol"]["name"] == "rep-train with another number"
     assert made["protocol"]["extractor"] is None
+    (tmp_path / "published.yaml").write_text("depth/12: figures.json\nrep-fd-floors/train: figures.json\n")
+    code, said, _ = rcg("reproduce", "depth", "--runs", tmp_path)
+    assert code == 0
+    assert f"| 0.48 | {made['figures']['rep_fd/encoder_90_train']:.4g} (n 90, to train) |" in said
+    assert "90 samples, not 50000; protocol rep-train with another number, not rep-train" in said
+    said = rcg("reproduce", "rep-fd-floors", "--runs", tmp_path)[1]
+    assert f"| 0.38 | {made['figures']['rep_fd_floor/encoder_90_train']:.4g} (n 90, to train) |" in said
     words = ["sample", "--checkpoint", toy / "rdm" / "last.ckpt", "--number", 90, "--accelerator", "cpu"]
     assert rcg(*words, "--out", tmp_path / "drawn")[0] == 0
     read, _ = evaluated(tmp_path / "drawn", data=[*REAL, *stores])

@@ -6,6 +6,7 @@ import pytest
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.metrics import metric_name
+from rcg_lightning.evaluation.protocols import presets
 from rcg_lightning.evaluation.published import NOT_YET, Protocol, find_row, find_table, tables
 from rcg_lightning.evaluation.reproduction import Measured, comparison, lines, read_figures, read_results
 
@@ -140,6 +141,36 @@ def test_every_difference_in_protocol_is_named():
     assert measured(protocol="train-50k").differs(val) == ["protocol train-50k, not val-50k"]
     assert measured(metric="is", reference=None, protocol="val-50k").differs(val) == []
     assert measured(protocol="probe").differs(Protocol("probe", "a probe")) == []
+
+
+def test_a_record_is_held_against_what_is_known_of_the_published_protocol():
+    val = find_row("conditioning/none").protocols["fid"]
+    record = {"name": "val-50k", "quantisation": "truncate", "neighbours": 3, "format": "memory", "labels": "generated"}
+    assert measured(protocol="val-50k", record=record).differs(val) == []
+    other = record | {"quantisation": "round", "format": "jpeg"}
+    assert measured(protocol="val-50k", record=other).differs(val) == [
+        "quantisation round and truncate",
+        "format jpeg and lossless",
+    ]
+
+
+def test_settings_of_published_protocols_are_those_of_the_named_ones():
+    named = presets()
+    published = {
+        p.name: p for table in tables().values() for row in table.rows.values() for p in row.protocols.values()
+    }
+    assert {"adm-256", "val-50k", "cifar10-train", "icgan", "rep-train"} <= published.keys() & named.keys()
+    for name in published.keys() & named.keys():
+        mine, theirs = named[name], published[name]
+        assert theirs.number == mine.number
+        assert all(getattr(mine, key) == value for key, value in theirs.settings.items()), name
+
+
+def test_a_linear_probe_is_published_in_per_cent(tmp_path):
+    path = written(tmp_path, {"linear_accuracy/encoder_50k_heldout": 0.75, "uniformity/encoder_5k": -3.9})
+    found = lines(find_table("encoder-size"), {"encoder-size/b": read_figures(path)})
+    (line,) = (line for line in found if line.row.id == "encoder-size/b" and line.metric == "linear_probe")
+    assert line.difference == pytest.approx(75 - 76.7)
 
 
 def test_difference_is_measured_minus_published(tmp_path):

@@ -27,6 +27,7 @@ class Protocol:
         extractor: whose features, None where there are none.
         number: samples.
         reference: set that the samples are compared with; None where it is a file of statistics.
+        settings: what else is known of it, as a record of a measured figure has it: quantisation, resize, neighbours, …
     """
 
     name: str
@@ -34,6 +35,7 @@ class Protocol:
     extractor: str | None = None
     number: int | None = None
     reference: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from typing import Any
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.published import Protocol, Row, Table
+from rcg_lightning.evaluation.records import differences
 
 # a published figure, and under which names it is measured here
 MEASURED_AS = {
     "fid": ("fid", "fd"),
     "log_likelihood": ("log_likelihood", "parzen", "parzen_log_likelihood"),
-    "linear_probe": ("linear_probe", "probe"),
+    "linear_probe": ("linear_probe", "probe", "linear_accuracy"),
 }
+PER_CENT = frozenset({"linear_accuracy"})  # published as such, measured as a share
 _NAME = re.compile(r"(?P<kind>\w+)/(?:(?P<extractor>[a-z][\w-]*?)_)?(?P<size>\d+k?)(?:_(?P<reference>\w+))?$")
 _WITHOUT_REFERENCE = frozenset({"is", "uniformity"})
 _HELD_OUT = frozenset({"val", "heldout", "test"})  # names of one thing: pictures that nothing was trained on
@@ -31,6 +33,7 @@ class Measured:
         metric: its short name here.
         extractor, number, reference, protocol: how, as far as the file says.
         path: the file.
+        record: all that the file says of how.
     """
 
     values: tuple[float, ...]
@@ -40,6 +43,7 @@ class Measured:
     reference: str | None
     protocol: str | None
     path: Path
+    record: Mapping[str, Any] | None = None
 
     @property
     def mean(self) -> float:
@@ -52,11 +56,14 @@ class Measured:
             told.append(f"{self.number or 'an unknown number of'} samples, not {protocol.number}")
         if protocol.extractor is not None and self.extractor != protocol.extractor:
             told.append(f"features of {self.extractor or 'an unnamed extractor'}, not {protocol.extractor}")
-        if self.protocol is not None and self.protocol != protocol.name:
+        named = self.protocol not in (None, "own")
+        if named and self.protocol != protocol.name:
             told.append(f"protocol {self.protocol}, not {protocol.name}")
-        compared = self.protocol is None and self.metric not in _WITHOUT_REFERENCE
-        if compared and _plain(self.reference) != _plain(protocol.reference):
+        compared = not named and self.metric not in _WITHOUT_REFERENCE
+        if compared and _plain(self.reference) != (_plain(protocol.reference) or "statistics"):
             told.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.says}")
+        if self.record is not None:
+            told += differences(self.record, protocol.settings)
         if not told and self.protocol is None:
             told.append(f"its file does not say whether it is {protocol.name}")
         return told
@@ -209,7 +216,8 @@ def _closest(found: list[Measured], metric: str, protocol: Protocol) -> Measured
 def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], path: Path) -> Measured:
     """Make sense of a figure's name, short or full, and of what stands beside it in its file."""
     protocol = about.get("protocol")
-    protocol = protocol.get("name") if isinstance(protocol, Mapping) else protocol
+    record = protocol if isinstance(protocol, Mapping) else None
+    protocol = protocol if record is None else record.get("name")
     extractor = about.get("extractor")
     number = next((about[key] for key in ("n", "number") if isinstance(about.get(key), int)), None)
     full = _NAME.match(name)
@@ -221,8 +229,9 @@ def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], pa
     if reference is None and kind.startswith("fd"):
         reference = "heldout" if kind.endswith("_heldout") else "train"
     kind = kind.removesuffix("_heldout")
+    values = tuple(100 * value for value in values) if kind in PER_CENT else values
     named = extractor if isinstance(extractor, str) else None
-    return Measured(values, kind, named, number, reference, str(protocol) if protocol else None, path)
+    return Measured(values, kind, named, number, reference, str(protocol) if protocol else None, path, record)
 
 
 def _plain(reference: str | None) -> str | None:
