@@ -87,6 +87,8 @@ def recognise(container: Mapping[str, Any]) -> str:
         "input_blocks.": "an ADM checkpoint",
         "quant_conv.": "an autoencoder of LDM",
         "quantize.embedding.": "a MaskGIT VQGAN",
+        "output_layer.": "an IC-GAN generator",
+        "blocks.0.0.conv1.": "an IC-GAN discriminator",
         "blocks.0.attn.qkv.": "the weights of a plain Vision Transformer",
     }
     for sign, kind in signs.items():
