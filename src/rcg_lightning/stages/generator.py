@@ -89,6 +89,7 @@ class Generator(Stage):
         return sampler
 
     def build_networks(self, facts: Facts) -> None:
+        self.facts = facts = self.codec.noted(facts)
         self.shape = self.codec.shape(facts)
         dim = self.conditioner.build(self.condition.parts(facts), self.natural_width)
         self.build_network(self.shape, dim)
@@ -188,7 +189,7 @@ class Generator(Stage):
             return network, conditioner.null(n)
         weak, average = self._weak
         device = next(self.network.parameters()).device
-        network, conditioner = weak.to(device).for_sampling(average)
+        network, conditioner = weak.eval().to(device).for_sampling(average)
         return network, conditioner(raw, n).to(device)
 
     def check_guidance(self, guidance: Guidance) -> None:
