@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.masking import ParallelDecoding, masked_cross_entropy, masked_positions, masks_left
+from rcg_lightning.core.masking import (
+    MaskRate,
+    ParallelDecoding,
+    masked_cross_entropy,
+    masked_positions,
+    masks_left,
+)
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
 from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
 from rcg_lightning.pretrained.mage_layout import COUNTED, FAKE, LABELS, LEFT_OVER, mage_name, mage_state, official_mage
+from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import Classes, Vector
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -84,6 +91,19 @@ def dropped_count(golden):
     return int(golden.arch["mask_ratio"]["min"] * golden.arch["seq_len"])
 
 
+@pytest.mark.golden("schedules")
+def test_mask_rates(golden):
+    """The inverse of the truncated normal, at the recorded u, and back from the recorded distribution."""
+    recorded = [(float(name.partition("_mu")[2]), name) for name in golden.io if name.startswith("maskratio.ppf_mu")]
+    assert recorded
+    for mean, name in recorded:
+        law = MaskRate(mean)
+        torch.testing.assert_close(law(golden.io["maskratio.u"]), golden.io[name], rtol=1e-6, atol=1e-8)
+        reached = golden.io[name.replace("ppf", "cdf")]
+        rates = torch.linspace(law.low, law.high, len(reached), dtype=torch.float64)
+        torch.testing.assert_close(law(reached), rates, rtol=1e-6, atol=1e-8)
+
+
 def test_masks(golden):
     model = Model(golden)
     for run in runs(golden, "train"):
@@ -127,8 +147,8 @@ def test_forward_of_a_whole_sequence(golden):
     torch.testing.assert_close(everything, logits)
 
 
-def our_gradient(model, name):
-    """The gradient of an official tensor: None where we have no such tensor or it gets none."""
+def our_parameter(model, name):
+    """What an official tensor is here; None where there is no such."""
     conditioner = dict(model.conditioner.named_parameters())
     ours = {
         FAKE: "parts.0.fake",
@@ -136,12 +156,13 @@ def our_gradient(model, name):
         "latent_prior_proj.weight": "parts.0.linear.weight",
         "latent_prior_proj.bias": "parts.0.linear.bias",
     }
-    if name in ours:
-        found = conditioner.get(ours[name])
-    elif name in LEFT_OVER:
-        found = None
-    else:
-        found = dict(model.network.named_parameters())[mage_name(name)]
+    if name in ours or name in LEFT_OVER:
+        return conditioner.get(ours.get(name))
+    return dict(model.network.named_parameters())[mage_name(name)]
+
+
+def our_gradient(model, name):
+    found = our_parameter(model, name)
     return None if found is None else found.grad
 
 
@@ -168,6 +189,25 @@ def test_gradients(golden):
             ours = ours[golden.io["in.class_label"]]
         ours = ours.flatten()[: len(expected)] if expected.ndim == 1 else ours[: len(expected)]
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_weight_decay_is_of_the_official_tensors(golden):
+    path = golden.folder.parent / "schedules" / "config.json"
+    if not path.is_file():
+        pytest.skip("the groups are not recorded")
+    recorded = json.loads(path.read_text())["mage_weight_decay_groups"]
+    model = Model(golden)
+    model.network.requires_grad_()
+    model.conditioner.requires_grad_()
+    optimizer, _ = AdamW(weight_decay=0.05, decay_vectors=False).make([model.network, model.conditioner], 10)
+    groups = {group["weight_decay"]: {id(p) for p in group["params"]} for group in optimizer.param_groups}
+    assert groups.keys() == {0.05, 0.0}
+    named = dict(json.loads((golden.folder / "grad_norms.json").read_text()))
+    for kind, decay in (("decay", 0.05), ("no_decay", 0.0)):
+        ours = [our_parameter(model, name) for name in recorded[kind] if name in named]
+        assert {id(p) for p in ours if p is not None} <= groups[decay]
+    listed = {*recorded["decay"], *recorded["no_decay"], LABELS}
+    assert not [name for name, norm in named.items() if norm is not None and name not in listed]
 
 
 class Recorded:

@@ -92,17 +92,18 @@ def masks_left(tokens: int, steps: int) -> list[int]:
 
 
 def masked_again(confidence: Tensor, masked: Tensor, left: int) -> Tensor:
-    """Mask the least confident: those at or below the ``left``-th smallest confidence of the tokens just decoded.
+    """Mask the ``left`` least confident of the tokens just decoded again.
 
-    Equal confidences may mask one more, as in the official code.
+    Of equally confident ones the first are masked, so that there are never more; the official code masks all that are
+    as confident as the last.
 
     Args:
         confidence: (B, N).
         masked: (B, N) bool, the tokens just decoded; the others stay known.
         left: how many are masked again, at most as many as were masked.
     """
-    confidence = confidence.masked_fill(~masked, math.inf)
-    return masked & (confidence <= confidence.sort(dim=1).values[:, left - 1, None])
+    order = confidence.masked_fill(~masked, math.inf).argsort(dim=1, stable=True)
+    return order.argsort(dim=1) < left
 
 
 class Draws(Protocol):

@@ -1,0 +1,62 @@
+"""Counts what makes the host wait for the device: with HostSyncs() as syncs: …; assert not syncs.found."""
+
+from collections import Counter
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+WAITS = {  # operators whose result the host needs to go on: a number in Python, or a shape that depends on values
+    "_local_scalar_dense",
+    "item",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "nonzero_numpy",
+    "masked_select",
+    "_unique",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim",
+    "bincount",
+    "histc",
+    "repeat_interleave",
+}
+
+
+def counts_values(name, args, kwargs):
+    """Whether a call depends on values that only the device has; a number of repeats, for one, may be known before."""
+    if name == "repeat_interleave":
+        return kwargs.get("output_size") is None
+    return name in WAITS
+
+
+def masks(index):
+    """Whether an index holds booleans: then the shape of the result is known to the device alone."""
+    return any(isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8) for part in index)
+
+
+class HostSyncs(TorchDispatchMode):
+    """Counts, by operator, the calls inside it that would stop a host until an accelerator is done.
+
+    It sees what is called on a CPU as well as on other devices, so no accelerator is needed. Copies to the CPU count
+    where the tensor is elsewhere.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.calls = Counter(), Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        self.calls[name] += 1
+        indexed = name in ("index", "index_put", "index_put_", "_unsafe_index") and masks(args[1])
+        moved = name in ("_to_copy", "copy_") and self._leaves_the_device(name, args, kwargs)
+        if counts_values(name, args, kwargs) or indexed or moved:
+            self.found[name] += 1
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _leaves_the_device(name, args, kwargs):
+        source, target = (args[1], args[0].device) if name == "copy_" else (args[0], kwargs.get("device"))
+        return target is not None and target.type == "cpu" and source.device.type not in ("cpu", "meta")

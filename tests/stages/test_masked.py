@@ -1,0 +1,282 @@
+"""Training on tokens and decoding them: what the stage does beyond what holds for every generator."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from host_syncs import HostSyncs
+from rcg_lightning.conditions import ClassCondition, JointCondition, NoCondition, RepresentationCondition
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.masking import MaskRate, ParallelDecoding, masked_cross_entropy
+from rcg_lightning.core.samplers import DDIM
+from rcg_lightning.described import describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.networks.mage import MAGE
+from rcg_lightning.pretrained.codecs import Pixels
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.masked import MaskedStage
+from rcg_lightning.stages.optimization import AdamW, Constant
+from rcg_lightning.types import Codec, Facts
+
+FACTS = Facts((1, 8, 8), classes=10, columns={"representation": {"shape": [6]}})
+CODES = 4
+CONDITIONS = {
+    "none": NoCondition,
+    "class": ClassCondition,
+    "representation": RepresentationCondition,
+    "joint": lambda: JointCondition([RepresentationCondition(), ClassCondition()]),
+}
+
+
+class Quarters(Codec):
+    """16 tokens of an 8x8 picture: the brightness of 2x2 pixels, one of four; those of a batch that has some."""
+
+    def shape(self, facts):
+        return (16,)
+
+    def count(self, facts):
+        return CODES
+
+    def encode(self, batch):
+        if "tokens" in batch:
+            return batch["tokens"]
+        return (F.avg_pool2d(batch["image"], 2) * (CODES - 1)).round().long().flatten(1)
+
+    def decode(self, z):
+        return F.interpolate(z.unflatten(1, (1, 4, 4)) / (CODES - 1), scale_factor=2)
+
+
+def make(kind="class", **settings):
+    given = {
+        "codec": Quarters(),
+        "transformer": MAGE(16, 1, 2, 16, 1, 2, dropout=0.1),
+        "conditioner": Conditioner(drop=0.2),
+        "optimizer": AdamW(lr=3e-3, rate=Constant(warmup=2), decay_vectors=False, clip=3.0),
+        "sampler": ParallelDecoding(4, 1.0),
+        "tile": 16,
+    }
+    return MaskedStage(condition=CONDITIONS[kind](), **given | settings)
+
+
+def batch(n=24):
+    torch.manual_seed(0)
+    return {
+        "image": torch.rand(n, 1, 8, 8),
+        "label": torch.randint(10, (n,)),
+        "representation": torch.randn(n, 6),
+        "index": torch.arange(n),
+    }
+
+
+@pytest.fixture
+def built(awake):
+    return lambda kind="class", **settings: awake(make(kind, **settings).build(FACTS))
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_every_trained_parameter_gets_a_gradient(built, kind):
+    stage = built(kind, ema=EMA(0.5)).train()
+    loss = stage.losses(batch())["loss"]
+    assert bool(loss.isfinite())
+    loss.backward()
+    assert not [name for name, p in stage.named_parameters() if p.requires_grad and p.grad is None]
+    assert stage.needs == {"image", *{"class": {"label"}, "none": ()}.get(kind, CONDITIONS[kind]().needs)}
+
+
+def test_one_rate_is_drawn_for_a_batch(built):
+    """Every row masks as many tokens, from the share that is dropped to all of them."""
+    stage, data, counts = built().train(), batch(3), []
+
+    def look(module, inputs, output):
+        _, masked, _, kept = inputs
+        assert kept.shape == (3, 8)
+        counts.append(masked.sum(1).tolist())
+
+    stage.transformer.register_forward_hook(look)
+    for _ in range(60):
+        stage.losses(data)
+    assert all(len(set(rows)) == 1 for rows in counts)
+    seen = {rows[0] for rows in counts}
+    assert seen <= set(range(8, 17))
+    assert len(seen) > 5
+
+
+def test_validation_loss_is_the_same_every_time_and_for_every_batch(built):
+    stage = built().eval()
+    first = stage.losses(batch())["loss"]
+    torch.rand(3)
+    assert torch.equal(stage.losses(batch())["loss"], first)
+    parts = [{name: rows[i : i + 6] for name, rows in batch().items()} for i in range(0, 24, 6)]
+    torch.testing.assert_close(torch.stack([stage.losses(part)["loss"] for part in parts]).mean(), first)
+    assert not torch.equal(stage.train().losses(batch())["loss"], first)
+
+
+def test_the_loss_is_that_of_the_network(built):
+    """With a rate of one everything is masked, so nothing but the condition is read."""
+    stage = built("representation", rate=MaskRate(low=1.0), smoothing=0.3).eval()
+    data = batch()
+    tokens = stage.codec.encode(data)
+    everything = torch.ones_like(tokens, dtype=torch.bool)
+    c = stage.conditioner((data["representation"],), 24)
+    logits = stage.transformer(tokens, everything, c, torch.empty(24, 0, dtype=torch.int64))
+    expected = masked_cross_entropy(logits, tokens, everything, 0.3).mean()
+    torch.testing.assert_close(stage.losses(data)["loss"], expected)
+
+
+def test_it_learns_and_makes_what_it_learnt():
+    """Eight pictures by heart: from their representations alone it decodes their tokens."""
+    network = MAGE(32, 1, 4, 32, 1, 4, dropout=0.0)
+    stage = make("representation", transformer=network, conditioner=Conditioner(drop=0.0), smoothing=0.0).build(FACTS)
+    torch.manual_seed(0)
+    data = {"tokens": torch.randint(CODES, (8, 16)), "representation": torch.randn(8, 6), "index": torch.arange(8)}
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-2)
+    before = float(stage.eval().losses(data)["loss"].detach())
+    assert before == pytest.approx(math.log(CODES), abs=0.1)
+    for _ in range(250):
+        optimizer.zero_grad()
+        stage.train().losses(data)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(stage.parameters(), 3.0)
+        optimizer.step()
+    assert float(stage.eval().losses(data)["loss"].detach()) < 0.1 * before
+    made = stage.sample_z(torch.arange(8), (data["representation"],), Guidance(), None)
+    assert float((made == data["tokens"]).float().mean()) > 0.95
+
+
+def test_a_checkpoint_samples_the_same(tmp_path, trainer, digits):
+    stage = make(ema=EMA(0.5))
+    fit = trainer(tmp_path, 2)
+    fit.fit(stage, digits())
+    assert {"train/loss", "val/loss"} <= fit.callback_metrics.keys()
+    again = Stage.load(tmp_path / "last.ckpt")
+    assert isinstance(again, MaskedStage)
+    assert describe(again) == describe(stage)
+    assert torch.equal(again.sample({"seed": torch.arange(20)}), stage.eval().sample({"seed": torch.arange(20)}))
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(3.0, ramp=True)], ids=["plain", "guided"])
+@pytest.mark.parametrize("kind", ["none", "class"])
+def test_a_sample_depends_on_its_seed_alone(built, kind, guidance):
+    if kind == "none" and guidance.scale != 1:
+        pytest.skip("nothing to guide away from")
+    stage = built(kind, guidance=guidance)
+    seeds = torch.arange(40)
+    everything = stage.sample({"seed": seeds})
+    assert everything.shape == (40, 1, 8, 8)
+    assert set(everything.unique().tolist()) <= {0.0, *(torch.arange(1, 4) / 3).tolist()}
+    for size in (1, 7, 33):
+        assert torch.equal(torch.cat([stage.sample({"seed": part}) for part in seeds.split(size)]), everything)
+    order = torch.randperm(40)
+    assert torch.equal(stage.sample({"seed": seeds[order]}), everything[order])
+
+
+def test_guidance_is_of_logits_and_grows_to_its_scale_at_the_last_step(built):
+    stage = built("representation")
+    seen, inside = [], []
+    stage.transformer.register_forward_hook(lambda module, inputs, output: inside.append((len(inputs[0]), output)))
+
+    class Look(ParallelDecoding):
+        def rounds(self, predict, draws, tokens):
+            for here in super().rounds(predict, draws, tokens):
+                seen.append(here.logits)
+                yield here
+
+    asked = {"seed": torch.arange(16), "representation": batch()["representation"][:16]}
+    stage.sample(asked, Guidance(3.0, ramp=True), Look(4, 1.0))
+    assert [rows for rows, _ in inside] == [32] * 4  # batched
+    for step, (logits, (_, both)) in enumerate(zip(seen, inside)):
+        told, untold = both.chunk(2)
+        expected = told + 2.0 * (step + 1) / 4 * (told - untold)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    inside.clear()
+    stage.sample(asked, Guidance(3.0, interval=(0.5, 0.75)), ParallelDecoding(4))
+    assert [rows for rows, _ in inside] == [16, 32, 32, 16]  # one forward alone where the scale is 1
+
+
+def test_it_can_be_guided_away_from_a_weaker_model(built, awake):
+    stage, weak = built("none"), awake(make("none", seed=1).build(FACTS), seed=1)
+    stage.use_weak(weak)
+    asked = {"seed": torch.arange(16)}
+    assert not torch.equal(stage.sample(asked, Guidance(4.0)), stage.sample(asked))
+    assert torch.equal(stage.sample(asked, Guidance(0.0)), weak.sample(asked))
+
+
+def test_averages_are_sampled_from(built):
+    stage = built(ema=EMA(0.5))
+    asked = {"seed": torch.arange(16)}
+    assert not torch.equal(stage.sample(asked), stage.sample(asked, average="trained"))
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_told(built, awake):
+    with pytest.raises(UserError, match="MaskedStage models tokens, and Pixels makes none"):
+        make(codec=Pixels()).build(FACTS)
+    stage = built()
+    with pytest.raises(UserError, match="DDIM does not decode tokens"):
+        stage.sample({"seed": torch.arange(2)}, sampler=DDIM(3))
+    with pytest.raises(UserError, match="tokens have no channels"):
+        stage.check_guidance(Guidance(2.0, channels=3))
+    with pytest.raises(UserError, match="cannot be guided"):
+        built("none").check_guidance(Guidance(2.0))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tokens_outside_the_codebook_are_found_at_once(built, training):
+    stage = built("none").train(training)
+    for wrong in (-1, CODES):
+        tokens = torch.zeros(5, 16, dtype=torch.int64)
+        tokens[3, 2] = wrong
+        with pytest.raises(UserError, match=f"token {wrong} is outside the codebook of 4"):
+            stage.losses({"tokens": tokens, "index": torch.arange(5)})
+    with pytest.raises(UserError, match="built for 16 tokens"):
+        stage.losses({"tokens": torch.zeros(5, 9, dtype=torch.int64), "index": torch.arange(5)})
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_training_never_waits_for_the_device(built, kind):
+    stage = built(kind, ema=EMA(0.5, warmup=True)).train()
+    data = batch()
+    stage.losses(data)  # the first batch is checked
+    optimizer, _ = stage.optimizer.make(stage.trained(), 10)
+    with HostSyncs() as syncs:
+        stage.losses(data)["loss"].backward()
+        optimizer.step()
+        stage.after_step()
+    assert syncs.calls
+    assert not syncs.found
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("kind", ["none", "class", "representation"])
+def test_decoding_never_waits_for_the_device(built, kind, scale):
+    if kind == "none" and scale != 1:
+        pytest.skip("nothing to guide away from")
+    stage, data = built(kind).eval(), batch(16)
+    raw = tuple(data[name] for name in {"none": (), "class": ("label",)}.get(kind, ("representation",)))
+    with torch.no_grad(), HostSyncs() as syncs:
+        stage.sample_z(torch.arange(16), raw, Guidance(scale, ramp=True), None)
+    assert syncs.calls["argmax"] == 4
+    assert not syncs.found
+
+
+def test_waiting_is_counted():
+    x = torch.arange(4.0)
+    with HostSyncs() as syncs:
+        assert float(x.sum()) == 6
+        x[x > 1].nonzero()
+        x.clone()[1:].add_(1)
+    assert syncs.found == {"_local_scalar_dense": 1, "index": 1, "nonzero": 1}
