@@ -14,11 +14,10 @@ from rcg_lightning.core.masking import (
     masked_positions,
     masks_left,
 )
-from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
 from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
-from rcg_lightning.pretrained.mage_layout import COUNTED, FAKE, LABELS, LEFT_OVER, mage_name, mage_state, official_mage
+from rcg_lightning.pretrained.mage_layout import FAKE, LABELS, LEFT_OVER, mage_name, mage_state
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import Classes, Vector
 
@@ -259,44 +258,3 @@ def test_parallel_decoding(golden):
         for name in recorded:
             step, stride = map(int, re.findall(r"step(\d+)_stride(\d+)", name)[0])
             torch.testing.assert_close(rounds[step].logits[:, ::stride], io[name], **CLOSE)
-
-
-def test_every_tensor_is_accounted_for(golden):
-    model = Model(golden)
-    state = model.state
-    skipped = [name for names in state.skipped.values() for name in names]
-    assert len(skipped) == len(set(skipped))
-    assert set(skipped) == LEFT_OVER | {COUNTED} | (set() if golden.arch["use_rep"] else {FAKE})
-    counted = (state.network, state.conditioner, state.tokenizer, state.encoder, skipped)
-    assert sum(map(len, counted)) == len(model.official)
-    with pytest.raises(UserError, match="conditional on"):
-        mage_state({"model": model.official}, (Vector(7),))
-    with pytest.raises(UserError, match="conditional on"):
-        mage_state({"model": model.official}, (Classes(3),))
-    with pytest.raises(UserError, match="one condition at most"):
-        mage_state({"model": model.official}, (Classes(3), Vector(2)))
-    with pytest.raises(UserError, match="it is"):
-        mage_state({"model": {"x_embedder.proj.weight": torch.zeros(1)}}, ())
-    with pytest.raises(UserError, match="not known here: surprise"):
-        mage_state({"model": {**model.official, "surprise": torch.zeros(1)}}, model.parts)
-
-
-def test_it_goes_back_to_the_official_layout(golden):
-    """Equal but for what nothing reads, which is zero."""
-    model = Model(golden)
-    official, state, arch = model.official, model.state, golden.arch
-    classes = len(official[LABELS]) if LABELS in official else None
-    back = official_mage(state.network, state.conditioner, classes, arch["rep_dim"], arch["patch_size"])
-    beside = ("vqgan.", "pretrained_encoder.")
-    expected = {name: tensor for name, tensor in official.items() if not name.startswith(beside)}
-    assert {n: (t.shape, t.dtype) for n, t in back.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
-    skipped = {name for names in state.skipped.values() for name in names} - {COUNTED}
-    for name, tensor in expected.items():
-        assert not back[name].any() if name in skipped else torch.equal(back[name], tensor), name
-    again = mage_state({"model": back}, model.parts)
-    assert again.network.keys() == state.network.keys()
-    assert again.conditioner.keys() == state.conditioner.keys()
-    with pytest.raises(UserError, match="one condition at most"):
-        official_mage(state.network, {"parts.1.fake": official[FAKE]})
-    with pytest.raises(UserError, match="no null class"):
-        official_mage(state.network, {"parts.0.table.weight": torch.zeros(4, arch["embed_dim"])}, 3)
