@@ -114,7 +114,19 @@ class Codec(Described):
         return None
 
     def use_autoencoder(self, folder: Path) -> None:
-        """Encode and decode with the autoencoder at ``folder``, where the codec has one."""
+        """Encode and decode with the autoencoder at ``folder``.
+
+        Raises:
+            UserError: it is another one than data or checkpoint are of, or this codec has none.
+        """
+        raise UserError(f"the autoencoder {folder} is of no use: {type(self).__name__} encodes and decodes without one")
+
+    def check_decoding(self) -> None:
+        """Raise UserError where something is missing without which ``decode`` cannot work, such as an autoencoder."""
+
+    def noted(self, facts: Facts) -> Facts:
+        """Return ``facts`` with what the codec itself makes of pictures noted, as if it were a stored column."""
+        return facts
 
     @abstractmethod
     def encode(self, batch: Batch) -> Tensor:

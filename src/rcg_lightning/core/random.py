@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 VALIDATION_STREAM = 7  # noise of a validation loss: the same for every picture at every validation
+LATENT_STREAM = 8  # which latent of a picture a KL autoencoder's distribution gives, outside of training
 # multiplier and shifts of the SplitMix64 finaliser (Steele, Lea, Flood 2014), as signed 64-bit integers
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX1 = 0xBF58476D1CE4E5B9 - 2**64

@@ -1,9 +1,16 @@
-"""What a generator models: pixels, or representations."""
+"""What a generator models: pixels, what an autoencoder makes of pictures, or representations."""
+
+from math import prod
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rcg_lightning.core.random import LATENT_STREAM, SeededNoise
+from rcg_lightning.pretrained.autoencoders import KLAutoencoder, VQAutoencoder
 from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.pretrained.latents import AutoencoderCodec
 from rcg_lightning.types import Batch, Codec, Facts, require
 
 
@@ -57,3 +64,110 @@ class Representations(Codec):
     def decode(self, z: Tensor) -> Tensor:
         """Representations are what they are: no picture is made of them here."""
         return z
+
+
+class VQTokens(AutoencoderCodec[VQAutoencoder]):
+    """Indices into a codebook, row by row, (B, h w) int64: the tokens of MAGE."""
+
+    column = "tokens"
+
+    def open(self, folder: Path) -> VQAutoencoder:
+        return VQAutoencoder(folder)
+
+    def encoded(self, image: Tensor) -> Tensor:
+        return self.autoencoder.tokens(image)
+
+    def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"shape": [prod(self.autoencoder.shape(image_shape)[1:])], "count": self.autoencoder.codes}
+
+    def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
+        says = "the stored tokens do not say of how many codes they are: extract them again, with rcg extract"
+        require("count" in column and len(column["shape"]) == 1, says)
+        return super().shape_of(column)
+
+    def check(self, autoencoder: VQAutoencoder, where: str) -> None:
+        super().check(autoencoder, where)
+        told, codes = self.facts.columns.get(self.column, {}).get("count"), autoencoder.codes
+        require(told in (None, codes), f"{where} has {codes} codes, but the tokens here are of {told}: give theirs")
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Tokens (B, h w) int64 -> pictures (B, C, H, W) in [0, 1]."""
+        _, *grid = self.autoencoder.shape(self.facts.image)
+        return self.autoencoder.decode_tokens(z.unflatten(1, grid))
+
+
+class VQLatents(AutoencoderCodec[VQAutoencoder]):
+    """Latents (B, D, h, w) of a VQ autoencoder, before quantisation; decoding quantises first (LDM)."""
+
+    column = "latent"
+
+    def open(self, folder: Path) -> VQAutoencoder:
+        return VQAutoencoder(folder)
+
+    def encoded(self, image: Tensor) -> Tensor:
+        return self.autoencoder.encode(image)
+
+    def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"shape": list(self.autoencoder.shape(image_shape))}
+
+    def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
+        require(not column.get("moments"), "the stored latents are means and deviations: they are for KLLatents")
+        return super().shape_of(column)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, D, h, w) -> pictures (B, C, H, W) in [0, 1]."""
+        return self.autoencoder.decode(z)
+
+
+class KLLatents(AutoencoderCodec[KLAutoencoder]):
+    """Latents (B, D, h, w) drawn from what a KL autoencoder says of a picture, times ``scale`` (LDM, DiT).
+
+    A store holds means and standard deviations, so that each epoch draws anew. Outside of training the draw is a hash
+    of the picture's index.
+
+    Args:
+        folder: of the autoencoder in diffusers' layout, or its file in the original layout.
+        stored: see ``AutoencoderCodec``.
+        hub: in the place of a folder, its name on the Hugging Face hub, such as stabilityai/sd-vae-ft-ema.
+        scale: about 1 over the standard deviation of all latents.
+    """
+
+    column = "latent"
+
+    def __init__(
+        self, folder: Path | None = None, stored: bool = True, hub: str | None = None, scale: float = 0.18215
+    ) -> None:
+        super().__init__(folder, stored)
+        self.hub, self.scale = hub, scale
+        if folder is None and hub is not None:
+            self._autoencoder = KLAutoencoder(hub)
+
+    def open(self, folder: Path) -> KLAutoencoder:
+        return KLAutoencoder(folder)
+
+    def encoded(self, image: Tensor) -> Tensor:
+        return self.autoencoder.moments(image)
+
+    def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        dim, *grid = self.autoencoder.shape(image_shape)
+        return {"shape": [2 * dim, *grid], "moments": True}
+
+    def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
+        require(
+            bool(column.get("moments")),
+            "the stored latents are no means and deviations, as a KL autoencoder makes them: they are for VQLatents",
+        )
+        dim, *grid = column["shape"]
+        return (dim // 2, *grid)
+
+    def of_stored(self, values: Tensor, batch: Batch) -> Tensor:
+        mean, deviation = values.chunk(2, dim=1)  # (B, D, h, w) each
+        if torch.is_grad_enabled():
+            noise = torch.randn_like(mean)
+        else:
+            noise = SeededNoise(batch["index"], LATENT_STREAM).normal(0, *mean.shape[1:]).to(mean)
+        return (mean + deviation * noise) * self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, D, h, w), scaled -> pictures (B, C, H, W) in [0, 1]."""
+        return self.autoencoder.decode(z / self.scale)

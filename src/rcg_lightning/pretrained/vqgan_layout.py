@@ -76,23 +76,27 @@ def vq_state(official: Mapping[str, Any], where: str = "the file") -> VQState:
 
 def vq_structure(official: Mapping[str, Tensor]) -> VQNetwork:
     """Return the network that has the shapes of an official state dict, without memory."""
+    codes, dim = official[CODES].shape
+    sizes: dict[str, Any] = {**pyramid(official), "codes": codes, "dim": dim}
+    with torch.device("meta"):
+        if "quant_conv.weight" not in official:
+            return MaskGITVQGAN(**sizes)
+        levels = range(len(sizes["multipliers"]))
+        attention = [2**i for i in levels if f"encoder.down.{i}.attn.0.norm.weight" in official]
+        return VQGAN(**sizes, attention=attention)
+
+
+def pyramid(official: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return ``channels``, ``width``, ``multipliers`` and ``blocks`` of an autoencoder in the original layout."""
     width, channels = official["encoder.conv_in.weight"].shape[:2]
     levels, blocks = _count(official, "encoder.down.{}."), _count(official, "encoder.down.0.block.{}.")
     widths = [len(official[f"encoder.down.{i}.block.0.conv1.weight"]) for i in range(levels)]
-    codes, dim = official[CODES].shape
-    sizes: dict[str, Any] = {
+    return {
         "channels": channels,
         "width": width,
         "multipliers": [out // width for out in widths],
         "blocks": blocks,
-        "codes": codes,
-        "dim": dim,
     }
-    with torch.device("meta"):
-        if "quant_conv.weight" not in official:
-            return MaskGITVQGAN(**sizes)
-        attention = [2**i for i in range(levels) if f"encoder.down.{i}.attn.0.norm.weight" in official]
-        return VQGAN(**sizes, attention=attention)
 
 
 def official_vq(structure: VQNetwork, network: Mapping[str, Tensor]) -> State:

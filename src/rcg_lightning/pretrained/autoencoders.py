@@ -1,0 +1,180 @@
+"""Autoencoders that are used frozen: between pictures in [0, 1] and latents or tokens."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.described import describe
+from rcg_lightning.networks.vqgan import VQNetwork
+from rcg_lightning.pretrained.encoders import digest
+from rcg_lightning.pretrained.frozen import Frozen
+from rcg_lightning.pretrained.kl_files import load_kl
+from rcg_lightning.pretrained.network_folder import load_network
+from rcg_lightning.types import require
+
+
+def autoencoder_settings(network: VQNetwork) -> dict[str, Any]:
+    """Return what the network folder of an autoencoder must say, for ``save_network``."""
+    return {"kind": "vq", "picture_range": list(network.picture_range)}
+
+
+class Autoencoder:
+    """An autoencoder in float32, read at its first use."""
+
+    def __init__(self) -> None:
+        self._frozen = Frozen(self._make)
+        self._range = (-1.0, 1.0)  # values of black and white for the network
+        self._identity: str | None = None
+
+    @abstractmethod
+    def load(self) -> tuple[nn.Module, tuple[float, float]]:
+        """Return the network and its values of black and white; raise UserError where it is not what it should be."""
+
+    @abstractmethod
+    def structure(self) -> Any:
+        """Return in plain data what the network is besides its weights."""
+
+    @abstractmethod
+    def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape (D, h, w) of the latent of pictures (C, H, W); raise UserError where they do not fit."""
+
+    def _make(self) -> nn.Module:
+        module, self._range = self.load()
+        return module
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself."""
+        return self._frozen.module
+
+    @property
+    def identity(self) -> str:
+        """A short hash of all that latents and pictures depend on: weights, structure and range of the pictures."""
+        if self._identity is None:
+            weights = digest(self.network.state_dict())
+            plain = {"network": self.structure(), "weights": weights, "picture_range": list(self._range)}
+            self._identity = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+        return self._identity
+
+    def release(self) -> None:
+        """Free the network's memory."""
+        self._frozen.release()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Autoencoder":
+        return self
+
+    def _to_network(self, image: Tensor) -> Tensor:
+        low, high = self._range
+        return image * (high - low) + low
+
+    def _to_picture(self, values: Tensor) -> Tensor:
+        low, high = self._range
+        return ((values - low) / (high - low)).clamp(0, 1)
+
+
+class VQAutoencoder(Autoencoder):
+    """One with a codebook, from a network folder.
+
+    Args:
+        folder: written by ``save_network`` with ``autoencoder_settings``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+
+    def load(self) -> tuple[nn.Module, tuple[float, float]]:
+        network, settings = load_network(self.folder)
+        where = f"the network in {self.folder} is a {type(network).__name__}"
+        require(isinstance(network, VQNetwork), f"{where}, which has no codebook: give the folder of a tokenizer")
+        low, high = settings.get("picture_range", network.picture_range)  # type: ignore[union-attr]
+        return network, (float(low), float(high))
+
+    @property
+    def network(self) -> VQNetwork:
+        return self._frozen.module  # type: ignore[return-value]
+
+    def structure(self) -> Any:
+        return describe(self.network)
+
+    def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        return self.network.shape(image_shape)
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+        return self.network.codes
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [0, 1] -> latents (B, D, h, w), before quantisation."""
+        return self._frozen.apply(lambda network, x: network.encode(self._to_network(x)), image)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [0, 1] -> (B, h w) int64, row by row."""
+
+        def nearest(network: VQNetwork, x: Tensor) -> Tensor:
+            return network.quantise(network.encode(self._to_network(x)))[1].flatten(1)
+
+        return self._frozen.apply(nearest, image)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, D, h, w) -> pictures (B, C, H, W) in [0, 1]; quantises first."""
+        return self._frozen.apply(lambda network, x: self._to_picture(network.decode(network.quantise(x)[0])), z)
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Indices (B, h, w) int64 -> pictures (B, C, H, W) in [0, 1]."""
+        return self._frozen.apply(lambda network, x: self._to_picture(network.decode(network.lookup(x))), tokens)
+
+
+class KLAutoencoder(Autoencoder):
+    """One that says mean and standard deviation of a latent, such as Stable Diffusion's, through diffusers.
+
+    Args:
+        source: what ``load_kl`` takes.
+    """
+
+    def __init__(self, source: Path | str) -> None:
+        super().__init__()
+        self.source = source
+
+    def load(self) -> tuple[nn.Module, tuple[float, float]]:
+        # inside another module, as diffusers' own ``to`` warns where nothing is wrong
+        return nn.Sequential(load_kl(self.source)), (-1.0, 1.0)
+
+    @property
+    def network(self) -> nn.Module:
+        return self._frozen.module[0]  # type: ignore[index]
+
+    def structure(self) -> Any:
+        config: Any = self.network.config
+        names = ("in_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+        return {name: config[name] for name in names}
+
+    def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        config: Any = self.network.config
+        channels, height, width = image_shape
+        factor, reads = 2 ** (len(config.block_out_channels) - 1), config.in_channels
+        require(channels == reads, f"the autoencoder reads pictures of {reads} channels, not {channels}")
+        require(
+            height % factor == 0 and width % factor == 0,
+            f"the autoencoder takes pictures whose sides {factor} divides, not {height}x{width}: resize or crop them",
+        )
+        return config.latent_channels, height // factor, width // factor
+
+    def moments(self, image: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [0, 1] -> (B, 2 D, h, w), means and then standard deviations of their latents."""
+
+        def encode(network: Any, x: Tensor) -> Tensor:
+            posterior = network[0].encode(self._to_network(x)).latent_dist
+            return torch.cat([posterior.mean, posterior.std], dim=1)
+
+        return self._frozen.apply(encode, image)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, D, h, w) as the network has them -> pictures (B, C, H, W) in [0, 1]."""
+        return self._frozen.apply(lambda network, x: self._to_picture(network[0].decode(x).sample), z)
