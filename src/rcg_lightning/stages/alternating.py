@@ -120,8 +120,8 @@ class AlternatingStage(Stage):
         average(b for p in players for m in p.modules for b in m.buffers() if b.is_floating_point())
         self.steps += 1
         self.after_step()
-        means = {f"train/{name}": torch.stack(values).mean() for name, values in logs.items()}
-        self.log_dict(means, prog_bar=True)
+        for name, values in logs.items():
+            self.log(f"train/{name}", torch.stack(values).mean(), prog_bar=name.endswith("loss"))
 
     def _turn(
         self, player: Player, players: list[Player], optimizer: Any, parts: list[Batch], logs: dict[str, list[Tensor]]

@@ -30,6 +30,7 @@ class CodebookTraining(Described, nn.Module):
         require(patience is None or patience > 0, f"patience is at least 1 step, not {patience}")
         self.commitment, self.patience = commitment, patience
         self._outputs: Tensor | None = None  # encoder outputs (n, D) of the last part of a batch
+        self._new: list[Tensor] = []  # what the parts of this step's batch add to the counts, and what a subclass adds
 
     def build(self, codes: nn.Parameter) -> None:
         """Get ready for codes (K, D)."""
@@ -46,20 +47,32 @@ class CodebookTraining(Described, nn.Module):
     @torch.no_grad()
     def observe(self, outputs: Tensor, indices: Tensor) -> None:
         """Take notice of encoder outputs (n, D) and the codes that they chose, indices (n,)."""
-        self.counts.index_add_(0, indices, torch.ones_like(indices, dtype=self.counts.dtype))
+        if not self._new:
+            self._new = [torch.zeros_like(kept) for kept in self.kept()]
+        self._new[0].index_add_(0, indices, torch.ones_like(indices, dtype=self.counts.dtype))
         self._outputs = outputs.detach().float()
+
+    def kept(self) -> list[Tensor]:
+        """What the processes' observations are added up for."""
+        return [self.counts]
 
     @torch.no_grad()
     def after_step(self, codes: Tensor, step: int) -> None:
-        """Put unused codes elsewhere, where ``step`` (from 1 on) is one at which that is due."""
+        """Let codes (K, D) follow what was observed; ``step`` counts from 1."""
+        add_up(self._new)
+        self.follow(codes)
+        self._new = []
         if self.patience is None or (step > 1 and step % self.patience):
             return
-        add_up([self.counts])
         unused = self.counts == 0
         found = self._candidates(len(codes))
         codes.copy_(torch.where(unused[:, None], found.to(codes.dtype), codes))
         self.moved(unused, found)
         self.counts.zero_()
+
+    def follow(self, codes: Tensor) -> None:
+        """Use what was observed by all processes in this step."""
+        self.counts += self._new[0]
 
     def moved(self, unused: Tensor, found: Tensor) -> None:
         """Called when the codes where ``unused`` (K,) have been put at ``found`` (K, D)."""
@@ -94,7 +107,6 @@ class AveragedCodebook(CodebookTraining):
         super().__init__(commitment, patience)
         require(0 <= decay < 1, f"decay lies in [0, 1), not {decay}")
         self.decay = decay
-        self._new: list[Tensor] = []  # what the parts of this step's batch add to masses and sums
 
     def build(self, codes: nn.Parameter) -> None:
         super().build(codes)
@@ -104,20 +116,17 @@ class AveragedCodebook(CodebookTraining):
     @torch.no_grad()
     def observe(self, outputs: Tensor, indices: Tensor) -> None:
         super().observe(outputs, indices)
-        if not self._new:
-            self._new = [torch.zeros_like(self.masses), torch.zeros_like(self.sums)]
-        self._new[0].index_add_(0, indices, torch.ones_like(indices, dtype=self.masses.dtype))
         self._new[1].index_add_(0, indices, outputs.detach().to(self.sums.dtype))
 
-    @torch.no_grad()
-    def after_step(self, codes: Tensor, step: int) -> None:
-        add_up(self._new)
+    def kept(self) -> list[Tensor]:
+        return [self.counts, self.sums]
+
+    def follow(self, codes: Tensor) -> None:
+        super().follow(codes)
         for average, new in zip((self.masses, self.sums), self._new, strict=True):
             average.lerp_(new, 1 - self.decay)
-        self._new = []
         means = self.sums / self.masses.clamp(min=1e-5)[:, None]
         codes.copy_(torch.where(self.masses[:, None] > 1e-5, means, codes))  # one that is long unused stays
-        super().after_step(codes, step)
 
     def moved(self, unused: Tensor, found: Tensor) -> None:
         self.masses.masked_fill_(unused, 1.0)

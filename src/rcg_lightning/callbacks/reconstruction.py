@@ -1,0 +1,75 @@
+"""How well a tokenizer gives held-out pictures back, watched as training goes on."""
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from rcg_lightning.callbacks.grids import tensorboard_grid
+from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.reconstruction import Backbone, Reconstruction
+from rcg_lightning.stages.tokenizer import TokenizerStage
+from rcg_lightning.types import Batch, require, to_uint8
+
+
+class Reconstructions(Callback):
+    """Adds a grid of held-out pictures above their reconstructions, and figures of all of them, at every validation.
+
+    The figures' names say how many pictures they are of, and in which extractor's features: ``rfd/classifier_451``,
+    ``reconstruction/ssim_451``.
+
+    Args:
+        extractor: for the Fréchet distance of reconstructions to the same pictures; None leaves it out.
+        lpips: network of LPIPS, None leaves it out.
+        columns: pictures in the grid; below each stands what came back of it.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor | None = None, lpips: Backbone | None = None, columns: int = 16
+    ) -> None:
+        self.extractor, self.columns = extractor, columns
+        self.lpips: Backbone | None = lpips
+        self._metric: Reconstruction | None = None
+        self._shown: Batch = {}
+        self._seen = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        require(isinstance(pl_module, TokenizerStage), "Reconstructions watches a tokenizer: use it with one only")
+        if self.extractor is not None:
+            self.extractor.setup()  # weights that are missing should stop the run before it has begun
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._metric = Reconstruction(self.extractor, lpips=self.lpips).to(pl_module.device)
+        self._seen = 0
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        assert isinstance(pl_module, TokenizerStage)
+        assert self._metric is not None
+        self._metric.update(to_uint8(batch["image"]), to_uint8(pl_module.reconstruct(batch["image"])))
+        self._seen += len(batch["image"])
+        if batch_idx == 0:
+            self._shown = {"image": batch["image"][: self.columns]}
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._metric is not None
+        seen = torch.tensor(self._seen, device=pl_module.device)
+        count = int(trainer.strategy.reduce(seen, reduce_op="sum"))
+        figures = self._metric.compute()
+        for name, value in figures.items():
+            extractor = self.extractor
+            named = f"{extractor.name}_{count}" if name == "rfd" and extractor is not None else f"{name}_{count}"
+            pl_module.log(f"{'rfd' if name == 'rfd' else 'reconstruction'}/{named}", torch.tensor(value))
+        self._metric = None
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not (trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._shown):
+            return
+        assert isinstance(pl_module, TokenizerStage)
+        real = self._shown["image"]
+        pictures = torch.cat([real, pl_module.reconstruct(real).to(real.dtype)])
+        grid = tensorboard_grid(pictures, len(real))
+        trainer.logger.experiment.add_image("reconstructions", grid, trainer.global_step)

@@ -1,0 +1,169 @@
+"""A small tokenizer of the digits, with and without an adversary."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from rcg_lightning.core.adversarial import GradientPenalty, Hinge, adaptive_weight
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.discriminators import PatchDiscriminator
+from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
+from rcg_lightning.pretrained.network_folder import load_network
+from rcg_lightning.pretrained.perceptual import PerceptualLoss
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.codebook import AveragedCodebook, CodebookTraining
+from rcg_lightning.stages.optimization import AdamW
+from rcg_lightning.stages.tokenizer import Adversary, TokenizerStage
+from rcg_lightning.types import Facts
+
+FACTS = Facts((1, 8, 8))
+
+
+def adversary(since=0, **settings):
+    return Adversary(PatchDiscriminator(4, 1), AdamW(1e-3), since=since, **settings)
+
+
+def tokenizer(kind=MaskGITVQGAN, **settings):
+    network = kind(channels=1, width=8, multipliers=(1, 2), blocks=1, codes=12, dim=4, groups=4)
+    given = {"optimizer": AdamW(3e-3), "codebook": CodebookTraining(patience=5)}
+    return TokenizerStage(network, **given | settings)
+
+
+def batch(n=8):
+    torch.manual_seed(3)
+    return {"image": torch.rand(n, 1, 8, 8), "index": torch.arange(n)}
+
+
+class Brightness(PerceptualLoss):
+    def setup(self, shape):
+        self.shape = shape
+
+    def __call__(self, made, original):
+        return (made.mean() - original.mean()).square()
+
+
+@pytest.mark.parametrize("kind", [MaskGITVQGAN, VQGAN])
+def test_losses_are_those_of_the_parts(kind):
+    stage = tokenizer(kind, absolute=0.5, squared=2.0, perceptual=Brightness(), perceptual_weight=3.0).build(FACTS)
+    image = batch()["image"]
+    losses = stage.autoencoder_losses(batch())
+    low, high = stage.network.picture_range
+    z = stage.network.encode(low + (high - low) * image)
+    chosen, indices = stage.network.quantise(z)
+    made = (stage.network.decode(chosen) - low) / (high - low)
+    expected = {
+        "reconstruction": 0.5 * (made - image).abs().mean() + 2 * (made - image).square().mean(),
+        "perceptual": 3 * (made.mean() - image.mean()).square(),
+        "commitment": 0.25 * (z - chosen).square().mean(),
+        "codebook": (z - chosen).square().mean(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses["loss"], sum(expected.values()), rtol=1e-4, atol=1e-6)
+    assert 1 <= float(losses["perplexity"]) <= 12
+    stage.eval()
+    psnr = -10 * (stage.reconstruct(image) - image).square().flatten(1).mean(1).log10().mean()
+    assert float(stage.losses(batch())["psnr"]) == pytest.approx(float(psnr), rel=1e-4)
+    assert torch.equal(stage.predict_step(batch(), 0)["tokens"], indices.flatten(1))
+
+
+def test_the_gradient_goes_straight_through_the_codes():
+    stage = tokenizer(codebook=AveragedCodebook()).build(FACTS)
+    stage.codebook.commitment = 0.0
+    stage.autoencoder_losses(batch())["loss"].backward()
+    reached = [name for name, p in stage.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any(name.startswith("encoder") for name in reached)
+    assert stage.network.codebook.weight.grad is None
+
+
+def test_the_adversary_pulls_as_hard_as_the_reconstruction():
+    stage = tokenizer(adversary=adversary(weight=0.5)).build(FACTS)
+    given = batch()
+    losses = stage.autoencoder_losses(given)
+    z, chosen, _ = stage.encode(given["image"])
+    made = stage.decode(z + (chosen - z).detach())
+    fooled = Hinge().generator(stage.judge(made))
+    error = (made - given["image"]).abs().mean()
+    weight = adaptive_weight(error, fooled, stage.network.decoder.out_conv.weight)
+    torch.testing.assert_close(losses["adversarial"], 0.5 * weight * fooled, rtol=1e-3, atol=1e-6)
+    judged = stage.discriminator_losses(given)  # of the very reconstruction
+    logits = stage.judge(torch.cat([made, given["image"]])).chunk(2)
+    torch.testing.assert_close(judged["loss"], Hinge().discriminator(logits[1], logits[0]), rtol=1e-4, atol=1e-6)
+    assert not stage._made
+    assert not any(p.grad is not None for p in stage.network.parameters())
+
+
+@pytest.mark.parametrize("codebook", [CodebookTraining(patience=4), AveragedCodebook(decay=0.9, patience=4)])
+def test_training_gives_pictures_back_and_exports_them(codebook, tmp_path, trainer, digits):
+    stage = tokenizer(codebook=codebook, squared=1.0)
+    first = trainer(tmp_path / "first", 1)
+    first.fit(tokenizer(codebook=type(codebook)()), digits())
+    fit = trainer(tmp_path / "run", 40, val_check_interval=40)
+    fit.fit(stage, digits())
+    found = {name: float(value) for name, value in fit.callback_metrics.items()}
+    assert found["val/psnr"] > float(first.callback_metrics["val/psnr"]) + 1
+    assert found["val/usage"] > 0.9
+    assert 6 < found["val/perplexity"] <= 12
+    assert {"train/loss", "train/reconstruction", "train/commitment", "train/perplexity"} <= found.keys()
+    network, settings = load_network(tmp_path / "run" / "tokenizer")
+    assert settings["picture_range"] == [0.0, 1.0]
+    image = batch()["image"]
+    again = Stage.load(tmp_path / "run" / "last.ckpt")
+    assert torch.equal(network(image).clamp(0, 1), again.reconstruct(image))
+
+
+def test_the_adversary_joins_late_and_is_logged(tmp_path, trainer, digits):
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, stage, *_):
+            weights.append(stage.discriminator.net[0].weight.detach().clone())
+
+    weights = []
+    stage = tokenizer(adversary=adversary(since=2, penalty=GradientPenalty(1.0, every=2)), accumulate=2)
+    fit = trainer(tmp_path, 4, callbacks=[Look()])
+    fit.fit(stage, digits())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    logged = {"discriminator_loss", "discriminator_real_accuracy", "discriminator_penalty", "adversarial"}
+    assert {f"train/{name}" for name in logged} <= fit.callback_metrics.keys()
+    assert fit.global_step == 4
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 4:
+            raise Killed
+
+
+def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
+    def run(folder, resume=None, **settings):
+        stage = tokenizer(codebook=AveragedCodebook(patience=2), adversary=adversary(since=2))
+        trainer(tmp_path / folder, 6, checkpoint_every=3, **settings).fit(stage, digits(), ckpt_path=resume)
+        return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", callbacks=[Kill()])
+    resumed = run("killed", resume=tmp_path / "killed" / "last.ckpt")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    one = tokenizer().build(FACTS).state_dict()
+    torch.manual_seed(2)
+    other = tokenizer().build(FACTS).state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_what_does_not_fit_is_told():
+    with pytest.raises(UserError, match="reads pictures of 1 channels, not 3"):
+        tokenizer().build(Facts((3, 8, 8)))
+    with pytest.raises(UserError, match="absolute or squared"):
+        tokenizer(absolute=0.0)
+    with pytest.raises(UserError, match="set its layers"):
+        tokenizer(adversary=Adversary(PatchDiscriminator(4, 3), AdamW(1e-3))).build(FACTS)
