@@ -1,5 +1,5 @@
 import pytest
-from offline import data_of, write_everything, write_store
+from offline import data_of, latent_of, write_everything, write_store
 
 from rcg_lightning.commands.parsing import call
 
@@ -31,13 +31,16 @@ def places(offline, monkeypatch):
 
 @pytest.fixture
 def stores(places, tmp_path):
-    """Stores of made-up representations and clusters of a config's data, as command-line values."""
+    """Stores of made-up representations, clusters and latents of a config's data, as command-line values."""
 
     def values(config: str) -> list[str]:
         kind = config.partition("_")[0]
         named = f"{kind}_extract" if kind.startswith("imagenet") else f"{kind}_data"
         data = call(data_of, "data", ["--config", named, *places(config)])
-        train, heldout = (write_store(data, split, tmp_path / f"store_{split}") for split in ("train", "heldout"))
+        latent = latent_of(config)
+        train, heldout = (
+            write_store(data, split, tmp_path / f"store_{split}", latent) for split in ("train", "heldout")
+        )
         return [f"--data.stores=[{train}]", f"--data.heldout_stores=[{heldout}]"]
 
     return values

@@ -3,6 +3,7 @@
 import pickle
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ from rcg_lightning.pretrained.trained import encoder_settings
 
 COUNT = 24  # pictures of each split
 DIM = 16  # numbers of a representation
+LATENTS: dict[str, dict[str, Any]] = {  # facts of stored latents, by the beginning of a config's name
+    "digits_latent": {"shape": [16, 4, 4]},
+    "imagenet256_dit": {"shape": [8, 32, 32], "moments": True},
+    "imagenet256_ldm": {"shape": [4, 32, 32]},
+}
 CLASSES = ("n01440764", "n01443537")
 ON_CPU = [
     f"--trainer.{value}"
@@ -67,16 +73,27 @@ def official_names(width: int) -> dict[str, torch.Tensor]:
     return {f"module.base_encoder.{part}{n}": t for part, net in parts.items() for n, t in net.state_dict().items()}
 
 
-def write_store(data: ImageData, split: str, folder: Path) -> Path:
-    """Write made-up representations and clusters of the pictures of ``data``."""
+def write_store(data: ImageData, split: str, folder: Path, latent: dict[str, Any] | None = None) -> Path:
+    """Write made-up representations and clusters of the pictures of ``data``, and latents of which these are facts."""
     size, views = len(data.pictures(split)), data.view_count(split)
-    identity = {**data.store_identity(split), "representation": "made up", "cluster": "made up"}
-    writer = StoreWriter(folder, size, views, size, identity)
     random = np.random.default_rng(0)
-    rows = random.normal(size=(size, views, DIM)).astype(np.float32)
-    writer.write(writer.shards[0], {"representation": rows, "cluster": random.integers(0, 3, (size, views))})
-    writer.finish({"cluster": {"count": 3, "sizes": [size, size, size]}})
+    columns = {
+        "representation": random.normal(size=(size, views, DIM)).astype(np.float32),
+        "cluster": random.integers(0, 3, (size, views)),
+    }
+    facts = {"cluster": {"count": 3, "sizes": [size, size, size]}}
+    if latent is not None:
+        columns["latent"] = random.normal(size=(size, views, *latent["shape"])).astype(np.float32)
+        facts["latent"] = {name: fact for name, fact in latent.items() if name != "shape"}
+    writer = StoreWriter(folder, size, views, size, data.store_identity(split) | dict.fromkeys(columns, "made up"))
+    writer.write(writer.shards[0], columns)
+    writer.finish(facts)
     return folder
+
+
+def latent_of(config: str) -> dict[str, Any] | None:
+    """What is known of the latents that a config reads; None for another one's."""
+    return next((facts for prefix, facts in LATENTS.items() if config.startswith(prefix)), None)
 
 
 def data_of(data: ImageData, encoder: Encoder | None = None, floats: str = "float32") -> ImageData:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from offline import ON_CPU, data_of
+from offline import ON_CPU, data_of, latent_of
 
 from rcg_lightning import cli
 from rcg_lightning.commands import lightning
@@ -19,7 +19,7 @@ from rcg_lightning.types import Facts
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
 TRAINED = [name for name, path in EXPERIMENTS.items() if "model" in yaml.safe_load(path.read_text())]
-STORED = ("RepresentationCondition", "codecs.Representations")  # what a config reads from a store
+STORED = ("RepresentationCondition", "codecs.Representations", "Latents}")  # what a config reads from a store
 DATA_ONLY = [name for name in EXPERIMENTS if name.endswith("_data")]
 FACTS = {
     "digits": ((1, 8, 8), 10),
@@ -54,6 +54,11 @@ SMALLER = {
     "imagenet256_adm_rep": SMALL_UNET,
     "imagenet256_adm_rep_release": SMALL_UNET,
     "imagenet256_adm_joint": SMALL_UNET,
+    "imagenet256_ldm_rep": SMALL_UNET,
+    "imagenet256_ldm_joint": SMALL_UNET,
+    "imagenet256_dit_rep": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
+    "imagenet256_dit_rep_release": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
+    "imagenet256_dit_joint": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
 }
 
 
@@ -83,6 +88,7 @@ def full_size(name, config):
     if geometry is not None:
         image = (image[0], geometry.init_args.size, geometry.init_args.size)
     columns = {"representation": {"shape": [256]}, "cluster": {"count": 10, "sizes": [1] * 10}}
+    columns["latent"] = latent_of(name) or {"shape": [1]}
     columns["alignment"] = {"shape": [64]}  # what is known of an encoder that is not here
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
@@ -138,7 +144,7 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
 
 
 @pytest.mark.parametrize("condition", ["NoCondition", "ClassCondition", "ClusterCondition", "RepresentationCondition"])
-@pytest.mark.parametrize("name", ["digits_dit", "digits_unet", "cifar10_generator"])
+@pytest.mark.parametrize("name", ["digits_dit", "digits_unet", "digits_latent", "cifar10_generator"])
 def test_a_generator_takes_every_condition_by_override(name, condition, places, stores, tmp_path):
     words = [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     words += [f"--model.condition={condition}", "--data.batch_size=8", "--model.denoiser.network.depth=1"]
