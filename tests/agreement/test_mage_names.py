@@ -60,7 +60,7 @@ def test_it_goes_back_to_the_official_layout(golden):
     parts = parts_of(official)
     state = mage_state({"model": official}, parts)
     classes = len(official[LABELS]) if LABELS in official else None
-    back = official_mage(state.network, state.conditioner, classes, arch["rep_dim"], arch["patch_size"])
+    back = official_mage(state.network, state.conditioner, arch["rep_dim"], arch["patch_size"], classes)
     beside = ("vqgan.", "pretrained_encoder.")
     expected = {name: tensor for name, tensor in official.items() if not name.startswith(beside)}
     assert {n: (t.shape, t.dtype) for n, t in back.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
@@ -74,7 +74,7 @@ def test_it_goes_back_to_the_official_layout(golden):
     with pytest.raises(UserError, match="one condition at most"):
         official_mage(state.network, {"parts.1.fake": official[FAKE]})
     with pytest.raises(UserError, match="no null class"):
-        official_mage(state.network, {"parts.0.table.weight": torch.zeros(4, arch["embed_dim"])}, 3)
+        official_mage(state.network, {"parts.0.table.weight": torch.zeros(4, arch["embed_dim"])}, classes=3)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_full_size_files_are_read_completely(manifest, name, size):
     assert state.tokenizer
     assert state.encoder
     classes = len(names[LABELS]) if LABELS in names else None
-    back = official_mage(network.state_dict(), conditioner.state_dict(), classes)
+    back = official_mage(network.state_dict(), conditioner.state_dict(), classes=classes)
     read = {n: t.shape for n, t in names.items() if not n.startswith(("vqgan.", "pretrained_encoder."))}
     assert {n: tensor.shape for n, tensor in back.items()} == read

@@ -94,9 +94,9 @@ def mage_state(official: Mapping[str, Any], parts: tuple[Part, ...]) -> MAGEStat
 def official_mage(
     network: Mapping[str, Tensor],
     conditioner: Mapping[str, Tensor],
-    classes: int | None = None,
     representation_dim: int = 256,
     patch: int = 16,
+    classes: int | None = None,
 ) -> State:
     """Invert ``mage_state``: a state dict such as the official files hold as ``model``, without the two other networks.
 
@@ -107,9 +107,9 @@ def official_mage(
     Args:
         network: state dict of a ``MAGE``.
         conditioner: state dict of its ``Conditioner``, of one part at most.
-        classes: how many the model tells apart, where its condition is a class.
         representation_dim: numbers of a representation, for a model that reads none.
         patch: side in pixels of a token of a square colour picture: the size of what is never used.
+        classes: how many the model tells apart, where its condition is a class; None takes every row for one.
 
     Raises:
         UserError: the official layout has no place for this condition.
@@ -184,10 +184,9 @@ def _official_condition(conditioner: Mapping[str, Tensor], classes: int | None) 
     }
     foreign = sorted(conditioner.keys() - names.keys())
     require(not foreign, f"an official MAGE has one condition at most, and no place for {foreign[:2]}")
-    state = {names[name]: tensor for name, tensor in conditioner.items()}
-    rows = len(state[LABELS]) if LABELS in state else None
+    rows = len(conditioner.get("parts.0.table.weight", ()))
+    fits = classes is None or rows == classes
     require(
-        rows == classes,
-        f"an official MAGE has no null class: {rows} rows for {classes} classes need conditioner.drop 0",
+        fits, f"an official MAGE has no null class: {rows} rows do not fit {classes} classes, use conditioner.drop 0"
     )
-    return state
+    return {names[name]: tensor for name, tensor in conditioner.items()}
