@@ -22,25 +22,35 @@ from rcg_lightning.conditions import (
     NoCondition,
     RepresentationCondition,
 )
+from rcg_lightning.core.diffusion import FlowVelocity
 from rcg_lightning.core.samplers import DDIM
-from rcg_lightning.core.schedule import CosineSchedule
+from rcg_lightning.core.schedule import CosineSchedule, FlowSchedule
 from rcg_lightning.data.augment import SmallGreyAugmentation
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.sources import Digits
+from rcg_lightning.networks.biggan import BigGANDiscriminator, BigGANGenerator
+from rcg_lightning.networks.cgan import ConditionalDiscriminator, ConditionalGenerator, Rectified
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.discriminators import PatchDiscriminator
+from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.networks.heads import Predictor, Projected, ProjectionHead
 from rcg_lightning.networks.rdm_mlp import ModulatedMLP
+from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.pretrained.codecs import Pixels, Representations
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained import TrainedEncoder
+from rcg_lightning.stages.alignment import Alignment
+from rcg_lightning.stages.adversarial import AdversarialStage
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.classifier import ClassifierStage
+from rcg_lightning.stages.codebook import AveragedCodebook, CodebookTraining
 from rcg_lightning.stages.diffusion import DiffusionStage
 from rcg_lightning.stages.optimization import SGD, AdamW
 from rcg_lightning.stages.ssl import MoCoV3Stage
+from rcg_lightning.stages.tokenizer import Adversary, TokenizerStage
 from rcg_lightning.trainer import Trainer
 
 STEPS = 4
@@ -56,12 +66,20 @@ CONDITIONS = {
 }
 
 
-class IndexSeeded(DiffusionStage):
+class WithNoiseOfValidation:
     """Trains with the noise of validation, which depends on the picture's index alone."""
 
     def training_step(self, batch, batch_idx):
         self.eval()
         return super().training_step(batch, batch_idx)
+
+
+class IndexSeeded(WithNoiseOfValidation, DiffusionStage):
+    pass
+
+
+class IndexSeededGAN(WithNoiseOfValidation, AdversarialStage):
+    pass
 
 
 def moco() -> MoCoV3Stage:
@@ -89,6 +107,51 @@ def generator(kind: str, condition: str, equally: bool) -> DiffusionStage:
         stratified=not equally,
         tile=2,
     )
+
+
+def aligned(encoder: Path) -> DiffusionStage:
+    """A flow whose transformer is aligned with a trained encoder."""
+    return IndexSeeded(
+        codec=Pixels(),
+        condition=NoCondition(),
+        denoiser=Denoiser(DiT(2, 16, 2, 2), FlowSchedule(100), FlowVelocity()),
+        conditioner=Conditioner(),
+        optimizer=SGD(0.5),
+        ema=EMA(0.5),
+        alignment=Alignment(TrainedEncoder(encoder), depth=1, hidden=16),
+    )
+
+
+def gan(equally: bool) -> AdversarialStage:
+    """A conditional generator with its discriminator: without statistics of batches where it has to train equally."""
+    make = IndexSeededGAN if equally else AdversarialStage
+    one = ConditionalGenerator(8, 16, 8, 16, reach=0.3) if equally else BigGANGenerator(4, 8)
+    judging = ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), reach=0.1)
+    return make(
+        codec=Pixels(),
+        condition=ClassCondition(),
+        generator=one,
+        discriminator=judging if equally else BigGANDiscriminator(4),
+        conditioner=Conditioner(drop=0.0),
+        discriminator_conditioner=Conditioner(drop=0.0),
+        optimizer=SGD(0.5, clip=0.5) if equally else AdamW(1e-2),
+        discriminator_optimizer=SGD(0.2) if equally else AdamW(1e-2),
+        turns=1 if equally else 2,
+        accumulate=2,
+        ema=EMA(0.5, buffers=True),
+        tile=2,
+    )
+
+
+def tokenizer(equally: bool) -> TokenizerStage:
+    """An autoencoder with an adversary. A code that comes back is drawn, which two processes do in their own way."""
+    network = MaskGITVQGAN(1, 4, (1, 2), 1, codes=8, dim=4, groups=2)
+    adversary = Adversary(PatchDiscriminator(4, 1), SGD(0.1) if equally else AdamW(1e-3), weight=0.5, since=1)
+    codebook = AveragedCodebook(0.8, patience=None) if equally else CodebookTraining(patience=2)
+    return TokenizerStage(network, SGD(0.05) if equally else AdamW(1e-2), codebook, adversary=adversary, accumulate=2)
+
+
+ALTERNATING = {"gan": gan, "tokenizer": tokenizer}
 
 
 class Session:
@@ -149,11 +212,16 @@ class Session:
         self.fit("rdm_class_equally", generator("rdm", "class", True), self.data(stores))
         for condition in CONDITIONS:
             self.fit(f"{condition}_equally", generator("pixels", condition, True), self.data(stores))
+        for name, make in ALTERNATING.items():
+            self.fit(f"{name}_equally", make(True), self.data())
+        self.fit("aligned_equally", aligned(stores.parent / "moco" / "encoder"), self.data())
 
     def fit_as_it_is(self, stores: Path) -> None:
         self.fit("rdm", generator("rdm", "class", False), self.data(stores), [RepresentationDistance()])
         for condition in CONDITIONS:
             self.fit(condition, generator("pixels", condition, False), self.data(stores))
+        for name, make in ALTERNATING.items():
+            self.fit(name, make(False), self.data())
 
     def sample(self, trained: Path) -> None:
         """Sample from the checkpoints in ``trained``."""
@@ -166,6 +234,9 @@ class Session:
             checkpoint, out = trained / condition / "last.ckpt", self.folder / f"samples_{condition}"
             sample(checkpoint, out, SAMPLES.get(condition, 50), prior=prior, guidance=guidance, **rows)
             self.meet()
+        weak = trained / "none" / "last.ckpt"
+        sample(trained / "class" / "last.ckpt", self.folder / "samples_weak", 50, guidance=1.5, weak=weak, **rows)
+        self.meet()
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ if not torch.distributed.is_available():
 SCRIPT = Path(__file__).with_name("every_stage.py")
 RDMS = {"rdm_equally": "none", "rdm_class_equally": "class"}
 EQUALLY = [*RDMS, *(f"{condition}_equally" for condition in CONDITIONS), "aligned_equally"]
-AS_IT_IS = ["moco", "classifier", "rdm", *CONDITIONS]
+TURNS = [f"{name}_equally" for name in ALTERNATING]
+AS_IT_IS = ["moco", "classifier", "rdm", *CONDITIONS, *ALTERNATING]
 LIMIT = 300  # seconds for a launch
 
 
@@ -141,7 +142,7 @@ def agree(state, expected, start):
     assert max(moved) > 1e-2
 
 
-@pytest.mark.parametrize("name", AS_IT_IS + EQUALLY)
+@pytest.mark.parametrize("name", AS_IT_IS + EQUALLY + TURNS)
 def test_both_processes_end_with_the_same_weights(pair, name):
     first, second = note(pair, name, 0), note(pair, name, 1)
     assert (first["world"], first["strategy"], first["find_unused"]) == (2, "DDPStrategy", False)
@@ -162,6 +163,14 @@ def test_two_halves_of_a_batch_train_like_the_whole(pair, alone, name):
         start = generator(kind, condition, True).build(Session(pair).data(pair / "stores").facts)
     agree(other["state"], mine["state"], start.state_dict())
     assert other["metrics"]["val/loss"] == pytest.approx(mine["metrics"]["val/loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ALTERNATING)
+def test_two_halves_of_a_batch_move_every_player_like_the_whole(pair, alone, name):
+    mine, other = note(alone, f"{name}_equally"), note(pair, f"{name}_equally")
+    start = ALTERNATING[name](True).build(Session(pair).data().facts).state_dict()
+    agree(other["state"], mine["state"], start)
+    assert other["metrics"]["val/loss"] == pytest.approx(mine["metrics"]["val/loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "make"), [("moco", moco), ("classifier", classifier)])
