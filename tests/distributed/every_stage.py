@@ -42,8 +42,8 @@ from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.pretrained.codecs import Pixels, Representations
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained import TrainedEncoder
-from rcg_lightning.stages.alignment import Alignment
 from rcg_lightning.stages.adversarial import AdversarialStage
+from rcg_lightning.stages.alignment import Alignment
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.classifier import ClassifierStage
 from rcg_lightning.stages.codebook import AveragedCodebook, CodebookTraining
@@ -200,7 +200,7 @@ class Session:
     def extract(self, encoder: Path) -> None:
         for split in ("train", "heldout"):
             trained = TrainedEncoder(encoder)
-            extract(self.data(), trained, self.folder / "stores" / split, split, SHARD_ROWS[split], **self.place)
+            extract(self.data(), self.folder / "stores" / split, trained, None, split, SHARD_ROWS[split], **self.place)
             if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
                 fitted = None if split == "train" else self.folder / "stores" / "train_clusters"
                 clusters = self.folder / "stores" / f"{split}_clusters"

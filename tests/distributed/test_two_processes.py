@@ -15,7 +15,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from every_stage import BATCH, CONDITIONS, SAMPLES, STEPS, Session, aligned, classifier, generator, moco
+from every_stage import (
+    ALTERNATING,
+    BATCH,
+    CONDITIONS,
+    SAMPLES,
+    STEPS,
+    Session,
+    aligned,
+    classifier,
+    generator,
+    moco,
+)
 
 from rcg_lightning.callbacks.reseed import seed_of
 from rcg_lightning.data.images import as_floats
