@@ -8,7 +8,7 @@ from rcg_lightning.core.adversarial import GradientPenalty, Hinge, adaptive_weig
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.discriminators import PatchDiscriminator
 from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
-from rcg_lightning.pretrained.network_folder import load_network
+from rcg_lightning.pretrained.autoencoders import VQAutoencoder
 from rcg_lightning.pretrained.perceptual import PerceptualLoss
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.codebook import AveragedCodebook, CodebookTraining
@@ -105,11 +105,10 @@ def test_training_gives_pictures_back_and_exports_them(codebook, tmp_path, train
     assert found["val/usage"] > 0.9
     assert 6 < found["val/perplexity"] <= 12
     assert {"train/loss", "train/reconstruction", "train/commitment", "train/perplexity"} <= found.keys()
-    network, settings = load_network(tmp_path / "run" / "tokenizer")
-    assert settings["picture_range"] == [0.0, 1.0]
-    image = batch()["image"]
+    exported = VQAutoencoder(tmp_path / "run" / "tokenizer")
     again = Stage.load(tmp_path / "run" / "last.ckpt")
-    assert torch.equal(network(image).clamp(0, 1), again.reconstruct(image))
+    tokens = exported.tokens(batch()["image"])
+    assert torch.equal(tokens, again.predict_step(batch(), 0)["tokens"])
 
 
 def test_the_adversary_joins_late_and_is_logged(tmp_path, trainer, digits):

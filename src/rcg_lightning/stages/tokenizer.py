@@ -12,6 +12,7 @@ from rcg_lightning.core.adversarial import AdversarialLoss, GradientPenalty, Hin
 from rcg_lightning.described import Described, construct, describe
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork
 from rcg_lightning.networks.vqgan import VQNetwork
+from rcg_lightning.pretrained.autoencoders import autoencoder_settings
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.perceptual import PerceptualLoss
 from rcg_lightning.stages.alternating import AlternatingStage, Player
@@ -221,7 +222,7 @@ class TokenizerStage(AlternatingStage):
 
     def export(self, folder: Path) -> None:
         """Write the network as a folder that the codecs read."""
-        save_network(folder, self.network, {"kind": "vq", "picture_range": list(self.network.picture_range)})
+        save_network(folder, self.network, autoencoder_settings(self.network))
 
 
 def _rows(latent: Tensor) -> Tensor:
