@@ -74,14 +74,15 @@ def official_names(width: int) -> dict[str, torch.Tensor]:
 
 
 def write_store(data: ImageData, split: str, folder: Path, latent: dict[str, Any] | None = None) -> Path:
-    """Write made-up representations and clusters of the pictures of ``data``, and latents of which these are facts."""
+    """Write made-up representations, clusters and tokens of the pictures of ``data``, and latents of given facts."""
     size, views = len(data.pictures(split)), data.view_count(split)
     random = np.random.default_rng(0)
     columns = {
         "representation": random.normal(size=(size, views, DIM)).astype(np.float32),
         "cluster": random.integers(0, 3, (size, views)),
+        "tokens": random.integers(0, 8, (size, views, 16)),
     }
-    facts = {"cluster": {"count": 3, "sizes": [size, size, size]}}
+    facts = {"cluster": {"count": 3, "sizes": [size, size, size]}, "tokens": {"count": 8}}
     if latent is not None:
         columns["latent"] = random.normal(size=(size, views, *latent["shape"])).astype(np.float32)
         facts["latent"] = {name: fact for name, fact in latent.items() if name != "shape"}

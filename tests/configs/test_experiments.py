@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from offline import ON_CPU, data_of, latent_of
+from offline import CLASSES, ON_CPU, data_of, latent_of
 
 from rcg_lightning import cli
 from rcg_lightning.commands import lightning
@@ -19,7 +19,8 @@ from rcg_lightning.types import Facts
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
 TRAINED = [name for name, path in EXPERIMENTS.items() if "model" in yaml.safe_load(path.read_text())]
-STORED = ("RepresentationCondition", "codecs.Representations", "Latents}")  # what a config reads from a store
+# what a config reads from a store
+STORED = ("RepresentationCondition", "codecs.Representations", "Latents}", "VQTokens}")
 DATA_ONLY = [name for name in EXPERIMENTS if name.endswith("_data")]
 FACTS = {
     "digits": ((1, 8, 8), 10),
@@ -28,11 +29,13 @@ FACTS = {
     "folder": ((3, 64, 64), None),
     "imagenet64": ((3, 64, 64), 1000),
     "imagenet256": ((3, 256, 256), 1000),
+    "inaturalist": ((3, 256, 256), 10000),
 }
 SMALL_UNET = [
     "--data.batch_size=2",
     *(f"--model.denoiser.network.{size}" for size in ("width=32", "depth=1", "head_width=32", "groups=8")),
 ]
+SMALL_MAGE = [f"--model.transformer.{size}" for size in ("width=48", "depth=1", "decoder_width=48", "decoder_depth=1")]
 # what would be too slow at full width on a CPU; the full size is built, without memory, by another test
 SMALLER = {
     "cifar10_encoder": ["--data.batch_size=4"],
@@ -59,6 +62,8 @@ SMALLER = {
     "imagenet256_dit_rep": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
     "imagenet256_dit_rep_release": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
     "imagenet256_dit_joint": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
+    **{name: SMALL_MAGE for name in TRAINED if "_mage_" in name},
+    "cifar10_mage": ["--model.transformer.depth=1"],
 }
 
 
@@ -89,6 +94,7 @@ def full_size(name, config):
         image = (image[0], geometry.init_args.size, geometry.init_args.size)
     columns = {"representation": {"shape": [256]}, "cluster": {"count": 10, "sizes": [1] * 10}}
     columns["latent"] = latent_of(name) or {"shape": [1]}
+    columns["tokens"] = {"shape": [256], "count": 1024}
     columns["alignment"] = {"shape": [64]}  # what is known of an encoder that is not here
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
@@ -144,10 +150,11 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
 
 
 @pytest.mark.parametrize("condition", ["NoCondition", "ClassCondition", "ClusterCondition", "RepresentationCondition"])
-@pytest.mark.parametrize("name", ["digits_dit", "digits_unet", "digits_latent", "cifar10_generator"])
+@pytest.mark.parametrize("name", ["digits_dit", "digits_unet", "digits_latent", "digits_mage", "cifar10_generator"])
 def test_a_generator_takes_every_condition_by_override(name, condition, places, stores, tmp_path):
     words = [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
-    words += [f"--model.condition={condition}", "--data.batch_size=8", "--model.denoiser.network.depth=1"]
+    network = "transformer" if name.endswith("_mage") else "denoiser.network"
+    words += [f"--model.condition={condition}", "--data.batch_size=8", f"--model.{network}.depth=1"]
     assert cli.main(["fit", "--config", name, *places(name), *stores(name), *words]) == 0
 
 
@@ -163,7 +170,8 @@ def test_an_extraction_writes_the_views_that_its_data_name(name, views, places, 
 @pytest.mark.parametrize("name", DATA_ONLY)
 def test_data_alone_can_be_given_to_a_command(name, places):
     facts = call(data_of, "data", ["--config", name, *places(name)]).facts
-    assert (facts.image, facts.classes) == FACTS[name.partition("_")[0]]
+    image, classes = FACTS[name.partition("_")[0]]
+    assert (facts.image, facts.classes) == (image, len(CLASSES) if name.startswith("inaturalist") else classes)
 
 
 @pytest.mark.parametrize(("name", "condition"), [("imagenet256_rdm", 0), ("imagenet256_rdm_class", 512)])
