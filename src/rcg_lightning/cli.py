@@ -20,7 +20,10 @@ COMMANDS = {
     "validate": ("rcg_lightning.commands.lightning:main", "run a stage's validation on a checkpoint"),
     "test": ("rcg_lightning.commands.lightning:main", "run a stage's test on a checkpoint"),
     "predict": ("rcg_lightning.commands.lightning:main", "run a stage's prediction over a data set"),
-    "extract": ("rcg_lightning.commands.extract:main", "write a store of representations of a data set"),
+    "extract": (
+        "rcg_lightning.commands.extract:main",
+        "write a store of representations, tokens or latents of a data set",
+    ),
     "cluster": (
         "rcg_lightning.commands.cluster:main",
         "write a store of cluster labels from a store of representations",

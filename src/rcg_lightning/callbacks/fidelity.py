@@ -42,6 +42,7 @@ class Fidelity(EveryNth):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
         require(fits, "Fidelity scores what a generator of pictures makes: use it with one")
+        pl_module.codec.check_decoding()  # type: ignore[union-attr]
         self.extractor.setup()  # weights that are missing should stop the run before it has begun
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

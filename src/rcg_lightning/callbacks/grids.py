@@ -31,6 +31,7 @@ class SampleGrid(EveryNth):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
         require(fits, "SampleGrid shows what a generator of pictures makes: use it with one")
+        pl_module.codec.check_decoding()  # type: ignore[union-attr]
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int, *_: int

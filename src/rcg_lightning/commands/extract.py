@@ -1,4 +1,4 @@
-"""`rcg extract`: representations of a data set, as a store."""
+"""`rcg extract`: representations, tokens and latents of a data set, as a store."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,14 +8,16 @@ from rcg_lightning.commands.parsing import call, say
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.pretrained.latents import AutoencoderCodec
 from rcg_lightning.stages.extract import Extraction
 from rcg_lightning.trainer import Trainer
 
 
 def extract(
     data: ImageData,
-    encoder: Encoder,
     out: Path,
+    encoder: Encoder | None = None,
+    codec: AutoencoderCodec | list[AutoencoderCodec] | None = None,
     split: Literal["train", "heldout"] = "train",
     shard_rows: int = 16384,
     floats: Literal["float16", "float32"] = "float32",
@@ -24,24 +26,28 @@ def extract(
     num_nodes: int = 1,
     precision: str | None = None,
 ) -> None:
-    """Write a store of the encoder's representations of a data set; each picture is read once.
+    """Write a store of what an encoder and autoencoders make of a data set; each picture is read once for all of them.
 
     Stopped at any moment, the same command continues. Any number of processes write the same store.
 
     Args:
         data: the pictures, and which views of each are encoded.
-        encoder: what makes the representations.
         out: folder of the store.
+        encoder: makes the column ``representation``.
+        codec: VQTokens makes the column ``tokens``, VQLatents or KLLatents ``latent``; several by --codec+=.
         split: which pictures, those for training or those held out.
         shard_rows: pictures in a file.
-        floats: how representations are stored.
+        floats: how representations and latents are stored.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: machines, where the job was started on several.
-        precision: of the encoder's surroundings; the encoder itself computes in float32.
+        precision: of the networks' surroundings; they themselves compute in float32.
     """
     data.prepare_data()
-    identity = {**data.store_identity(split), "representation": encoder.identity}
+    codecs = codec if isinstance(codec, list) else [codec] if codec else []
+    extraction = Extraction(encoder, codecs)
+    meta = extraction.columns(data.facts.image)
+    identity = {**data.store_identity(split), **extraction.identities}
     writer = StoreWriter(out, len(data.pictures(split)), data.view_count(split), shard_rows, identity, floats)
     trainer = Trainer(
         out,
@@ -53,12 +59,12 @@ def extract(
         callbacks=[StoreCollector(writer)],
     )
     if trainer.is_global_zero:
-        say(encoder.report())
+        say(extraction.report())
     data.extract(split, writer.pending(trainer.global_rank, trainer.world_size))
-    store = predict_store(trainer, Extraction(encoder), data, writer, {"representation": {"encoder": encoder.identity}})
+    store = predict_store(trainer, extraction, data, writer, meta)
     if trainer.is_global_zero:
-        shape = store.columns["representation"]["shape"]
-        say(f"{out}: {store.size} pictures, {store.views} views, representations of shape {shape}")
+        columns = ", ".join(f"{name} of shape {facts['shape']}" for name, facts in store.columns.items())
+        say(f"{out}: {store.size} pictures, {store.views} views, {columns}")
 
 
 def main(name: str, argv: list[str]) -> None:
@@ -66,5 +72,8 @@ def main(name: str, argv: list[str]) -> None:
         "rcg extract --config digits_store",
         "rcg extract --data.source FlatFolder --data.source.root pictures --encoder TimmEncoder "
         "--encoder.name vit_small_patch16_dinov3.lvd1689m --out runs/store",
+        "rcg extract --config digits_data --codec VQTokens --codec.folder runs/tokenizer/autoencoder --out runs/tokens",
+        "rcg extract … --encoder … --codec+=VQTokens --codec.folder … --codec+=KLLatents --codec.hub "
+        "stabilityai/sd-vae-ft-ema",
     ]
     call(extract, name, argv, examples)

@@ -1,4 +1,4 @@
-"""The generator that a command samples from, with its prior: checked before anything is made or written."""
+"""The generator that a command samples from, with what it needs: checked before anything is made or written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,18 +33,23 @@ class Loaded:
         return min(counts) if counts else None
 
 
-def load(checkpoint: Path, prior: Path | None, given: bool = False) -> Loaded:
+def load(checkpoint: Path, prior: Path | None, given: bool = False, autoencoder: Path | None = None) -> Loaded:
     """Load a generator from its checkpoint, and make it sample its representations from ``prior``.
 
-    A bundle holds its prior itself; another one may be given.
+    A bundle holds prior and autoencoder itself; others may be given.
 
     Args:
         given: representations will be given, so that no prior is needed.
+        autoencoder: folder of what makes pictures of latents or tokens, or a bundle that holds it.
 
     Raises:
-        UserError: a prior is missing, of no use, not one of representations, or one of another encoder's.
+        UserError: a prior is missing, of no use, not one of representations, or one of another encoder's; or the
+            autoencoder is missing, of no use, or another one.
     """
     generator = Generator.load(checkpoint)
+    if autoencoder is not None:
+        generator.codec.use_autoencoder(bundle_parts(autoencoder).get("autoencoder", autoencoder))
+    generator.codec.check_decoding()
     takes = has(generator.condition, RepresentationCondition)
     if not takes:
         what = "representations are" if given else "--prior is"

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from tqdm import tqdm
 
 from rcg_lightning.commands.mistakes import explain
+from rcg_lightning.described import Described
 from rcg_lightning.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -184,9 +185,14 @@ def _list_arguments(function: Callable[..., Any]) -> list[str]:
     found = []
     for name, hint in get_type_hints(function).items():
         parts = get_args(hint) if get_origin(hint) in (types.UnionType, Literal) else (hint,)
-        if any(get_origin(part) is list for part in parts):
+        if any(get_origin(part) is list and not _of_objects(part) for part in parts):
             found.append(name)
     return found
+
+
+def _of_objects(hint: Any) -> bool:
+    """Whether a list's items are objects that a config describes."""
+    return any(isinstance(item, type) and issubclass(item, Described) for item in get_args(hint))
 
 
 def summary(function: Callable[..., Any], examples: Sequence[str]) -> str:

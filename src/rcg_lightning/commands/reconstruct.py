@@ -34,7 +34,7 @@ class Reconstructed(LightningModule):
     def __init__(self, codec: Codec, metric: Reconstruction, shown: int) -> None:
         super().__init__()
         self.codec, self.metric, self.shown = codec, metric, shown
-        self.needs = codec.needs | {"image"}
+        self.needs = frozenset({"image"})  # also where the codec would read a store
         self.pairs: list[tuple[Tensor, Tensor]] = []
         self.figures: dict[str, float] = {}
 

@@ -47,6 +47,7 @@ def sample(
     number: int = 64,
     first_seed: int = 0,
     prior: Path | None = None,
+    autoencoder: Path | None = None,
     guidance: float | None = None,
     ramp: bool | None = None,
     interval: list[float] | None = None,
@@ -81,6 +82,7 @@ def sample(
         number: samples to make; variations of each picture with --like, pictures on the way with --between.
         first_seed: seeds are first_seed, first_seed + 1, …
         prior: checkpoint of the RDM, for a generator conditioned on representations.
+        autoencoder: folder of what makes pictures of latents or tokens, for a generator of these.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling, as MAGE does; None for the generator's own way.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
@@ -105,7 +107,7 @@ def sample(
         precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
     """
     require(number > 0, f"--number is at least 1, not {number}")
-    loaded = load(checkpoint, prior, given=bool(like or between or representations))
+    loaded = load(checkpoint, prior, given=bool(like or between or representations), autoencoder=autoencoder)
     generator = loaded.generator
     seeds = torch.arange(first_seed, first_seed + number)
     carried: dict[str, Tensor] = {}
@@ -214,6 +216,7 @@ def main(name: str, argv: list[str]) -> None:
         "rcg sample --checkpoint runs/generator/last.ckpt --prior runs/rdm/last.ckpt --number 64 --out runs/samples",
         "rcg sample … --guidance 2 --interval 0.2,0.8                 guided in the middle of sampling",
         "rcg sample … --guidance 2 --weak runs/generator/early.ckpt   guided by a weaker model",
+        "rcg sample … --autoencoder runs/tokenizer/autoencoder        from a generator of tokens or latents",
         "rcg sample … --classes 3,5                                   by a class-conditional RDM",
         "rcg sample … --like picture.png --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
         "rcg sample … --between one.png other.png --number 9 --encoder …",

@@ -133,7 +133,8 @@ class VQNetwork(Described, nn.Module):
         """
         channels, height, width = image_shape
         require(
-            channels == self.channels, f"the autoencoder reads pictures of {self.channels} channels, not {channels}"
+            channels == self.channels,
+            f"the autoencoder reads pictures of {self.channels} channels, the data have {channels}",
         )
         fits = height % self.factor == 0 and width % self.factor == 0 and min(height, width) > 0
         require(

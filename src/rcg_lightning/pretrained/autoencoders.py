@@ -159,7 +159,7 @@ class KLAutoencoder(Autoencoder):
         config: Any = self.network.config
         channels, height, width = image_shape
         factor, reads = 2 ** (len(config.block_out_channels) - 1), config.in_channels
-        require(channels == reads, f"the autoencoder reads pictures of {reads} channels, not {channels}")
+        require(channels == reads, f"the autoencoder reads pictures of {reads} channels, the data have {channels}")
         require(
             height % factor == 0 and width % factor == 0,
             f"the autoencoder takes pictures whose sides {factor} divides, not {height}x{width}: resize or crop them",

@@ -77,6 +77,9 @@ class VQTokens(AutoencoderCodec[VQAutoencoder]):
     def encoded(self, image: Tensor) -> Tensor:
         return self.autoencoder.tokens(image)
 
+    def packed(self, values: Tensor) -> Tensor:
+        return values.to(torch.uint16 if self.autoencoder.codes <= 2**16 else torch.int32)
+
     def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         return {"shape": [prod(self.autoencoder.shape(image_shape)[1:])], "count": self.autoencoder.codes}
 

@@ -42,6 +42,10 @@ class AutoencoderCodec(Codec, Generic[Kind]):
     def encoded(self, image: Tensor) -> Tensor:
         """Return what a store holds of pictures (B, C, H, W) in [0, 1]."""
 
+    def packed(self, values: Tensor) -> Tensor:
+        """What ``encoded`` returns, in the type that a store has it in."""
+        return values
+
     @abstractmethod
     def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         """Return the facts of the column that is made of pictures (C, H, W), at least its ``shape``.

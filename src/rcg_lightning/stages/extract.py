@@ -1,27 +1,61 @@
-"""Stage 1: what a frozen encoder says of every picture, computed once."""
+"""Stage 1: what frozen networks say of every picture, computed once."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from rcg_lightning.pretrained.encoders import Encoder
-from rcg_lightning.types import Batch
+from rcg_lightning.pretrained.latents import AutoencoderCodec
+from rcg_lightning.types import Batch, require
 
 
 class Extraction(LightningModule):
-    """Predicts the columns of a store from batches of pictures.
+    """Predicts the columns of a store from batches of pictures, each of which is read once for all.
 
     Args:
-        encoder: picture -> representation.
+        encoder: picture -> representation; None for none.
+        codecs: what autoencoders make of pictures, each in its column.
     """
 
     needs = frozenset({"image"})
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | None, codecs: Sequence[AutoencoderCodec] = ()) -> None:
         super().__init__()
-        self.encoder = encoder
+        names = [codec.column for codec in codecs]
+        require(encoder is not None or bool(names), "nothing to extract: give an encoder, a codec, or both")
+        require(len(set(names)) == len(names), f"a store has each column once, not {sorted(names)}: write two stores")
+        self.encoder, self.codecs = encoder, list(codecs)
+
+    def columns(self, image_shape: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
+        """Return the facts of each column, for pictures (C, H, W).
+
+        Raises:
+            UserError: such pictures do not fit an autoencoder.
+        """
+        facts: dict[str, dict[str, Any]] = {}
+        if self.encoder is not None:
+            facts["representation"] = {"encoder": self.encoder.identity}
+        for codec in self.codecs:
+            facts[codec.column] = {**codec.column_facts(image_shape), "autoencoder": codec.identity}
+        return facts
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """What made each column."""
+        encoded = {} if self.encoder is None else {"representation": self.encoder.identity}
+        return encoded | {codec.column: codec.identity for codec in self.codecs}
+
+    def report(self) -> str:
+        """Say what the networks are."""
+        return "\n".join(maker.report() for maker in [self.encoder, *self.codecs] if maker is not None)
 
     def setup(self, stage: str) -> None:
-        self.encoder.setup()
+        if self.encoder is not None:
+            self.encoder.setup()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return {"representation": self.encoder(batch["image"])}
+        image = batch["image"]
+        made = {} if self.encoder is None else {"representation": self.encoder(image)}
+        return made | {codec.column: codec.packed(codec.encoded(image)) for codec in self.codecs}
