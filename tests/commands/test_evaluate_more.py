@@ -8,10 +8,11 @@ from PIL import Image
 
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.sources import Digits
+from rcg_lightning.evaluation.grid import save_pictures
 from rcg_lightning.evaluation.memorisation import closest_matches
 from rcg_lightning.evaluation.parzen import parzen_likelihood, validation_and_test
 from rcg_lightning.evaluation.reading import open_samples
-from rcg_lightning.evaluation.reference import real_pictures
+from rcg_lightning.evaluation.reference import Reference, real_pictures
 
 REAL = ["--data.source", "Digits", "--data.source.limit", "256"]
 
@@ -92,10 +93,26 @@ def test_generated_representations_are_scored_as_they_are_made_or_from_their_sto
         (["--samples", "{toy}/rdm/last.ckpt", "--parzen"], "are of pictures, not of representations"),
         (["--samples", "{toy}/none/last.ckpt", "--parzen", "--number", 99999999], "too many for Parzen windows"),
         (["--samples", "{toy}/none/last.ckpt", "--ema", "short"], "no average 'short'"),
+        (["--samples", "{tmp}/large"], "samples of 16x16 pixels, a reference of 8x8"),
+        (["--samples", "{tmp}/text.npz"], "text.npz cannot be read as an .npz of pictures: it is no such file"),
+        (
+            ["--samples", "{tmp}/broken.ckpt", "--number", 20, "--ema", "trained"],
+            "20 of 20 pictures hold NaN or infinity",
+        ),
         (["--samples", "{toy}/none/last.ckpt", "--interval", "0.2"], "a guidance interval is two numbers"),
     ],
 )
-def test_what_cannot_be_done(refused, toy, words, line):
+def test_what_cannot_be_done(refused, toy, tmp_path, monkeypatch, words, line):
+    save_pictures([torch.zeros(9, 1, 16, 16, dtype=torch.uint8)], tmp_path / "large", (f"{i}.png" for i in range(9)))
+    (tmp_path / "text.npz").write_text("text")
+    checkpoint = torch.load(toy / "none" / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"] = {
+        name: value * torch.nan if "ema" not in name and value.is_floating_point() else value
+        for name, value in checkpoint["state_dict"].items()
+    }
+    torch.save(checkpoint, tmp_path / "broken.ckpt")
+    if "{tmp}/large" in words:
+        monkeypatch.setattr(Reference, "measure", None)  # told before the real pictures are measured
     classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", toy / "classifier" / "classifier"]
-    words = [str(word).format(toy=toy) for word in words]
+    words = [str(word).format(toy=toy, tmp=tmp_path) for word in words]
     assert line in refused("evaluate", *words, *classifier, *REAL, "--accelerator", "cpu")

@@ -194,7 +194,7 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
     shard = maker.pending()[0]
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(UserError, match=r"GB needed.*GB free.*extract again"):
+    with pytest.raises(UserError, match=r"736 bytes needed, 100 bytes free.*extract again"):
         maker.write(shard, values(shard))
     monkeypatch.undo()
 

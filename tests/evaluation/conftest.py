@@ -68,3 +68,9 @@ def inception_weights(tmp_path_factory):
     network = Empty("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
     torch.save(network.state_dict(), path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep what tests cache out of the user's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))

@@ -78,7 +78,7 @@ def test_wrong_weights_are_told_apart(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="does not hold"):
         InceptionExtractor(tmp_path / "other.pth").setup()
-    with pytest.raises(UserError, match="correct the path"):
+    with pytest.raises(UserError, match=r"no Inception weights at .*none\.pth: get https"):
         InceptionExtractor(tmp_path / "none.pth").setup()
 
 

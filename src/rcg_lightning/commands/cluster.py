@@ -57,7 +57,9 @@ def cluster(
         writer.write(shard, {"cluster": labels})
     meta = {"count": len(fitted), "sizes": sizes.tolist(), "centres": fitted.tolist()}
     writer.finish({"cluster": meta})
-    say(f"{out}: {len(fitted)} clusters of {sizes.min()} to {sizes.max()} pictures")
+    what = "pictures" if source.views == 1 else "views of pictures"
+    spread = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    say(f"{out}: {len(fitted)} cluster{'' if len(fitted) == 1 else 's, each'} of {spread} {what}")
 
 
 def main(name: str, argv: list[str]) -> None:

@@ -15,6 +15,7 @@ from rcg_lightning.commands.scoring import (
     Watched,
     asked_seeds,
     finisher,
+    image_of,
     is_generator,
     loaded_features,
     score_made,
@@ -53,6 +54,7 @@ def evaluate(
     labels: Labels | None = None,
     quantisation: Quantisation | None = None,
     prior: Path | None = None,
+    autoencoder: Path | None = None,
     guidance: float | None = None,
     ramp: bool | None = None,
     interval: list[float] | None = None,
@@ -94,6 +96,7 @@ def evaluate(
         labels: classes of samples made from a checkpoint: generated, balanced or random.
         quantisation: of samples made from a checkpoint: round or truncate.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
+        autoencoder: folder of what makes pictures of latents or tokens, for a generator of these.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling; None for the generator's own way.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
@@ -123,7 +126,7 @@ def evaluate(
     besides = OfSamples(memorisation, memorisation_in, parzen)
     besides.check(data, out)
     earlier = None if against is None else read_content(against)
-    loaded = load(samples, prior) if is_generator(samples) else None
+    loaded = load(samples, prior, autoencoder=autoencoder) if is_generator(samples) else None
     opened = _open(samples_folder(samples)) if loaded is None else None
     size = (used.number or NUMBER) if opened is None else opened.count // seeds
     device = pick_device(accelerator)
@@ -134,6 +137,7 @@ def evaluate(
         made_by = loaded_features(extractor, used)
         shape = _shape(loaded, opened)
         besides.check_size(shape, size)
+        real.check_size(shape)
         compared, facts = real.bind(used, made_by, device)
         groups, keep = EVERY if all else USUAL, shape if besides else None
         scorers = [Scorer(made_by, compared, groups, used.neighbours, keep=keep) for _ in range(seeds)]
@@ -197,8 +201,7 @@ def _shape(loaded: Loaded | None, opened: Samples | None) -> tuple[int, int, int
         channels, height, width = opened.shape
         return channels, height, width
     assert loaded is not None
-    assert loaded.generator.facts is not None
-    return loaded.generator.facts.image
+    return image_of(loaded)
 
 
 def main(name: str, argv: list[str]) -> None:

@@ -172,6 +172,12 @@ def loaded_features(extractor: FeatureExtractor | None, protocol: Protocol) -> F
     return chosen
 
 
+def image_of(loaded: Loaded) -> tuple[int, int, int]:
+    """Return (C, H, W) of the pictures that a generator makes."""
+    assert loaded.generator.facts is not None
+    return loaded.generator.facts.image
+
+
 def is_generator(path: Path) -> bool:
     """Whether samples are to be made by what lies at ``path``: a checkpoint, a stage's folder or a bundle."""
     return holds_stage(path) or path.suffix in (".pt", ".pth")

@@ -10,7 +10,7 @@ from typing import Any
 from rcg_lightning.commands.compare import pick_device
 from rcg_lightning.commands.generator import chosen_guidance, load, take_weak
 from rcg_lightning.commands.parsing import call, say
-from rcg_lightning.commands.scoring import NUMBER, Watched, loaded_features, score_made
+from rcg_lightning.commands.scoring import NUMBER, Watched, image_of, loaded_features, score_made
 from rcg_lightning.commands.settings import Asked, Precision, Sampling, Setting, settings_of, short_hash
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.images import ImageData
@@ -57,6 +57,7 @@ def sweep(
     protocol: str | None = None,
     reference: Path | None = None,
     prior: Path | None = None,
+    autoencoder: Path | None = None,
     representations: Path | None = None,
     guidance: list[float] | None = None,
     intervals: list[str] | None = None,
@@ -98,6 +99,7 @@ def sweep(
         protocol: adm-256, val-50k, … as of `rcg evaluate`; what is given besides changes it.
         reference: folder in which the real pictures' features are kept; by default in ``out``.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
+        autoencoder: folder of what makes pictures of latents or tokens, for a generator of these.
         representations: a store to take conditions from instead of the prior.
         guidance: guidance scales, 1 is off.
         intervals: parts of sampling in which guidance acts, such as 0-1,0.2-0.8.
@@ -143,7 +145,7 @@ def sweep(
     features = loaded_features(extractor, used)
     if representations is None:
         prior = prior or bundle_parts(checkpoint).get("prior")
-    loaded = load(checkpoint, prior, given=representations is not None)
+    loaded = load(checkpoint, prior, given=representations is not None, autoencoder=autoencoder)
     makes = loaded.generator.codec.makes
     require(makes == "image", f"{checkpoint} makes {makes}s, no pictures: sweep a generator of pictures")
     device = pick_device(accelerator)
@@ -155,7 +157,9 @@ def sweep(
     settings = settings_of(given, sampling.own(), crossed)
     for setting in settings:
         sampling.check(setting)
-    real, facts = Real(data, statistics, None, reference or out / "reference").bind(used, features, device)
+    source = Real(data, statistics, None, reference or out / "reference")
+    source.check_size(image_of(loaded))
+    real, facts = source.bind(used, features, device)
     compared = Compared(used, features, real, facts, EVERY if all else USUAL)
     points, zero = _score_all(sampling, settings, compared, by, Scored(out / SCORED))
     if zero:

@@ -210,6 +210,13 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _no_room(folder: Path, needed: int, free: int) -> str:
     return (
-        f"no room for the store at {folder}: {needed / 1e9:.3f} GB needed, {free / 1e9:.3f} GB free; make room or give "
+        f"no room for the store at {folder}: {_size(needed)} needed, {_size(free)} free; make room or give "
         "another folder, then run extract again to continue"
     )
+
+
+def _size(count: int) -> str:
+    """Bytes as one reads them: 3 significant digits."""
+    steps = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    unit, name = next(((unit, name) for unit, name in steps if count >= unit), (1, "bytes"))
+    return f"{count / unit:.3g} {name}"

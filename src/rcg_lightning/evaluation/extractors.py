@@ -141,7 +141,7 @@ class InceptionExtractor(FeatureExtractor):
 
     def _find(self) -> Path:
         if self.weights is not None:
-            require(self.weights.is_file(), f"no Inception weights at {self.weights}: correct the path")
+            require(self.weights.is_file(), f"no Inception weights at {self.weights}: get {INCEPTION_URL}")
             return self.weights
         path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
         if not path.is_file():
@@ -151,7 +151,7 @@ class InceptionExtractor(FeatureExtractor):
             except (OSError, RuntimeError) as error:
                 raise UserError(
                     f"the Inception weights could not be fetched ({error}): get {INCEPTION_URL} and put it at {path}, "
-                    "or give its place as `weights`; or score with another extractor"
+                    "or give the file as --extractor.weights; or score with another extractor"
                 ) from error
         return path
 

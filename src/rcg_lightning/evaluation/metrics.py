@@ -4,7 +4,6 @@
 which metrics against other sets are taken. Nothing here knows what made the features.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torchmetrics import Metric
 from rcg_lightning.core.frechet import frechet_distance, moments_from_sums
 from rcg_lightning.core.random import mix
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.npz import read_npz
 from rcg_lightning.types import require
 
 SPLITS = 10  # of the published Inception scores,
@@ -58,11 +58,7 @@ class Moments:
         """
         names = f"mu{suffix}", f"sigma{suffix}"
         require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in (*names, "count", "identity") if name in arrays}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} cannot be read as an .npz of reference statistics: {error}") from error
+        found = read_npz(path, (*names, "count", "identity"), "reference statistics")
         absent = " and ".join(name for name in names if name not in found)
         require(not absent, f"{path} does not hold {absent}, but mu and sigma are needed: is it a file of statistics?")
         mean, covariance = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in names)

@@ -24,6 +24,7 @@ from rcg_lightning.evaluation.reading import Samples, open_samples
 from rcg_lightning.evaluation.records import LOSSLESS
 from rcg_lightning.evaluation.reference import Reference, reference_of
 from rcg_lightning.evaluation.representations import RealRepresentations
+from rcg_lightning.evaluation.scores import check_size
 from rcg_lightning.pretrained.network_folder import file_digest
 from rcg_lightning.types import require, to_uint8
 
@@ -182,6 +183,14 @@ class Real:
     statistics: Path | None = None
     samples: Path | None = None
     folder: Path | None = None
+
+    def check_size(self, shape: tuple[int, int, int]) -> None:
+        """Raise a UserError, before any work, where samples (C, H, W) are of another size than the real pictures."""
+        if self.data is not None:
+            self.data.prepare_data()
+            check_size(shape[1:], self.data.facts.image[1:])
+        if self.samples is not None:
+            check_size(shape[1:], open_samples(self.samples).shape[1:])
 
     def bind(
         self, protocol: Protocol, extractor: FeatureExtractor, device: torch.device | str

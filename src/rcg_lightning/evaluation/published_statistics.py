@@ -4,18 +4,16 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.manifold import NEIGHBOURS
 from rcg_lightning.evaluation.metrics import Moments
+from rcg_lightning.evaluation.npz import npz_names
 from rcg_lightning.evaluation.reading import open_samples
 from rcg_lightning.evaluation.reference import FEATURES_KEPT, FORMAT, RealSet, Reference
 from rcg_lightning.pretrained.network_folder import file_digest
@@ -46,7 +44,8 @@ def read_statistics(
     Raises:
         UserError: no such file, not such a file, or statistics of other features than the extractor makes.
     """
-    held = _names(path)
+    require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
+    held = npz_names(path, "reference statistics")
     pictured = extractor is not None and "arr_0" in held
     moments = Moments.load(path) if held & {"mu", "sigma"} or not pictured else None
     if moments is not None and extractor is not None:
@@ -86,13 +85,3 @@ def _measured(path: Path, extractor: FeatureExtractor, device: torch.device | st
     except (OSError, SafetensorError) as error:
         log.warning("features of %s could not be kept in %s (%s): they are made anew each time", path, folder, error)
     return found
-
-
-def _names(path: Path) -> set[str]:
-    """Return the arrays in an .npz."""
-    require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return set(arrays.files)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an .npz of reference statistics: {error}") from error

@@ -1,7 +1,6 @@
 """Samples to be scored, from wherever they were written: a folder of pictures, an .npz, or a store."""
 
 import logging
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor
 from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.npz import npz_names, read_npz
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
@@ -131,14 +131,11 @@ def _picture(file: Path, channels: int, shape: tuple[int, ...] | None) -> np.nda
 
 
 def _from_npz(path: Path) -> Samples:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            name = next((name for name in ("arr_0", "images") if name in arrays), None)
-            require(name is not None, f"{path} holds {arrays.files}, not arr_0 or images")
-            pictures = arrays[name or ""]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an .npz of pictures: {error}") from error
-    return _from_array(pictures, str(path))
+    held = npz_names(path, "pictures")
+    name = next((name for name in ("arr_0", "images") if name in held), None)
+    if name is None:
+        raise UserError(f"{path} holds {sorted(held)}, not arr_0 or images")
+    return _from_array(read_npz(path, [name], "pictures")[name], str(path))
 
 
 def _from_store(path: Path) -> Samples:

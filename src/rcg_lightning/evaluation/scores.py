@@ -104,12 +104,7 @@ class Scorer(torch.nn.Module):
         Raises:
             UserError: they are no uint8 pictures, or of another size than the reference.
         """
-        size = self.reference.train.size
-        require(
-            size is None or tuple(images.shape[2:]) == size,
-            f"samples of {'x'.join(map(str, images.shape[2:]))} pixels, a reference of "
-            f"{'x'.join(map(str, size or ()))}: score pictures of one size, or measure a reference of this one",
-        )
+        check_size(tuple(images.shape[2:]), self.reference.train.size)
         features, logits, places = self.extractor(images)
         self.statistics.update(features, logits, index=index)
         if self.spatial is not None and places is not None:
@@ -217,6 +212,15 @@ def compare(
         if "density" in metrics:
             found["density"], found["coverage"] = density_coverage(mine, real, neighbours, balls)
     return found
+
+
+def check_size(samples: tuple[int, ...], reference: tuple[int, ...] | None) -> None:
+    """Raise a UserError where heights and widths differ; a reference without pictures has none."""
+    require(
+        reference is None or samples == reference,
+        f"samples of {'x'.join(map(str, samples))} pixels, a reference of {'x'.join(map(str, reference or ()))}: "
+        "score pictures of one size, or measure a reference of this one",
+    )
 
 
 def doubts(samples: Moments, reference: Moments) -> list[str]:
