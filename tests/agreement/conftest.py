@@ -45,6 +45,10 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
+    if "full_size" in metafunc.fixturenames:
+        names = sorted(path.stem for path in (ROOT / "manifests").glob("*.json"))
+        reason = f"no lists of full-size files in {ROOT / 'manifests'}: set RCG_GOLDEN_DIR"
+        metafunc.parametrize("full_size", names or [pytest.param(None, marks=pytest.mark.skip(reason=reason))])
     if "golden" not in metafunc.fixturenames:
         return
     prefixes = next(metafunc.definition.iter_markers("golden")).args

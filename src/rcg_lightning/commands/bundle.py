@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rcg_lightning.commands.generator import same_encoder
 from rcg_lightning.commands.parsing import call, say
+from rcg_lightning.pretrained.kl_files import load_kl
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import fresh_folder
 from rcg_lightning.pretrained.trained import TrainedEncoder
@@ -30,7 +31,8 @@ def bundle(
         out: folder to write, complete or not at all; a bundle that is there is replaced.
         generator: checkpoint, stage's folder or bundle of the generator.
         prior: the same of the RDM, for a generator conditioned on representations.
-        autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it.
+        autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it; for KL latents,
+            a folder in diffusers' layout, or a file in the original one.
         encoder: folder of the encoder's network, or a bundle that holds it.
     """
     own = bundle_parts(generator)
@@ -44,16 +46,23 @@ def bundle(
         save_stage(fresh / "generator", stage_content(generator))
         if prior is not None:
             save_stage(fresh / "prior", stage_content(prior))
-        for name, folder in networks.items():
-            shutil.copytree(folder, fresh / name)
+        for name, place in networks.items():
+            if place.is_dir():
+                shutil.copytree(place, fresh / name)
+            else:
+                load_kl(place).save_pretrained(fresh / name)  # type: ignore[operator]
     held = ["generator", *(["prior"] if prior else []), *networks]
     say(f"{out}: a bundle of {', '.join(held)}")
 
 
 def network_at(path: Path, name: str) -> Path:
-    """Return the network folder at ``path``, or the part ``name`` of the bundle that is there."""
+    """Return the network at ``path``, its folder or the file of a KL autoencoder, or the part ``name`` of a bundle."""
     found = bundle_parts(path).get(name, path)
-    require((found / NETWORK).is_file(), f"{path} holds no {name}: give the folder of its network, or a bundle with it")
+    foreign = name == "autoencoder" and (found.is_file() or (found / "config.json").is_file())
+    require(
+        foreign or (found / NETWORK).is_file(),
+        f"{path} holds no {name}: give the folder of its network, or a bundle with it",
+    )
     return found
 
 

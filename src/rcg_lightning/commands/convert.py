@@ -17,7 +17,6 @@ from rcg_lightning.pretrained.checkpoints import READING_FAILS, read_checkpoint
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import fresh_folder, plain_copy
 from rcg_lightning.pretrained.stand_ins import read_with_stand_ins, unsafe_name
-from rcg_lightning.pretrained.trained import TrainedEncoder
 from rcg_lightning.stages.folder import DESCRIPTION as STAGE
 from rcg_lightning.types import require
 
@@ -84,9 +83,8 @@ def to_native(content: Mapping[str, Any], where: str, out: Path, kind: OfficialF
     for name, part in parts.items():
         say(f"{name:<12}{part.says} -> {out if len(parts) == 1 else out / name}")
     used = [tensor for part in parts.values() for tensor in part.used.values()]
-    stages = [part for part in parts.values() if isinstance(part, StagePart)]
-    missing = [line for part in stages for line in part.missing]
-    changed = {pattern: how for part in stages for pattern, how in part.changed.items()}
+    missing = [line for part in parts.values() if isinstance(part, StagePart) for line in part.missing]
+    changed = {pattern: how for part in parts.values() for pattern, how in part.changed.items()}
     for line in account(content, used, kind.ignored, changed).lines():
         say(line)
     say(f"missing     {'; '.join(missing) or 'none'}")
@@ -100,11 +98,8 @@ def write(parts: Mapping[str, Part], out: Path) -> None:
         part.save(out, {})
         return
     with fresh_folder(out, f"{first}/{mark[type(part)]}", "a bundle like this") as fresh:
-        identities: dict[str, str] = {}
         for name, part in sorted(parts.items(), key=lambda item: isinstance(item[1], StagePart)):  # networks first
-            part.save(fresh / name, identities)
-            if name == "encoder":
-                identities["representation"] = TrainedEncoder(fresh / name).identity
+            part.save(fresh / name, {other: fresh / other for other in parts if (fresh / other).is_dir()})
 
 
 def to_official(source: Path, out: Path, kind: OfficialFile | None = None) -> None:
@@ -138,8 +133,10 @@ def kind_words(argv: Sequence[str]) -> list[str]:
     for i, word in enumerate(words):
         value = word.removeprefix("--kind=")
         named = word.startswith("--kind=") or (i > 0 and words[i - 1] == "--kind")
-        if named and value.lower() in known:
-            words[i] = word.replace(value, known[value.lower()].__name__)
+        if named and not value.startswith("{"):
+            kind = known.get(value.rpartition(".")[2].removesuffix("File").lower())
+            require(kind is not None, f"there is no kind {value}: there are {', '.join(sorted(known))}")
+            words[i] = word.replace(value, kind.__name__)  # type: ignore[union-attr]
     return words
 
 

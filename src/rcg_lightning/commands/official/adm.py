@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rcg_lightning.commands.official.base import OfficialFile, Part, Weights, built, has_average, stage_part, told
+from rcg_lightning.commands.official.base import OfficialFile, Part
+from rcg_lightning.commands.official.building import Weights, built, has_average, stage_part, told
 from rcg_lightning.commands.official.unet_sizes import unet_sizes
 from rcg_lightning.core.diffusion import Noise
 from rcg_lightning.core.samplers import DDIM, StrideGrid

@@ -1,27 +1,27 @@
-"""What the kinds of official files share: the parts that one holds, and how a stage takes its tensors."""
+"""What the kinds of official files share: the parts that one holds, and how a kind is found."""
 
 import importlib
 import pkgutil
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import rcg_lightning.commands.official as package
-from rcg_lightning.conditions import ClassCondition, JointCondition, NoCondition, RepresentationCondition
 from rcg_lightning.described import Described, describe
 from rcg_lightning.errors import UserError
-from rcg_lightning.pretrained.checkpoints import State, recognise, require_fit
+from rcg_lightning.pretrained.checkpoints import State, recognise
+from rcg_lightning.pretrained.codecs import AutoencoderCodec
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import load_network, read_description, save_network
+from rcg_lightning.pretrained.trained import TrainedEncoder
 from rcg_lightning.stages.folder import bundle_parts, save_stage, stage_content
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import Classes, Condition, Facts, Vector, require
+from rcg_lightning.types import require
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,15 @@ class NetworkPart:
         module: the network.
         settings: what its folder says besides.
         used: the file's tensors that are in it.
+        changed: pattern of names in the file whose tensors become others here, to how.
     """
 
     module: nn.Module
     settings: dict[str, Any]
     used: State
+    changed: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, folder: Path, identities: Mapping[str, str]) -> None:
+    def save(self, folder: Path, beside: Mapping[str, Path]) -> None:
         """Write the folder."""
         save_network(folder, self.module, self.settings)
 
@@ -65,11 +67,17 @@ class StagePart:
     missing: tuple[str, ...] = ()
     changed: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, folder: Path, identities: Mapping[str, str]) -> None:
-        """Write the folder; ``identities`` are those of the networks beside it."""
-        assert self.stage.facts is not None
-        facts = replace(self.stage.facts, identities={**self.stage.facts.identities, **identities})
-        save_stage(folder, {"stage": describe(self.stage), "facts": facts.plain(), "state_dict": self.used})
+    def save(self, folder: Path, beside: Mapping[str, Path]) -> None:
+        """Write the folder; the stage belongs to the networks ``beside`` it, by the names of parts."""
+        facts, codec = self.stage.facts, self.stage.codec
+        assert facts is not None
+        identities = dict(facts.identities)
+        if "encoder" in beside:
+            identities["representation"] = TrainedEncoder(beside["encoder"]).identity
+        if "autoencoder" in beside and isinstance(codec, AutoencoderCodec):
+            identities[codec.column] = codec.open(beside["autoencoder"]).identity
+        plain = replace(facts, identities=identities).plain()
+        save_stage(folder, {"stage": describe(self.stage), "facts": plain, "state_dict": self.used})
 
     @property
     def says(self) -> str:
@@ -177,116 +185,3 @@ class OfficialFile(Described):
         require(bool(found), f"{native.path} is nothing that has an official layout: encoders, RDM, MAGE and DiT have")
         require(len(found) == 1, f"{native.path} may go back as {' or '.join(found)}: say which with --kind")
         return next(iter(found.values()))()
-
-
-# -- what several kinds do ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of a generator in its own names: of the backbone and of the conditioner."""
-
-    backbone: Mapping[str, Tensor]
-    conditioner: Mapping[str, Tensor]
-
-
-def built(stage: Generator, facts: Facts) -> Generator:
-    """Create the networks of ``stage`` without memory for them."""
-    with torch.device("meta"):
-        return stage.build(facts)
-
-
-def stage_part(
-    stage: Generator,
-    backbone: nn.Module,
-    trained: Weights,
-    averaged: Weights | None,
-    where: str,
-    updates: Tensor | None = None,
-    missing: Sequence[str] = (),
-    changed: Mapping[str, str] | None = None,
-) -> StagePart:
-    """Return a built ``stage`` with the tensors of a file.
-
-    Args:
-        stage: built; with averages where its recipe has them.
-        backbone: the module of ``stage`` that the official network corresponds to.
-        trained: weights of the last step.
-        averaged: averages; None takes ``trained`` in their place.
-        where: the file, for messages.
-        updates: how often the averages were updated, () integer.
-        missing: what the file lacks, for the report.
-        changed: see ``StagePart``.
-
-    Raises:
-        UserError: tensors are missing, left over, or of another size.
-    """
-    names = {id(module): f"{name}." for name, module in stage.named_modules() if name}
-    inside = names[id(backbone)].removeprefix(names[id(stage.network)])
-    state = _prefixed(names[id(backbone)], trained.backbone)
-    state |= _prefixed(names[id(stage.conditioner)], trained.conditioner)
-    if stage.ema is not None:
-        source = averaged or trained
-        for copies in map(stage.ema.averaged, stage.ema.decays):
-            state |= _prefixed(names[id(copies["network"])] + inside, source.backbone)
-            if stage.average_conditioner:
-                state |= _prefixed(names[id(copies["conditioner"])], source.conditioner)
-        state["ema._extra_state"] = torch.zeros((), dtype=torch.int64) if updates is None else updates
-        if averaged is None:
-            missing = [*missing, "averaged weights: those of the last step stand in for them"]
-    require_fit(stage.state_dict(), state, where, type(backbone).__name__)
-    return StagePart(stage, state, tuple(missing), changed or {})
-
-
-def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def heads_of(width: int, given: int | None, usual: Mapping[int, int], where: str) -> int:
-    """Return how many attention heads a network has, which no shape tells: as given, else as published."""
-    heads = given or usual.get(width)
-    if heads is None:
-        known = ", ".join(f"{count} for {size}" for size, count in usual.items())
-        raise UserError(f"{where}: the number of attention heads at width {width} cannot be seen (published: {known}): "
-                        "give it with --kind.heads")  # fmt: skip
-    return heads
-
-
-def has_average(content: Mapping[str, Any]) -> bool:
-    """Whether a file of DiT or ADM holds averaged weights beside those of the last step."""
-    return isinstance(content.get("model_ema"), Mapping)
-
-
-def kept_decay(decay: Tensor | None) -> float:
-    """Return the decay of an average that a file tells, as it was typed before it became float32; else 0.9999."""
-    return 0.9999 if decay is None or decay.is_meta else round(float(decay), 7)
-
-
-@dataclass(frozen=True)
-class Told:
-    """A condition as the facts of a stage have it.
-
-    Attributes:
-        condition: where it comes from.
-        parts: what it consists of.
-        classes: number of classes, where it has any.
-        columns: what it reads of a store.
-    """
-
-    condition: Condition
-    parts: tuple[Classes | Vector, ...]
-    classes: int | None
-    columns: dict[str, dict[str, Any]]
-
-
-def told(numbers: int | None, classes: int | None) -> Told:
-    """Return the condition on a representation of so many numbers, on so many classes, on both or on nothing."""
-    found: list[tuple[Condition, Classes | Vector]] = []
-    if numbers is not None:
-        found.append((RepresentationCondition(), Vector(numbers)))
-    if classes is not None:
-        found.append((ClassCondition(), Classes(classes)))
-    conditions = [condition for condition, _ in found]
-    condition = JointCondition(conditions) if len(found) > 1 else (*conditions, NoCondition())[0]
-    columns = {} if numbers is None else {"representation": {"shape": [numbers]}}
-    return Told(condition, tuple(part for _, part in found), classes, columns)

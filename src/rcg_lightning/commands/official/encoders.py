@@ -113,12 +113,13 @@ def encoder_part(
     return NetworkPart(network, settings, used)
 
 
-def inner_encoder(state: Mapping[str, Tensor], dim: int, heads: int | None, where: str) -> dict[str, Part]:
+def inner_encoder(state: Mapping[str, Tensor], dim: int | None, heads: int | None, where: str) -> dict[str, Part]:
     """Return the encoder in the file of a generator, whose layout the names of its head tell; nothing without one.
 
     Args:
         state: its tensors, without their common prefix.
-        dim: size of a representation: it tells whether the head was used.
+        dim: size of a representation, which tells whether the head was used; None where none is read.
+        heads: attention heads, for unpublished widths.
     """
     if not state:
         return {}
@@ -130,11 +131,10 @@ def inner_encoder(state: Mapping[str, Tensor], dim: int, heads: int | None, wher
     split = split_head(dict(state), "head.", {})
     part = encoder_part(kind, split, bool(split.head), heads, f"the encoder in {where}")
     network = part.module
-    if isinstance(network, Projected) and network.dim != dim:
-        require(
-            network.backbone.dim == dim,
-            f"the encoder in {where} gives {network.backbone.dim} numbers, with its head {network.dim}, not {dim}",
-        )
+    if isinstance(network, Projected) and dim not in (None, network.dim):
+        backbone = int(network.backbone.dim)  # type: ignore[arg-type]
+        sizes = f"{backbone} numbers, with its head {network.dim}"
+        require(backbone == dim, f"the encoder in {where} gives {sizes}, not the {dim} that the generator knows")
         part.settings["head"] = False
     return {"encoder": part}
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from rcg_lightning.commands.official.base import Native, OfficialFile, Part, Weights, built, kept_decay, stage_part
+from rcg_lightning.commands.official.base import Native, OfficialFile, Part
+from rcg_lightning.commands.official.building import Weights, built, kept_decay, stage_part
 from rcg_lightning.commands.official.encoders import encoder_tensors, inner_encoder
 from rcg_lightning.conditions import ClassCondition, NoCondition
 from rcg_lightning.core.diffusion import Clean
@@ -33,7 +34,7 @@ class RDMFile(OfficialFile):
     """The RDM, unconditional or by class, with its average and the encoder in its file. Sampled by DDIM 250, η 1.
 
     Args:
-        heads: attention heads of the encoder in the file, for unpublished widths.
+        encoder_heads: attention heads of the encoder in the file, for unpublished widths.
         image: side in pixels of the pictures that it was trained on.
     """
 
@@ -45,8 +46,8 @@ class RDMFile(OfficialFile):
         rf"(model|state_dict)\.{EMBEDDING}": "the one row of an unconditional model, which nothing reads",
     }
 
-    def __init__(self, heads: int | None = None, image: int = 256) -> None:
-        self.heads, self.image = heads, image
+    def __init__(self, encoder_heads: int | None = None, image: int = 256) -> None:
+        self.encoder_heads, self.image = encoder_heads, image
 
     def parts(self, content: Mapping[str, Any], where: str) -> dict[str, Part]:
         state = entry(content, "model", "state_dict")
@@ -90,7 +91,7 @@ class RDMFile(OfficialFile):
             where,
             state.get(UPDATES),
         )
-        return {"generator": generator, **inner_encoder(trained.encoder, numbers, self.heads, where)}
+        return {"generator": generator, **inner_encoder(trained.encoder, numbers, self.encoder_heads, where)}
 
     def official(self, native: Native) -> dict[str, Any]:
         stage = native.generator()

@@ -29,5 +29,5 @@ def unet_sizes(network: Mapping[str, Tensor]) -> dict[str, Any]:
 def _doubles(network: Mapping[str, Tensor], place: int) -> bool:
     """Whether a stage on the way up ends with what doubles the map: a residual block or a bare convolution."""
     return any(
-        f"up.{place}.{last}.{layer}" in network for last in (1, 2) for layer in ("in_conv.weight", "weight")
+        f"up.{place}.{last}.{layer}" in network for last in (1, 2) for layer in ("in_norm.weight", "weight")
     )  # fmt: skip
