@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from rcg_lightning.callbacks.grids import tensorboard_grid
 from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.metrics import metric_name
 from rcg_lightning.evaluation.reconstruction import Backbone, Reconstruction
 from rcg_lightning.stages.tokenizer import TokenizerStage
 from rcg_lightning.types import Batch, require, to_uint8
@@ -15,8 +16,7 @@ from rcg_lightning.types import Batch, require, to_uint8
 class Reconstructions(Callback):
     """Adds a grid of held-out pictures above their reconstructions, and figures of all of them, at every validation.
 
-    The figures' names say how many pictures they are of, and in which extractor's features: ``rfd/classifier_451``,
-    ``reconstruction/ssim_451``.
+    The figures' names say in whose eyes and of how many pictures they are: ``rfd/classifier_451``, ``ssim/pixels_451``.
 
     Args:
         extractor: for the Fréchet distance of reconstructions to the same pictures; None leaves it out.
@@ -57,11 +57,9 @@ class Reconstructions(Callback):
         assert self._metric is not None
         seen = torch.tensor(self._seen, device=pl_module.device)
         count = int(trainer.strategy.reduce(seen, reduce_op="sum"))
-        figures = self._metric.compute()
-        for name, value in figures.items():
-            extractor = self.extractor
-            named = f"{extractor.name}_{count}" if name == "rfd" and extractor is not None else f"{name}_{count}"
-            pl_module.log(f"{'rfd' if name == 'rfd' else 'reconstruction'}/{named}", torch.tensor(value))
+        by = {"lpips": self.lpips or "", "rfd": self.extractor.name if self.extractor is not None else ""}
+        for kind, value in self._metric.compute().items():
+            pl_module.log(metric_name(kind, by.get(kind, "pixels"), count), torch.tensor(value))
         self._metric = None
 
     @torch.no_grad()

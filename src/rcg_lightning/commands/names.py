@@ -1,7 +1,7 @@
 """Importing a module lets a config name its classes without their path; this one imports all that have any to name."""
 
 from rcg_lightning import conditions
-from rcg_lightning.callbacks import fidelity, grids, representation
+from rcg_lightning.callbacks import fidelity, grids, reconstruction, representation
 from rcg_lightning.core import adversarial, diffaugment, diffusion, guidance, masking, samplers, schedule
 from rcg_lightning.data import augment, geometry, images, sources
 from rcg_lightning.evaluation import extractors
@@ -27,7 +27,7 @@ from rcg_lightning.networks import (
 )
 from rcg_lightning.pretrained import codecs, encoders, normalisation, perceptual, timm_encoder, trained
 from rcg_lightning.stages import adversarial as adversarial_stage
-from rcg_lightning.stages import classifier, codebook, masked, optimization, ssl
+from rcg_lightning.stages import classifier, codebook, masked, optimization, ssl, tokenizer
 from rcg_lightning.stages import diffusion as diffusion_stage
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "optimization",
     "perceptual",
     "rdm_mlp",
+    "reconstruction",
     "representation",
     "samplers",
     "schedule",
@@ -74,6 +75,7 @@ __all__ = [
     "stylegan2",
     "stylegan2_blocks",
     "timm_encoder",
+    "tokenizer",
     "trained",
     "unet",
     "vit",

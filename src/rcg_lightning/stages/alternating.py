@@ -98,7 +98,8 @@ class AlternatingStage(Stage):
         optimizers, schedulers = [], []
         total = self.trainer.max_steps
         for player in self.players():
-            optimizer, scheduler = player.optimizer.make(player.modules, total - player.since if total > 0 else total)
+            own = total - player.since if total > player.since else total  # one that never plays needs no law
+            optimizer, scheduler = player.optimizer.make(player.modules, own)
             optimizers.append(optimizer)
             schedulers.append({"scheduler": scheduler, "interval": "step", "name": f"lr-{player.name}"})
         return optimizers, schedulers
@@ -149,12 +150,10 @@ class AlternatingStage(Stage):
         if (self.steps + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in player.parameters() if p.grad is not None]
             logs[f"{player.name}_gradient"].append(torch.nn.utils.get_total_norm(gradients))
-        self.configure_gradient_clipping(optimizer)
-
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        clip = None if self._moving is None else self._moving[0].optimizer.clip
-        if clip is not None:
-            self.clip_gradients(optimizer, clip, "norm")
+        if self._is_own(player):
+            self.configure_gradient_clipping(optimizer)
+        elif player.optimizer.clip is not None:
+            self.clip_gradients(optimizer, player.optimizer.clip, "norm")
 
     def _no_reducer(self) -> AbstractContextManager[Any]:
         strategy = self.trainer.strategy
