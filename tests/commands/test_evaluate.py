@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from PIL import Image
+
+from rcg_lightning.evaluation.reading import open_samples
 
 REAL = ["--data.source", "Digits", "--data.source.limit", "256"]
 
@@ -110,6 +113,20 @@ def test_folders_against_each_other_with_all_metrics(scored, toy):
 )
 def test_options_that_cannot_work(refused, toy, classifier, words, line):
     assert line in refused("evaluate", "--samples", toy / "samples_none", *classifier, *REAL, *words)
+
+
+def test_jpeg_beside_png_is_warned_of(rcg, scored, toy, classifier, tmp_path, caplog):
+    (tmp_path / "jpeg").mkdir()
+    for i, picture in enumerate(open_samples(toy / "samples_none" / "store").first(40).numpy()):
+        Image.fromarray(picture[0]).save(tmp_path / "jpeg" / f"{i:02d}.jpg")
+    scored(samples=tmp_path / "jpeg", data=["--reference_samples", toy / "samples_class"])
+    assert "formats are mixed (samples jpeg, reference store): JPEG's losses" in caplog.text
+    places = {"class": toy / "samples_class", "jpeg": tmp_path / "jpeg"}
+    rows = [{"condition": name, "seed": 0, "samples": str(place)} for name, place in places.items()]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    words = ["compare", "--rows", tmp_path / "rows.json", *REAL, *classifier, "--out", tmp_path / "table"]
+    rcg(*words)
+    assert "class of seed 0 store, jpeg of seed 0 jpeg" in caplog.text
 
 
 def test_compare_writes_a_table(rcg, refused, toy, classifier, tmp_path):

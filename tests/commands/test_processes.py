@@ -49,10 +49,20 @@ def test_sampling(both, toy):
 def test_evaluation(both, toy):
     classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", toy / "classifier" / "classifier"]
     words = ["evaluate", "--samples", toy / "none" / "last.ckpt", "--number", 150, "--batch_size", 64]
+    words += ["--seeds", 2, "--parzen", "true", "--memorisation", 4, "--all", "true"]
     one, two = both(*words, *classifier, *REAL, out="figures.json")
     alone, together = json.loads(one.read_text()), json.loads(two.read_text())
     assert alone["figures"] == pytest.approx(together["figures"], rel=1e-9)
+    assert alone["closest"]["rows"] == together["closest"]["rows"]
     assert alone["protocol"] == together["protocol"]
+
+
+def test_evaluation_of_representations(both, toy):
+    stores = [f"--data.stores=[{toy}/store]", f"--data.heldout_stores=[{toy}/heldout_store]"]
+    words = ["evaluate", "--samples", toy / "rdm" / "last.ckpt", "--number", 150, "--batch_size", 64, *REAL, *stores]
+    one, two = both(*words, out="figures.json")
+    alone, together = json.loads(one.read_text()), json.loads(two.read_text())
+    assert alone["figures"] == pytest.approx(together["figures"], rel=1e-9)
 
 
 def test_figures_during_training_are_of_both_processes(toy, tmp_path):

@@ -11,6 +11,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.reading import open_samples
+from rcg_lightning.evaluation.records import one_format
 from rcg_lightning.evaluation.reference import reference_of
 from rcg_lightning.evaluation.report import Row, floors, write_results
 from rcg_lightning.evaluation.scores import score
@@ -37,15 +38,16 @@ def compare(rows: Path, data: ImageData, extractor: FeatureExtractor, out: Path,
     device = pick_device(accelerator)
     reference = reference_of(data, extractor, out / "reference", device)
     table: list[Row] = []
-    formats: set[str] = set()
+    formats: dict[str, str] = {}
     for entry in listed:
         samples = open_samples(samples_folder(Path(entry["samples"])))
-        formats.add(samples.format)
+        formats[f"{entry['condition']} of seed {entry['seed']}"] = samples.format
         watch = watched(samples, entry["condition"], -(-samples.count // 256))
         metrics = score(watch, reference, extractor, device)
         seconds = float(entry.get("seconds", 0.0))
         table.append(Row(entry["condition"], entry["seed"], metrics, samples.count, seconds, samples.first(SHOWN)))
         say(f"  {entry['condition']}, seed {entry['seed']}: FD {metrics['fd']:.3f}")
+    one_format(formats)
     sizes = {row.n for row in table}
     require(len(sizes) == 1, f"rows of {sorted(sizes)} samples cannot be compared: make the same number for each")
     n = sizes.pop()
@@ -60,7 +62,7 @@ def compare(rows: Path, data: ImageData, extractor: FeatureExtractor, out: Path,
     protocol = Protocol()
     facts = {"set": "train", "identity": data.pictures("train").fingerprint, "resize": data.geometry.says(False)}
     (out / "protocol.json").write_text(
-        json.dumps(protocol.record(extractor, facts, n, " and ".join(sorted(formats))), indent=1)
+        json.dumps(protocol.record(extractor, facts, n, " and ".join(sorted(set(formats.values())))), indent=1)
     )
 
 

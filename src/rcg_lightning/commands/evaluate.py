@@ -34,6 +34,7 @@ from rcg_lightning.evaluation.protocols import (
     find_protocol,
 )
 from rcg_lightning.evaluation.reading import Samples, holds_representations, open_representations, open_samples
+from rcg_lightning.evaluation.records import one_format
 from rcg_lightning.evaluation.representations import RepresentationScorer
 from rcg_lightning.evaluation.scores import EVERY, USUAL, Scorer
 from rcg_lightning.trainer import Trainer
@@ -142,6 +143,7 @@ def evaluate(
         groups, keep = EVERY if all else USUAL, shape if besides else None
         scorers = [Scorer(made_by, compared, groups, used.neighbours, keep=keep) for _ in range(seeds)]
     if opened is not None:
+        one_format({"samples": opened.format, "reference": facts.get("format")})
         found = score_read(opened, scorers, device)
     else:
         assert loaded is not None

@@ -41,6 +41,19 @@ def comparable(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -
     return not told
 
 
+def one_format(formats: Mapping[str, str | None]) -> bool:
+    """Whether pictures from several places all lost nothing, or the same way; if not, one warning names them.
+
+    Args:
+        formats: where pictures come from, in words, to their format; None where there are no pictures.
+    """
+    kinds = {_losses(format) for format in formats.values() if format is not None}
+    if len(kinds) > 1:
+        found = ", ".join(f"{place} {format}" for place, format in formats.items() if format is not None)
+        log.warning("formats are mixed (%s): JPEG's losses alone change a Fréchet distance", found)
+    return len(kinds) <= 1
+
+
 def _reference(found: Mapping[str, Any]) -> str:
     words = [found.get("file") or found.get("set"), str(found.get("identity") or "")[:8]]
     return " ".join(word for word in words if word)
