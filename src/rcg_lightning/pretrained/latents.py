@@ -143,7 +143,7 @@ class AutoencoderCodec(Codec, Generic[Kind]):
         values: Tensor | None = batch.get(self.column) if self.stored else None  # type: ignore[assignment]
         if values is None:
             with torch.no_grad():
-                values = self.encoded(batch["image"])
+                values = self.encoded(batch["image"]).contiguous()  # noise of its layout is then that of a store's rows
         return self.of_stored(values, batch)
 
     def report(self) -> str:

@@ -1,0 +1,69 @@
+"""Autoencoders with a codebook: shapes, the nearest code, gradients. Their outputs are compared in tests/agreement."""
+
+import pytest
+import torch
+
+from rcg_lightning.described import construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks import vqgan
+from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
+
+KINDS = [MaskGITVQGAN, VQGAN]
+
+
+def small(kind, channels=1, multipliers=(1, 2, 2), **sizes):
+    return kind(
+        channels, **{"width": 8, "blocks": 1, "codes": 12, "dim": 4, "groups": 4, **sizes}, multipliers=multipliers
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("image", [(1, 8, 8), (3, 16, 8)])
+def test_one_class_serves_every_size_of_picture(kind, image):
+    network = small(kind, image[0])
+    x = torch.rand(2, *image)
+    z = network.encode(x)
+    quantised, indices = network.quantise(z)
+    assert z.shape[1:] == quantised.shape[1:] == network.shape(image) == (4, image[1] // 4, image[2] // 4)
+    assert (indices.shape, indices.dtype) == ((2, image[1] // 4, image[2] // 4), torch.int64)
+    assert network.decode(quantised).shape == network(x).shape == x.shape
+    assert network.picture_range == ((0, 1) if kind is MaskGITVQGAN else (-1, 1))
+    again = construct(describe(network))
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.encode(x), z)
+
+
+def test_the_nearest_code_is_found_whatever_fits_into_memory(monkeypatch):
+    network, z = small(MaskGITVQGAN), torch.randn(3, 4, 2, 5)
+    torch.nn.init.normal_(network.codebook.weight)
+    rows = z.permute(0, 2, 3, 1).reshape(-1, 4)
+    expected = torch.cdist(rows, network.codebook.weight).argmin(1).view(3, 2, 5)
+    for room in (vqgan._AT_ONCE, 7 * network.codes, 1):
+        monkeypatch.setattr(vqgan, "_AT_ONCE", room)
+        quantised, indices = network.quantise(z)
+        assert torch.equal(indices, expected)
+    assert torch.equal(quantised, network.lookup(indices))
+    assert torch.equal(network.quantise(quantised)[1], indices)
+    assert torch.equal(quantised[1, :, 1, 3], network.codebook.weight[indices[1, 1, 3]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_is_trained_where_training_passes_the_gradient_on(kind):
+    network = small(kind, attention=[2]) if kind is VQGAN else small(kind)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    z = network.encode(torch.rand(2, 1, 8, 8))
+    quantised, _ = network.quantise(z)
+    assert not torch.autograd.grad(quantised.sum(), z, allow_unused=True, retain_graph=True)[0]
+    passed = z + (quantised - z).detach()
+    (network.decode(passed).square().sum() + (quantised - z.detach()).square().sum()).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_what_does_not_fit_is_told():
+    network = small(MaskGITVQGAN, 3)
+    for image, message in (((1, 8, 8), "3 channels, the data have 1"), ((3, 8, 10), "sides that 4 divides, not 8x10")):
+        with pytest.raises(UserError, match=message):
+            network.shape(image)
+    with pytest.raises(UserError, match="divisible by its 3 groups"):
+        small(VQGAN, groups=3)

@@ -1,0 +1,131 @@
+"""Codecs of autoencoders: the same z from a store and from pictures, and never of another autoencoder."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from autoencoders import save_kl, save_vq
+from rcg_lightning.described import construct, describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.vqgan import VQGAN
+from rcg_lightning.pretrained.codecs import KLLatents, Pixels, VQLatents, VQTokens
+from rcg_lightning.types import Facts
+
+MAKERS = {VQTokens: save_vq, VQLatents: lambda folder, **more: save_vq(folder, VQGAN, **more), KLLatents: save_kl}
+SHAPES = {VQTokens: (16,), VQLatents: (4, 4, 4), KLLatents: (4, 4, 4)}
+
+
+def make(kind, folder, **more):
+    """Return the folder of an autoencoder that ``kind`` reads, and facts of 8x8 pictures that it fits."""
+    channels = 3 if kind is KLLatents else 1
+    return MAKERS[kind](folder, channels=channels, **more), Facts((channels, 8, 8))
+
+
+def stored_facts(codec, facts):
+    """Facts of data whose store the codec made."""
+    column = codec.column_facts(facts.image)
+    return replace(facts, columns={codec.column: column}, identities={codec.column: codec.identity})
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_z_is_the_same_from_a_store_and_from_pictures(kind, tmp_path):
+    folder, facts = make(kind, tmp_path / "it")
+    online, stored = kind(folder, stored=False), kind()
+    assert (online.needs, stored.needs) == ({"image"}, {kind.column})
+    noted, told = online.noted(facts), stored_facts(online, facts)
+    assert stored.noted(told) is told
+    assert online.shape(noted) == stored.shape(told) == SHAPES[kind]
+    assert online.count(noted) == stored.count(told) == (12 if kind is VQTokens else None)
+    batch = {"image": torch.rand(5, *facts.image), "index": torch.arange(5)}
+    kept = {kind.column: online.encoded(batch["image"]), "index": batch["index"]}
+    for gradient in (True, False):
+        with torch.set_grad_enabled(gradient):
+            torch.manual_seed(0)
+            first = online.encode(batch)
+            torch.manual_seed(0)
+            assert torch.equal(first, stored.encode(kept))
+    assert first.shape[1:] == SHAPES[kind]
+    made = online.decode(first)
+    assert made.shape == batch["image"].shape
+    assert 0 <= float(made.min()) <= float(made.max()) <= 1
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_another_autoencoder_is_refused_and_none_is_told(kind, tmp_path):
+    (own, facts), (other, _) = make(kind, tmp_path / "own"), make(kind, tmp_path / "other", seed=1)
+    told = stored_facts(kind(own), facts)
+    with pytest.raises(UserError, match=f"other: the autoencoder .* but the {kind.column} here are of"):
+        kind(other).shape(told)
+    trained = construct(describe(kind(own)))
+    assert trained.folder is None
+    trained.shape(told)
+    with pytest.raises(UserError, match="--autoencoder"):
+        trained.check_decoding()
+    with pytest.raises(UserError, match="here are of"):
+        trained.use_autoencoder(other)
+    trained.use_autoencoder(own)
+    trained.check_decoding()
+    assert copy.deepcopy(trained).autoencoder is trained.autoencoder
+    with pytest.raises(UserError, match=f"no stored {kind.column}: extract them"):
+        kind().shape(facts)
+
+
+def test_what_an_online_codec_was_trained_with_is_noted(tmp_path):
+    """The noted facts travel in the checkpoint: then they size the networks, and another autoencoder is refused."""
+    (own, facts), (other, _) = make(VQTokens, tmp_path / "own"), make(VQTokens, tmp_path / "other", seed=1)
+    noted = VQTokens(own, stored=False).noted(facts)
+    assert noted.identities == {"tokens": VQTokens(own).identity}
+    again = VQTokens(stored=False)
+    assert again.noted(noted) is noted
+    assert (again.shape(noted), again.count(noted)) == ((16,), 12)
+    with pytest.raises(UserError, match="here are of"):
+        again.use_autoencoder(other)
+
+
+def test_columns_that_do_not_fit_are_told(tmp_path):
+    folder, facts = make(VQTokens, tmp_path / "own")
+    more, _ = make(VQTokens, tmp_path / "more", codes=20)
+    columns = {"tokens": {"shape": [16], "count": 12}}
+    with pytest.raises(UserError, match="has 20 codes, but the tokens here are of 12"):
+        VQTokens(more).shape(replace(facts, columns=columns))
+    with pytest.raises(UserError, match="do not say of how many codes"):
+        VQTokens().shape(replace(facts, columns={"tokens": {"shape": [16]}}))
+    with pytest.raises(UserError, match="8x7"):
+        VQTokens(folder, stored=False).noted(Facts((1, 8, 7)))
+    moments = {"latent": {"shape": [8, 4, 4], "moments": True}}
+    with pytest.raises(UserError, match="are for KLLatents"):
+        VQLatents().shape(replace(facts, columns=moments))
+    with pytest.raises(UserError, match="are for VQLatents"):
+        KLLatents().shape(replace(facts, columns={"latent": {"shape": [4, 4, 4]}}))
+    with pytest.raises(UserError, match="Pixels encodes and decodes without one"):
+        Pixels().use_autoencoder(folder)
+
+
+def test_latents_of_a_kl_autoencoder_are_drawn_anew_in_training_alone():
+    """Of the stored mean and deviation; 0.18215 is Stable Diffusion's scale."""
+    mean, deviation, index = torch.full((400, 4, 2, 2), 3.0), torch.full((400, 4, 2, 2), 0.5), torch.arange(400)
+    batch = {"latent": torch.cat([mean, deviation], dim=1), "index": index}
+    codec = KLLatents()
+    z = codec.encode(batch) / 0.18215
+    assert not torch.equal(z, codec.encode(batch) / 0.18215)
+    with torch.no_grad():
+        fixed = codec.encode(batch)
+        assert torch.equal(fixed, codec.encode(batch))
+        assert torch.equal(fixed[7:9], codec.encode({name: rows[7:9] for name, rows in batch.items()}))
+    for draw in (z, fixed / 0.18215):
+        assert abs(float(draw.mean()) - 3) < 0.03
+        assert abs(float(draw.std()) - 0.5) < 0.03
+    exact = {"latent": torch.cat([mean, torch.zeros_like(mean)], dim=1), "index": index}
+    torch.testing.assert_close(KLLatents(scale=2.0).encode(exact), 2 * mean)
+
+
+def test_decoding_quantises_latents_of_a_codebook_first(tmp_path):
+    folder, facts = make(VQLatents, tmp_path / "it")
+    latents, tokens = VQLatents(folder, stored=False), VQTokens(folder, stored=False)
+    tokens.shape(tokens.noted(facts))
+    batch = {"image": torch.rand(3, 1, 8, 8)}
+    z = latents.encode(batch)
+    torch.testing.assert_close(latents.decode(z), tokens.decode(tokens.encode(batch)))
+    assert not torch.allclose(z, latents.autoencoder.network.quantise(z)[0])
