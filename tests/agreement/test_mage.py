@@ -87,7 +87,8 @@ def runs(golden, kind):
 
 
 def dropped_count(golden):
-    return int(golden.arch["mask_ratio"]["min"] * golden.arch["seq_len"])
+    law = golden.arch["mask_ratio"]
+    return MaskRate(law["mu"], law["std"], law["min"], law["max"]).dropped(golden.arch["seq_len"])
 
 
 @pytest.mark.golden("schedules")

@@ -149,6 +149,17 @@ def test_it_learns_and_makes_what_it_learnt():
     assert float((made == data["tokens"]).float().mean()) > 0.95
 
 
+def test_it_trains_and_samples_in_mixed_precision(built):
+    stage, data = built("representation", transformer=MAGE(16, 1, 2, 24, 1, 3, dropout=0.1)).train(), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = stage.losses(data)["loss"]
+        made = stage.sample({"seed": torch.arange(4), "representation": data["representation"][:4]}, Guidance(2.0))
+    assert loss.dtype == torch.float32
+    assert made.shape == (4, 1, 8, 8)
+    loss.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in stage.parameters())
+
+
 def test_a_checkpoint_samples_the_same(tmp_path, trainer, digits):
     stage = make(ema=EMA(0.5))
     fit = trainer(tmp_path, 2)
