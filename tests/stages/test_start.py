@@ -145,14 +145,14 @@ def test_what_cannot_begin(make_stage, written, save, tmp_path):
 
 
 def test_position_tables_are_resized_as_pictures():
-    rows = torch.linspace(-1, 1, 4)
-    grid = torch.stack([rows[:, None].expand(4, 4), rows.expand(4, 4)], -1).reshape(1, 16, 2)
+    rows = torch.linspace(-1, 1, 8)
+    grid = torch.stack([rows[:, None].expand(8, 8), rows.expand(8, 8)], -1).reshape(1, 64, 2)
     table = torch.cat([torch.full((1, 1, 2), 9.0), grid], dim=1)
-    larger = resized(table, torch.zeros(1, 65, 2))
+    larger = resized(table, torch.zeros(1, 257, 2))
     assert torch.equal(larger[:, 0], table[:, 0])  # the row in front is no place
-    inner = larger[0, 1:].reshape(8, 8, 2)[2:-2, 2:-2]
+    inner = larger[0, 1:].reshape(16, 16, 2)[4:-4, 4:-4]  # beyond, the border is repeated
     steps = inner[1:, :, 0] - inner[:-1, :, 0]
-    torch.testing.assert_close(steps, torch.full_like(steps, 1 / 3), rtol=0.15, atol=0)
+    torch.testing.assert_close(steps, torch.full_like(steps, 1 / 7), rtol=1e-4, atol=0)
     torch.testing.assert_close(inner[..., 0], inner[..., 1].T)
     assert resized(table, torch.zeros(1, 40, 2)) is None
     assert resized(grid, torch.zeros(1, 17, 2)) is None

@@ -51,8 +51,7 @@ def bundle(
                 shutil.copytree(place, fresh / name)
             else:
                 load_kl(place).save_pretrained(fresh / name)  # type: ignore[operator]
-    held = ["generator", *(["prior"] if prior else []), *networks]
-    say(f"{out}: a bundle of {', '.join(held)}")
+    say(f"{out}: a bundle of {', '.join(bundle_parts(out))}")
 
 
 def network_at(path: Path, name: str) -> Path:
