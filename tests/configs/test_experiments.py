@@ -12,7 +12,6 @@ from offline import CLASSES, ON_CPU, data_of, latent_of
 from rcg_lightning import cli
 from rcg_lightning.commands import lightning
 from rcg_lightning.commands.parsing import call
-from rcg_lightning.data.store import Store
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.types import Facts
 
@@ -36,6 +35,7 @@ SMALL_UNET = [
     *(f"--model.denoiser.network.{size}" for size in ("width=32", "depth=1", "head_width=32", "groups=8")),
 ]
 SMALL_MAGE = [f"--model.transformer.{size}" for size in ("width=48", "depth=1", "decoder_width=48", "decoder_depth=1")]
+WITHOUT_WEIGHTS = ["--model.perceptual=null", "--trainer.callbacks=null"]  # LPIPS and Inception are not here
 # what would be too slow at full width on a CPU; the full size is built, without memory, by another test
 SMALLER = {
     "cifar10_encoder": ["--data.batch_size=4"],
@@ -64,6 +64,11 @@ SMALLER = {
     "imagenet256_dit_joint": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
     **{name: SMALL_MAGE for name in TRAINED if "_mage_" in name},
     "cifar10_mage": ["--model.transformer.depth=1"],
+    "cifar10_tokenizer": ["--data.batch_size=4", "--model.network.blocks=1", *WITHOUT_WEIGHTS],
+    "imagenet256_tokenizer": [
+        *("--data.batch_size=1", "--model.network.width=8", "--model.network.groups=8"),
+        *WITHOUT_WEIGHTS,
+    ],
 }
 
 
@@ -156,15 +161,6 @@ def test_a_generator_takes_every_condition_by_override(name, condition, places, 
     network = "transformer" if name.endswith("_mage") else "denoiser.network"
     words += [f"--model.condition={condition}", "--data.batch_size=8", f"--model.{network}.depth=1"]
     assert cli.main(["fit", "--config", name, *places(name), *stores(name), *words]) == 0
-
-
-@pytest.mark.parametrize(("name", "views"), [("imagenet256_extract", 8), ("imagenet64_extract", 2)])
-def test_an_extraction_writes_the_views_that_its_data_name(name, views, places, offline, tmp_path):
-    encoder = [f"--encoder.weights={offline / 'vit.pth.tar'}", "--encoder.heads=12"]
-    words = [*places(name), *encoder, "--accelerator=cpu", f"--out={tmp_path / 'store'}"]
-    assert cli.main(["extract", "--config", name, *words]) == 0
-    store = Store.open(tmp_path / "store")
-    assert (store.size, store.views, store.columns["representation"]["shape"]) == (24, views, [16])
 
 
 @pytest.mark.parametrize("name", DATA_ONLY)
