@@ -8,6 +8,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rcg_process
+from autoencoders import save_vq
 
 REAL = ["--data.source", "Digits", "--data.source.limit", "256"]
 
@@ -30,11 +31,12 @@ def both(rcg, tmp_path):
     return run
 
 
-def test_extraction(both, toy):
+def test_extraction(both, toy, tmp_path):
     encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
-    one, two = both("extract", *REAL, *encoder, "--shard_rows", 100, out="store")
+    codec = ["--codec", "VQTokens", "--codec.folder", save_vq(tmp_path / "tokenizer")]
+    one, two = both("extract", *REAL, *encoder, *codec, "--shard_rows", 100, out="store")
     assert files(one) == files(two)
-    assert len(list(one.glob("*.npy"))) == 3
+    assert len(list(one.glob("*.tokens.npy"))) == len(list(one.glob("*.representation.npy"))) == 3
 
 
 def test_sampling(both, toy):
