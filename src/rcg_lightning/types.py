@@ -148,7 +148,10 @@ class Backbone(Described, nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
-        """x (B, *shape), k (B,) noise level, c (B, condition_dim) -> (B, *shape), times out_factor in the channels."""
+        """x (B, *shape), k (B,) noise level, c (B, condition_dim) -> (B, *shape), times out_factor in the channels.
+
+        ``k`` of shape (1,) is the level of all rows, as in sampling.
+        """
 
 
 def to_uint8(image: Tensor) -> Tensor:

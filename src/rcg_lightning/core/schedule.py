@@ -51,6 +51,7 @@ class VariancePreserving(Schedule):
             alphas_bar = torch.cumprod(1 - self.betas(), 0)
             # (T + 1,), entry k + 1 is level k
             self.alphas_bar = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar])
+        self._bars: list[float] = self.alphas_bar.tolist()
         self._tables: dict[torch.device, Tensor] = {}
 
     @abstractmethod
@@ -59,7 +60,7 @@ class VariancePreserving(Schedule):
 
     def alpha_bar(self, k: int) -> float:
         """Return signal² at level k, -1 being clean."""
-        return float(self.alphas_bar[k + 1])
+        return self._bars[k + 1]
 
     def at(self, k: int) -> tuple[float, float]:
         bar = self.alpha_bar(k)

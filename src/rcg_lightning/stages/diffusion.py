@@ -114,11 +114,11 @@ class DiffusionStage(Generator):
         other, away = (denoiser, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), average)
 
         def denoise(x: Tensor, k: int, progress: float) -> Posterior:
-            levels = torch.full((len(x),), k, device=x.device)
+            levels = torch.full((1,), k, device=x.device)  # one for all rows: what only levels decide is computed once
             if guidance.scale_at(progress) == 1:
                 return denoiser(x, levels, c)
             if other is denoiser:
-                both = denoiser(torch.cat([x, x]), torch.cat([levels, levels]), torch.cat([c, away]))
+                both = denoiser(torch.cat([x, x]), levels, torch.cat([c, away]))
                 told, untold = both.mean.chunk(2)
                 mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
                 return Posterior(guidance(told, untold, progress), mix)
