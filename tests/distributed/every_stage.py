@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 
 from rcg_lightning.callbacks.representation import RepresentationDistance
 from rcg_lightning.commands.cluster import cluster
@@ -37,6 +38,7 @@ from rcg_lightning.networks.discriminators import PatchDiscriminator
 from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.networks.heads import Predictor, Projected, ProjectionHead
+from rcg_lightning.networks.mage import MAGE
 from rcg_lightning.networks.rdm_mlp import ModulatedMLP
 from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.pretrained.codecs import Pixels, Representations
@@ -48,10 +50,12 @@ from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.classifier import ClassifierStage
 from rcg_lightning.stages.codebook import AveragedCodebook, CodebookTraining
 from rcg_lightning.stages.diffusion import DiffusionStage
+from rcg_lightning.stages.masked import MaskedStage
 from rcg_lightning.stages.optimization import SGD, AdamW
 from rcg_lightning.stages.ssl import MoCoV3Stage
 from rcg_lightning.stages.tokenizer import Adversary, TokenizerStage
 from rcg_lightning.trainer import Trainer
+from rcg_lightning.types import Codec
 
 STEPS = 4
 BATCH = 64  # of all processes together
@@ -80,6 +84,26 @@ class IndexSeeded(WithNoiseOfValidation, DiffusionStage):
 
 class IndexSeededGAN(WithNoiseOfValidation, AdversarialStage):
     pass
+
+
+class IndexSeededMAGE(WithNoiseOfValidation, MaskedStage):
+    pass
+
+
+class Brightness(Codec):
+    """16 tokens of a digit: the brightness of 2x2 pixels, one of four."""
+
+    def shape(self, facts):
+        return (16,)
+
+    def count(self, facts):
+        return 4
+
+    def encode(self, batch):
+        return (F.avg_pool2d(batch["image"], 2) * 3).round().long().flatten(1)
+
+    def decode(self, z):
+        return z.unflatten(1, (1, 4, 4)) / 3
 
 
 def moco() -> MoCoV3Stage:
@@ -119,6 +143,19 @@ def aligned(encoder: Path) -> DiffusionStage:
         optimizer=SGD(0.5),
         ema=EMA(0.5),
         alignment=Alignment(TrainedEncoder(encoder), depth=1, hidden=16),
+    )
+
+
+def masked(equally: bool) -> MaskedStage:
+    """A MAGE of classes over tokens."""
+    make = IndexSeededMAGE if equally else MaskedStage
+    return make(
+        codec=Brightness(),
+        condition=ClassCondition(),
+        transformer=MAGE(16, 1, 2, 16, 1, 2),
+        conditioner=Conditioner(drop=0.0 if equally else 0.2),
+        optimizer=SGD(0.5) if equally else AdamW(2e-2, decay_vectors=False),
+        ema=EMA(0.5),
     )
 
 
@@ -214,12 +251,14 @@ class Session:
             self.fit(f"{condition}_equally", generator("pixels", condition, True), self.data(stores))
         for name, make in ALTERNATING.items():
             self.fit(f"{name}_equally", make(True), self.data())
+        self.fit("masked_equally", masked(True), self.data())
         self.fit("aligned_equally", aligned(stores.parent / "moco" / "encoder"), self.data())
 
     def fit_as_it_is(self, stores: Path) -> None:
         self.fit("rdm", generator("rdm", "class", False), self.data(stores), [RepresentationDistance()])
         for condition in CONDITIONS:
             self.fit(condition, generator("pixels", condition, False), self.data(stores))
+        self.fit("masked", masked(False), self.data())
         for name, make in ALTERNATING.items():
             self.fit(name, make(False), self.data())
 

@@ -25,6 +25,7 @@ from every_stage import (
     aligned,
     classifier,
     generator,
+    masked,
     moco,
 )
 
@@ -40,9 +41,9 @@ if not torch.distributed.is_available():
 
 SCRIPT = Path(__file__).with_name("every_stage.py")
 RDMS = {"rdm_equally": "none", "rdm_class_equally": "class"}
-EQUALLY = [*RDMS, *(f"{condition}_equally" for condition in CONDITIONS), "aligned_equally"]
+EQUALLY = [*RDMS, *(f"{condition}_equally" for condition in CONDITIONS), "aligned_equally", "masked_equally"]
 TURNS = [f"{name}_equally" for name in ALTERNATING]
-AS_IT_IS = ["moco", "classifier", "rdm", *CONDITIONS, *ALTERNATING]
+AS_IT_IS = ["moco", "classifier", "rdm", "masked", *CONDITIONS, *ALTERNATING]
 LIMIT = 300  # seconds for a launch
 
 
@@ -169,6 +170,8 @@ def test_two_halves_of_a_batch_train_like_the_whole(pair, alone, name):
     mine, other = note(alone, name), note(pair, name)
     if name == "aligned_equally":
         start = aligned(pair / "moco" / "encoder").build(Session(pair).data().facts)
+    elif name == "masked_equally":
+        start = masked(True).build(Session(pair).data().facts)
     else:
         kind, condition = ("rdm", RDMS[name]) if name in RDMS else ("pixels", name.partition("_")[0])
         start = generator(kind, condition, True).build(Session(pair).data(pair / "stores").facts)
