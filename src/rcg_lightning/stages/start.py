@@ -119,7 +119,7 @@ def resized(table: Tensor, like: Tensor) -> Tensor | None:
         if all(side**2 == size - first for side, size in zip(sides, sizes)) and table.shape[-1] == like.shape[-1]:
             rows = table.reshape(-1, *table.shape[-2:]).float()
             grid = rows[:, first:].transpose(1, 2).unflatten(2, (sides[0], sides[0]))  # (1, D, h, h)
-            grid = F.interpolate(grid, (sides[1], sides[1]), mode="bicubic", align_corners=False)
+            grid = F.interpolate(grid, (sides[1], sides[1]), mode="bicubic", antialias=True)
             return torch.cat([rows[:, :first], grid.flatten(2).transpose(1, 2)], dim=1).reshape(like.shape).to(like)
     return None
 
