@@ -185,8 +185,6 @@ def _official_condition(conditioner: Mapping[str, Tensor], classes: int | None) 
     foreign = sorted(conditioner.keys() - names.keys())
     require(not foreign, f"an official MAGE has one condition at most, and no place for {foreign[:2]}")
     rows = len(conditioner.get("parts.0.table.weight", ()))
-    fits = classes is None or rows == classes
-    require(
-        fits, f"an official MAGE has no null class: {rows} rows do not fit {classes} classes, use conditioner.drop 0"
-    )
+    fits = rows == 0 or classes in (None, rows)
+    require(fits, f"an official MAGE has no null class: {rows} rows are not {classes} classes, use conditioner.drop 0")
     return {names[name]: tensor for name, tensor in conditioner.items()}
