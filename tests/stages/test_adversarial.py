@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from rcg_lightning.conditions import ClassCondition, NoCondition, RepresentationCondition
-from rcg_lightning.core.adversarial import GradientPenalty, Hinge, Logistic, OneStep
+from rcg_lightning.core.adversarial import GradientPenalty, Hinge, LeCam, Logistic, OneStep, PathLength
 from rcg_lightning.core.diffaugment import Augmentation
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import DDIM
@@ -110,6 +110,28 @@ def test_a_penalty_is_due_now_and_then():
     (gradient,) = torch.autograd.grad(logits.sum(), x)
     assert float(seen[0]) == pytest.approx(3 * 4 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4)
     assert "penalty" not in stage.eval().losses(batch())
+
+
+class Styled(ConditionalGenerator):
+    def styles(self, noise, c):
+        return torch.stack([noise, noise], dim=1)
+
+    def synthesise(self, w):
+        return w.sum((1, 2))[:, None, None, None].expand(-1, 1, 8, 8) ** 2
+
+
+def test_paths_and_logits_are_regularised_where_asked_for():
+    network = Styled(6, 16, 8, 16, law=NormalNoise())
+    stage = gan(generator=network, path_length=PathLength(every=2, decay=0.5), lecam=LeCam(decay=0.5)).build(FACTS)
+    assert "path_length" in stage.generator_losses(batch())
+    assert float(stage.mean_length) > 0
+    assert "lecam" in stage.discriminator_losses(batch())
+    assert (stage.mean_logits != 0).all()
+    stage.steps = 1
+    assert "path_length" not in stage.generator_losses(batch())
+    assert not {"path_length", "discriminator_lecam"} & stage.eval().losses(batch()).keys()
+    with pytest.raises(UserError, match="ConditionalGenerator has no styles"):
+        gan(path_length=PathLength())
 
 
 class Flip(Augmentation):

@@ -99,6 +99,55 @@ class GradientPenalty(Described):
         return self.weight / 2 * self.every * gradient_penalty(logits, *examples)
 
 
+def path_lengths(pictures: Tensor, styles: Tensor) -> Tensor:
+    """Return how far pictures (B, C, H, W) move for a small step of each of their styles (B, layers, D): (B,).
+
+    The norm of a random projection's gradient, as StyleGAN2 estimates the size of the Jacobian; it can be minimised.
+    """
+    direction = torch.randn_like(pictures) / (pictures.shape[2] * pictures.shape[3]) ** 0.5
+    (gradients,) = torch.autograd.grad((pictures * direction).sum(), styles, create_graph=True)
+    return gradients.float().square().sum(2).mean(1).sqrt()
+
+
+class PathLength(Described):
+    """A generator of styles should move pictures equally far everywhere (Karras et al. 2020), applied now and then.
+
+    Args:
+        weight: of the squared deviation of lengths from their running mean.
+        every: steps from one penalty to the next, which is so many times as heavy.
+        decay: how much of the running mean a new one replaces.
+        shrink: one of so many rows of a batch is looked at.
+    """
+
+    def __init__(self, weight: float = 2.0, every: int = 4, decay: float = 0.01, shrink: int = 2) -> None:
+        require(every > 0 and shrink > 0, "a path-length penalty is due every so many steps, on one of so many rows")
+        self.weight, self.every, self.decay, self.shrink = weight, every, decay, shrink
+
+    def due(self, step: int) -> bool:
+        """Whether ``step`` is penalised."""
+        return step % self.every == 0
+
+    def __call__(self, lengths: Tensor, mean: Tensor) -> Tensor:
+        """Lengths (B,) and their running mean, a scalar -> the weighted penalty."""
+        return self.weight * self.every * (lengths - mean).square().mean()
+
+
+class LeCam(Described):
+    """Keeps logits near the running means of the other side's, where pictures are few (Tseng et al. 2021, eq. 5).
+
+    Args:
+        weight: of the penalty.
+        decay: how much of the running means a new one replaces.
+    """
+
+    def __init__(self, weight: float = 0.3, decay: float = 0.01) -> None:
+        self.weight, self.decay = weight, decay
+
+    def __call__(self, real: Tensor, fake: Tensor, means: Tensor) -> Tensor:
+        """Logits of real and of made examples, and the running means of both (2,) -> the weighted penalty."""
+        return self.weight * (F.relu(real - means[1]).square().mean() + F.relu(means[0] - fake).square().mean())
+
+
 def adaptive_weight(
     reconstruction: Tensor,
     adversarial: Tensor,

@@ -9,9 +9,12 @@ from rcg_lightning.core.adversarial import (
     AdversarialLoss,
     GradientPenalty,
     Hinge,
+    LeCam,
     OneStep,
+    PathLength,
     accuracy,
     mean_distance,
+    path_lengths,
 )
 from rcg_lightning.core.diffaugment import Augmentation
 from rcg_lightning.core.guidance import Guidance
@@ -56,6 +59,8 @@ class AdversarialStage(AlternatingStage, Generator):
         discriminator_conditioner: how the discriminator reads the condition; only where there is none may it be None.
         loss: what both minimise; ``Hinge`` by default.
         penalty: gradient penalty on real examples.
+        lecam: a penalty on the discriminator's logits, for few pictures.
+        path_length: a penalty on the generator's styles, where it has styles (StyleGAN2).
         augmentation: disturbs whatever the discriminator sees, real or made.
         turns: moves of the discriminator in a step.
         accumulate: parts of a share whose gradients are added up for a move.
@@ -63,6 +68,8 @@ class AdversarialStage(AlternatingStage, Generator):
     """
 
     accuracies: Tensor
+    mean_logits: Tensor
+    mean_length: Tensor
 
     def __init__(
         self,
@@ -76,6 +83,8 @@ class AdversarialStage(AlternatingStage, Generator):
         discriminator_conditioner: Conditioner | None = None,
         loss: AdversarialLoss | None = None,
         penalty: GradientPenalty | None = None,
+        lecam: LeCam | None = None,
+        path_length: PathLength | None = None,
         augmentation: Augmentation | None = None,
         turns: int = 1,
         accumulate: int = 1,
@@ -97,7 +106,13 @@ class AdversarialStage(AlternatingStage, Generator):
             discriminator_conditioner,
         )
         self.loss, self.penalty, self.augmentation = loss or Hinge(), penalty, augmentation
+        self.lecam, self.path_length = lecam, path_length
+        styled = hasattr(generator, "styles") and hasattr(generator, "synthesise")
+        kind = type(generator).__name__
+        require(path_length is None or styled, f"{kind} has no styles, so no path_length either: set it to null")
         self.turns, self.accumulate = turns, accumulate
+        self.register_buffer("mean_logits", torch.zeros(2))  # of late, of real and of made examples
+        self.register_buffer("mean_length", torch.zeros(()))
         self.register_buffer("accuracies", torch.full((2,), 0.5), persistent=False)  # of late, on real and on made
         self._watched: Batch = {}
 
@@ -134,7 +149,22 @@ class AdversarialStage(AlternatingStage, Generator):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         raw, n = self.condition.observe(batch), len(batch["index"])
-        return {"loss": self.loss.generator(self.judge(self.made(batch, raw), raw, n))}
+        losses = {"loss": self.loss.generator(self.judge(self.made(batch, raw), raw, n))}
+        if self.training and self.path_length is not None and self.path_length.due(self.steps):
+            losses["path_length"] = self._path_penalty(self.path_length, raw, n, batch["index"].device)
+            losses["loss"] = losses["loss"] + losses["path_length"]
+        return losses
+
+    def _path_penalty(self, penalty: PathLength, raw: Raw, n: int, device: torch.device) -> Tensor:
+        rows = max(n // penalty.shrink, 1)
+        noise = self.generator.law.random(rows, self.generator.noise_dim, device)
+        c = self.conditioner(tuple(part[:rows] for part in raw), rows).to(device)
+        styles = self.generator.styles(noise, c)  # type: ignore[operator]
+        lengths = path_lengths(self.generator.synthesise(styles), styles)  # type: ignore[operator]
+        mean = lengths.detach().mean()
+        average([mean])
+        self.mean_length.lerp_(mean, penalty.decay)
+        return penalty(lengths, self.mean_length.clone())
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         real, raw, n = self.codec.encode(batch), self.condition.observe(batch), len(batch["index"])
@@ -145,11 +175,20 @@ class AdversarialStage(AlternatingStage, Generator):
         losses = {"loss": self.loss.discriminator(reals, fakes), "real_accuracy": found[0], "fake_accuracy": found[1]}
         if self.training:
             self.accuracies.lerp_(found, 1 / WINDOW)
+            if self.lecam is not None:
+                losses["lecam"] = self._lecam_penalty(self.lecam, reals, fakes)
+                losses["loss"] = losses["loss"] + losses["lecam"]
             if self.penalty is not None and self.penalty.due(self.steps):
                 seen = real.detach().requires_grad_()
                 losses["penalty"] = self.penalty(self.judge(seen, raw, n), seen)
                 losses["loss"] = losses["loss"] + losses["penalty"]
         return losses
+
+    def _lecam_penalty(self, penalty: LeCam, reals: Tensor, fakes: Tensor) -> Tensor:
+        means = torch.stack([reals.detach().mean(), fakes.detach().mean()]).float()
+        average([means])
+        self.mean_logits.lerp_(means, penalty.decay)
+        return penalty(reals, fakes, self.mean_logits.clone())
 
     def made(self, batch: Batch, raw: Raw) -> Tensor:
         """Return examples z (B, *shape) under raw conditions; in validation the noise is that of the pictures."""

@@ -7,12 +7,15 @@ from torch import nn
 
 from rcg_lightning.core.adversarial import (
     Hinge,
+    LeCam,
     Logistic,
     Minimax,
+    PathLength,
     accuracy,
     adaptive_weight,
     gradient_penalty,
     mean_distance,
+    path_lengths,
 )
 from rcg_lightning.errors import UserError
 
@@ -65,6 +68,27 @@ def test_the_gradient_penalty_of_a_known_function():
     weight = torch.ones((), requires_grad=True)
     gradient_penalty(weight * x.flatten(1).square().sum(1), x).backward()  # it can be minimised
     assert float(weight.grad) == pytest.approx(float(8 * x.detach().square().flatten(1).sum(1).mean()), rel=1e-4)
+
+
+def test_path_lengths_of_a_linear_generator():
+    torch.manual_seed(0)
+    styles = torch.randn(3, 2, 4, requires_grad=True)
+    matrix = torch.randn(4, 25)
+    pictures = (styles.sum(1) @ matrix).view(3, 1, 5, 5)
+    torch.manual_seed(1)
+    lengths = path_lengths(pictures, styles)
+    torch.manual_seed(1)
+    direction = torch.randn(3, 25) / 5
+    torch.testing.assert_close(lengths, (direction @ matrix.T).norm(dim=1))  # the same for either layer
+    penalty = PathLength(2.0, every=4)
+    assert [step for step in range(9) if penalty.due(step)] == [0, 4, 8]
+    assert float(penalty(lengths, lengths[0])) == pytest.approx(8 * float((lengths - lengths[0]).square().mean()))
+
+
+def test_lecam_holds_logits_by_the_other_sides_means():
+    means = torch.tensor([1.0, -1.0])
+    expected = 0.5 * ((9 + 0 + 1.5**2) / 3 + (16 + 0.75**2) / 2)
+    assert float(LeCam(0.5)(REAL, FAKE, means)) == pytest.approx(expected)
 
 
 def test_the_adaptive_weight_makes_pulls_equal():
