@@ -114,7 +114,7 @@ def test_a_penalty_is_due_now_and_then():
 
 class Styled(ConditionalGenerator):
     def styles(self, noise, c):
-        return torch.stack([noise, noise], dim=1)
+        return self.noise_linear(noise)[:, None].expand(-1, 2, -1)
 
     def synthesise(self, w):
         return w.sum((1, 2))[:, None, None, None].expand(-1, 1, 8, 8) ** 2
