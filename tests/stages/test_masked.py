@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from host_syncs import HostSyncs
+from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.conditions import ClassCondition, JointCondition, NoCondition, RepresentationCondition
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import MaskRate, ParallelDecoding, masked_cross_entropy

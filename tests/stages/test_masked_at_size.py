@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import yaml
 from torch.overrides import TorchFunctionMode
 
-from host_syncs import HostSyncs
+from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.conditions import RepresentationCondition
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.networks.conditioner import Conditioner

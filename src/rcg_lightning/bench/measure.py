@@ -11,28 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-# operations that make the host wait for a device, or whose result's shape only the data tell
-SYNCHRONISING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::equal")
-
-
-class HostSyncs(TorchDispatchMode):
-    """Counts the operations inside the block that would make the host wait for a GPU. Works on any device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        boolean = name in ("aten::index", "aten::index_put_") and any(
-            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1] or ()
-        )
-        if name in SYNCHRONISING or boolean:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
+from rcg_lightning.bench.host_syncs import HostSyncs
 
 
 @dataclass(frozen=True)
@@ -79,7 +60,7 @@ def measure(work: Callable[[], object], items: float, times: int, device: torch.
         cpu=statistics.median(cpu) / items,
         wall=statistics.median(wall) / items,
         flops=counter.get_total_flops() / items,
-        syncs=len(syncs.found),
+        syncs=syncs.found.total(),
         peak=peak(device),
         saved=kept.bytes / items,
     )
