@@ -104,7 +104,7 @@ def test_a_single_file_in_the_original_layout(tmp_path):
         assert KLAutoencoder(tmp_path / name).identity == folder.identity
 
 
-def test_a_file_that_is_no_kl_autoencoder_is_told(tmp_path, monkeypatch):
+def test_a_file_that_is_no_kl_autoencoder_is_told(tmp_path):
     folder = save_kl(tmp_path / "kl")
     weights = folder / "diffusion_pytorch_model.safetensors"
     part = {name: tensor for name, tensor in original_layout(kl_network()).items() if "decoder.mid" not in name}
@@ -123,6 +123,15 @@ def test_a_file_that_is_no_kl_autoencoder_is_told(tmp_path, monkeypatch):
     save_file({name: tensor for name, tensor in load_file(weights).items() if "decoder.mid" not in name}, weights)
     with pytest.raises(UserError, match="another autoencoder or a part of one"):
         load_kl(folder)
+
+
+def test_what_diffusers_says_becomes_one_line(monkeypatch):
+    def absent(*_args, **_more):
+        raise OSError("no such name\non the hub")
+
+    monkeypatch.setattr("diffusers.AutoencoderKL.from_pretrained", absent)
+    with pytest.raises(UserError, match="some/name cannot be read as a KL autoencoder: no such name on the hub"):
+        load_kl("some/name")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(UserError, match=r"pip install 'rcg-lightning\[latents\]'"):
-        load_kl(folder)
+        load_kl("some/name")

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoencoders import save_kl, save_vq
+from autoencoders import kl_network, save_kl, save_vq
 from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.vqgan import VQGAN
+from rcg_lightning.pretrained import autoencoders
 from rcg_lightning.pretrained.codecs import KLLatents, Pixels, VQLatents, VQTokens
 from rcg_lightning.types import Facts
 
@@ -39,7 +40,7 @@ def test_z_is_the_same_from_a_store_and_from_pictures(kind, tmp_path):
     assert online.shape(noted) == stored.shape(told) == SHAPES[kind]
     assert online.count(noted) == stored.count(told) == (12 if kind is VQTokens else None)
     batch = {"image": torch.rand(5, *facts.image), "index": torch.arange(5)}
-    kept = {kind.column: online.encoded(batch["image"]), "index": batch["index"]}
+    kept = {kind.column: online.encoded(batch["image"]).contiguous(), "index": batch["index"]}
     for gradient in (True, False):
         with torch.set_grad_enabled(gradient):
             torch.manual_seed(0)
@@ -82,6 +83,23 @@ def test_what_an_online_codec_was_trained_with_is_noted(tmp_path):
     assert (again.shape(noted), again.count(noted)) == ((16,), 12)
     with pytest.raises(UserError, match="here are of"):
         again.use_autoencoder(other)
+
+
+def test_a_name_on_the_hub_is_fetched_when_it_is_used_and_travels_with_the_checkpoint(monkeypatch, tmp_path):
+    asked = []
+
+    def fetched(source):
+        asked.append(source)
+        return kl_network(seed=len(asked))
+
+    monkeypatch.setattr(autoencoders, "load_kl", fetched)
+    told = stored_facts(KLLatents(hub="some/name"), Facts((3, 8, 8)))
+    codec = construct(describe(KLLatents(hub="some/name")))
+    assert codec.shape(told) == (4, 4, 4)
+    assert asked == ["some/name"]
+    with pytest.raises(UserError, match=r"what is given: the autoencoder .* here are of"):
+        codec.decode(torch.zeros(1, 4, 4, 4))
+    assert asked == ["some/name"] * 2
 
 
 def test_columns_that_do_not_fit_are_told(tmp_path):

@@ -188,12 +188,14 @@ def _identity(
     told = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
     settings = json.dumps([describe(guidance), describe(sampler), seeds.tolist(), told], sort_keys=True)
     representation = generator.facts.identities.get("representation") if generator.facts else None
+    autoencoder = getattr(generator.codec, "identity", None)
     return {
         "dataset": "samples",
         "split": "samples",
         "geometry": "samples",
         "generator": generator.identity,
         "prior": loaded.prior.identity if loaded.prior else None,
+        **({"autoencoder": autoencoder} if autoencoder else {}),
         **({"weak": generator.weak_identity} if generator.weak_identity else {}),
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         **({"representation": representation} if generator.codec.makes == "representation" else {}),

@@ -66,12 +66,14 @@ class AutoencoderCodec(Codec, Generic[Kind]):
 
     @property
     def autoencoder(self) -> Kind:
-        """The autoencoder; UserError where none was given."""
+        """The autoencoder; UserError where none was given, or not the one of stored columns or checkpoint."""
         if self._autoencoder is None:
             raise UserError(
                 f"{type(self).__name__} needs its autoencoder to make pictures and to read them: give the folder, as "
                 "--autoencoder to a command, as codec.folder in a config"
             )
+        if self._facts is not None:
+            self.check(self._autoencoder, str(self.folder or "what is given"))
         return self._autoencoder
 
     @property
@@ -92,13 +94,7 @@ class AutoencoderCodec(Codec, Generic[Kind]):
         self._autoencoder = given
 
     def check_decoding(self) -> None:
-        autoencoder = self.autoencoder
-        if self._facts is not None:
-            self.check(autoencoder, self._where)
-
-    @property
-    def _where(self) -> str:
-        return str(self.folder or "what is given")
+        _ = self.autoencoder
 
     def check(self, autoencoder: Kind, where: str) -> None:
         """Raise UserError where an autoencoder is not the one that what is stored, or was trained on, came from."""
@@ -134,8 +130,8 @@ class AutoencoderCodec(Codec, Generic[Kind]):
                 "with the folder of an autoencoder and stored: false",
             )
             return self.column_facts(facts.image)
-        if self._autoencoder is not None and self.folder is not None:
-            self.check(self._autoencoder, self._where)
+        if self.folder is not None:  # what would have to be fetched is checked when it is used
+            _ = self.autoencoder
         return found
 
     def encode(self, batch: Batch) -> Tensor:
