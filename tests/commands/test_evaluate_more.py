@@ -64,6 +64,7 @@ def test_parzen_windows_are_scored_on_pictures_that_chose_no_bandwidth(evaluated
     named = {f"{name}/pixels_128_heldout": pytest.approx(value) for name, value in expected.items()}
     assert {name: content["figures"][name] for name in named} == named
     assert {"parzen", "parzen_se", "bandwidth"} == expected.keys()
+    assert (content["parzen"]["validation"], content["parzen"]["test"]) == (len(validation), len(test))
 
 
 def test_generated_representations_are_scored_as_they_are_made_or_from_their_store(rcg, evaluated, toy, tmp_path):

@@ -170,6 +170,8 @@ def evaluate(
     if data is not None and besides:
         named = [block | besides.likelihood(kept, data, device) for block, kept in zip(named, found.kept)]
     content = content_of(named, used.record(made_by, facts, found.number, found.format, asked))
+    if data is not None:
+        content |= besides.rule(data)
     if data is not None and out is not None and not isinstance(made_by, str):
         content |= besides.closest(found.kept, data, made_by, device, out)
     report(content, out, json, earlier)

@@ -71,6 +71,10 @@ def _show(content: Mapping[str, Any]) -> None:
         deviation = f" ± {deviations[name]:.4f}" if name in deviations else ""
         change = f"  ({changes[name]:+.4f})" if name in changes else ""
         say(f"{name:<40} {value:.4f}{deviation}{change}")
+    if "closest" in content:
+        found = content["closest"]
+        nearest = ", ".join(f"{row['distance']:.4f}" for row in found["rows"][:3])
+        say(f"closest of {found['of']} samples to training pictures, in {found['in']}: {nearest}, … {found['picture']}")
     protocol = content["protocol"]
     real = protocol["reference"]
     against = f"{real.get('file') or real['set']} {str(real.get('identity') or '')[:8]}".strip()

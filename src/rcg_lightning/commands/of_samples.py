@@ -15,7 +15,7 @@ from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.kept import BYTES_KEPT
 from rcg_lightning.evaluation.memorisation import closest_matches, matches_picture
 from rcg_lightning.evaluation.metrics import metric_name
-from rcg_lightning.evaluation.parzen import parzen_likelihood, validation_and_test
+from rcg_lightning.evaluation.parzen import BANDWIDTHS, parzen_likelihood, validation_and_test
 from rcg_lightning.evaluation.reference import real_pictures
 from rcg_lightning.types import require
 
@@ -65,6 +65,14 @@ class OfSamples:
         validation, test = (part.to(device) for part in validation_and_test(heldout))
         found = parzen_likelihood(samples.to(device), validation, test)
         return {metric_name(name, "pixels", len(samples), "heldout"): value for name, value in found.items()}
+
+    def rule(self, data: ImageData) -> dict[str, Any]:
+        """Return how the bandwidth was chosen, for what is stored; nothing where no likelihood was asked for."""
+        if not self.parzen:
+            return {}
+        validation, test = validation_and_test(torch.empty(len(data.pictures("heldout"))))
+        chosen = {"validation": len(validation), "test": len(test), "bandwidths": list(BANDWIDTHS)}
+        return {"parzen": chosen | {"rule": "the bandwidth under which the validation pictures are the most probable"}}
 
     def closest(
         self, blocks: Sequence[Tensor], data: ImageData, extractor: FeatureExtractor, device: torch.device, out: Path
