@@ -20,7 +20,7 @@ EXTRACT = ["extract", "--config", "digits_data", "--out", "x", "--encoder"]
         (["--data.batch_size", "[3]"], "data.batch_size: should be int, not [3]"),
         (["--data.stores", "3"], "data.stores: should be a list, such as [3]"),
         (["--data", "../nope.yaml"], "data: no file ../nope.yaml"),
-        (["--model", "RDN"], "model: no class RDN, known are ClassifierStage, DiffusionStage"),
+        (["--model", "RDN"], "model: no class RDN, known are AdversarialStage, ClassifierStage"),
         (["--model", "DifusionStage"], "model: no class DifusionStage: did you mean DiffusionStage?"),
         (
             ["--model.condition", "ClasCondition"],
@@ -68,7 +68,7 @@ def test_a_broken_fragment_is_named(refused, tmp_path):
         (["fit"], "missing: --data, --model"),
         (["fit", "--max_steps", "3"], "unknown key max_steps: did you mean trainer.max_steps?"),
         (["validate", "--config", "digits_rdm"], "give --ckpt_path"),
-        (["extract", "--config", "digits_data"], "missing: --encoder, --out"),
+        (["extract", "--config", "digits_data"], "missing: --out"),
         ([*EXTRACT, "TrainedEncodr"], "encoder: no class TrainedEncodr: did you mean TrainedEncoder?"),
         ([*EXTRACT, "TrainedEncoder", "--encoder.foldr", "y"], "encoder.foldr: did you mean encoder.folder?"),
         ([*EXTRACT, "TrainedEncoder", "--encoder.folder", "y", "--split", "trai"], "split: should be one of"),
