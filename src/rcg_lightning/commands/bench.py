@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from rcg_lightning.bench.generators import DiTSampling, DiTTraining, MAGESampling, MAGETraining, TokenDecoding
 from rcg_lightning.bench.measure import matrix_rate, measure
 from rcg_lightning.bench.report import Row, machine, table
 from rcg_lightning.bench.representations import Extraction, RDMSampling, RDMTraining
@@ -26,6 +27,12 @@ def workloads(pictures: Path | None, gpu: bool) -> list[Workload]:
         Extraction(256 if gpu else 4),
         *(RDMTraining(batch) for batch in ((512,) if gpu else (16, 128))),
         *(RDMSampling(batch) for batch in ((16, 8192) if gpu else (16, 256))),
+        MAGETraining(64 if gpu else 2),
+        MAGETraining(64 if gpu else 2, dropout=0.0),
+        *(MAGESampling(64 if gpu else 2, guided) for guided in (False, True)),
+        TokenDecoding(64 if gpu else 2),
+        *(DiTTraining(64 if gpu else 2, size) for size in ("b2", "xl2")),
+        *(DiTSampling(64 if gpu else 2, size) for size in ("b2", "xl2")),
         Scoring(256 if gpu else 32),
     ]
 

@@ -1,0 +1,179 @@
+"""Workloads of stages 3 and 4: training MAGE and DiT from stored tokens or latents, and sampling from them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rcg_lightning.bench.workload import Baseline, Workload, in_training_precision, shipped_stage, training_step
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.masking import ParallelDecoding
+from rcg_lightning.core.samplers import Ancestral, Sampler
+from rcg_lightning.networks.vqgan import MaskGITVQGAN
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import Batch, Facts
+
+TOKENS, CODES, DIM = 256, 1024, 256
+LATENT = (8, 32, 32)  # mean and deviation of four channels, as stores hold them
+FACTS = Facts(
+    (3, 256, 256),
+    columns={
+        "representation": {"shape": [DIM]},
+        "tokens": {"shape": [TOKENS], "count": CODES},
+        "latent": {"shape": list(LATENT)},
+    },
+)
+
+
+def stored(batch: int) -> Batch:
+    """What a store gives for ``batch`` pictures, made up."""
+    return {
+        "index": torch.arange(batch),
+        "representation": torch.randn(batch, DIM),
+        "tokens": torch.randint(CODES, (batch, TOKENS)),
+        "latent": torch.rand(batch, *LATENT),
+    }
+
+
+class MAGETraining(Workload):
+    """A training step of MAGE-B given representations."""
+
+    def __init__(self, batch: int, dropout: float = 0.1) -> None:
+        self.batch, self.dropout = batch, dropout
+        self.name = f"MAGE-B training step, batch {batch}" + ("" if dropout else ", without dropout")
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        frozen = "tokenises and encodes the pictures"
+        if self.dropout:
+            return {"equal mathematics, with the frozen networks": Baseline(10.45 / 2, 1.9, frozen)}
+        return {"with the frozen networks and dropout": Baseline(10.45 / 2, 2.1, frozen)}
+
+    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+        network: dict[str, Any] = {"class_path": "rcg_lightning.networks.mage.MAGE"}
+        network["init_args"] = {"width": 768, "depth": 12, "heads": 12, "dropout": self.dropout}
+        stage = shipped_stage("imagenet256_mage_b_rep", FACTS, transformer=network)
+        return training_step(stage, stored(self.batch), device), self.batch
+
+
+class TokenDecoding(Workload):
+    """MaskGIT's decoder: the part of MAGE's sampling that comes once for a picture."""
+
+    name = "VQGAN, tokens to pictures"
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+        tokenizer = MaskGITVQGAN().to(device).eval()
+        tokens = torch.randint(CODES, (self.batch, 16, 16), device=device)
+
+        @torch.no_grad()
+        def work() -> None:
+            tokenizer.decode(tokenizer.lookup(tokens))
+
+        return work, self.batch
+
+
+class Sampling(Workload):
+    """Base: sampling z, of which some of the steps are timed, all alike."""
+
+    config: str
+    steps: int
+    timed: int
+    guidance: Guidance
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def sampler(self) -> Sampler:
+        """Return what takes ``timed`` steps."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return arguments of the stage that differ from the config's."""
+        return {}
+
+    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+        stage = shipped_stage(self.config, FACTS, tile=self.batch, **self.settings())
+        assert isinstance(stage, Generator)
+        stage.to(device).eval()
+        seeds = torch.arange(self.batch, device=device)
+        raw = (torch.randn(self.batch, DIM, device=device),)
+
+        @torch.no_grad()
+        def work() -> None:
+            with in_training_precision(device):
+                stage.sample_z(seeds, raw, self.guidance, self.sampler())
+
+        return work, self.batch * self.timed / self.steps
+
+
+class MAGESampling(Sampling):
+    """Parallel decoding by MAGE-B, guided or not, without the tokenizer."""
+
+    config, steps, timed = "imagenet256_mage_b_rep", 20, 3
+
+    def __init__(self, batch: int, guided: bool) -> None:
+        super().__init__(batch)
+        self.guidance = Guidance(2.0, ramp=True) if guided else Guidance()
+        self.name = f"MAGE-B sampling, {self.steps} steps{', guided' if guided else ''}, batch {batch}"
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        seconds = 2.06 if self.guidance.scale != 1 else 1.10
+        return {"same work": Baseline(self.steps * seconds, 1.1)}
+
+    def sampler(self) -> Sampler:
+        return ParallelDecoding(self.timed)
+
+
+class DiTTraining(Workload):
+    """A training step of a DiT given representations, from stored latents."""
+
+    def __init__(self, batch: int, size: str) -> None:
+        self.batch, self.size = batch, size
+        self.heavy = size == "xl2"
+        self.name = f"DiT-{size[:-1].upper()}/{size[-1]} training step, batch {batch}"
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        if self.size != "b2":
+            return {}
+        also = "makes latents and representations of the pictures"
+        return {"with the frozen networks": Baseline(6.5, 3.0, also), "forward and backward alone": Baseline(2.01, 1.0)}
+
+    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+        stage = shipped_stage("imagenet256_dit_rep", FACTS, denoiser=dit(self.size))
+        return training_step(stage, stored(self.batch), device), self.batch
+
+
+class DiTSampling(Sampling):
+    """Ancestral sampling by a DiT, without the autoencoder."""
+
+    config, steps, timed = "imagenet256_dit_rep", 250, 5
+    guidance = Guidance()
+
+    def __init__(self, batch: int, size: str) -> None:
+        super().__init__(batch)
+        self.size, self.heavy = size, size == "xl2"
+        self.name = f"DiT-{size[:-1].upper()}/{size[-1]} sampling, {self.steps} steps, batch {batch}"
+
+    def settings(self) -> dict[str, Any]:
+        return {"denoiser": dit(self.size)}
+
+    def sampler(self) -> Sampler:
+        return Ancestral(self.timed)
+
+
+def dit(size: str) -> dict[str, Any]:
+    """Return the denoiser of imagenet256_dit_rep with a network of another size, as a config has it."""
+    widths = {"b2": (768, 12, 12), "xl2": (1152, 28, 16)}
+    width, depth, heads = widths[size]
+    network = {"class_path": "rcg_lightning.networks.dit.DiT"}
+    return {
+        "network": network | {"init_args": {"patch": 2, "width": width, "depth": depth, "heads": heads}},  # type: ignore
+        "schedule": {"class_path": "rcg_lightning.core.schedule.LinearSchedule"},
+        "prediction": {"class_path": "rcg_lightning.core.diffusion.Noise"},
+        "learned_variance": True,
+    }
