@@ -48,8 +48,7 @@ def converted(golden, tmp_path, capsys):
     to_native(read(golden.checkpoint, False), str(golden.checkpoint), tmp_path / "native", told(golden))
     said = capsys.readouterr().out
     assert "unknown" not in said
-    average = golden.kind.startswith("mage")  # these have none, nor does the stage
-    assert re.search(r"missing +none", said) or average
+    assert re.search(r"missing +none", said)
     return tmp_path / "native"
 
 

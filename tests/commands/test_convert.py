@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from autoencoders import save_kl
 from rcg_lightning.commands.official.base import OfficialFile
 from rcg_lightning.conditions import ClassCondition, NoCondition, RepresentationCondition
 from rcg_lightning.core.diffusion import Clean, Noise
@@ -20,7 +21,7 @@ from rcg_lightning.networks.ema import EMA
 from rcg_lightning.networks.heads import Projected, ProjectionHead
 from rcg_lightning.networks.rdm_mlp import ResidualMLP
 from rcg_lightning.networks.vit import VisionTransformer
-from rcg_lightning.pretrained.codecs import Representations
+from rcg_lightning.pretrained.codecs import KLLatents, Representations
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
@@ -138,6 +139,21 @@ def test_a_bundle_samples_by_itself(rcg, generator, rdm, encoder, tmp_path):
     files[-1] = tmp_path / "rcg"
     assert rcg("sample", *files, *words, "--out", tmp_path / "three")[0] == 0
     assert (tmp_path / "three" / "png" / "000003-seed3.png").read_bytes() == one
+
+
+def test_a_bundle_with_a_kl_autoencoder(rcg, make_stage, awake, save, tmp_path):
+    pytest.importorskip("diffusers")
+    denoiser = Denoiser(DiT(4, 16, 1, 2), LinearSchedule(100), Noise(), learned_variance=True)
+    stage = make_stage(codec=KLLatents(), denoiser=denoiser)
+    latent = {"shape": [8, 8, 8], "moments": True}
+    generator = save(awake(stage.build(Facts((3, 16, 16), None, {"latent": latent}))), tmp_path / "dit.ckpt")
+    kl = save_kl(tmp_path / "kl")
+    assert rcg("bundle", "--generator", generator, "--autoencoder", kl, "--out", tmp_path / "all")[0] == 0
+    made = Generator.load(tmp_path / "all").sample({"seed": torch.arange(2)})
+    other = Generator.load(generator)
+    other.codec.use_autoencoder(kl)
+    assert made.shape == (2, 3, 16, 16)
+    assert torch.equal(made, other.sample({"seed": torch.arange(2)}))
 
 
 def test_what_does_not_belong_together_is_no_bundle(refused, generator, rdm, encoder, tmp_path):
@@ -278,3 +294,4 @@ def test_training_begins_with_other_weights(rcg, refused, tmp_path):
     assert code == 0
     assert "taken over" not in said
     assert "no checkpoint at" in refused(*fit, "--init-from", tmp_path / "nothing")
+    assert "no state of training" in refused(*fit, "--ckpt_path", tmp_path / "bundle")

@@ -83,6 +83,6 @@ def main(name: str, argv: list[str]) -> None:
     examples = [
         "rcg bundle --generator runs/generator/last.ckpt --prior runs/rdm/last.ckpt --out runs/rcg",
         "rcg bundle --generator runs/mage_b --prior runs/rdm --out runs/rcg_mage_b          of converted files",
-        "rcg sample --checkpoint runs/rcg_mage_b --config mage_b_guided --out samples",
+        "rcg sample --checkpoint runs/rcg_mage_b --config rcg_mage_b_guided --out samples",
     ]
     call(bundle, name, argv, examples)

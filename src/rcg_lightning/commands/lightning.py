@@ -109,6 +109,11 @@ class StageCLI(LightningCLI):
                 read_stage(stage_content(config.init_from), str(config.init_from))
             return
         path = Path(config.trainer.default_root_dir) / "last.ckpt" if str(given) == "last" else Path(given)
+        require(
+            not path.is_dir(),
+            f"{path} is a folder, which holds weights but no state of training: --ckpt_path takes a .ckpt file, and "
+            "`rcg fit --init_from` begins with the weights of a folder",
+        )
         found = read_stage(read_checkpoint(path, "a stage"), str(path))["class_path"].rpartition(".")[2]
         wanted = config.model.class_path.rpartition(".")[2]
         require(

@@ -32,7 +32,7 @@ class Account:
 
     def lines(self) -> list[str]:
         """Say it, a line for each group of names."""
-        said = [f"mapped      {_groups(self.mapped, 10)}"] if self.mapped else []
+        said = [f"mapped      {_groups(self.mapped, 24)}"] if self.mapped else []
         said += [f"changed     {_groups(names, 3)}: {how}" for how, names in self.changed.items()]
         said += [f"ignored     {_groups(names, 3)}: {why}" for why, names in self.ignored.items()]
         if self.unknown:

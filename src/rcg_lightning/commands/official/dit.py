@@ -37,8 +37,8 @@ class DiTFile(OfficialFile):
 
     Args:
         heads: attention heads, for unpublished widths.
-        condition: NoCondition for an unconditional model whose file has a null representation, or none for one by
-            representation without; by default what the file looks like.
+        condition: of the model, where the file misleads: a null representation looks like RepresentationCondition,
+            several labels like ClassCondition, neither like NoCondition.
         classes: how many classes a table of labels is of, where it does not end in a row for none.
     """
 
