@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from rcg_lightning.commands.convert import read, to_native, to_official
 from rcg_lightning.commands.official.account import tensors
 from rcg_lightning.commands.official.base import OfficialFile
+from rcg_lightning.conditions import ClassCondition, NoCondition, RepresentationCondition
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, OffsetGrid, StrideGrid
 from rcg_lightning.pretrained.autoencoders import VQAutoencoder
@@ -29,8 +30,11 @@ def told(golden):
     kind = OfficialFile.kinds()[KINDS.get(name, name)]
     encoder = (config.get("encoder") or config.get("encoder_arch") or {}).get("num_heads")
     arch = config.get("arch", {})
-    if name in ("moco", "dino", "ibot", "deit", "dit"):
+    if name in ("moco", "dino", "ibot", "deit"):
         return kind(heads=arch["num_heads"])
+    if name == "dit":
+        classes = arch["num_classes"] if arch["num_classes"] > 1 else None
+        return kind(arch["num_heads"], condition(golden, classes), classes)
     if name == "adm":
         return kind(head_width=arch["num_head_channels"], image=arch["image_size"])
     if name == "mage":
@@ -38,8 +42,15 @@ def told(golden):
     if name == "ldm":
         params = config["model_params"]
         width = params["unet_config"]["params"]["num_head_channels"]
-        return kind(width, latent=params["image_size"], encoder_heads=encoder)
+        classes = params["cond_stage_config"]["params"]["n_classes"]
+        return kind(width, condition(golden, classes if classes > 1 else None), params["image_size"], encoder)
     return kind(encoder_heads=encoder) if name == "rdm" else kind()
+
+
+def condition(golden, classes):
+    if "in.rep" in golden.io:
+        return RepresentationCondition()
+    return ClassCondition() if classes else NoCondition()
 
 
 @pytest.fixture
@@ -236,3 +247,14 @@ def test_fine_tuning_on_a_larger_grid_resizes_the_learned_positions(golden, conv
         assert torch.equal(now[table], fresh[table])
         assert f"{classes} classes, the file knows {old.classes}" in "\n".join(lines)
     assert torch.equal(now["transformer.words.weight"], given["transformer.words.weight"])
+
+
+@pytest.mark.golden("dit")
+def test_the_condition_is_seen_where_the_file_tells(golden):
+    arch = golden.arch
+    if "in.rep" in golden.io and not arch["rep_dropout_prob"]:
+        pytest.skip("without a null representation it looks unconditional")
+    kind = OfficialFile.kinds()["dit"](heads=arch["num_heads"])
+    stage = kind.parts(read(golden.checkpoint, False), "it")["generator"].stage
+    assert type(stage.condition) is type(told(golden).condition)
+    assert stage.facts.classes == told(golden).classes
