@@ -218,7 +218,7 @@ def main(name: str, argv: list[str]) -> None:
         "rcg sample --checkpoint runs/generator/last.ckpt --prior runs/rdm/last.ckpt --number 64 --out runs/samples",
         "rcg sample … --guidance 2 --interval 0.2,0.8                 guided in the middle of sampling",
         "rcg sample … --guidance 2 --weak runs/generator/early.ckpt   guided by a weaker model",
-        "rcg sample … --autoencoder runs/tokenizer/autoencoder        from a generator of tokens or latents",
+        "rcg sample … --autoencoder runs/tokenizer/tokenizer        from a generator of tokens or latents",
         "rcg sample … --classes 3,5                                   by a class-conditional RDM",
         "rcg sample … --like picture.png --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
         "rcg sample … --between one.png other.png --number 9 --encoder …",
