@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import rcg_process
+from autoencoders import save_vq
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.sources import Digits
 from rcg_lightning.evaluation.reconstruction import reconstruction_scores
@@ -48,6 +49,17 @@ def test_a_lossy_codec_is_scored_and_shown(rcg, classifier, tmp_path):
     assert content["figures"][f"rfd/classifier_{count}_heldout"] > 0
     assert content["protocol"]["codec"]["init_args"] == {"levels": 3}
     assert Image.open(tmp_path / content["picture"]).width > 5 * 56
+
+
+def test_an_autoencoders_folder_is_all_that_it_takes(rcg, tmp_path):
+    folder = save_vq(tmp_path / "vq", channels=1)
+    out = ["--number", 20, "--out", tmp_path / "figures.json"]
+    code, _, error = rcg("reconstruct", "--codec", "VQTokens", "--codec.folder", folder, *REAL, *out)
+    assert code == 0, error
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert 0 < content["figures"]["psnr/pixels_20_heldout"] < 40
+    assert content["protocol"]["codec"]["class_path"].endswith("VQTokens")
+    assert content["protocol"]["codec_identity"]
 
 
 def test_two_processes_give_what_one_gives(rcg, classifier, tmp_path):

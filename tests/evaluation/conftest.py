@@ -66,6 +66,12 @@ def inception_weights(tmp_path_factory):
     torch.save({}, path)
     torch.manual_seed(0)
     network = Empty("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    for block in network.modules():  # as if trained: fresh normalisations do nothing, and features vanish
+        if isinstance(block, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(block.running_mean, std=0.01)
+            torch.nn.init.normal_(block.bias, std=0.01)
+            torch.nn.init.uniform_(block.running_var, 0.12, 0.4)
+            torch.nn.init.uniform_(block.weight, 1.0, 1.5)
     torch.save(network.state_dict(), path)
     return path
 

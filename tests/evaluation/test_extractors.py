@@ -30,8 +30,8 @@ def test_inception_is_torch_fidelitys_on_colour_and_grey(inception_weights):
     expected = theirs(grey.repeat(1, 3, 1, 1))
     shapes = features.shape[1], logits.shape[1], spatial.shape[1]
     assert shapes == (ours.dim, ours.classes, ours.spatial_dim) == (2048, 1008, 2023)
-    torch.testing.assert_close(features, expected[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
+    for mine, original in ((features, expected[0]), (logits, expected[1])):  # normalisations are in the convolutions
+        assert float((mine - original).abs().max()) < 1e-5 * float(original.abs().max())
     assert ours.identity.startswith("inception-")
 
 
