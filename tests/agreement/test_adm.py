@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from recorded import Recorded, check_forward
 
 from rcg_lightning.core.diffusion import Noise, Posterior, add_noise, transition_table, variational_bound
 from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, StrideGrid
@@ -67,26 +68,9 @@ class Model:
             return [x for x, _ in sampler.trajectory(denoise, self.denoiser.schedule, noise, self.shape)]
 
 
-class Recorded:
-    """Stands in for SeededNoise: gives the recorded start and noise_seq (steps, rows or 1, *S)."""
-
-    def __init__(self, start, sequence):
-        self.start, self.sequence, self.rows = start, sequence, len(start)
-
-    def normal(self, step, *shape):
-        return self.start if step == 0 else self.sequence[step - 1].expand(self.rows, *shape)
-
-
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
 def test_forward(golden, ema):
-    model = Model(golden, ema)
-    x, t = golden.io["in.x"], golden.io["in.t"]
-    expected = golden.io["out.forward_ema" if ema else "out.forward"]
-    with torch.no_grad():
-        output = model.denoiser.network(x, t, model.condition(len(x)))
-        one = model.denoiser.network(x[:1], t[:1], model.condition(1))
-    torch.testing.assert_close(output, expected, **CLOSE)
-    torch.testing.assert_close(one, expected[:1], **CLOSE)
+    check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
 def test_averaged_weights_are_told_from_the_last(golden):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from recorded import Recorded, check_forward
 
 from rcg_lightning.core.diffusion import Noise
 from rcg_lightning.core.samplers import DDIM, OffsetGrid
@@ -69,14 +70,7 @@ class Model:
 
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
 def test_forward(golden, ema):
-    model = Model(golden, ema)
-    x, t = golden.io["in.x"], golden.io["in.t"]
-    expected = golden.io["out.forward_ema" if ema else "out.forward"]
-    with torch.no_grad():
-        output = model.denoiser.network(x, t, model.condition(len(x)))
-        one = model.denoiser.network(x[:1], t[:1], model.condition(1))
-    torch.testing.assert_close(output, expected, **CLOSE)
-    torch.testing.assert_close(one, expected[:1], **CLOSE)
+    check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
 def test_averaged_weights_are_told_from_the_last(golden):
@@ -110,16 +104,6 @@ def test_loss_and_gradients(golden):
         if name.startswith("grad.") and float(expected.abs().max()) > 0:
             ours = gradient(name.removeprefix(f"grad.{RDM_NETWORK}"))
             torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
-
-
-class Recorded:
-    """Stands in for SeededNoise: gives the recorded start and noise_seq (steps, B, *S)."""
-
-    def __init__(self, start, sequence):
-        self.start, self.sequence = start, sequence
-
-    def normal(self, step, *shape):
-        return self.start if step == 0 else self.sequence[step - 1]
 
 
 def test_sampling(golden):

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from recorded import Recorded
 from torch import Tensor
 
 from rcg_lightning.core.diffusion import Clean, Posterior, add_noise
@@ -156,17 +157,6 @@ def test_loss_from_images(golden):
         loss = training_loss(model, golden, z)
     torch.testing.assert_close(z, flat(io["out.rep_from_images"]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(loss, io["out.loss_from_images"], rtol=1e-4, atol=1e-5)
-
-
-class Recorded:
-    """Stands in for SeededNoise: gives the recorded start, and noise_seq (steps, B, C) step by step."""
-
-    def __init__(self, start, sequence):
-        self.start, self.sequence = start, sequence
-
-    def normal(self, step, *shape):
-        assert self.start.shape[1:] == shape
-        return self.start if step == 0 else self.sequence[step - 1]
 
 
 def ddim_runs(golden):

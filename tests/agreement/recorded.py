@@ -1,0 +1,26 @@
+"""What agreement tests of diffusion models share."""
+
+import torch
+
+
+class Recorded:
+    """Stands in for SeededNoise: gives the recorded start and noise_seq (steps, rows or 1, *S)."""
+
+    def __init__(self, start, sequence):
+        self.start, self.sequence, self.rows = start, sequence, len(start)
+
+    def normal(self, step, *shape):
+        if step == 0:
+            return self.start
+        return self.sequence[step - 1][: self.rows].expand(self.rows, *shape)
+
+
+def check_forward(model, golden, ema, close):
+    """The network's output for all recorded rows, and for the first alone."""
+    x, t = golden.io["in.x"], golden.io["in.t"]
+    expected = golden.io["out.forward_ema" if ema else "out.forward"]
+    with torch.no_grad():
+        output = model.denoiser.network(x, t, model.condition(len(x)))
+        one = model.denoiser.network(x[:1], t[:1], model.condition(1))
+    torch.testing.assert_close(output, expected, **close)
+    torch.testing.assert_close(one, expected[:1], **close)
