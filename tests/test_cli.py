@@ -1,6 +1,8 @@
 """The `rcg` command itself: help without torch, exit codes, and one line for whatever goes wrong."""
 
+import contextlib
 import errno
+import signal
 import subprocess
 import sys
 import time
@@ -92,3 +94,17 @@ def test_a_reader_that_leaves_is_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("usage: rcg pipeline")
     assert done.stderr == ""
+
+
+def test_an_interruption_that_a_library_swallows_still_ends_the_command(monkeypatch, capsys):
+    def swallowing(name, argv):
+        with contextlib.suppress(KeyboardInterrupt):  # as a finaliser or a careless library does
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(cli, "run", swallowing)
+    assert cli.main(["sample"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(cli, "run", lambda name, argv: None)
+    assert cli.main(["sample"]) == 0  # it is forgotten afterwards

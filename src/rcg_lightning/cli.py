@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from rcg_lightning import __version__
+from rcg_lightning import __version__, interruption
 from rcg_lightning.errors import UserError
 
 # name -> (module and function, one line of help)
@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rcg: no command {name}{hint}", file=sys.stderr)
         return 2
     try:
-        run(name, rest)
+        with interruption.remembered():
+            run(name, rest)
+            interruption.check()
         sys.stdout.flush()
     except BaseException as error:
         if show_traceback and not isinstance(error, SystemExit):

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rcg_lightning import cli
+from rcg_lightning import cli, interruption
 from rcg_lightning.commands.parsing import call, find_config, named_configs, read_config, say
 from rcg_lightning.commands.steps import PLACEHOLDER, Pipeline, Step, read_pipeline
 from rcg_lightning.errors import UserError
@@ -170,6 +170,7 @@ def run_command(words: list[str], step: Step) -> None:
         try:
             with _clean_process():
                 cli.run(words[0], words[1:])
+                interruption.check()  # before the step counts as finished
         except UserError as error:
             raise UserError(f"step {step.name}: {error}") from error
         return

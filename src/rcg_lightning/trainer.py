@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from rcg_lightning.callbacks.checkpoint import Checkpoint, WholeFiles
-from rcg_lightning.callbacks.monitor import Hyperparameters, Throughput
+from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Throughput
 from rcg_lightning.callbacks.reseed import Reseed
 
 
@@ -47,7 +47,7 @@ class Trainer(pl.Trainer):
     ) -> None:
         folder = str(default_root_dir)
         tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
-        always: list[Callback] = [Reseed(seed), Checkpoint(checkpoint_every)]
+        always: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every)]
         if kwargs.get("enable_progress_bar", True):
             always.append(TQDMProgressBar(refresh_rate=10, leave=True))
         if tracking is not False:

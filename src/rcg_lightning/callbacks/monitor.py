@@ -1,4 +1,4 @@
-"""Speed and settings of a run, for TensorBoard."""
+"""Interruptions of a run; its speed and settings, for TensorBoard."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,17 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from rcg_lightning import interruption
 from rcg_lightning.described import Described, describe
+
+
+class Interruption(Callback):
+    """Ends training where an interruption from the keyboard was lost on its way."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        interruption.check()
+
+    on_predict_batch_start = on_validation_batch_start = on_train_batch_start
 
 
 class Throughput(Callback):
