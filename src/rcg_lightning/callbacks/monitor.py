@@ -19,7 +19,11 @@ class Interruption(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         interruption.check()
 
-    on_predict_batch_start = on_validation_batch_start = on_train_batch_start
+    def on_predict_batch_start(self, *_: Any) -> None:
+        interruption.check()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        interruption.check()
 
 
 class Throughput(Callback):
