@@ -30,10 +30,14 @@ def test_cosine_rate():
     assert Cosine(final=0.1).factor(10, 10) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("total", [-1, 2])
-def test_a_cosine_needs_an_end_after_its_warm_up(total):
+def test_a_cosine_needs_an_end():
     with pytest.raises(UserError, match="max_steps"):
-        Cosine(warmup=2).factor(3, total)
+        Cosine(warmup=2).factor(3, -1)
+
+
+@pytest.mark.parametrize("total", [1, 2])
+def test_training_may_end_with_its_warm_up(total):
+    assert [Cosine(warmup=2).factor(step, total) for step in range(3)] == [0.5, 1, 1]
 
 
 def network():

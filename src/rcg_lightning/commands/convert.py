@@ -55,7 +55,7 @@ def read(path: Path, trust_pickle: bool) -> dict[str, Any]:
         UserError: there is no such file, it is damaged, or it holds objects and ``trust_pickle`` is not set.
     """
     try:
-        return read_checkpoint(path, "the conversion")
+        return read_checkpoint(path, "an official model")
     except UserError as error:
         name = unsafe_name(error.__cause__)
         if name is None:

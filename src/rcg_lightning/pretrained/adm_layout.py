@@ -118,5 +118,9 @@ def _to_official(name: str, tensor: Tensor, head_width: int) -> Tensor:
 
 def _heads(qkv: Tensor, head_width: int) -> int:
     fits = len(qkv) % (3 * head_width) == 0
-    require(fits, f"{len(qkv) // 3} channels of this ADM cannot be split into heads of {head_width}: give head_width")
+    require(
+        fits,
+        f"{len(qkv) // 3} channels of this ADM cannot be split into heads of {head_width}: give head_width "
+        "(rcg convert: --kind adm --kind.head_width N)",
+    )
     return len(qkv) // (3 * head_width)

@@ -34,9 +34,18 @@ def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
             return dict(load_file(path))
         content = read_torch(path)
     except READING_FAILS as error:
-        raise UserError(f"{path} cannot be read as a file of weights: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} cannot be read as a file of weights: {_reason(error)}") from error
     require(isinstance(content, Mapping), f"{path} holds a {type(content).__name__} instead of weights")
     return dict(content)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, and what to do; torch's own words advise to run what is in it."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return f"it is damaged or incomplete ({' '.join(str(error).split())[:120]}): fetch or copy it again"
+    if "GLOBAL" in str(error):
+        return "it holds objects besides weights, which are not read: `rcg convert` can leave them out"
+    return "its content is something else: give a file of weights"
 
 
 def read_torch(path: Path) -> Any:

@@ -128,7 +128,7 @@ def build_backbone(state: State, heads: int | None, usual: Mapping[int, int], wh
     require(
         heads is not None,
         f"{where} holds a Vision Transformer of width {width}, whose number of attention heads cannot be seen: "
-        "give it as heads",
+        "give it as heads (rcg convert: --kind.heads, or --kind.encoder_heads for the encoder in another model's file)",
     )
     with torch.device("meta"):
         network = VisionTransformer(

@@ -27,6 +27,8 @@ class Rate(Described):
         """Return the factor for ``step`` in [0, total); ``total`` is -1 where training has no set end."""
         if step < self.warmup:
             return (step + 1) / self.warmup
+        if 0 <= total <= self.warmup:  # training ends with its warm-up
+            return 1.0
         return self.after_warmup(step - self.warmup, total - self.warmup)
 
     @abstractmethod
@@ -48,7 +50,7 @@ class Cosine(Rate):
         self.final = final
 
     def after_warmup(self, step: int, total: int) -> float:
-        require(total > 0, "a Cosine learning rate needs trainer.max_steps, greater than its warmup")
+        require(total > 0, "a Cosine learning rate needs an end: set trainer.max_steps")
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
 
 
