@@ -1,10 +1,13 @@
 """`rcg bench`: what it counts is what was done."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
+from rcg_lightning.bench import generators
+from rcg_lightning.bench.generators import DiTTraining, MAGETraining
 from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.bench.measure import SavedBytes, measure
 from rcg_lightning.bench.report import Row, table
@@ -95,3 +98,22 @@ def test_mistakes(tmp_path, monkeypatch):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match="no result of"):
         command.bench(compare=tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("make", [lambda: MAGETraining(1), lambda: DiTTraining(1, "b2")], ids=["mage", "dit"])
+def test_generators_take_what_a_store_gives(make, monkeypatch):
+    """One example through the losses of the published stage, with networks of one narrow block."""
+    monkeypatch.setattr(generators, "training_step", lambda stage, batch, device: lambda: stage.losses(batch)["loss"])
+    monkeypatch.setattr(generators, "shipped_stage", partial(narrow, generators.shipped_stage))
+    work, _ = make().prepare(CPU)
+    assert work().isfinite()
+
+
+def narrow(shipped, config, facts, **changes):
+    small = {"width": 32, "depth": 1, "heads": 2}
+    for arguments in (changes.get("transformer", {}), changes.get("denoiser", {}).get("network", {})):
+        if arguments:
+            arguments["init_args"] |= small
+    if "transformer" in changes:
+        changes["transformer"]["init_args"] |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+    return shipped(config, facts, **changes)

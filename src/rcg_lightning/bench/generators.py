@@ -20,7 +20,7 @@ FACTS = Facts(
     columns={
         "representation": {"shape": [DIM]},
         "tokens": {"shape": [TOKENS], "count": CODES},
-        "latent": {"shape": list(LATENT)},
+        "latent": {"shape": list(LATENT), "moments": True},
     },
 )
 
