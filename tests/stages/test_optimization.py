@@ -6,7 +6,7 @@ from torch import nn
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
-from rcg_lightning.stages.optimization import SGD, AdamW, Constant, Cosine
+from rcg_lightning.stages.optimization import SGD, AdamW, Constant, Cosine, Exponential
 from rcg_lightning.types import Vector
 
 
@@ -103,3 +103,35 @@ def test_settings_reach_torch():
     assert listed.param_groups[0]["betas"] == (0.5, 0.6)
     sgd, _ = SGD(momentum=0.7, weight_decay=0.2).make([network()], 10)
     assert (sgd.param_groups[0]["momentum"], sgd.param_groups[0]["weight_decay"]) == (0.7, 0.2)
+
+
+def test_exponential_rate_falls_to_its_floor():
+    law = Exponential(2.0, floor=0.2)
+    assert rates(law, 5, total=-1) == [1, 0.5, 0.25, 0.2, 0.2]
+    with pytest.raises(UserError, match="at least 1"):
+        Exponential(0.9)
+
+
+def test_momentum_grows_and_resumes():
+    weights = nn.Linear(2, 2)
+    optimizer, scheduler = SGD(momentum=0.5, final_momentum=0.7, momentum_steps=4).make([weights], 10)
+    seen = []
+    for _ in range(6):
+        seen.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7, 0.7])
+    again, law = SGD(momentum=0.5, final_momentum=0.7, momentum_steps=4).make([weights], 10)
+    law.load_state_dict(scheduler.state_dict())
+    again.step()
+    law.step()
+    assert again.param_groups[0]["momentum"] == pytest.approx(0.7)
+
+
+def test_weights_into_a_unit_are_cut_to_their_largest_norm():
+    layer = nn.Linear(2, 2)
+    layer.weight.data = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    optimizer, _ = SGD(lr=0.0, max_norm=1.0).make([layer], 1)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.data, torch.tensor([[0.6, 0.8], [0.3, 0.4]]))

@@ -5,7 +5,7 @@ Learning rates are absolute. Write the effective batch size that they were chose
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -52,6 +52,21 @@ class Cosine(Rate):
     def after_warmup(self, step: int, total: int) -> float:
         require(total > 0, "a Cosine learning rate needs an end: set trainer.max_steps")
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+
+
+class Exponential(Rate):
+    """Warm-up, then the base rate divided by ``ratio`` again at every step, but not below ``floor`` times itself.
+
+    Goodfellow et al. (2014) and Mirza & Osindero (2014): .1 divided by 1.000004 and 1.00004, down to 1e-6.
+    """
+
+    def __init__(self, ratio: float, floor: float = 0.0, warmup: int = 0) -> None:
+        super().__init__(warmup)
+        require(ratio >= 1, f"an Exponential rate is divided by a ratio of at least 1, not {ratio}")
+        self.ratio, self.floor = ratio, floor
+
+    def after_warmup(self, step: int, total: int) -> float:
+        return max(self.ratio**-step, self.floor)
 
 
 class Optimizer(Described):
@@ -103,15 +118,23 @@ class AdamW(Optimizer):
         groups: list[dict[str, Any]] = [{"params": [p for p in named.values() if id(p) not in spared_ids]}]
         if spared:
             groups.append({"params": spared, "weight_decay": 0.0})
-        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in named.values())
-        betas = (self.betas[0], self.betas[1])
+        fused, betas = _fusible(named), (self.betas[0], self.betas[1])
         return torch.optim.AdamW(
             groups, lr=self.lr, betas=betas, weight_decay=self.weight_decay, eps=self.eps, fused=fused
         )
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum, fused where torch has a fused kernel.
+
+    Args:
+        momentum: at the start.
+        final_momentum: what it grows to, linearly; None keeps it.
+        momentum_steps: steps until then.
+        weight_decay: coupled weight decay.
+        max_norm: largest norm of the weights that lead into one unit of a linear map, to which they are cut after every
+            step, as maxout networks are trained (Goodfellow et al. 2013); None for no limit.
+    """
 
     def __init__(
         self,
@@ -120,12 +143,61 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         rate: Rate | None = None,
         clip: float | None = None,
+        final_momentum: float | None = None,
+        momentum_steps: int = 0,
+        max_norm: float | None = None,
     ) -> None:
         super().__init__(lr, rate or Constant(), clip)
-        self.momentum, self.weight_decay = momentum, weight_decay
+        self.momentum, self.weight_decay, self.max_norm = momentum, weight_decay, max_norm
+        self.final_momentum, self.momentum_steps = final_momentum, momentum_steps
+
+    def make(self, modules: Iterable[nn.Module], total_steps: int) -> tuple[TorchOptimizer, LambdaLR]:
+        modules = list(modules)
+        optimizer, scheduler = super().make(modules, total_steps)
+        if self.final_momentum is not None:
+            scheduler = _WithMomentum(optimizer, scheduler.lr_lambdas[0], self._momentum)
+        if self.max_norm is not None:
+            linear = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear)]
+            weights, limit = [layer.weight for layer in linear], self.max_norm
+            optimizer.register_step_post_hook(lambda *_: _limit_rows(weights, limit))
+        return optimizer, scheduler
 
     def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
-        return torch.optim.SGD(named.values(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        fused = _fusible(named)
+        return torch.optim.SGD(
+            named.values(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
+        )
+
+    def _momentum(self, step: int) -> float:
+        assert self.final_momentum is not None
+        grown = min(step / self.momentum_steps, 1.0) if self.momentum_steps else 1.0
+        return self.momentum + (self.final_momentum - self.momentum) * grown
+
+
+class _WithMomentum(LambdaLR):
+    """A rate law that sets the momentum too."""
+
+    def __init__(self, optimizer: TorchOptimizer, factor: Callable[[int], float], law: Callable[[int], float]) -> None:
+        self._law = law
+        super().__init__(optimizer, factor)
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        for group in self.optimizer.param_groups:
+            group["momentum"] = self._law(self.last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "_law"}
+
+
+@torch.no_grad()
+def _limit_rows(weights: list[nn.Parameter], limit: float) -> None:
+    for weight in weights:
+        weight.copy_(weight.renorm(2, 0, limit))
+
+
+def _fusible(named: dict[str, nn.Parameter]) -> bool:
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in named.values())
 
 
 def _named(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
