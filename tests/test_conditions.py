@@ -1,13 +1,16 @@
+import numpy as np
 import pytest
 import torch
 
 from rcg_lightning.conditions import (
     ClassCondition,
     ClusterCondition,
+    InstanceCondition,
     JointCondition,
     NoCondition,
     RepresentationCondition,
 )
+from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.codecs import Representations
 from rcg_lightning.types import Classes, Facts, Vector
@@ -179,3 +182,57 @@ def test_a_prior_is_no_part_of_the_generators_checkpoint(make_stage, prior):
     alone = make_stage(RepresentationCondition()).build(FACTS)
     assert stage.state_dict().keys() == alone.state_dict().keys()
     assert len(list(stage.parameters())) == len(list(alone.parameters()))
+
+
+# instances
+
+INSTANCES = Facts((1, 8, 8), classes=10, columns={"instance": {"shape": [6]}}, identities={"instance": "encoder-1"})
+
+
+def bank(folder, encoder="encoder-1", labels=True, rows=5):
+    identity = {"dataset": "d", "split": "instances", "geometry": "g", "representation": encoder}
+    writer = StoreWriter(folder, rows, 2, 4, identity)
+    for shard in writer.shards:
+        index = np.arange(shard.start, shard.stop)
+        found = np.broadcast_to(index[:, None, None], (len(index), 2, 6)).astype(np.float32).copy()
+        found[:, 1] += 100
+        columns = {"representation": found}
+        if labels:
+            columns["labels"] = np.stack([index, index + 5], 1)[:, None].repeat(2, 1)
+        writer.write(shard, columns)
+    writer.finish({name: {} for name in columns})
+    return folder
+
+
+def test_instances_are_drawn_by_seed_with_the_label_of_a_neighbour(tmp_path):
+    joint = JointCondition([ClassCondition(), InstanceCondition()])
+    assert joint.needs == {"label", "instance"}
+    assert joint.parts(INSTANCES) == (Classes(10), Vector(6))
+    joint.use_instances(bank(tmp_path / "bank"))
+    label, instance = joint.sample({"seed": SEEDS})
+    drawn = instance[:, 0].long()
+    assert torch.bincount(drawn, minlength=5).float().div(len(SEEDS)).sub(0.2).abs().max() < 0.02  # uniform
+    assert (instance == drawn[:, None]).all()  # view 0
+    assert (label % 5 == drawn).all()
+    assert (label >= 5).float().mean() == pytest.approx(0.5, abs=0.02)
+    again, same = joint.sample({"seed": SEEDS[7:9]})
+    assert torch.equal(again, label[7:9])
+    assert torch.equal(same, instance[7:9])
+    chosen, _ = joint.sample({"seed": SEEDS[:2], "label": torch.tensor([1, 2])})
+    assert chosen.tolist() == [1, 2]
+
+
+def test_instances_that_do_not_fit(tmp_path):
+    condition = InstanceCondition()
+    with pytest.raises(UserError, match="rcg neighbours"):
+        condition.parts(FACTS)
+    condition.parts(INSTANCES)
+    with pytest.raises(UserError, match="--instances"):
+        condition.sample({"seed": SEEDS[:2]})
+    with pytest.raises(UserError, match="encoder-2.*encoder-1"):
+        condition.use_instances(bank(tmp_path / "other", "encoder-2"))
+    joint = JointCondition([ClassCondition(), InstanceCondition()])
+    joint.parts(INSTANCES)
+    joint.use_instances(bank(tmp_path / "bare", labels=False))
+    with pytest.raises(UserError, match="labels of their neighbours"):
+        joint.sample({"seed": SEEDS[:2]})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.core.random import SeededNoise
+from rcg_lightning.data.store import Store
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
@@ -17,6 +18,7 @@ from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, Classes, Condition, Facts, Part, Raw, Vector, require
 
 LABEL_STREAM = 3  # draws of labels and clusters, apart from those of the generators of the same seed
+INSTANCE_STREAM = 4  # draws of instances
 
 
 class NoCondition(Condition):
@@ -83,48 +85,100 @@ class RepresentationCondition(Condition):
         encoder: computes representations from pictures in training; None reads them from a store.
     """
 
+    key = "representation"  # of a batch and of the facts about its columns
+    lacks = "the representation condition needs representations: run `rcg extract`, add its store to data.stores"
+    unsampled = "no representation model to sample from: give its checkpoint with --prior"
+
     def __init__(self, prior: Path | None = None, encoder: Encoder | None = None) -> None:
         self.encoder = encoder
         self._prior = Frozen(lambda: Generator.load(prior_at(prior))) if prior else None
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset({"representation" if self.encoder is None else "image"})
+        return frozenset({self.key if self.encoder is None else "image"})
 
     def use_prior(self, path: Path) -> None:
         self._prior = Frozen(lambda: Generator.load(prior_at(path)))
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
-        self.identity = facts.identities.get("representation")
+        self.identity = facts.identities.get(self.key)
         if self.encoder is not None and not facts.encoded_online:
             self.identity, self.dim = self.encoder.identity, self.encoder.dim
             return (Vector(self.dim),)
-        if "representation" not in facts.columns:
-            raise UserError(
-                "the representation condition needs representations: run `rcg extract`, add its store to data.stores"
-            )
-        self.dim = facts.columns["representation"]["shape"][0]
+        require(self.key in facts.columns, self.lacks)
+        self.dim = facts.columns[self.key]["shape"][0]
         return (Vector(self.dim),)
 
     def observe(self, batch: Batch) -> Raw:
         if self.encoder is not None:
             return (self.encoder(batch["image"]),)
-        return (batch["representation"],)
+        return (batch[self.key],)  # type: ignore[literal-required]
 
     def sample(self, batch: Batch) -> Raw:
-        if "representation" in batch:
-            return (batch["representation"],)
+        if self.key in batch:
+            return (batch[self.key],)  # type: ignore[literal-required]
         if self._prior is None:
-            raise UserError("no representation model to sample from: give its checkpoint with --prior")
+            raise UserError(self.unsampled)
         prior = self._prior.module
         assert isinstance(prior, Generator)
         made = f"the prior makes {prior.codec.makes}s of shape {prior.shape}"
         fits = prior.codec.makes == "representation" and prior.shape == (self.dim,)
         require(fits, f"{made}: give a model of the representations, of {self.dim} numbers, that the generator reads")
-        theirs = prior.facts.identities.get("representation") if prior.facts else None
-        agree = None in (self.identity, theirs) or self.identity == theirs
-        require(agree, f"the prior models representations {theirs}, the generator was trained on {self.identity}")
+        self._check(prior.facts.identities.get("representation") if prior.facts else None, "the prior models")
         return (self._prior(batch["seed"], batch.get("label")),)
+
+    def _check(self, theirs: str | None, who: str) -> None:
+        """Raise UserError where representations are not of the encoder that the generator was trained with."""
+        agree = None in (self.identity, theirs) or self.identity == theirs
+        require(agree, f"{who} representations {theirs}, the generator was trained on {self.identity}")
+
+
+class InstanceCondition(RepresentationCondition):
+    """The representation of a picture, of which the one that is shown is a near neighbour (IC-GAN, Casanova 2021).
+
+    So p(x) is a mixture over instances, each a neighbourhood. Neighbours are drawn by the data module, from a store
+    that `rcg neighbours` made. For generation an instance is drawn uniformly from a store of instances: that of the
+    training pictures, fewer that were chosen from them, or one of other pictures that the generator never saw, encoded
+    by the same encoder; or it is sampled from a representation diffusion model. Joined to a class, the label is that of
+    one of the instance's neighbours, as in the official code.
+
+    Args:
+        prior: checkpoint of a generator of representations, for sampling without a store.
+    """
+
+    key = "instance"
+    lacks = (
+        "the instance condition needs representations and neighbours: run `rcg extract` and `rcg neighbours`, add both "
+        "stores to data.stores"
+    )
+    unsampled = "no instances to sample from: give their store with --instances, or an RDM's checkpoint with --prior"
+
+    def __init__(self, prior: Path | None = None) -> None:
+        super().__init__(prior)
+        self._instances: Store | None = None
+
+    def use_instances(self, path: Path) -> None:
+        store = Store.open(path)
+        require("representation" in store.columns, f"{path} holds no representations: it cannot be sampled from")
+        shape = store.columns["representation"]["shape"]
+        require(shape == [self.dim], f"the instances at {path} have shape {shape}, the generator reads {[self.dim]}")
+        self._check(store.identity.get("representation"), f"{path} holds instances of")
+        self._instances = store
+
+    def completed(self, batch: Batch) -> Batch:
+        if self.key in batch or self._instances is None:
+            return batch
+        seeds, store = batch["seed"], self._instances
+        noise = SeededNoise(seeds, INSTANCE_STREAM)
+        index = noise.integers(0, store.size).cpu().numpy()
+        drawn: Batch = {"instance": torch.from_numpy(store.read("representation", index)).float().to(seeds.device)}
+        if "labels" in store.columns:
+            labels = torch.from_numpy(store.read("labels", index)).long().to(seeds.device)  # (B, k), of its neighbours
+            drawn["label"] = labels.gather(1, noise.integers(1, labels.shape[1])[:, None])[:, 0]
+        return drawn | batch  # what is given stays
+
+    def sample(self, batch: Batch) -> Raw:
+        return super().sample(self.completed(batch))
 
 
 class JointCondition(Condition):
@@ -154,10 +208,23 @@ class JointCondition(Condition):
         for condition in self.conditions:
             condition.use_prior(path)
 
+    def use_instances(self, path: Path) -> None:
+        for condition in self.conditions:
+            condition.use_instances(path)
+
+    def completed(self, batch: Batch) -> Batch:
+        for condition in self.conditions:
+            batch = condition.completed(batch)
+        agree = "instance" not in batch or "label" in batch or "label" not in self.needs
+        made = "make them by `rcg instances` from labelled pictures and their neighbours, or choose --classes"
+        require(agree, f"the instances come without the labels of their neighbours: {made}")
+        return batch
+
     def observe(self, batch: Batch) -> Raw:
         return tuple(raw for condition in self.conditions for raw in condition.observe(batch))
 
     def sample(self, batch: Batch) -> Raw:
+        batch = self.completed(batch)
         return tuple(raw for condition in self.conditions for raw in condition.sample(batch))
 
 

@@ -22,7 +22,9 @@ class Batch(TypedDict, total=False):
     view: Tensor  # (B,) int64, which stored view of the picture
     seed: Tensor  # (B,) int64, the name of a sample to be generated
     representation: Tensor  # (B, R) float32
+    instance: Tensor  # (B, R) float32, the representation of the picture among whose neighbours this one was drawn
     cluster: Tensor  # (B,) int64
+    tag: Tensor  # (B,) int64, one of the picture's words: its place in the vocabulary
     tokens: Tensor  # (B, N) int64, row by row: indices into a codebook
     latent: Tensor  # (B, *S) float32, what an autoencoder makes of the picture
 
@@ -94,8 +96,15 @@ class Condition(Described):
     def sample(self, batch: Batch) -> Raw:
         """Return a raw condition for each ``batch["seed"]`` (generation); what the batch holds already is used."""
 
+    def completed(self, batch: Batch) -> Batch:
+        """Return a batch to be sampled, with what this condition draws that others joined to it must agree with."""
+        return batch
+
     def use_prior(self, path: Path) -> None:
         """Sample from the generator whose checkpoint is at ``path``, where the condition is sampled from one."""
+
+    def use_instances(self, path: Path) -> None:
+        """Sample from the store of instances at ``path``, where the condition is an instance."""
 
 
 class Codec(Described):

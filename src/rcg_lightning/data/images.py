@@ -129,10 +129,14 @@ class ImageData(Described, LightningDataModule):
         for name, store in columns.items():
             if name in store.identity:
                 identities[name] = str(store.identity[name])
+        described = {name: dict(store.columns[name]) for name, store in columns.items()}
+        if "instance" in self._available("train"):
+            described["instance"] = dict(described["representation"])
+            identities["instance"] = identities["representation"]
         return Facts(
             image=self.geometry.shape(pictures.channels, pictures.shape),
             classes=pictures.classes,
-            columns={name: dict(store.columns[name]) for name, store in columns.items()},
+            columns=described,
             identities=identities,
         )
 
@@ -238,7 +242,10 @@ class ImageData(Described, LightningDataModule):
 
     def _available(self, split: str) -> frozenset[str]:
         labels = {"label"} if self.pictures(split).labels is not None else set()
-        return _FROM_PICTURES | labels | self.columns(split).keys()
+        columns = self.columns(split).keys()
+        # in training one instance has several pictures; a held-out picture is its own
+        instances = columns >= ({"representation", "neighbours"} if split == "train" else {"representation"})
+        return _FROM_PICTURES | labels | columns | ({"instance"} if instances else set())
 
     def _check(self, split: str) -> None:
         """Raise a UserError where the pictures or stores of ``split`` cannot give what is needed."""
@@ -248,6 +255,11 @@ class ImageData(Described, LightningDataModule):
                 f"labels are needed, and {type(self.source).__name__} has none: "
                 "use a source with classes, or a condition that needs no labels"
             )
+        if "instance" in missing and split == "train":
+            raise UserError(
+                "instances need representations and neighbours of the training pictures: run rcg extract and "
+                "rcg neighbours, and give both stores as data.stores"
+            )
         if missing:
             option = "stores" if split == "train" else "heldout_stores"
             raise UserError(
@@ -255,6 +267,8 @@ class ImageData(Described, LightningDataModule):
                 f"make a store with rcg extract and give it as data.{option}"
             )
         _ = self.geometry.shape(self.pictures(split).channels, self.pictures(split).shape)
+        if "instance" in self.needs and split == "train":
+            self._check_neighbours()
         used = {store.path: store for name, store in self.columns(split).items() if name in self.needs}
         if "image" in self.needs:  # then picture and stored row must be the same view
             for store in used.values():
@@ -265,11 +279,23 @@ class ImageData(Described, LightningDataModule):
                 "data.views as in the extraction, or a geometry without chance",
             )
 
+    def _check_neighbours(self) -> None:
+        """Raise a UserError where neighbours were found among other representations than those that are joined."""
+        columns = self.columns("train")
+        store, mine = columns["neighbours"], columns["representation"].identity.get("representation")
+        theirs = store.columns["neighbours"].get("representation")
+        require(
+            theirs == mine,
+            f"{store.path} has neighbours by representations {theirs}, and the representations are {mine}: run rcg "
+            "neighbours on the store that you give",
+        )
+
     def _check_heldout(self) -> None:
         """Raise a UserError where a needed column of the held-out pictures was not made as that of training was."""
         train = self.columns("train")
+        needs = self.needs | ({"representation"} if "instance" in self.needs else set())
         for name, store in self.columns("heldout").items():
-            if name in self.needs & train.keys():
+            if name in needs & train.keys():
                 store.check(**{name: train[name].identity.get(name)})
 
     def _loader(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:

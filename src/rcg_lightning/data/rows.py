@@ -15,7 +15,7 @@ from rcg_lightning.data.stream import Keys
 from rcg_lightning.types import Batch
 
 # what a random number is for, so that no two uses share one
-_IMAGE, _PAIR, _VIEW, _FIXED = range(4)
+_IMAGE, _PAIR, _VIEW, _FIXED, _NEIGHBOUR, _INSTANCE = range(6)
 
 
 class Rows(Dataset[Batch]):
@@ -24,6 +24,9 @@ class Rows(Dataset[Batch]):
     In training (keys with an epoch) a picture is placed at random, from a hash of (seed, epoch, index); where there
     are fixed views (``views``, or ``stores`` with several), one of them is drawn instead, and every key of that row is
     of that view. Otherwise the keys' view is made, without chance; without ``views`` it is the deterministic one.
+
+    Where an ``instance`` is needed, a key in training names the instance, and everything else in its row is of one of
+    its neighbours, drawn anew; otherwise a picture is its own instance.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class Rows(Dataset[Batch]):
         self.geometry = geometry
         self.views = views
         self.stores = {name: store for name, store in stores.items() if name in needs}
+        self.instances = stores["representation"] if "instance" in needs else None
+        self.neighbours = stores.get("neighbours") if "instance" in needs else None
         self.needs = needs
         self.seed = seed
 
     def __getitem__(self, keys: Keys) -> Batch:
-        index, view = keys.index, self._view(keys)
+        index, view = self._shown(keys), self._view(keys)
         batch: Batch = {"index": torch.from_numpy(index), "view": torch.from_numpy(view)}
         if "image" in self.needs:
             fixed = self.views is not None or keys.epoch is None
@@ -54,7 +59,25 @@ class Rows(Dataset[Batch]):
             batch["label"] = torch.from_numpy(self.pictures.labels[index])
         for name, store in self.stores.items():
             batch[name] = _tensor(store.read(name, index, view))  # type: ignore[literal-required]
+        if self.instances is not None:
+            batch["instance"] = _tensor(self.instances.read("representation", keys.index, self._told(keys)))
         return batch
+
+    def _shown(self, keys: Keys) -> np.ndarray:
+        """Return (B,) int64, the picture of each row."""
+        if self.neighbours is None or keys.epoch is None:
+            return keys.index
+        found = self.neighbours.read("neighbours", keys.index)  # (B, k)
+        u = draws.uniform(1, self.seed, keys.epoch, keys.index, _NEIGHBOUR)
+        return np.take_along_axis(found, (u * found.shape[1]).astype(np.int64), 1)[:, 0].astype(np.int64)
+
+    def _told(self, keys: Keys) -> int | np.ndarray:
+        """Return which view's representation stands for each instance: any in training, so that flips augment it."""
+        assert self.instances is not None
+        if keys.epoch is None:
+            return 0
+        u = draws.uniform(1, self.seed, keys.epoch, keys.index, _INSTANCE)[:, 0]
+        return (u * self.instances.views).astype(np.int64)
 
     def _view(self, keys: Keys) -> np.ndarray:
         """Return (B,) int64, the view of each row."""
