@@ -229,7 +229,7 @@ def test_instances_that_do_not_fit(tmp_path):
     condition.parts(INSTANCES)
     with pytest.raises(UserError, match="--instances"):
         condition.sample({"seed": SEEDS[:2]})
-    with pytest.raises(UserError, match="encoder-2.*encoder-1"):
+    with pytest.raises(UserError, match=r"encoder-2.*encoder-1"):
         condition.use_instances(bank(tmp_path / "other", "encoder-2"))
     joint = JointCondition([ClassCondition(), InstanceCondition()])
     joint.parts(INSTANCES)

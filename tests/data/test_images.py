@@ -376,3 +376,53 @@ def test_validation_without_its_stores_is_left_out_in_fit_and_refused_alone(tmp_
     assert trainer.global_step == 3
     with pytest.raises(UserError, match="heldout_stores"):
         pl.Trainer(**settings).validate(Reads(), ImageData(source, batch_size=16, stores=[folder]))
+
+
+# instances
+
+
+def neighbours(made, folder, found, representation="identity"):
+    identity = {**made.store_identity("train"), "neighbours": "test"}
+    writer = StoreWriter(folder, len(found), 1, 7, identity)
+    for shard in writer.shards:
+        writer.write(shard, {"neighbours": found[shard.start : shard.stop, None]})
+    writer.finish({"neighbours": {"representation": representation}})
+    return folder
+
+
+def test_an_instance_comes_with_the_picture_and_label_of_one_of_its_neighbours(tmp_path):
+    made = data(views=Views(flips=True), batch_size=100)
+    store = extract(made, tmp_path / "store", column="representation")
+    heldout = extract(made, tmp_path / "heldout", "heldout", column="representation")
+    found = (np.arange(100)[:, None] + np.array([0, 3, 5])) % 100
+    near = neighbours(made, tmp_path / "near", found)
+    joined = data(needs=("image", "label", "instance"), batch_size=100, stores=[store, near], heldout_stores=[heldout])
+    assert joined.facts.columns["instance"] == joined.facts.columns["representation"]
+    assert joined.facts.identities["instance"] == "identity"
+    pictures, offsets, flipped = joined.pictures("train"), [], 0
+    for batch in islice(joined.train_dataloader(), 4):
+        shown = batch["index"].numpy()
+        assert (batch["image"].numpy() == pictures.array[shown]).all()
+        assert (batch["label"].numpy() == pictures.labels[shown]).all()
+        told = np.round(batch["instance"].numpy() * 255).astype(np.uint8)  # the representations are the pictures
+        for row, number in zip(told, shown):
+            candidates = {offset: pictures.array[(number - offset) % 100] for offset in (0, 3, 5)}
+            hits = [o for o, picture in candidates.items() if (row == picture).all()]
+            mirrored = [o for o, picture in candidates.items() if (row == picture[..., ::-1]).all()]
+            assert hits or mirrored
+            offsets += hits or mirrored
+            flipped += not hits
+    assert {o: offsets.count(o) for o in (0, 3, 5)} == pytest.approx({0: 133, 3: 133, 5: 133}, abs=35)
+    assert 140 < flipped < 260  # a view of the instance is drawn for itself
+    batch = next(iter(joined.val_dataloader()))
+    assert (np.round(batch["instance"].numpy() * 255) == batch["image"].numpy()).all()  # held-out: its own instance
+
+
+def test_instances_need_neighbours_of_the_same_representations(tmp_path):
+    made = data()
+    store = extract(made, tmp_path / "store", column="representation")
+    with pytest.raises(UserError, match="rcg neighbours"):
+        data(needs=("image", "instance"), stores=[store]).setup("fit")
+    near = neighbours(made, tmp_path / "near", np.arange(100)[:, None], representation="another")
+    with pytest.raises(UserError, match="by representations another"):
+        data(needs=("image", "instance"), stores=[store, near]).setup("fit")

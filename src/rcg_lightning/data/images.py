@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Sampler
 
+from rcg_lightning.data.columns import available, open_columns
 from rcg_lightning.data.geometry import AsIs, Geometry, Views
 from rcg_lightning.data.pictures import Pictures, Source
 from rcg_lightning.data.rows import Rows
@@ -22,7 +23,6 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.types import Batch, Facts, require
 
 log = logging.getLogger(__name__)
-_FROM_PICTURES = frozenset({"image", "pair", "index", "view"})
 
 
 class ImageData(Described, LightningDataModule):
@@ -95,22 +95,9 @@ class ImageData(Described, LightningDataModule):
         return self._pictures[split]
 
     def columns(self, split: str) -> dict[str, Store]:
-        """Return the store of each column of ``split``; opened and checked once.
-
-        Raises:
-            UserError: a store is incomplete or was made from other pictures, or two do not fit together.
-        """
+        """Return the store of each column of ``split``; opened and checked once, see ``open_columns``."""
         if split not in self._stores:
-            found: dict[str, Store] = {}
-            for path in self.store_paths[split]:
-                store = Store.open(path)
-                store.check(dataset=self.pictures(split).fingerprint, split=split)
-                for first in found.values():
-                    store.check(geometry=first.identity.get("geometry"))
-                for name in store.columns:
-                    require(name not in found, f"two stores have a column {name!r}: {path} and another; give one")
-                    found[name] = store
-            self._stores[split] = found
+            self._stores[split] = open_columns(self.store_paths[split], self.pictures(split).fingerprint, split)
         return self._stores[split]
 
     def store_identity(self, split: str) -> dict[str, str]:
@@ -241,11 +228,7 @@ class ImageData(Described, LightningDataModule):
         return self.geometry.says(False)
 
     def _available(self, split: str) -> frozenset[str]:
-        labels = {"label"} if self.pictures(split).labels is not None else set()
-        columns = self.columns(split).keys()
-        # in training one instance has several pictures; a held-out picture is its own
-        instances = columns >= ({"representation", "neighbours"} if split == "train" else {"representation"})
-        return _FROM_PICTURES | labels | columns | ({"instance"} if instances else set())
+        return available(self.pictures(split), self.columns(split), split)
 
     def _check(self, split: str) -> None:
         """Raise a UserError where the pictures or stores of ``split`` cannot give what is needed."""
@@ -267,8 +250,6 @@ class ImageData(Described, LightningDataModule):
                 f"make a store with rcg extract and give it as data.{option}"
             )
         _ = self.geometry.shape(self.pictures(split).channels, self.pictures(split).shape)
-        if "instance" in self.needs and split == "train":
-            self._check_neighbours()
         used = {store.path: store for name, store in self.columns(split).items() if name in self.needs}
         if "image" in self.needs:  # then picture and stored row must be the same view
             for store in used.values():
@@ -278,17 +259,6 @@ class ImageData(Described, LightningDataModule):
                 f"stored columns are of fixed views, but {type(self.geometry).__name__} makes new random ones: set "
                 "data.views as in the extraction, or a geometry without chance",
             )
-
-    def _check_neighbours(self) -> None:
-        """Raise a UserError where neighbours were found among other representations than those that are joined."""
-        columns = self.columns("train")
-        store, mine = columns["neighbours"], columns["representation"].identity.get("representation")
-        theirs = store.columns["neighbours"].get("representation")
-        require(
-            theirs == mine,
-            f"{store.path} has neighbours by representations {theirs}, and the representations are {mine}: run rcg "
-            "neighbours on the store that you give",
-        )
 
     def _check_heldout(self) -> None:
         """Raise a UserError where a needed column of the held-out pictures was not made as that of training was."""
