@@ -28,7 +28,20 @@ COMMANDS = {
         "rcg_lightning.commands.cluster:main",
         "write a store of cluster labels from a store of representations",
     ),
+    "neighbours": (
+        "rcg_lightning.commands.neighbours:main",
+        "write a store of each picture's nearest neighbours by representation",
+    ),
+    "instances": (
+        "rcg_lightning.commands.instances:main",
+        "choose the instances that an instance-conditioned generator samples from",
+    ),
     "principal": ("rcg_lightning.commands.principal:main", "fit principal components of the pixels, as an encoder"),
+    "words": (
+        "rcg_lightning.commands.words:main",
+        "train word vectors on the tags of pictures, for a generator of words",
+    ),
+    "tag": ("rcg_lightning.commands.tag:main", "predict words for pictures: precision, recall, mean average precision"),
     "sample": (
         "rcg_lightning.commands.sample:main",
         "generate pictures: unconditional, by class, like a picture, between two",

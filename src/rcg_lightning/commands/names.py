@@ -3,7 +3,7 @@
 from rcg_lightning import conditions
 from rcg_lightning.callbacks import fidelity, grids, reconstruction, representation
 from rcg_lightning.core import adversarial, diffaugment, diffusion, guidance, masking, samplers, schedule
-from rcg_lightning.data import augment, geometry, images, sources
+from rcg_lightning.data import augment, geometry, images, sources, tagged, tags
 from rcg_lightning.evaluation import extractors
 from rcg_lightning.networks import (
     biggan,
@@ -25,7 +25,7 @@ from rcg_lightning.networks import (
     vit,
     vqgan,
 )
-from rcg_lightning.pretrained import codecs, encoders, normalisation, perceptual, timm_encoder, trained
+from rcg_lightning.pretrained import codecs, encoders, normalisation, perceptual, timm_encoder, trained, words
 from rcg_lightning.stages import adversarial as adversarial_stage
 from rcg_lightning.stages import classifier, codebook, masked, optimization, ssl, tokenizer
 from rcg_lightning.stages import diffusion as diffusion_stage
@@ -74,10 +74,13 @@ __all__ = [
     "ssl",
     "stylegan2",
     "stylegan2_blocks",
+    "tagged",
+    "tags",
     "timm_encoder",
     "tokenizer",
     "trained",
     "unet",
     "vit",
     "vqgan",
+    "words",
 ]
