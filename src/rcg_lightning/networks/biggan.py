@@ -226,10 +226,7 @@ class BigGANDiscriminator(DiscriminatorNetwork):
         fits = condition_dim in (0, widths[-1])
         require(fits, f"BigGAN projects on its features: the discriminator's conditioner.dim must be {widths[-1]}")
         self.conditional = condition_dim > 0
-        small = count <= SMALL
-        halves = [i < (min(count, 2) if small else count) for i in range(len(widths) - 1)]
-        # the official table gives every block of a small discriminator the side of the first: all attend or none
-        sides = [shape[1] >> (1 if small else sum(halves[: i + 1])) for i in range(len(halves))]
+        halves, sides = halvings(shape[1], count)
         attends = attended(sides, self.attention)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(before, after, i == 0, halves[i], attends[i], self.eps)
@@ -243,6 +240,19 @@ class BigGANDiscriminator(DiscriminatorNetwork):
         h = F.relu(x).sum((2, 3))  # (B, C)
         logits = self.linear(h)[:, 0]  # (B,)
         return logits + (c * h).sum(1) if self.conditional else logits
+
+
+def halvings(side: int, count: int) -> tuple[list[bool], list[int]]:
+    """Return for each block of a discriminator whether it halves, and the side by which attention is asked for.
+
+    Args:
+        side: of the pictures.
+        count: how often the generator doubles its smallest map.
+    """
+    small, blocks = count <= SMALL, len(DISCRIMINATOR[count])
+    halves = [i < (min(count, 2) if small else count) for i in range(blocks)]
+    # the official table gives every block of a small discriminator the side of the first: all attend or none
+    return halves, [side >> (1 if small else sum(halves[: i + 1])) for i in range(blocks)]
 
 
 def attended(sides: list[int], wanted: list[int]) -> list[bool]:

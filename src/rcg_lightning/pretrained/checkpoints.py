@@ -86,7 +86,7 @@ def recognise(container: Mapping[str, Any]) -> str:
     teacher = entry({"teacher": container.get("teacher")}, "teacher")
     if "teacher" in container:
         return "an iBOT checkpoint" if any("last_layer2" in name for name in teacher) else "a DINO checkpoint"
-    state = entry(container, "state_dict", "model")
+    state = entry(container, "state_dict", "model", "G_ema", "G", "D")
     signs = {
         "module.base_encoder.": "a MoCo v3 checkpoint",
         "model.diffusion_model.res_blocks.": "an RDM checkpoint",
@@ -98,6 +98,8 @@ def recognise(container: Mapping[str, Any]) -> str:
         "quantize.embedding.": "a MaskGIT VQGAN",
         "output_layer.": "an IC-GAN generator",
         "blocks.0.0.conv1.": "an IC-GAN discriminator",
+        "synthesis.b4.": "an IC-GAN StyleGAN2 generator",
+        "b4.conv.": "an IC-GAN StyleGAN2 discriminator",
         "blocks.0.attn.qkv.": "the weights of a plain Vision Transformer",
     }
     for sign, kind in signs.items():

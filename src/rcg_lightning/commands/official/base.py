@@ -136,6 +136,9 @@ class OfficialFile(Described):
 
     called: ClassVar[str]  # what ``checkpoints.recognise`` says of such a file
     marks: ClassVar[tuple[type, ...]] = ()  # classes by which what is native is known to be of this kind
+    also: ClassVar[tuple[str, ...]] = ()  # what it says of a part of such a file, of which ``parts`` says what it lacks
+    files: ClassVar[tuple[str, ...]] = ()  # where a model is a folder of files: their names, without .pth
+    pickled: ClassVar[dict[bytes, str]] = {}  # what is in a file of whole objects, to what to do with it instead
     ignored: ClassVar[dict[str, str]] = {}  # pattern of names in the file that become no tensor here, to the reason
 
     @abstractmethod
@@ -152,7 +155,9 @@ class OfficialFile(Described):
 
     def official(self, native: Native) -> dict[str, Any]:
         """Return the content of an official file; UserError where this kind has no way back."""
-        raise UserError(f"{self.called} is read here but not written: encoders, RDM, MAGE and DiT go back")
+        raise UserError(
+            f"{self.called} is read here but not written: encoders, RDM, MAGE, DiT and IC-GAN's BigGAN go back"
+        )
 
     @classmethod
     def kinds(cls) -> dict[str, type["OfficialFile"]]:
@@ -169,7 +174,7 @@ class OfficialFile(Described):
         """Return the kind of a file, by its content."""
         known = cls.kinds()
         says = recognise(content)
-        found = [kind for kind in known.values() if kind.called == says]
+        found = [kind for kind in known.values() if says in (kind.called, *kind.also)]
         require(len(found) == 1, f"{where} is {says}, which is none of {', '.join(known)}: give --kind if it is one")
         return found[0]()
 
@@ -182,6 +187,7 @@ class OfficialFile(Described):
             for name, kind in cls.kinds().items()
             if any(f"{mark.__module__}.{mark.__qualname__}" in named for mark in kind.marks)
         }
-        require(bool(found), f"{native.path} is nothing that has an official layout: encoders, RDM, MAGE and DiT have")
+        have = "encoders, RDM, MAGE, DiT and BigGAN have"
+        require(bool(found), f"{native.path} is nothing that has an official layout: {have}")
         require(len(found) == 1, f"{native.path} may go back as {' or '.join(found)}: say which with --kind")
         return next(iter(found.values()))()

@@ -38,6 +38,7 @@ def stage_part(
     updates: Tensor | None = None,
     missing: Sequence[str] = (),
     changed: Mapping[str, str] | None = None,
+    more: Mapping[str, Tensor] | None = None,
 ) -> StagePart:
     """Return a built ``stage`` with the tensors of a file.
 
@@ -50,20 +51,22 @@ def stage_part(
         updates: how often the averages were updated, () integer.
         missing: what the file lacks, for the report.
         changed: see ``StagePart``.
+        more: what the stage has besides backbone, conditioner and averages, under its names.
 
     Raises:
         UserError: tensors are missing, left over, or of another size.
     """
     names = {id(module): f"{name}." for name, module in stage.named_modules() if name}
     inside = names[id(backbone)].removeprefix(names[id(stage.network)])
-    state = _prefixed(names[id(backbone)], trained.backbone)
-    state |= _prefixed(names[id(stage.conditioner)], trained.conditioner)
+    state = prefixed(names[id(backbone)], trained.backbone)
+    state |= prefixed(names[id(stage.conditioner)], trained.conditioner)
+    state |= more or {}
     if stage.ema is not None:
         source = averaged or trained
         for copies in map(stage.ema.averaged, stage.ema.decays):
-            state |= _prefixed(names[id(copies["network"])] + inside, source.backbone)
+            state |= prefixed(names[id(copies["network"])] + inside, source.backbone)
             if stage.average_conditioner:
-                state |= _prefixed(names[id(copies["conditioner"])], source.conditioner)
+                state |= prefixed(names[id(copies["conditioner"])], source.conditioner)
         state["ema._extra_state"] = torch.zeros((), dtype=torch.int64) if updates is None else updates
         if averaged is None:
             missing = [*missing, "averaged weights: those of the last step stand in for them"]
@@ -71,7 +74,8 @@ def stage_part(
     return StagePart(stage, state, tuple(missing), changed or {})
 
 
-def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
+    """Return ``state`` under names that begin with ``prefix``."""
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
