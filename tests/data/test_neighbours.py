@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rcg_lightning.data.neighbours import kmeans, knn_accuracy, nearest
+from rcg_lightning.data.neighbours import Chunks, kmeans, knn_accuracy, nearest, smallest
 from rcg_lightning.errors import UserError
 
 
@@ -13,7 +13,7 @@ def test_nearest_equals_brute_force(metric, chunk):
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(300, 12, generator=generator) + 50  # far from the origin: naive products cancel
     queries = torch.randn(70, 12, generator=generator) + 50
-    distances, index = nearest(queries, bank, 5, metric, chunk=chunk)
+    distances, index = nearest(queries, bank, 5, metric, Chunks(queries=33, bank=chunk, tile=9, exact=2))
     a, b = queries.double(), bank.double()
     if metric == "cosine":
         exact = 1 - torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(b).T
@@ -22,6 +22,15 @@ def test_nearest_equals_brute_force(metric, chunk):
     expected, order = exact.topk(5, largest=False)
     assert torch.equal(index, order)
     torch.testing.assert_close(distances.double(), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 1000, 1024])
+def test_the_smallest_are_found_group_by_group(size):
+    score = torch.randn(20, size, generator=torch.Generator().manual_seed(0))
+    score[:, -3:] -= 10  # those that no group holds count too
+    low, place = smallest(score, 7)
+    torch.testing.assert_close(low.sort(1).values, score.topk(7, largest=False).values, rtol=0, atol=0)
+    assert torch.equal(score.gather(1, place), low)
 
 
 def test_a_row_of_the_bank_finds_itself_and_ties_are_in_order():

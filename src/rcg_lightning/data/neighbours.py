@@ -1,7 +1,8 @@
 """Nearest neighbours, k-means and kNN classification over stored representations: exact, in chunks, on any device."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -10,15 +11,86 @@ from torch.nn import functional as F
 from rcg_lightning.types import require
 
 Metric = Literal["euclidean", "cosine"]
-_SPARE = 8  # candidates beyond k, so that rounding in the matrix product cannot lose a true neighbour
+SPARE = 8  # candidates beyond k, so that rounding in the matrix product cannot lose a true neighbour
+_LANES = 16  # entries of a group in ``smallest``
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How many rows are dealt with at a time; memory and time depend on it, results do not.
+
+    Attributes:
+        queries: for so many the bank is read once.
+        bank: rows of the bank that are in use at once.
+        tile: queries whose products with these rows are there at once.
+        exact: queries whose distances to their candidates are computed at once.
+    """
+
+    queries: int = 4096
+    bank: int = 16384
+    tile: int = 2048
+    exact: int = 64
+
+
+class Bank(Protocol):
+    """Rows (N, d) to search among: a tensor, or what is read when it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (n, d) -> scores and places (n, count) of the nearest
+Index = Callable[[Tensor], Search]  # prepared rows (B, d) -> what finds the nearest of them
+
+
+class Products:
+    """Finds candidates among ``rows`` (B, d) by one matrix product; their score is |q - b|² without |q|²."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.squares = rows, rows.square().sum(1)[None]  # (1, B)
+        self._room = rows.new_empty(0, len(rows))
+
+    def __call__(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        if len(self._room) < len(queries):
+            self._room = self.rows.new_empty(len(queries), len(self.rows))  # new memory costs as much as a selection
+        score = torch.addmm(self.squares, queries, self.rows.T, alpha=-2, out=self._room[: len(queries)])  # (n, B)
+        return smallest(score, min(count, len(self.rows)))
+
+
+def smallest(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` lowest entries of each row of ``score`` (n, B), and their places, in no order.
+
+    Entries are put into groups; the lowest ones are in the ``count`` groups whose minima are lowest, and the others
+    are not looked at again.
+    """
+    width = score.shape[1] // _LANES
+    if width <= 4 * count:
+        return score.topk(count, dim=1, largest=False, sorted=False)
+    grouped = width * _LANES
+    grid = score[:, :grouped].unflatten(1, (_LANES, width))  # (n, lanes, width), a group is a column
+    group = grid.amin(1).topk(count, dim=1, largest=False, sorted=False).indices  # (n, count)
+    some = grid.gather(2, group[:, None].expand(-1, _LANES, -1)).flatten(1)  # (n, lanes · count)
+    low, at = torch.cat([some, score[:, grouped:]], 1).topk(count, dim=1, largest=False, sorted=False)
+    inside = at // count * width + group.gather(1, at % count)
+    beyond = at - _LANES * count
+    return low, torch.where(beyond < 0, inside, grouped + beyond)
 
 
 def nearest(
-    queries: Tensor, bank: Tensor, k: int, metric: Metric = "euclidean", chunk: int = 16384
+    queries: Tensor,
+    bank: Bank,
+    k: int,
+    metric: Metric = "euclidean",
+    chunks: Chunks = Chunks(),
+    index: Index = Products,
 ) -> tuple[Tensor, Tensor]:
     """Return distances (n, k), ascending, and indices (n, k) int64 of the rows of ``bank`` nearest to each query.
 
-    A query that is in the bank finds itself first. Candidates come from matrix products of ``chunk`` rows at a time;
+    A query that is in the bank finds itself first. Candidates come from matrix products of a chunk of rows at a time;
     their distances are then computed again from differences, so that small ones are exact. Equal distances are in the
     order of their indices.
 
@@ -26,45 +98,66 @@ def nearest(
         queries: (n, d).
         bank: (N, d), on any device; chunks are moved to the queries'.
         metric: ``euclidean`` distance, or ``cosine``: 1 − cosine, in [0, 2].
+        chunks: how many rows are in memory at once.
+        index: what finds candidates.
     """
     require(0 < k <= len(bank), f"{k} neighbours were asked for in a bank of {len(bank)}")
     require(queries.shape[1:] == bank.shape[1:], f"queries {tuple(queries.shape)} and bank {tuple(bank.shape)} differ")
     require(metric in ("euclidean", "cosine"), f"the metric is euclidean or cosine, not {metric}")
-    found = [_nearest(part, bank, k, metric, chunk) for part in queries.split(4096)]
+    found = [_nearest(part, bank, k, metric, chunks, index) for part in queries.split(chunks.queries)]
     if not found:
         return queries.new_zeros(0, k, dtype=torch.float32), queries.new_zeros(0, k, dtype=torch.int64)
     distances, indices = zip(*found)
     return torch.cat(distances), torch.cat(indices)
 
 
-def _nearest(queries: Tensor, bank: Tensor, k: int, metric: Metric, chunk: int) -> tuple[Tensor, Tensor]:
-    centre = bank[: min(len(bank), 4096)].to(queries.device).float().mean(0)  # less cancellation in |q|² − 2qb + |b|²
+@torch.no_grad()
+def _nearest(
+    queries: Tensor, bank: Bank, k: int, metric: Metric, chunks: Chunks, index: Index
+) -> tuple[Tensor, Tensor]:
+    if metric == "cosine":
+        centre = queries.new_zeros((), dtype=torch.float32)
+    else:  # less cancellation in |q|² − 2qb + |b|²
+        centre = bank[: min(len(bank), 4096)].to(queries.device).float().mean(0)
 
     def prepared(rows: Tensor) -> Tensor:
         rows = rows.to(queries.device).float()
         return F.normalize(rows, dim=-1) if metric == "cosine" else rows - centre
 
+    def parts() -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(bank), chunks.bank):
+            yield start, prepared(bank[start : start + chunks.bank])
+
     q = prepared(queries)
-    best = queries.new_empty(len(q), 0, dtype=torch.float32)
-    index = queries.new_empty(len(q), 0, dtype=torch.int64)
-    for start in range(0, len(bank), chunk):
-        b = prepared(bank[start : start + chunk])
-        score = torch.addmm(b.square().sum(1)[None], q, b.T, alpha=-2)  # (n, chunk), |q - b|² without |q|²
-        some, place = score.topk(min(k + _SPARE, score.shape[1]), dim=1, largest=False)
-        best = torch.cat([best, some], 1)
-        index = torch.cat([index, place + start], 1)
-        best, kept = best.topk(min(k + _SPARE, best.shape[1]), dim=1, largest=False)
-        index = index.gather(1, kept)
-    index = index.sort(dim=1).values  # then a stable sort leaves ties in the order of their indices
-    squared = torch.cat(
-        [
-            (prepared(bank[i.to(bank.device)]) - some[:, None]).square().sum(2)
-            for some, i in zip(q.split(64), index.split(64))
-        ]
-    )  # (n, k + spare)
-    squared, order = squared.sort(dim=1, stable=True)
-    squared, index = squared[:, :k], index.gather(1, order)[:, :k]
-    return (squared / 2 if metric == "cosine" else squared.sqrt()), index
+    place = _candidates(q, parts(), min(k + SPARE, len(bank)), chunks.tile, index)  # (n, k + spare)
+    place = place.sort(dim=1).values  # then a stable sort leaves ties in the order of their indices
+    squared, order = _squared_distances(q, parts(), place, chunks.exact).sort(dim=1, stable=True)
+    squared, place = squared[:, :k], place.gather(1, order)[:, :k]
+    return (squared / 2 if metric == "cosine" else squared.sqrt()), place
+
+
+def _candidates(q: Tensor, parts: Iterable[tuple[int, Tensor]], count: int, tile: int, index: Index) -> Tensor:
+    """Return the indices (n, count) of the best scores in the whole bank, in no order."""
+    best = q.new_full((len(q), count), torch.inf)
+    place = torch.zeros_like(best, dtype=torch.int64)
+    for start, rows in parts:
+        search = index(rows)
+        for some, low, kept in zip(q.split(tile), best.split(tile), place.split(tile)):
+            score, found = search(some, count)
+            better, order = torch.cat([low, score], 1).topk(count, dim=1, largest=False, sorted=False)
+            kept.copy_(torch.cat([kept, found + start], 1).gather(1, order))
+            low.copy_(better)
+    return place
+
+
+def _squared_distances(q: Tensor, parts: Iterable[tuple[int, Tensor]], place: Tensor, queries: int) -> Tensor:
+    """Return |q - b|² (n, count) of rows ``place`` of the bank, those of some ``queries`` at a time."""
+    squared = torch.empty_like(place, dtype=torch.float32)
+    for start, rows in parts:
+        inside = ((place >= start) & (place < start + len(rows))).nonzero()  # (found in this part, 2)
+        for row, column in (some.unbind(1) for some in inside.split(queries * place.shape[1])):
+            squared[row, column] = rows[place[row, column] - start].sub_(q[row]).square_().sum(1)
+    return squared
 
 
 @dataclass(frozen=True)
@@ -139,14 +232,13 @@ def knn_accuracy(
     labels: Tensor,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int = 16384,
 ) -> float:
     """Return the share of ``queries`` (n, d) whose ``labels`` (n,) their neighbours in ``bank`` (N, d) predict.
 
     The k nearest by cosine vote with weight exp(cosine / temperature), as in instance discrimination (Wu et al. 2018)
     and DINO, where k = 20 and temperature 0.07.
     """
-    distances, index = nearest(queries, bank, min(k, len(bank)), "cosine", chunk)
+    distances, index = nearest(queries, bank, min(k, len(bank)), "cosine")
     weights = ((1 - distances) / temperature).exp()
     votes = weights.new_zeros(len(queries), int(bank_labels.max()) + 1)
     votes.scatter_add_(1, bank_labels.to(index.device)[index], weights)
