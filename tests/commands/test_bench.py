@@ -10,6 +10,7 @@ from rcg_lightning.bench import generators
 from rcg_lightning.bench.generators import DiTTraining, MAGETraining
 from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.bench.measure import SavedBytes, measure
+from rcg_lightning.bench.neighbours import NeighbourSearch
 from rcg_lightning.bench.report import Row, table
 from rcg_lightning.bench.representations import RDMTraining
 from rcg_lightning.bench.workload import OFFICIAL_RATE, Baseline, Workload
@@ -89,6 +90,12 @@ def test_the_command_writes_and_compares(tmp_path, monkeypatch, capsys):
 def test_a_workload_that_is_new_says_so():
     row = Row(Products(), measure(*Products().prepare(CPU), 1, CPU), 1e9, gpu=False)
     assert "not measured" in table([row], {"workloads": {}})
+
+
+def test_neighbours_are_counted_for_each_query():
+    work, items = NeighbourSearch(10**8, size=1200, queries=150).prepare(CPU)
+    assert items == 150
+    assert measure(work, items, 1, CPU).flops == 2 * 1200 * NeighbourSearch.DIM
 
 
 def test_mistakes(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import difflib
 import gc
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from rcg_lightning.bench.generators import DiTSampling, DiTTraining, MAGESampling, MAGETraining, TokenDecoding
 from rcg_lightning.bench.measure import matrix_rate, measure
+from rcg_lightning.bench.neighbours import NeighbourSearch
 from rcg_lightning.bench.report import Row, machine, table
 from rcg_lightning.bench.representations import Extraction, RDMSampling, RDMTraining
 from rcg_lightning.bench.surroundings import Input, Scoring
@@ -25,6 +27,7 @@ def workloads(pictures: Path | None, gpu: bool) -> list[Workload]:
     return [
         Input(folder=pictures),
         Extraction(256 if gpu else 4),
+        *neighbour_searches(gpu),
         *(RDMTraining(batch) for batch in ((512,) if gpu else (16, 128))),
         *(RDMSampling(batch) for batch in ((16, 8192) if gpu else (16, 256))),
         MAGETraining(64 if gpu else 2),
@@ -35,6 +38,14 @@ def workloads(pictures: Path | None, gpu: bool) -> list[Workload]:
         *(DiTSampling(64 if gpu else 2, size) for size in ("b2", "xl2")),
         Scoring(256 if gpu else 32),
     ]
+
+
+def neighbour_searches(gpu: bool) -> list[Workload]:
+    """A tenth of ImageNet in little and in much memory, by faiss too where it is installed; all of it on a GPU."""
+    if gpu:
+        return [NeighbourSearch(memory, size=1_281_167) for memory in (2 * 10**9, 16 * 10**9)]
+    ways = (False, True) if importlib.util.find_spec("faiss") else (False,)
+    return [NeighbourSearch(memory, faiss) for faiss in ways for memory in (64 * 10**6, 10**9)]
 
 
 def bench(

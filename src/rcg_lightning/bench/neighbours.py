@@ -1,0 +1,56 @@
+"""Workload between stages 1 and 3: the neighbours of instances, among representations that lie in a store."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rcg_lightning.bench.workload import Workload
+from rcg_lightning.data.neighbours import Products
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.data.stored_neighbours import FaissProducts, StoredNeighbours
+
+
+class NeighbourSearch(Workload):
+    """Neighbours of some of the representations of a tenth of ImageNet among all of these; on a GPU of all of ImageNet.
+
+    Args:
+        memory: what the search may use, in bytes.
+        faiss: candidates are found by faiss.
+        size: representations that are searched.
+        queries: how many are looked up in one run.
+    """
+
+    unit = "representation"
+    heavy = True
+    DIM, K = 256, 50
+
+    def __init__(self, memory: int, faiss: bool = False, size: int = 128_000, queries: int = 16_384) -> None:
+        self.memory, self.faiss, self.size, self.queries = memory, faiss, size, min(queries, size)
+        means = "faiss" if faiss else "products"
+        self.name = f"{self.K} neighbours among {size} by {means}, {memory / 1e6:g} MB"
+
+    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+        folder = tempfile.TemporaryDirectory()
+        store = self.made(Path(folder.name) / "store")
+        index, where = (FaissProducts, torch.device("cpu")) if self.faiss else (Products, device)
+
+        def work() -> None:
+            _ = folder  # is removed together with this function
+            search = StoredNeighbours(store, self.K, self.memory, where, index)
+            for start in range(0, self.queries, search.chunks.queries):
+                search.of(start, min(start + search.chunks.queries, self.queries))
+
+        return work, self.queries
+
+    def made(self, folder: Path) -> Store:
+        """Write a store of random representations."""
+        writer = StoreWriter(folder, self.size, 1, 16384, {})
+        for shard in writer.pending():
+            rows = np.random.default_rng(shard.number).normal(size=(shard.stop - shard.start, 1, self.DIM))
+            writer.write(shard, {"representation": rows.astype(np.float32)})
+        writer.finish()
+        return Store.open(folder)
