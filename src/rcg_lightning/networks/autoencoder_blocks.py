@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.networks.layers import run_block
+
 EPS = 1e-6  # of every norm here, as officially
 
 
@@ -85,6 +87,8 @@ class Level(nn.Module):
 class Half(nn.Module):
     """Encoder or decoder: a convolution, maps of all sizes, norm and convolution.
 
+    With ``checkpointing`` what lies inside a level is computed again in the backward pass and not kept.
+
     Args:
         in_conv: reads the picture, or the latent.
         levels: by the size of their maps, the largest first, in encoder and decoder alike.
@@ -92,6 +96,8 @@ class Half(nn.Module):
         out_norm: of the last map.
         out_conv: makes the latent, or the picture.
     """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -112,7 +118,7 @@ class Half(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.in_conv(x)
         for part in self.path():
-            x = part(x)
+            x = run_block(part, x, checkpointing=self.checkpointing)
         return self.out_conv(F.silu(self.out_norm(x)))
 
 

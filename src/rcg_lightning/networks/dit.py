@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.networks.layers import SelfAttention, mlp_silu, sincos_table, sinusoidal_embedding
+from rcg_lightning.networks.layers import SelfAttention, mlp_silu, run_block, sincos_table, sinusoidal_embedding
 from rcg_lightning.types import Backbone, require
 
 
@@ -41,15 +41,22 @@ class DiT(Backbone):
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs over ``width``.
+        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
     """
 
     def __init__(
-        self, patch: int = 2, width: int = 1152, depth: int = 28, heads: int = 16, mlp_ratio: float = 4.0
+        self,
+        patch: int = 2,
+        width: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        mlp_ratio: float = 4.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         require(width % heads == 0, f"DiT: width {width} is not divisible by {heads} heads")
         self.patch, self.width, self.depth, self.heads, self.mlp_ratio = patch, width, depth, heads, mlp_ratio
-        self.condition_width = width
+        self.condition_width, self.checkpointing = width, checkpointing
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
         require(len(shape) == 3, f"DiT models pictures or latents (C, H, W), not examples of shape {shape}")
@@ -91,7 +98,7 @@ class DiT(Backbone):
         c = t + c if c.shape[1] else t  # (B, D)
         tokens = None
         for number, block in enumerate(self.blocks, 1):
-            h = block(h, c)  # (B, N, D)
+            h = run_block(block, h, c, checkpointing=self.checkpointing)  # (B, N, D)
             tokens = h if number == depth else tokens
         shift, scale = self.out_modulation(c).chunk(2, dim=1)
         h = self.out_linear(modulate(self.out_norm(h), shift, scale))  # (B, N, p * p * C)

@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def sinusoidal_embedding(k: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -18,6 +19,19 @@ def sinusoidal_embedding(k: Tensor, dim: int, max_period: float = 10_000.0) -> T
 def mlp_silu(dim_in: int, dim: int) -> nn.Sequential:
     """Linear-SiLU-Linear, as every noise-level embedding here."""
     return nn.Sequential(nn.Linear(dim_in, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+
+def run_block(block: nn.Module, *inputs: Tensor | None, checkpointing: bool, random: bool = False) -> Tensor:
+    """Return ``block(*inputs)``: how a network with blocks calls each of them.
+
+    Args:
+        block: whose result depends on its inputs, weights and chance alone: a pass changes nothing in it.
+        checkpointing: keep the inputs only and compute the block again in the backward pass.
+        random: whether the block draws random numbers, which then have to be the same ones again.
+    """
+    if not (checkpointing and torch.is_grad_enabled()):
+        return block(*inputs)
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=random)  # type: ignore[return-value]
 
 
 class SelfAttention(nn.Module):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcg_lightning.described import Described
-from rcg_lightning.networks.layers import SelfAttention
+from rcg_lightning.networks.layers import SelfAttention, run_block
 from rcg_lightning.types import require
 
 FAKE_LABEL = 76  # the word at position 0, counted from the end of the codebook
@@ -62,6 +62,7 @@ class MAGE(Described, nn.Module):
         decoder_heads: attention heads of the decoder.
         mlp_ratio: hidden width of the MLPs over that of the tokens.
         dropout: of embeddings, attention and MLPs.
+        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
     """
 
     def __init__(
@@ -74,13 +75,14 @@ class MAGE(Described, nn.Module):
         decoder_heads: int = 16,
         mlp_ratio: float = 4.0,
         dropout: float = 0.1,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         for name, dim, parts in (("width", width, heads), ("decoder_width", decoder_width, decoder_heads)):
             require(dim % parts == 0, f"MAGE: {name} {dim} is not divisible by {parts} heads")
         self.width, self.depth, self.heads = width, depth, heads
         self.decoder_width, self.decoder_depth, self.decoder_heads = decoder_width, decoder_depth, decoder_heads
-        self.mlp_ratio, self.dropout = mlp_ratio, dropout
+        self.mlp_ratio, self.dropout, self.checkpointing = mlp_ratio, dropout, checkpointing
 
     def build(self, tokens: int, codes: int, condition_dim: int) -> None:
         """Create the parameters for pictures of ``tokens`` tokens, each one of ``codes``."""
@@ -136,9 +138,7 @@ class MAGE(Described, nn.Module):
         """Embeddings (B, 1 + N, D) -> the encoder's tokens (B, 1 + M, D), the slot first."""
         if kept is not None:
             x = x.gather(1, _with_slot(kept, x.shape[2]))  # (B, 1 + M, D)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.through(self.blocks, x))
 
     def decode(self, x: Tensor, masked: Tensor, kept: Tensor | None = None) -> Tensor:
         """The encoder's tokens (B, 1 + M, D) -> the decoder's, in all positions, (B, 1 + N, E)."""
@@ -147,9 +147,13 @@ class MAGE(Described, nn.Module):
         if kept is not None:  # what was not seen is masked, so it does not matter what is put there
             x = slot.repeat(1, 1 + masked.shape[1], 1).scatter(1, _with_slot(kept, x.shape[2]), x)
         x = torch.where(F.pad(masked, (1, 0))[:, :, None], slot, x) + self.decoder_positions  # (B, 1 + N, E)
-        for block in self.decoder_blocks:
-            x = block(x)
-        return self.decoder_norm(x)
+        return self.decoder_norm(self.through(self.decoder_blocks, x))
+
+    def through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
+        """Tokens (B, N, D) -> what all the blocks, one after the other, make of them."""
+        for block in blocks:
+            x = run_block(block, x, checkpointing=self.checkpointing, random=self.dropout > 0)
+        return x
 
 
 def _with_slot(kept: Tensor, dim: int) -> Tensor:

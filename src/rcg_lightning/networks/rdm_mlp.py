@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from rcg_lightning.networks.layers import mlp_silu, sinusoidal_embedding
+from rcg_lightning.networks.layers import mlp_silu, run_block, sinusoidal_embedding
 from rcg_lightning.types import Backbone, require
 
 LEVEL_FEATURES = 64  # sinusoids of the noise level that ModulatedMLP reads
@@ -40,6 +40,7 @@ class ResidualMLP(Backbone):
         bottleneck: width inside a block; None for ``width``.
         time_dim: width of the noise-level embedding; None for ``width``.
         dropout: inside the blocks.
+        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class ResidualMLP(Backbone):
         bottleneck: int | None = None,
         time_dim: int | None = None,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.depth, self.dropout = width, depth, dropout
-        self.condition_width = width
+        self.condition_width, self.checkpointing = width, checkpointing
         self.bottleneck, self.time_dim = bottleneck or width, time_dim or width
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
@@ -74,7 +76,7 @@ class ResidualMLP(Backbone):
         condition = nn.functional.silu(c) if c.shape[1] else None  # (B, condition_dim)
         h = self.input_proj(x.flatten(1))  # (B, width)
         for block in self.blocks:
-            h = block(h, t, condition)
+            h = run_block(block, h, t, condition, checkpointing=self.checkpointing, random=self.dropout > 0)
         out = self.out_linear(nn.functional.silu(self.out_norm(h)))  # (B, prod(S))
         return out.view(-1, *self.out_shape)
 
@@ -111,8 +113,9 @@ class ModulatedMLP(ResidualMLP):
         bottleneck: int | None = None,
         time_dim: int | None = None,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
-        super().__init__(width, depth, bottleneck, time_dim, dropout)
+        super().__init__(width, depth, bottleneck, time_dim, dropout, checkpointing)
         self.condition_width = self.time_dim
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
@@ -134,5 +137,5 @@ class ModulatedMLP(ResidualMLP):
         t = nn.functional.silu(t + c if c.shape[1] else t)
         h = self.input_proj(x.flatten(1))  # (B, width)
         for block in self.blocks:
-            h = block(h, t)
+            h = run_block(block, h, t, checkpointing=self.checkpointing, random=self.dropout > 0)
         return self.out_linear(self.out_norm(h)).view(-1, *self.out_shape)

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from rcg_lightning.networks.layers import mlp_silu, sinusoidal_embedding
+from rcg_lightning.networks.layers import mlp_silu, run_block, sinusoidal_embedding
 from rcg_lightning.networks.unet_blocks import (
     AttentionBlock,
     Blocks,
@@ -150,10 +149,7 @@ class UNet(Backbone):
 
     def run(self, stage: nn.Module, h: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """``stage(h, t, c)``, which with ``checkpointing`` is computed again in the backward pass."""
-        if self.checkpointing and torch.is_grad_enabled():
-            random = self.dropout > 0
-            return checkpoint(stage, h, t, c, use_reentrant=False, preserve_rng_state=random)  # type: ignore[return-value]
-        return stage(h, t, c)
+        return run_block(stage, h, t, c, checkpointing=self.checkpointing, random=self.dropout > 0)
 
 
 class CrossAttentionUNet(UNet):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcg_lightning.described import Described
+from rcg_lightning.networks.layers import run_block
 from rcg_lightning.types import require
 
 
@@ -28,6 +29,7 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         heads: attention heads; MoCo v3 has 12 for its ViT-S of width 384 where others have 6.
         mlp_ratio: hidden width of a block's MLP, relative to ``width``.
         freeze_patches: keep the patch projection at its random start, as MoCo v3 does for stability.
+        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         freeze_patches: bool = True,
+        checkpointing: bool = False,
     ) -> None:
         require(
             image_size % patch == 0, f"a picture of {image_size} pixels cannot be cut into patches of {patch}: pad it"
@@ -58,7 +61,7 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             weight_init="skip",  # initialise() does it
         )
-        self.dim = width
+        self.dim, self.checkpointing = width, checkpointing
         self.initialise()
         if freeze_patches:
             self.patch_embed.proj.requires_grad_(False)
@@ -93,7 +96,7 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         )
         x = self._pos_embed(self.patch_embed(image))  # (B, 1 + N, width)
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = run_block(block, x, checkpointing=self.checkpointing)
         x = class_token_block(self.blocks[-1], x)  # (B, 1, width)
         return self.norm(x)[:, 0]
 

@@ -35,6 +35,7 @@ class VQNetwork(Described, nn.Module):
         codes: how many there are.
         dim: numbers of a code.
         groups: of the norms; it divides the channels of every level.
+        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
     """
 
     picture_range: ClassVar[tuple[float, float]]  # values of black and white in pictures read and made
@@ -48,6 +49,7 @@ class VQNetwork(Described, nn.Module):
         codes: int,
         dim: int,
         groups: int,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         require(
@@ -59,6 +61,7 @@ class VQNetwork(Described, nn.Module):
         self.channels, self.blocks, self.codes, self.dim, self.groups = channels, blocks, codes, dim, groups
         self.width, self.widths = width, [width * factor for factor in multipliers]
         self.encoder, self.decoder = self.make_encoder(), self.make_decoder()
+        self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
         self.codebook = nn.Embedding(codes, dim)
         nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)  # as VQ-VAE has it
 
@@ -193,8 +196,9 @@ class MaskGITVQGAN(VQNetwork):
         codes: int = 1024,
         dim: int = 256,
         groups: int = 32,
+        checkpointing: bool = False,
     ) -> None:
-        super().__init__(channels, width, multipliers, blocks, codes, dim, groups)
+        super().__init__(channels, width, multipliers, blocks, codes, dim, groups, checkpointing)
 
     def block(self, channels: int, out: int) -> nn.Module:
         return SelfSkippingBlock(channels, out, self.groups)
@@ -229,9 +233,10 @@ class VQGAN(VQNetwork):
         dim: int = 4,
         groups: int = 32,
         attention: Sequence[int] = (8,),
+        checkpointing: bool = False,
     ) -> None:
         self.attention = set(attention)
-        super().__init__(channels, width, multipliers, blocks, codes, dim, groups)
+        super().__init__(channels, width, multipliers, blocks, codes, dim, groups, checkpointing)
         self.before_codes, self.after_codes = nn.Conv2d(dim, dim, 1), nn.Conv2d(dim, dim, 1)
 
     @property
