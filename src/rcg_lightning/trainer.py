@@ -3,17 +3,22 @@
 import gc
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 from rcg_lightning.callbacks.checkpoint import Checkpoint, WholeFiles
+from rcg_lightning.callbacks.compilation import Compilation
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Throughput
+from rcg_lightning.callbacks.reduction import StaticReduction
 from rcg_lightning.callbacks.reseed import Reseed
+
+Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 class Trainer(pl.Trainer):
@@ -29,6 +34,9 @@ class Trainer(pl.Trainer):
         callbacks: further callbacks.
         logger: None for TensorBoard in the run's folder, False for no logs.
         seed: names the random numbers of every step.
+        strategy: how processes work together; for auto and ddp gradients are reduced as a static graph's.
+        compile: compile the networks for training: true, or a mode of ``torch.compile``.
+        channels_last: lay the weights of convolutions out channels last: measure whether it is faster.
     """
 
     def __init__(
@@ -43,15 +51,19 @@ class Trainer(pl.Trainer):
         logger: Logger | bool | None = None,
         log_every_n_steps: int = 50,
         seed: int = 0,
+        strategy: str | Strategy = "auto",
+        compile: bool | Mode = False,
+        channels_last: bool = False,
         **kwargs: Any,
     ) -> None:
         folder = str(default_root_dir)
         tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
-        always: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every)]
-        if kwargs.get("enable_progress_bar", True):
-            always.append(TQDMProgressBar(refresh_rate=10, leave=True))
-        if tracking is not False:
-            always += [LearningRateMonitor("step"), Throughput(), Hyperparameters()]
+        own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every)]
+        own += [StaticReduction()] if strategy in ("auto", "ddp") else []
+        own += [Compilation("default" if compile is True else compile)] if compile else []
+        own += [TQDMProgressBar(refresh_rate=10, leave=True)] if kwargs.get("enable_progress_bar", True) else []
+        own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if tracking is not False else []
+        self.channels_last = channels_last  # a stage looks here
         steps_between = val_check_interval or max(max_steps, 1)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
         given = kwargs.pop("plugins", None) or []
@@ -63,12 +75,13 @@ class Trainer(pl.Trainer):
             default_root_dir=folder,
             max_steps=max_steps,
             devices=devices,
+            strategy=strategy,
             max_epochs=-1,
             precision=default_precision() if precision is None else precision,  # type: ignore[arg-type]
             val_check_interval=steps_between * accumulate,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=[*always, *(callbacks or [])],
+            callbacks=[*own, *(callbacks or [])],
             logger=tracking,
             log_every_n_steps=log_every_n_steps,
             use_distributed_sampler=False,  # the data module shards exactly: nothing padded, nothing twice

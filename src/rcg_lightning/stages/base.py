@@ -54,6 +54,10 @@ class Stage(Described, LightningModule):
         """The modules that the optimizer moves."""
         return [self]
 
+    def networks(self) -> list[nn.Module]:
+        """The networks that a training step calls: what the trainer compiles where it is told to."""
+        return [child for child in self.children() if next(child.parameters(), None) is not None]
+
     # -- building ------------------------------------------------------------------------------------------------------
 
     def build(self, facts: Facts) -> Self:
@@ -72,6 +76,10 @@ class Stage(Described, LightningModule):
         if datamodule is not None and hasattr(datamodule, "facts"):
             self.build(datamodule.facts)
         require(self.facts is not None, f"{type(self).__name__} needs a data module to know the size of its networks")
+
+    def configure_model(self) -> None:
+        if getattr(self.trainer, "channels_last", False):
+            self.to(memory_format=torch.channels_last)  # before DDP lays out its buckets
 
     # -- training ------------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,9 @@ class DiffusionStage(Generator):
     def natural_width(self) -> int:
         return self.denoiser.network.condition_width
 
+    def networks(self) -> list[nn.Module]:
+        return [self.denoiser.network]
+
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
         self.denoiser.build(shape, condition_dim)
 

@@ -104,6 +104,9 @@ class Generator(Stage):
     def trained(self) -> list[nn.Module]:
         return [self.network, self.conditioner]
 
+    def networks(self) -> list[nn.Module]:
+        return [self.network]
+
     def after_step(self) -> None:
         if self.ema is not None:
             self.ema.update(self._averaged_modules())
@@ -231,11 +234,13 @@ class Generator(Stage):
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
-        """Rebuild a generator as ``Stage.load`` does; one of a bundle takes its prior and autoencoder from there."""
+        """Rebuild a generator as ``Stage.load`` does; one of a bundle takes its prior, instances and autoencoder from there."""
         generator = super().load(path, device)
         parts = bundle_parts(path)
         if "prior" in parts:
             generator.condition.use_prior(parts["prior"])
+        if "instances" in parts:
+            generator.condition.use_instances(parts["instances"])
         if "autoencoder" in parts:
             generator.codec.use_autoencoder(parts["autoencoder"])
         return generator

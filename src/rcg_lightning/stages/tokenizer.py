@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcg_lightning.core.adversarial import AdversarialLoss, GradientPenalty, Hinge, accuracy, adaptive_weight
 from rcg_lightning.described import Described, construct, describe
@@ -113,6 +113,10 @@ class TokenizerStage(AlternatingStage):
         if self.perceptual is not None and stage == "fit":
             assert self.facts is not None
             self.perceptual.setup(self.facts.image)
+
+    def networks(self) -> list[nn.Module]:
+        judging = [] if self.adversary is None or self.adversary.penalty is not None else [self.discriminator]
+        return [self.network.encoder, self.network.decoder, *judging]  # a penalty differentiates twice: not compiled
 
     # -- training ------------------------------------------------------------------------------------------------------
 
