@@ -129,3 +129,27 @@ def test_a_condition_of_another_width_is_refused():
         ConditionalGenerator().build(PICTURE, 128)
     with pytest.raises(UserError, match=r"discriminator's conditioner\.dim must be 250"):
         ConditionalDiscriminator().build(PICTURE, 50)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_lasting_dropout_is_a_part_of_the_noise(conditional):
+    generator = ConditionalGenerator(10, 6, 8, 12, lasting=True)
+    width = 8 if conditional else 0
+    generator.build((1, 4, 4), width)
+    assert generator.noise_dim == 10 + 6 + width + 12
+    generator.eval()
+    noise = generator.law.seeded(SeededNoise(torch.arange(64)), 0, generator.noise_dim)
+    c = torch.randn(1, width).expand(64, width)
+    made = generator(noise, c)
+    assert torch.equal(made, generator.train()(noise, c))
+    loud = noise.clone()
+    loud[:, 10:] = 1.0  # nothing is silenced, and what is left is twice as loud
+    plain = ConditionalGenerator(10, 6, 8, 12).eval()
+    plain.build((1, 4, 4), width)
+    plain.load_state_dict(generator.state_dict())
+    plain.joint_linear.weight.data *= 2
+    plain.out_linear.weight.data *= 2
+    torch.testing.assert_close(generator(loud, c), plain(noise[:, :10], c))
+    assert not torch.allclose(made, generator(loud, c))
+    with pytest.raises(UserError, match="uniform"):
+        ConditionalGenerator(law=NormalNoise(), lasting=True)

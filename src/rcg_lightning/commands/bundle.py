@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from rcg_lightning.commands.generator import same_encoder
+from rcg_lightning.commands.generator import check_instances, same_encoder
 from rcg_lightning.commands.parsing import call, say
 from rcg_lightning.pretrained.kl_files import load_kl
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
@@ -19,6 +19,7 @@ def bundle(
     out: Path,
     generator: Path,
     prior: Path | None = None,
+    instances: Path | None = None,
     autoencoder: Path | None = None,
     encoder: Path | None = None,
 ) -> None:
@@ -31,21 +32,25 @@ def bundle(
         out: folder to write, complete or not at all; a bundle that is there is replaced.
         generator: checkpoint, stage's folder or bundle of the generator.
         prior: the same of the RDM, for a generator conditioned on representations.
+        instances: a store of them, for a generator conditioned on instances.
         autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it; for KL latents,
             a folder in diffusers' layout, or a file in the original one.
         encoder: folder of the encoder's network, or a bundle that holds it.
     """
     own = bundle_parts(generator)
     prior = prior_at(prior) if prior else own.get("prior")
+    instances = instances or own.get("instances")
     given = {"autoencoder": autoencoder, "encoder": encoder}
     networks = {name: network_at(path, name) for name, path in given.items() if path is not None}
     for source in (own, bundle_parts(prior) if prior else {}):
         networks = {name: source[name] for name in given if name in source} | networks
-    check(generator, prior, networks)
+    check(generator, prior, instances, networks)
     with fresh_folder(out, f"generator/{STAGE}", "a bundle") as fresh:
         save_stage(fresh / "generator", stage_content(generator))
         if prior is not None:
             save_stage(fresh / "prior", stage_content(prior))
+        if instances is not None:
+            shutil.copytree(instances, fresh / "instances")
         for name, place in networks.items():
             if place.is_dir():
                 shutil.copytree(place, fresh / name)
@@ -65,9 +70,11 @@ def network_at(path: Path, name: str) -> Path:
     return found
 
 
-def check(generator: Path, prior: Path | None, networks: dict[str, Path]) -> None:
+def check(generator: Path, prior: Path | None, instances: Path | None, networks: dict[str, Path]) -> None:
     """Raise a UserError where the parts do not belong together."""
     made = Generator.load(generator)
+    if instances is not None:
+        check_instances(made, instances)
     if prior is not None:
         source = Generator.load(prior)
         wrong = f"{prior} makes {source.codec.makes}s, not representations: give an RDM as prior"

@@ -55,6 +55,7 @@ def evaluate(
     labels: Labels | None = None,
     quantisation: Quantisation | None = None,
     prior: Path | None = None,
+    instances: Path | None = None,
     autoencoder: Path | None = None,
     guidance: float | None = None,
     ramp: bool | None = None,
@@ -97,6 +98,7 @@ def evaluate(
         labels: classes of samples made from a checkpoint: generated, balanced or random.
         quantisation: of samples made from a checkpoint: round or truncate.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
+        instances: a store to draw them from, for a generator conditioned on instances.
         autoencoder: folder of what makes pictures of latents or tokens, for a generator of these.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling; None for the generator's own way.
@@ -127,7 +129,7 @@ def evaluate(
     besides = OfSamples(memorisation, memorisation_in, parzen)
     besides.check(data, out)
     earlier = None if against is None else read_content(against)
-    loaded = load(samples, prior, autoencoder=autoencoder) if is_generator(samples) else None
+    loaded = load(samples, prior, autoencoder=autoencoder, instances=instances) if is_generator(samples) else None
     opened = _open(samples_folder(samples)) if loaded is None else None
     size = (used.number or NUMBER) if opened is None else opened.count // seeds
     device = pick_device(accelerator)

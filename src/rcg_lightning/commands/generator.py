@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.commands.compare import samples_folder
-from rcg_lightning.conditions import ClassCondition, JointCondition, RepresentationCondition
+from rcg_lightning.conditions import ClassCondition, InstanceCondition, JointCondition, RepresentationCondition
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.data.store import Store
 from rcg_lightning.errors import UserError
@@ -19,10 +19,11 @@ from rcg_lightning.types import Condition, require
 
 @dataclass(frozen=True)
 class Loaded:
-    """A generator and, where its representations are to be sampled, their generator."""
+    """A generator and, where its representations are to be sampled, their generator or the store that has them."""
 
     generator: Generator
     prior: Generator | None
+    instances: Store | None = None
 
     @property
     def labels(self) -> int | None:
@@ -33,17 +34,23 @@ class Loaded:
         return min(counts) if counts else None
 
 
-def load(checkpoint: Path, prior: Path | None, given: bool = False, autoencoder: Path | None = None) -> Loaded:
-    """Load a generator from its checkpoint, and make it sample its representations from ``prior``.
+def load(
+    checkpoint: Path,
+    prior: Path | None,
+    given: bool = False,
+    autoencoder: Path | None = None,
+    instances: Path | None = None,
+) -> Loaded:
+    """Load a generator from its checkpoint, and make it sample its representations from ``prior`` or ``instances``.
 
-    A bundle holds prior and autoencoder itself; others may be given.
+    A bundle holds prior, instances and autoencoder itself; others may be given.
 
     Args:
         given: representations will be given, so that no prior is needed.
         autoencoder: folder of what makes pictures of latents or tokens, or a bundle that holds it.
 
     Raises:
-        UserError: a prior is missing, of no use, not one of representations, or one of another encoder's; or the
+        UserError: prior or instances are missing, of no use, not of representations, or of another encoder's; or the
             autoencoder is missing, of no use, or another one.
     """
     generator = Generator.load(checkpoint)
@@ -54,10 +61,19 @@ def load(checkpoint: Path, prior: Path | None, given: bool = False, autoencoder:
     if not takes:
         what = "representations are" if given else "--prior is"
         require(prior is None and not given, f"{checkpoint} is not conditioned on representations: {what} of no use")
+        check_instances(generator, instances)
         return Loaded(generator, None)
+    if instances is None and prior is None and not given:
+        instances = bundle_parts(checkpoint).get("instances")
+    if instances is not None:
+        require(prior is None and not given, "--instances excludes --prior and given representations: give one of them")
+        check_instances(generator, instances)
+        return Loaded(generator, None, Store.open(instances))
     prior = prior or bundle_parts(checkpoint).get("prior")
     if given or prior is None:
-        require(given, f"{checkpoint} is conditioned on representations: give an RDM's checkpoint with --prior")
+        drawn = ", or a store to draw from with --instances" if told(generator) == "instance" else ""
+        lacking = f"{checkpoint} is conditioned on {told(generator)}s: give an RDM's checkpoint with --prior{drawn}"
+        require(given, lacking)
         return Loaded(generator, None)
     source = Generator.load(prior_at(prior))
     require(
@@ -67,6 +83,19 @@ def load(checkpoint: Path, prior: Path | None, given: bool = False, autoencoder:
     same_encoder(generator, source.facts.identities.get("representation") if source.facts else None, str(prior))
     generator.condition.use_prior(prior)
     return Loaded(generator, source)
+
+
+def check_instances(generator: Generator, instances: Path | None) -> None:
+    """Raise a UserError where ``instances`` are given and cannot be those of ``generator``."""
+    if instances is not None:
+        takes = has(generator.condition, InstanceCondition)
+        require(takes, f"--instances {instances} is of no use: this generator is not conditioned on instances")
+        generator.condition.use_instances(instances)
+
+
+def told(generator: Generator) -> str:
+    """Return the key under which a batch holds the representations that a generator is conditioned on."""
+    return "instance" if has(generator.condition, InstanceCondition) else "representation"
 
 
 def has(condition: Condition, kind: type[Condition]) -> bool:

@@ -15,7 +15,7 @@ from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.kept import BYTES_KEPT
 from rcg_lightning.evaluation.memorisation import closest_matches, matches_picture
 from rcg_lightning.evaluation.metrics import metric_name
-from rcg_lightning.evaluation.parzen import BANDWIDTHS, parzen_likelihood, validation_and_test
+from rcg_lightning.evaluation.parzen import BANDWIDTHS, choosing_and_scored, parzen_likelihood
 from rcg_lightning.evaluation.reference import real_pictures
 from rcg_lightning.types import require
 
@@ -61,8 +61,7 @@ class OfSamples:
             count * samples[0].numel() <= BYTES_KEPT,
             f"{count} held-out pictures of {tuple(samples.shape[1:])} are too many for Parzen windows",
         )
-        heldout = torch.cat([torch.empty(0, *samples.shape[1:], dtype=torch.uint8), *real_pictures(data, "heldout")])
-        validation, test = (part.to(device) for part in validation_and_test(heldout))
+        validation, test = (part.to(device) for part in choosing_and_scored(data))
         found = parzen_likelihood(samples.to(device), validation, test)
         return {metric_name(name, "pixels", len(samples), "heldout"): value for name, value in found.items()}
 
@@ -70,9 +69,11 @@ class OfSamples:
         """Return how the bandwidth was chosen, for what is stored; nothing where no likelihood was asked for."""
         if not self.parzen:
             return {}
-        validation, test = validation_and_test(torch.empty(len(data.pictures("heldout"))))
+        validation, test = choosing_and_scored(data)
         chosen = {"validation": len(validation), "test": len(test), "bandwidths": list(BANDWIDTHS)}
-        return {"parzen": chosen | {"rule": "the bandwidth under which the validation pictures are the most probable"}}
+        apart = "training pictures that are held back" if data.chooses else "held-out pictures that are not scored"
+        rule = f"the bandwidth under which the validation pictures, {apart}, are the most probable"
+        return {"parzen": chosen | {"rule": rule}}
 
     def closest(
         self, blocks: Sequence[Tensor], data: ImageData, extractor: FeatureExtractor, device: torch.device, out: Path

@@ -20,6 +20,7 @@ from rcg_lightning.commands.generator import (
     same_encoder,
     stored_representations,
     take_weak,
+    told,
 )
 from rcg_lightning.commands.parsing import call, say, watched
 from rcg_lightning.core.guidance import Guidance
@@ -47,6 +48,7 @@ def sample(
     number: int = 64,
     first_seed: int = 0,
     prior: Path | None = None,
+    instances: Path | None = None,
     autoencoder: Path | None = None,
     guidance: float | None = None,
     ramp: bool | None = None,
@@ -82,6 +84,8 @@ def sample(
         number: samples to make; variations of each picture with --like, pictures on the way with --between.
         first_seed: seeds are first_seed, first_seed + 1, …
         prior: checkpoint of the RDM, for a generator conditioned on representations.
+        instances: a store of them to draw from, for a generator conditioned on instances: of the training pictures, of
+            fewer (`rcg instances`), or of other pictures.
         autoencoder: folder of what makes pictures of latents or tokens, for a generator of these.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling, as MAGE does; None for the generator's own way.
@@ -107,15 +111,15 @@ def sample(
         precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
     """
     require(number > 0, f"--number is at least 1, not {number}")
-    loaded = load(checkpoint, prior, given=bool(like or between or representations), autoencoder=autoencoder)
+    loaded = load(checkpoint, prior, bool(like or between or representations), autoencoder, instances)
     generator = loaded.generator
     seeds = torch.arange(first_seed, first_seed + number)
     carried: dict[str, Tensor] = {}
     if like or between:
-        carried["representation"] = _from_pictures(generator, encoder, like, between, number, path)
+        carried[told(generator)] = _from_pictures(generator, encoder, like, between, number, path)
         seeds = seeds.repeat(len(like)) if like else torch.full((number,), first_seed)
     elif representations is not None:
-        carried["representation"] = stored_representations(generator, representations, number)
+        carried[told(generator)] = stored_representations(generator, representations, number)
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
     data = Seeds(seeds.tolist(), batch_size, carried)
     if sampler is not None:
@@ -185,8 +189,8 @@ def _identity(
 ) -> dict[str, object]:
     """Everything that the samples depend on: a store of other samples is refused, one just begun is continued."""
     generator = loaded.generator
-    told = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
-    settings = json.dumps([describe(guidance), describe(sampler), seeds.tolist(), told], sort_keys=True)
+    given = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
+    settings = json.dumps([describe(guidance), describe(sampler), seeds.tolist(), given], sort_keys=True)
     representation = generator.facts.identities.get("representation") if generator.facts else None
     autoencoder = getattr(generator.codec, "identity", None)
     return {
@@ -195,6 +199,7 @@ def _identity(
         "geometry": "samples",
         "generator": generator.identity,
         "prior": loaded.prior.identity if loaded.prior else None,
+        **({"instances": loaded.instances.identity} if loaded.instances else {}),
         **({"autoencoder": autoencoder} if autoencoder else {}),
         **({"weak": generator.weak_identity} if generator.weak_identity else {}),
         "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
@@ -220,6 +225,7 @@ def main(name: str, argv: list[str]) -> None:
         "rcg sample … --guidance 2 --weak runs/generator/early.ckpt   guided by a weaker model",
         "rcg sample … --autoencoder runs/tokenizer/tokenizer        from a generator of tokens or latents",
         "rcg sample … --classes 3,5                                   by a class-conditional RDM",
+        "rcg sample … --instances runs/other_store                   neighbours of other pictures",
         "rcg sample … --like picture.png --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
         "rcg sample … --between one.png other.png --number 9 --encoder …",
     ]

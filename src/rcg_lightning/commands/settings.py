@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.commands.compare import samples_folder
-from rcg_lightning.commands.generator import Loaded, chosen_labels, has, stored_representations
+from rcg_lightning.commands.generator import Loaded, chosen_labels, has, stored_representations, told
 from rcg_lightning.commands.sample import sample
 from rcg_lightning.commands.scoring import ScoredSampling, finisher
 from rcg_lightning.conditions import ClassCondition
@@ -94,6 +94,8 @@ class Sampling:
             "prior": loaded.prior and loaded.prior.identity,
             **({"weak": self.generator.weak_identity} if self.generator.weak_identity else {}),
         }
+        if loaded.instances is not None:
+            self._weights["instances"] = loaded.instances.identity
         if representations is not None:
             folder = Store.open(samples_folder(representations)).path
             self._weights["representations"] = file_sha256(folder / MANIFEST)  # which lists every shard's checksum
@@ -157,10 +159,10 @@ class Sampling:
         carried = dict(self.labels)
         known = self._representations(setting)
         if known is not None:
-            carried["representation"] = known
+            carried[told(self.generator)] = known
         rows = torch.arange(seed * self.asked.number, (seed + 1) * self.asked.number)
-        told = {name: values[rows] for name, values in carried.items()}
-        return Seeds((rows + self.asked.first_seed).tolist(), self.asked.batch_size, told)
+        given = {name: values[rows] for name, values in carried.items()}
+        return Seeds((rows + self.asked.first_seed).tolist(), self.asked.batch_size, given)
 
     def _prior_sampler(self, setting: Setting) -> Sampler:
         if self.loaded.prior is None:

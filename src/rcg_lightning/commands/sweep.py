@@ -57,6 +57,7 @@ def sweep(
     protocol: str | None = None,
     reference: Path | None = None,
     prior: Path | None = None,
+    instances: Path | None = None,
     autoencoder: Path | None = None,
     representations: Path | None = None,
     guidance: list[float] | None = None,
@@ -99,6 +100,7 @@ def sweep(
         protocol: adm-256, val-50k, … as of `rcg evaluate`; what is given besides changes it.
         reference: folder in which the real pictures' features are kept; by default in ``out``.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
+        instances: a store to draw them from, for a generator conditioned on instances.
         autoencoder: folder of what makes pictures of latents or tokens, for a generator of these.
         representations: a store to take conditions from instead of the prior.
         guidance: guidance scales, 1 is off.
@@ -145,7 +147,7 @@ def sweep(
     features = loaded_features(extractor, used)
     if representations is None:
         prior = prior or bundle_parts(checkpoint).get("prior")
-    loaded = load(checkpoint, prior, given=representations is not None, autoencoder=autoencoder)
+    loaded = load(checkpoint, prior, representations is not None, autoencoder, instances)
     makes = loaded.generator.codec.makes
     require(makes == "image", f"{checkpoint} makes {makes}s, no pictures: sweep a generator of pictures")
     device = pick_device(accelerator)

@@ -88,11 +88,20 @@ class ImageData(Described, LightningDataModule):
         self._needs = frozenset(keys)
 
     def pictures(self, split: str) -> Pictures:
-        """Return the pictures of ``split``, "train" or "heldout"."""
+        """Return the pictures of ``split``, "train" or "heldout"; "validation" where the source holds some back."""
         if split not in self._pictures:
-            require(split in ("train", "heldout"), f"the splits of a data set are train and heldout, not {split!r}")
-            self._pictures[split] = self.source.train() if split == "train" else self.source.heldout()
+            given = {"train": self.source.train, "heldout": self.source.heldout, "validation": self.source.validation}
+            require(split in given, f"the splits of a data set are train and heldout, not {split!r}")
+            found = given[split]()
+            if found is None:
+                raise UserError(f"{type(self.source).__name__} holds no pictures back for choices: set source.held_back")
+            self._pictures[split] = found
         return self._pictures[split]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are pictures to make choices on, see ``Source``."""
+        return self.source.validation() is not None
 
     def columns(self, split: str) -> dict[str, Store]:
         """Return the store of each column of ``split``; opened and checked once, see ``open_columns``."""

@@ -84,7 +84,11 @@ class ArrayPictures(Pictures):
 
 
 class Source(Described):
-    """Where pictures come from. ``train()`` and ``heldout()`` return the two splits."""
+    """Where pictures come from. ``train()`` and ``heldout()`` return the two splits.
+
+    Choices that must not see the held-out pictures, such as when to stop or how wide a kernel is, are made on
+    ``validation()``: training pictures that are not trained on, where a source holds some back.
+    """
 
     def prepare(self) -> None:
         """Fetch what is missing; runs on one process of a machine only."""
@@ -94,6 +98,10 @@ class Source(Described):
 
     @abstractmethod
     def heldout(self) -> Pictures: ...
+
+    def validation(self) -> Pictures | None:
+        """Return pictures for choices; None where all are trained on."""
+        return None
 
 
 def check_channels(channels: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from rcg_lightning.data.folder import FlatFolder, ImageFolder, ImageNet, TarShards
 from rcg_lightning.data.pictures import ArrayPictures, Pictures, Source, check_channels, chosen
 from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
 
 __all__ = [
     "CIFAR10",
@@ -23,8 +24,14 @@ __all__ = [
 ]
 
 
-def _in_memory(array: np.ndarray, labels: np.ndarray, channels: int, limit: int | None, title: str) -> ArrayPictures:
+def _in_memory(
+    array: np.ndarray, labels: np.ndarray, channels: int, limit: int | None, classes: list[int] | None, title: str
+) -> ArrayPictures:
     """(N, C, H, W) uint8 and (N,) -> the chosen pictures, grey repeated or colours weighted to grey as PIL does."""
+    if classes is not None:
+        require(bool(classes) and set(classes) <= set(range(10)), f"classes of {title} are of 0 to 9, not {classes}")
+        kept = np.isin(labels, classes)
+        array, labels = array[kept], labels[kept]
     rows = chosen(len(array), limit)
     array, labels = array[rows], labels[rows]
     if channels == 3 and array.shape[1] == 1:
@@ -36,17 +43,23 @@ def _in_memory(array: np.ndarray, labels: np.ndarray, channels: int, limit: int 
 
 
 class Digits(Source):
-    """scikit-learn's handwritten digits: 1,797 grey pictures of 8x8, split 1,346 to 451, stratified, always alike."""
+    """scikit-learn's handwritten digits: 1,797 grey pictures of 8x8, split 1,346 to 451, stratified, always alike.
 
-    def __init__(self, channels: int = 1, limit: int | None = None) -> None:
+    Args:
+        channels: 1, or 3 for grey repeated.
+        limit: train on that many pictures only, always the same.
+        classes: pictures of these classes only, in both splits; labels stay what they are.
+    """
+
+    def __init__(self, channels: int = 1, limit: int | None = None, classes: list[int] | None = None) -> None:
         self.channels = check_channels(channels)
-        self.limit = limit
+        self.limit, self.classes = limit, classes
 
     def train(self) -> Pictures:
-        return _in_memory(*self._split(0), self.channels, self.limit, "Digits train")
+        return _in_memory(*self._split(0), self.channels, self.limit, self.classes, "Digits train")
 
     def heldout(self) -> Pictures:
-        return _in_memory(*self._split(1), self.channels, None, "Digits held-out")
+        return _in_memory(*self._split(1), self.channels, None, self.classes, "Digits held-out")
 
     def _split(self, part: int) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits  # seconds to import, and only this source needs it
@@ -66,17 +79,28 @@ class TorchvisionSource(Source):
         channels: 3 (RGB) or 1 (grey); every picture is converted.
         limit: train on that many pictures only, always the same.
         download: fetch what is missing.
+        classes: pictures of these classes only, in both splits; labels stay what they are.
+        held_back: the last so many training pictures are not trained on, but are ``validation()``: of MNIST 10,000, in
+            the literature.
     """
 
     layout: str  # what has to lie where, below root
     natural_channels: int
 
     def __init__(
-        self, root: Path, channels: int | None = None, limit: int | None = None, download: bool = True
+        self,
+        root: Path,
+        channels: int | None = None,
+        limit: int | None = None,
+        download: bool = True,
+        classes: list[int] | None = None,
+        held_back: int = 0,
     ) -> None:
+        require(held_back >= 0, f"held_back is a number of pictures, not {held_back}")
+        self.held_back = held_back
         self.root = Path(root).expanduser()
         self.channels = check_channels(self.natural_channels if channels is None else channels)
-        self.limit = limit
+        self.limit, self.classes = limit, classes
         self.download = download
 
     @abstractmethod
@@ -88,10 +112,23 @@ class TorchvisionSource(Source):
         self._load(False)
 
     def train(self) -> Pictures:
-        return _in_memory(*self._load(True), self.channels, self.limit, f"{type(self).__name__} train")
+        array, labels = self._load(True)
+        few = f"{len(array)} training pictures cannot spare {self.held_back}: set held_back lower"
+        require(self.held_back < len(array), few)
+        used = slice(len(array) - self.held_back)
+        return self._pictures(array[used], labels[used], self.limit, "train")
+
+    def validation(self) -> Pictures | None:
+        if not self.held_back:
+            return None
+        array, labels = self._load(True)
+        return self._pictures(array[-self.held_back :], labels[-self.held_back :], None, "validation")
 
     def heldout(self) -> Pictures:
-        return _in_memory(*self._load(False), self.channels, None, f"{type(self).__name__} held-out")
+        return self._pictures(*self._load(False), None, "held-out")
+
+    def _pictures(self, array: np.ndarray, labels: np.ndarray, limit: int | None, split: str) -> Pictures:
+        return _in_memory(array, labels, self.channels, limit, self.classes, f"{type(self).__name__} {split}")
 
     def _load(self, train: bool) -> tuple[np.ndarray, np.ndarray]:
         try:

@@ -9,9 +9,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.data.images import ImageData
 from rcg_lightning.evaluation.metrics import Sums
 from rcg_lightning.types import require
 
@@ -41,11 +43,11 @@ def parzen_likelihood(
             f"the {name} are {pictures.dtype} {tuple(pictures.shape)}: uint8 of {tuple(test.shape[1:])} like the test "
             "pictures are needed",
         )
-    centres = _pixels(samples)
-    bandwidth = choose_bandwidth(centres, _pixels(validation), bandwidths)
+    centres = pixels(samples)
+    bandwidth = choose_bandwidth(centres, pixels(validation), bandwidths)
     metric = ParzenWindow(centres, bandwidth, sync_on_compute=False).to(samples.device)  # all points are here
     for part in test.split(_CHUNK):
-        metric.update(_pixels(part))
+        metric.update(pixels(part))
     return metric.compute() | {"bandwidth": bandwidth}
 
 
@@ -60,6 +62,25 @@ def validation_and_test(heldout: Tensor) -> tuple[Tensor, Tensor]:
     test = torch.ones(len(heldout), dtype=torch.bool)
     test[places] = False
     return heldout[places], heldout[test]
+
+
+def choosing_and_scored(data: ImageData) -> tuple[Tensor, Tensor]:
+    """Return the pictures on which the bandwidth is chosen and those that are scored, uint8 (n, C, H, W) each.
+
+    Where the source holds training pictures back, up to 1000 of these, evenly spread, are chosen on, and every held-out
+    picture is scored; otherwise ``validation_and_test`` of the held-out pictures.
+    """
+    heldout = _whole(data, "heldout", np.arange(len(data.pictures("heldout"))))
+    if not data.chooses:
+        return validation_and_test(heldout)
+    count = len(data.pictures("validation"))
+    some = np.arange(min(count, VALIDATION)) * count // min(count, VALIDATION)
+    return _whole(data, "validation", some), heldout
+
+
+def _whole(data: ImageData, split: str, index: np.ndarray) -> Tensor:
+    parts = [batch["image"] for batch in data.plain(split, frozenset({"image"}), index)]
+    return torch.cat(parts) if parts else torch.empty(0, *data.facts.image, dtype=torch.uint8)
 
 
 class ParzenWindow(Sums):
@@ -128,6 +149,6 @@ def log_likelihoods(points: Tensor, centres: Tensor, bandwidths: Sequence[float]
     return torch.cat(found, dim=1)
 
 
-def _pixels(pictures: Tensor) -> Tensor:
+def pixels(pictures: Tensor) -> Tensor:
     """uint8 (n, C, H, W) -> (n, C·H·W) float64 in [0, 1]."""
     return pictures.flatten(1).to(torch.float32 if pictures.device.type == "mps" else torch.float64) / 255

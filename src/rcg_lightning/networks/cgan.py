@@ -79,6 +79,8 @@ class ConditionalGenerator(GeneratorNetwork):
         joint_units: ReLU units that both are mapped to; None maps them to the example at once (the word vectors).
         squashed: whether the example is a picture: a sigmoid, scaled to [-1, 1]. Otherwise the output is linear.
         dropout: probability of silencing a hidden unit in training.
+        lasting: whether units are silenced in sampling, too. Dropout is then a part of the noise, of which further
+            entries, uniform, decide which units are silenced: so a seed still names its sample.
         law: of the noise; None for uniform.
         reach: largest weight at the start.
     """
@@ -91,13 +93,16 @@ class ConditionalGenerator(GeneratorNetwork):
         joint_units: int | None = 1200,
         squashed: bool = True,
         dropout: float = 0.5,
+        lasting: bool = False,
         law: NoiseLaw | None = None,
         reach: float = 0.05,
     ) -> None:
         super().__init__()
         self.noise_dim, self.noise_units, self.condition_units = noise_dim, noise_units, condition_units
-        self.joint_units, self.squashed, self.reach = joint_units, squashed, reach
+        self.joint_units, self.squashed, self.lasting, self.reach = joint_units, squashed, lasting, reach
         self.law = law or UniformNoise()
+        uniform = isinstance(self.law, UniformNoise)
+        require(uniform or not lasting, "lasting dropout takes uniform noise: set law to null or lasting to false")
         self.dropout = nn.Dropout(dropout)
 
     def condition_width(self, shape: tuple[int, ...]) -> int:
@@ -108,16 +113,30 @@ class ConditionalGenerator(GeneratorNetwork):
         self.shape = shape
         width = self.noise_units + condition_dim
         self.noise_linear = nn.Linear(self.noise_dim, self.noise_units)
+        self.chances = [
+            self.noise_dim,
+            width,
+            self.joint_units or 0,
+        ]  # entries of the noise: z, and what silences units
+        if self.lasting:
+            self.noise_dim = sum(self.chances)
         self.joint_linear = nn.Linear(width, self.joint_units) if self.joint_units else None
         self.out_linear = nn.Linear(self.joint_units or width, math.prod(shape))
         spread(self, self.reach)
 
     def forward(self, noise: Tensor, c: Tensor) -> Tensor:
-        h = F.relu(torch.cat([self.noise_linear(noise), c], dim=1))  # (B, noise_units + condition_units)
+        z, first, second = noise.split(self.chances, dim=1) if self.lasting else (noise, None, None)
+        h = self._thinned(F.relu(torch.cat([self.noise_linear(z), c], dim=1)), first)  # (B, noise and condition units)
         if self.joint_linear is not None:
-            h = F.relu(self.joint_linear(self.dropout(h)))  # (B, joint_units)
-        out = self.out_linear(self.dropout(h)).unflatten(1, self.shape)  # (B, *shape)
+            h = self._thinned(F.relu(self.joint_linear(h)), second)  # (B, joint_units)
+        out = self.out_linear(h).unflatten(1, self.shape)  # (B, *shape)
         return 2 * out.sigmoid() - 1 if self.squashed else out
+
+    def _thinned(self, h: Tensor, chances: Tensor | None) -> Tensor:
+        """Silence units: those whose chance, uniform in [0, 1], is small, or at random in training."""
+        if chances is None:
+            return self.dropout(h)
+        return h * (chances >= self.dropout.p) / (1 - self.dropout.p)
 
 
 class ConditionalDiscriminator(DiscriminatorNetwork):
@@ -129,6 +148,7 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         joint: units that both are mapped to; None for 240 of maxout with 4 pieces.
         pictures: whether examples are pictures in [-1, 1], which are read in [0, 1] as in the paper.
         dropout: probability of silencing a hidden unit in training.
+        input_dropout: probability of silencing an entry of the example in training.
         reach: largest weight at the start.
     """
 
@@ -139,12 +159,13 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         joint: Units | None = None,
         pictures: bool = True,
         dropout: float = 0.5,
+        input_dropout: float = 0.0,
         reach: float = 0.005,
     ) -> None:
         super().__init__()
         self.example, self.condition = example or Maxout(240, 5), condition or Maxout(50, 5)
         self.joint, self.pictures, self.reach = joint or Maxout(240, 4), pictures, reach
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
 
     def condition_width(self, shape: tuple[int, ...]) -> int:
         return self.condition.width
@@ -159,7 +180,7 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         x = (x + 1) / 2 if self.pictures else x
-        h = self.example(self.example_linear(x.flatten(1)))  # (B, example units)
+        h = self.example(self.example_linear(self.input_dropout(x.flatten(1))))  # (B, example units)
         if c.shape[1]:
             h = torch.cat([h, self.condition(c)], dim=1)  # (B, example and condition units)
         h = self.joint(self.joint_linear(self.dropout(h)))  # (B, joint units)

@@ -1,7 +1,7 @@
 """Stages as folders: what a checkpoint holds, as JSON and safetensors; and bundles of all that sampling needs.
 
-A bundle is a folder of folders: ``generator`` and ``prior`` (stages), ``autoencoder`` and ``encoder`` (networks), those
-that are there. Wherever a checkpoint is asked for, a stage's folder or a bundle will do.
+A bundle is a folder of folders: ``generator`` and ``prior`` (stages), ``instances`` (a store), ``autoencoder`` and
+``encoder`` (networks), those that are there. Wherever a checkpoint is asked for, a stage's folder or a bundle will do.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from rcg_lightning.pretrained.network_folder import FORMAT, described_folder, re
 from rcg_lightning.types import require
 
 DESCRIPTION = "stage.json"
-PARTS = ("generator", "prior", "autoencoder", "encoder")
+PARTS = ("generator", "prior", "instances", "autoencoder", "encoder")
 
 
 def save_stage(folder: Path, content: Mapping[str, Any]) -> None:
