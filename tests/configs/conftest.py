@@ -23,6 +23,11 @@ def places(offline, monkeypatch):
             return ["--data.source.limit=64"]
         if kind in ("mnist", "cifar10"):
             return [f"--data.source.root={offline}", "--data.source.download=false"]
+        if kind == "mirflickr":
+            root = offline / kind
+            tagged = {"source.root": root, "source.annotation_folder": root / "notes", "source.examples": 40}
+            tagged |= {"vectors": offline / "words.txt", "least": 1, "workers": 0}
+            return [f"--data.{name}={value}" for name, value in tagged.items()]
         root = offline / ("pictures" if kind == "folder" else "imagenet")
         return [f"--data.source.root={root}", "--data.workers=0"]
 
@@ -35,7 +40,7 @@ def stores(places, tmp_path):
 
     def values(config: str) -> list[str]:
         kind = config.partition("_")[0]
-        named = f"{kind}_extract" if kind.startswith("imagenet") else f"{kind}_data"
+        named = f"{kind}_extract" if kind.startswith(("imagenet", "mirflickr")) else f"{kind}_data"
         data = call(data_of, "data", ["--config", named, *places(config)])
         latent = latent_of(config)
         train, heldout = (

@@ -1,4 +1,4 @@
-"""Every data set that a config names, tiny and in its real format, and the encoders that configs read."""
+"""Every data set that a config names, tiny and in its real format, and the encoders and words that configs read."""
 
 import pickle
 import struct
@@ -11,6 +11,7 @@ from PIL import Image
 
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.data.tagged import DigitTags
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.heads import ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
@@ -18,6 +19,7 @@ from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained import encoder_settings
+from rcg_lightning.pretrained.words import Words
 
 COUNT = 24  # pictures of each split
 DIM = 16  # numbers of a representation
@@ -43,6 +45,9 @@ def write_everything(root: Path) -> None:
         for number in range(COUNT // len(CLASSES)):
             pixels = random.integers(0, 256, (80, 90, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / folder / f"{number}.JPEG")
+    write_mirflickr(root / "mirflickr", random)
+    known = sorted({"sea", "sky", "cat", "indoor"}.union(*DigitTags.words))
+    Words(known, torch.from_numpy(random.normal(size=(len(known), 8)).astype(np.float32))).save(root / "words.txt")
     torch.save({"state_dict": official_names(48)}, root / "vit.pth.tar")
     convnet = SmallConvNet(1, 8, (8, DIM))
     save_network(root / "encoder", convnet, encoder_settings(Preprocess([0.5], [0.5]), head=False))
@@ -64,6 +69,15 @@ def write_cifar10(folder: Path, random: np.random.Generator) -> None:
         pixels = random.integers(0, 256, (10, 3072), dtype=np.uint8)
         (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": list(range(10))}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+
+
+def write_mirflickr(root: Path, random: np.random.Generator) -> None:
+    (root / "meta" / "tags").mkdir(parents=True)
+    for number in range(1, COUNT + 1):
+        Image.fromarray(random.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(root / f"im{number}.jpg")
+        (root / "meta" / "tags" / f"tags{number}.txt").write_text("sea\nsky\nunheard-of\n" if number % 2 else "cat\n")
+    (root / "notes").mkdir()
+    (root / "notes" / "indoor.txt").write_text("\n".join(map(str, range(1, COUNT + 1, 3))))
 
 
 def official_names(width: int) -> dict[str, torch.Tensor]:

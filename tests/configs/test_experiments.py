@@ -29,6 +29,7 @@ FACTS = {
     "imagenet64": ((3, 64, 64), 1000),
     "imagenet256": ((3, 256, 256), 1000),
     "inaturalist": ((3, 256, 256), 10000),
+    "mirflickr": ((3, 256, 256), None),
 }
 SMALL_UNET = [
     "--data.batch_size=2",
@@ -100,6 +101,7 @@ def full_size(name, config):
     columns = {"representation": {"shape": [256]}, "cluster": {"count": 10, "sizes": [1] * 10}}
     columns["latent"] = latent_of(name) or {"shape": [1]}
     columns["tokens"] = {"shape": [256], "count": 1024}
+    columns |= {"tag": {"shape": [], "count": 50}, "word": {"shape": [200]}}
     columns["alignment"] = {"shape": [64]}  # what is known of an encoder that is not here
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
@@ -143,6 +145,8 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
         words += [f"--model.codec.encoder.weights={offline / 'vit.pth.tar'}", "--model.codec.encoder.heads=12"]
     elif name.endswith("_repa"):
         words += [f"--model.alignment.encoder.folder={offline / 'encoder'}"]
+    elif name.endswith("_tags"):
+        words += [*stores(name), f"--model.codec.vectors={offline / 'words.txt'}"]
     elif any(column in EXPERIMENTS[name].read_text() for column in STORED):
         words += stores(name)
     words += [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]

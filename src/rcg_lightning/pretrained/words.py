@@ -70,8 +70,8 @@ def read_words(path: Path, only: Collection[str] | None = None) -> Words:
     for word, values in _entries(Path(path).expanduser(), wanted):
         found.setdefault(word, values)
     vectors = np.stack(list(found.values())) if found else np.zeros((0, dimension(path)), np.float32)
-    broken = ~np.isfinite(vectors).all(1)
-    require(not broken.any(), f"{path}: the vector of {[*found][int(broken.argmax())]!r} holds NaN or infinity")
+    broken = [word for word, whole in zip(found, np.isfinite(vectors).all(1)) if not whole]
+    require(not broken, f"{path}: the vectors of {len(broken)} words hold NaN or infinity, such as {broken[:1]}")
     return Words(list(found), torch.from_numpy(vectors))
 
 
