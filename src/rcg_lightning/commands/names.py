@@ -3,7 +3,7 @@
 from rcg_lightning import conditions
 from rcg_lightning.callbacks import fidelity, grids, reconstruction, representation
 from rcg_lightning.core import adversarial, diffaugment, diffusion, guidance, masking, samplers, schedule
-from rcg_lightning.data import augment, geometry, images, sources, tagged, tags
+from rcg_lightning.data import augment, coco, geometry, images, listed, sources, tagged, tags
 from rcg_lightning.evaluation import extractors
 from rcg_lightning.networks import (
     biggan,
@@ -25,7 +25,16 @@ from rcg_lightning.networks import (
     vit,
     vqgan,
 )
-from rcg_lightning.pretrained import codecs, encoders, normalisation, perceptual, timm_encoder, trained, words
+from rcg_lightning.pretrained import (
+    codecs,
+    encoders,
+    normalisation,
+    perceptual,
+    resnet_encoder,
+    timm_encoder,
+    trained,
+    words,
+)
 from rcg_lightning.stages import adversarial as adversarial_stage
 from rcg_lightning.stages import classifier, codebook, masked, optimization, ssl, tokenizer
 from rcg_lightning.stages import diffusion as diffusion_stage
@@ -37,6 +46,7 @@ __all__ = [
     "biggan",
     "cgan",
     "classifier",
+    "coco",
     "codebook",
     "codecs",
     "conditioner",
@@ -57,6 +67,7 @@ __all__ = [
     "guidance",
     "heads",
     "images",
+    "listed",
     "mage",
     "maps",
     "masked",
@@ -67,6 +78,7 @@ __all__ = [
     "rdm_mlp",
     "reconstruction",
     "representation",
+    "resnet_encoder",
     "samplers",
     "schedule",
     "sources",

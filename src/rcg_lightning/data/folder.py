@@ -125,11 +125,10 @@ class FolderSource(Source):
     ) -> None:
         self.root = Path(root).expanduser()
         self.channels = check_channels(channels)
-        self.on_bad: OnBad = on_bad
+        self.on_bad: OnBad = check_on_bad(on_bad)
         self.share = heldout
         self.limit = limit
         self.orient = orient
-        require(on_bad in ("skip", "stop"), f"on_bad is skip or stop, not {on_bad}")
         require(0 <= heldout < 1, f"heldout is the share of pictures kept out of training, in [0, 1), not {heldout}")
 
     def train(self) -> Pictures:
@@ -244,6 +243,12 @@ class TarShards(FolderSource):
                 f"{index.root / index.name(rows[int(labels.argmin())])} has no class: add its .cls, or none"
             )
         return np.ascontiguousarray(labels), len(index.classes)
+
+
+def check_on_bad(on_bad: OnBad) -> OnBad:
+    """Return ``on_bad`` if it is a way to deal with a file that cannot be read."""
+    require(on_bad in ("skip", "stop"), f"on_bad is skip or stop, not {on_bad}")
+    return on_bad
 
 
 def hashed_split(index: FolderIndex, share: float) -> np.ndarray:

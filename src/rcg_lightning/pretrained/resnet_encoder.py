@@ -1,0 +1,68 @@
+"""ResNet-50 as IC-GAN takes its instances' features from it, whatever file its weights come in."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from rcg_lightning.pretrained.checkpoints import State, entry, load_strictly, read_checkpoint, strip
+from rcg_lightning.pretrained.encoders import Encoder, Loaded
+from rcg_lightning.pretrained.normalisation import Normalisation, UnitLength
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.types import require
+
+NAME = "resnet50"  # timm's
+SIZE = 224  # pixels a side
+HEADS = {
+    "fc.": "the classifier",
+    "projection_head.": "the projection head, the feature in front of it is used",
+    "prototypes.": "the prototypes",
+}
+
+
+class ResNet50Encoder(Encoder):
+    """The 2,048 numbers of a ResNet-50 after its pooling, of length one, as IC-GAN conditions on them.
+
+    As in the official code a picture is stretched to 224 x 224 by a bicubic resize that does not smooth, which
+    ``TimmEncoder`` does otherwise. Files of SwAV (the unlabelled IC-GAN), torchvision and timm (supervised, the
+    class-conditional one) have one set of names; those of a network trained on ImageNet-LT are found in
+    ``state_dict_best``.
+
+    Args:
+        weights: SwAV's ``swav_800ep_pretrain.pth.tar``, torchvision's ``resnet50-….pth``, or timm's file.
+        normalise: from the network's output to the representation, ``UnitLength`` by default.
+    """
+
+    def __init__(self, weights: Path | None = None, normalise: Normalisation | None = None) -> None:
+        super().__init__(normalise or UnitLength())
+        self.weights = weights
+
+    def load(self) -> Loaded:
+        state = backbone_of(read_checkpoint(self.weights, type(self).__name__))
+        heads = {why: [n for n in state if n.startswith(start)] for start, why in HEADS.items()}
+        skipped = {why: names for why, names in heads.items() if names}
+        left = {name for names in skipped.values() for name in names}
+        network = timm.create_model(NAME, num_classes=0)
+        kept = {name: tensor for name, tensor in state.items() if name not in left}
+        # counts of batches, which nothing reads in evaluation: older files have none
+        counts = {n: torch.tensor(0) for n in network.state_dict() if n.endswith(".num_batches_tracked")}
+        load_strictly(network, {**counts, **kept}, str(self.weights))
+        return Loaded(
+            network=network,
+            preprocess=Preprocess(size=SIZE),
+            dim=network.num_features,  # type: ignore[arg-type]
+            structure={"timm": NAME},
+            loaded={"backbone": len(kept)},
+            skipped=skipped,
+        )
+
+
+def backbone_of(container: Mapping[str, Any]) -> State:
+    """Return the tensors of a ResNet under torchvision's names."""
+    best = container.get("state_dict_best")
+    state = entry(best if isinstance(best, Mapping) else container, "feat_model", "state_dict", "model")
+    state = strip(state, "module.") or state
+    require("layer1.0.conv1.weight" in state, f"this is no ResNet, its tensors are {', '.join([*state][:3]) or 'none'}")
+    return state

@@ -1,0 +1,152 @@
+"""COCO-Stuff: which pictures count, seen and unseen combinations of classes, lists in place of annotations."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from rcg_lightning.data import coco
+from rcg_lightning.data.coco import CocoStuff
+from rcg_lightning.errors import UserError
+
+OTHER = 183  # of the stuff classes
+THINGS, STUFF = (1, 2, 3), (92, 93, OTHER)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("RCG_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def write(root, split, scenes):
+    """Write pictures of 100 x 50 and both files of annotations.
+
+    Args:
+        scenes: for each picture its objects: class, or (class, facts of the annotation).
+    """
+    (root / f"{split}2017").mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    ids = {number: 1000 - 7 * number for number in range(len(scenes))}  # as officially in no order
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 100, "height": 50} for i in ids.values()]
+    for image in images:
+        Image.new("RGB", (100, 50)).save(root / f"{split}2017" / image["file_name"])
+    for kind, classes in (("instances", THINGS), ("stuff", STUFF)):
+        rows = []
+        for number, objects in enumerate(scenes):
+            for entry in objects:
+                category, facts = entry if isinstance(entry, tuple) else (entry, {})
+                if category in classes:
+                    row = {"image_id": ids[number], "category_id": category, "bbox": [0, 0, 50, 25], "iscrowd": 0}
+                    rows.append({**row, **facts})
+        names = {OTHER: "other"}
+        categories = [{"id": c, "name": names.get(c, f"class {c}")} for c in classes]
+        content = {"images": images, "annotations": rows, "categories": categories}
+        (root / "annotations" / f"{kind}_{split}2017.json").write_text(json.dumps(content))
+    return [image["file_name"] for image in images]
+
+
+SMALL, CROWD = {"bbox": [0, 0, 10, 10]}, {"iscrowd": 1}  # 2 % exactly is too small
+TRAIN = [
+    [1, 2, 92],  # seen: {1, 2, 92}
+    [1, 1, 1, 1, 1, 1, 1, 92],  # eight objects, {1, 92}
+    [1, 1, 1, 1, 1, 1, 1, 1, 92],  # nine: not taken
+    [1, 92],  # two: not taken
+    [1, 2, 3],  # no stuff: not taken
+    [1, 2, (92, SMALL)],  # two that are large enough: not taken
+    [1, 2, OTHER],  # two besides `other`: not taken
+    [1, (2, CROWD), 92],  # two besides a crowd: not taken
+    [1, 2, 92, (93, SMALL)],  # {1, 2, 92} again
+]
+VAL = [
+    [3, 3, 93],  # the one for validation
+    [2, 1, 92],  # seen
+    [1, 1, 92],  # seen, as {1, 92}
+    [1, 2, 3, 92],  # a superset of a seen one: unseen
+    [2, 2, 92],  # a subset: unseen
+    [1, (2, CROWD), 92],  # crowds count here, so this is taken, and seen
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path, "train", TRAIN)
+    write(tmp_path, "val", VAL)
+    return tmp_path
+
+
+def held_out(root, names, **settings):
+    """Numbers, within VAL, of the held-out pictures."""
+    pictures = CocoStuff(root, validation=1, **settings).heldout()
+    return sorted(names.index(pictures.name(i).rpartition("/")[2]) for i in range(len(pictures)))
+
+
+def file_names(root, split):
+    content = json.loads((root / "annotations" / f"instances_{split}2017.json").read_text())
+    return [image["file_name"] for image in content["images"]]
+
+
+def test_which_training_pictures_are_taken(root):
+    pictures, names = CocoStuff(root).train(), file_names(root, "train")
+    taken = sorted(names.index(pictures.name(i).rpartition("/")[2]) for i in range(len(pictures)))
+    assert taken == [0, 1, 8]
+    assert pictures.labels is None
+    assert pictures.load(0).shape == (3, 50, 100)
+    assert len(CocoStuff(root, limit=2).train()) == 2
+
+
+@pytest.mark.parametrize(
+    ("subset", "expected"),
+    [("validation", [0]), ("eval", [1, 2, 3, 4, 5]), ("seen", [1, 2, 5]), ("unseen", [3, 4])],
+)
+def test_seen_is_a_set_of_classes_that_a_training_picture_has_too(root, subset, expected):
+    assert held_out(root, file_names(root, "val"), subset=subset) == expected
+
+
+def test_lists_take_the_place_of_annotations(root):
+    names = file_names(root, "val")
+    (root / "lists").mkdir()
+    (root / "lists" / "train.txt").write_text("\n".join(file_names(root, "train")[:4]))
+    (root / "lists" / "seen.txt").write_text(f"val2017/{names[3]}\n{names[1]}\n")
+    for file in (root / "annotations").iterdir():
+        file.unlink()
+    assert held_out(root, names, subset="seen", lists=root / "lists") == [1, 3]
+    assert len(CocoStuff(root, lists=root / "lists").train()) == 4
+    with pytest.raises(UserError, match=r"no list of pictures at .*unseen\.txt"):
+        CocoStuff(root, "unseen", root / "lists").heldout()
+
+
+def test_annotations_are_read_once(root, monkeypatch):
+    first = CocoStuff(root).train()
+    monkeypatch.setattr(coco, "annotations", None)
+    assert CocoStuff(root).train().fingerprint == first.fingerprint
+    monkeypatch.undo()
+    file = root / "annotations" / "stuff_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = content["annotations"][:-2]  # those of the last picture
+    file.write_text(json.dumps(content))
+    assert len(CocoStuff(root).train()) == 2
+
+
+def test_mistakes_are_said_in_one_line(root):
+    with pytest.raises(UserError, match="subsets of COCO-Stuff are eval, seen, unseen, validation, not 'test'"):
+        CocoStuff(root, "test")
+    with pytest.raises(UserError, match="there are no eval pictures of COCO-Stuff"):
+        CocoStuff(root).heldout()  # all of these few are for validation
+    gone = root / "val2017" / file_names(root, "val")[2]
+    gone.unlink()
+    with pytest.raises(UserError, match=rf"1 of 5 pictures of COCO-Stuff's eval are .* such as {gone.name}"):
+        CocoStuff(root, validation=1).heldout()
+    file = root / "annotations" / "stuff_train2017.json"
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"stuff_train2017\.json is no JSON"):
+        CocoStuff(root).train()
+    file.write_text("[]")
+    with pytest.raises(UserError, match="holds no annotations"):
+        CocoStuff(root).train()
+    row = {"image_id": 5, "category_id": 92, "bbox": [0, 0, 9, 9]}
+    file.write_text(json.dumps({"images": [], "annotations": [row], "categories": []}))
+    with pytest.raises(UserError, match="annotates picture 5, which COCO's annotations have not"):
+        CocoStuff(root).train()
+    file.unlink()
+    with pytest.raises(UserError, match=r"no annotations at .*stuff_train2017\.json"):
+        CocoStuff(root).train()
