@@ -89,6 +89,12 @@ def test_cifar10_is_read_from_torchvisions_layout(tmp_path, monkeypatch):
     assert len(source.train()) == 20
     assert np.array_equal(source.heldout().array, pixels)
     assert source.heldout().labels.tolist() == [3, 1, 4, 1]
+    assert source.validation() is None
+    spared = CIFAR10(tmp_path, download=False, held_back=7)
+    assert np.array_equal(spared.train().array, source.train().array[:13])
+    assert np.array_equal(spared.validation().array, source.train().array[13:])
+    with pytest.raises(UserError, match="cannot spare 20"):
+        CIFAR10(tmp_path, download=False, held_back=20).train()
     grey = CIFAR10(tmp_path, channels=1, download=False).heldout()
     expected = np.asarray(to_picture(source.heldout().array[0]).convert("L"))
     assert np.array_equal(grey.array[0, 0], expected)
@@ -99,3 +105,15 @@ def test_channels_and_limit_are_checked():
         Digits(channels=2)
     with pytest.raises(UserError, match="limit"):
         Digits(limit=0).train()
+
+
+def test_some_classes_alone_keep_their_labels():
+    every, some = Digits(), Digits(classes=[7, 2])
+    for split in ("train", "heldout"):
+        whole, part = getattr(every, split)(), getattr(some, split)()
+        kept = np.isin(whole.labels, [2, 7])
+        assert np.array_equal(part.array, whole.array[kept])
+        assert np.array_equal(part.labels, whole.labels[kept])
+        assert part.classes == 10
+    with pytest.raises(UserError, match="of 0 to 9"):
+        Digits(classes=[10]).train()

@@ -1,0 +1,68 @@
+"""Stopping by the likelihood of validation pictures."""
+
+import pytest
+import torch
+
+from rcg_lightning.callbacks.parzen import ParzenStopping
+from rcg_lightning.conditions import ClassCondition
+from rcg_lightning.core.samplers import DDIM
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.sources import Digits
+from rcg_lightning.errors import UserError
+from rcg_lightning.stages.generator import Generator
+
+
+class Scripted(ParzenStopping):
+    """Likelihoods as given, but the samples are made."""
+
+    def __init__(self, likelihoods, **settings):
+        super().__init__(count=20, **settings)
+        self.likelihoods, self.judged = iter(likelihoods), []
+
+    def _judge(self, trainer, generator):
+        self.judged.append((trainer.global_step, *super()._judge(trainer, generator)))
+        return next(self.likelihoods), 0.2
+
+
+def test_the_best_weights_are_kept_and_worse_ones_stop_the_training(make_stage, digits, trainer, tmp_path):
+    stopping = Scripted([1.0, 3.0, 2.0, 2.5, 9.0], patience=2)
+    run = trainer(tmp_path, 10, callbacks=[stopping], val_check_interval=1, limit_val_batches=1)
+    run.fit(make_stage(ClassCondition(), sampler=DDIM(2)), digits())
+    assert [step for step, *_ in stopping.judged] == [1, 2, 3, 4]
+    assert run.global_step == 4
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 2
+    assert isinstance(Generator.load(tmp_path / "best.ckpt"), Generator)
+    assert all(likelihood < 0 for _, likelihood, _ in stopping.judged)  # of grey noise
+
+
+def test_what_was_best_survives_a_resume(make_stage, digits, trainer, tmp_path):
+    settings = {"val_check_interval": 1, "limit_val_batches": 1}
+    trainer(tmp_path, 2, callbacks=[Scripted([5.0, 1.0], patience=3)], **settings).fit(
+        make_stage(sampler=DDIM(2)), digits()
+    )
+    second = Scripted([2.0, 3.0, 4.0], patience=3)
+    run = trainer(tmp_path, 9, callbacks=[second], **settings)
+    run.fit(make_stage(sampler=DDIM(2)), digits(), ckpt_path=tmp_path / "last.ckpt")
+    assert run.global_step == 4
+
+
+def test_pictures_held_back_are_chosen_on_and_all_held_out_ones_scored(monkeypatch):
+    from rcg_lightning.evaluation.parzen import choosing_and_scored
+
+    source = Digits()
+    chosen, scored = choosing_and_scored(ImageData(source))
+    assert (len(chosen), len(scored)) == (91, 360)
+    spare = Digits(limit=30).train()
+    monkeypatch.setattr(source, "validation", lambda: spare)
+    chosen, scored = choosing_and_scored(ImageData(source))
+    assert torch.equal(chosen, torch.from_numpy(spare.array))
+    assert torch.equal(scored, torch.from_numpy(source.heldout().array))
+
+
+def test_what_makes_no_pictures_is_refused(make_stage, digits, trainer, tmp_path):
+    from rcg_lightning.pretrained.codecs import Representations
+
+    with pytest.raises(UserError, match="generator of pictures"):
+        trainer(tmp_path, 1, callbacks=[ParzenStopping()]).fit(
+            make_stage(codec=Representations()), digits(tmp_path / "stores")
+        )
