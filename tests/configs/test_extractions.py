@@ -1,6 +1,9 @@
 """Every config of an extraction, run on tiny data in the real format with tiny networks."""
 
 import pytest
+import timm
+import torch
+from offline import COUNT
 
 from autoencoders import save_kl, save_vq
 from rcg_lightning import cli
@@ -29,3 +32,18 @@ def test_an_extraction_writes_the_views_that_its_data_name(name, places, offline
     store = Store.open(tmp_path / "store")
     assert (store.views, store.columns["representation"]["shape"]) == (views, [16])
     assert store.columns.keys() == {"representation", *([column] if column else [])}
+
+
+def test_features_of_pictures_with_tags_are_extracted(places, tmp_path):
+    small = ["--encoder.name=test_vit", "--encoder.pretrained=false", "--data.geometry.size=32", "--accelerator=cpu"]
+    words = ["extract", "--config", "mirflickr_extract", *places("mirflickr_extract"), *small]
+    for split in ("train", "heldout"):
+        assert cli.main([*words, f"--split={split}", f"--out={tmp_path / split}"]) == 0
+    assert Store.open(tmp_path / "train").size + Store.open(tmp_path / "heldout").size == COUNT
+
+
+def test_the_features_for_words_are_as_many_as_published():
+    with torch.device("meta"):
+        network = timm.create_model("vgg16", num_classes=0)
+        assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 4096)
+    assert network.head_hidden_size == 4096

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.sources import Digits
 from rcg_lightning.data.store import StoreWriter
 from rcg_lightning.data.tagged import DigitTags
@@ -127,6 +128,13 @@ def test_words_of_another_vocabulary_are_outside():
     pairs = pairs_of([("a", "b"), ("c",)], ["b"])
     assert (pairs.index.tolist(), pairs.tag.tolist(), pairs.outside) == ([0], [0], 2)
     assert len(pairs_of([], ["b"])) == 0
+
+
+def test_data_without_tags_cannot_give_any():
+    made = ImageData(Digits(limit=10))
+    made.needs = {"tag"}
+    with pytest.raises(UserError, match=r"tag.* of the train pictures is needed, and nothing provides it"):
+        made.setup("fit")
 
 
 class Bare(DigitTags):
