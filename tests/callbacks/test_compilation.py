@@ -1,0 +1,126 @@
+"""Compiled training: the losses of plain training, nothing renamed, and a way out where compiling fails."""
+
+import logging
+from functools import partial
+
+import pytest
+import torch
+
+from rcg_lightning.callbacks import compilation
+from rcg_lightning.core.schedule import CosineSchedule
+from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.dit import DiT
+from rcg_lightning.networks.rdm_mlp import ModulatedMLP
+from rcg_lightning.stages.diffusion import DiffusionStage
+
+STEPS = 3
+
+
+@pytest.fixture
+def losses_of(trainer, digits, tmp_path):
+    """Train a stage and return it with its losses, and with the networks that were compiled while it trained."""
+    from lightning.pytorch.callbacks import Callback
+
+    class Notes(Callback):
+        def __init__(self):
+            self.losses, self.compiled = [], set()
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.losses.append(float(trainer.callback_metrics["train/loss"]))
+            self.compiled |= {name for name, m in pl_module.named_modules() if m._compiled_call_impl is not None}
+
+        def on_validation_start(self, trainer, pl_module):
+            assert all(module._compiled_call_impl is None for module in pl_module.modules())
+
+        def on_validation_end(self, trainer, pl_module):
+            self.losses.append(float(trainer.callback_metrics["val/loss"]))
+
+    def fit(stage, name, **settings):
+        notes = Notes()
+        run = trainer(tmp_path / name, STEPS, callbacks=[notes], val_check_interval=2, **settings)
+        run.fit(stage, datamodule=digits())
+        assert all(module._compiled_call_impl is None for module in stage.modules())
+        return stage, notes.losses, notes.compiled
+
+    return fit
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """Compile by another backend than the one that writes code."""
+
+    def use(chosen):
+        monkeypatch.setattr(compilation.torch, "compile", partial(torch.compile, backend=chosen))
+
+    yield use
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def graphs():
+    """Say why graphs were broken, and how many there are."""
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    return lambda: (dict(counters["graph_break"]), counters["stats"]["unique_graphs"])
+
+
+def tiny():
+    return Denoiser(ModulatedMLP(width=8, depth=1, time_dim=8), CosineSchedule(100))
+
+
+def test_the_losses_are_those_of_plain_training(make_stage, losses_of, graphs, tmp_path):
+    plain, expected, nothing = losses_of(make_stage(denoiser=tiny()), "plain")
+    stage, losses, compiled = losses_of(make_stage(denoiser=tiny()), "compiled", compile=True)
+    assert (nothing, compiled) == (set(), {"denoiser.network"})
+    assert graphs() == ({}, 1)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert stage.state_dict().keys() == plain.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(stage.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+    again = DiffusionStage.load(tmp_path / "compiled" / "last.ckpt")
+    seeds = {"seed": torch.arange(4)}
+    assert torch.equal(again.sample(seeds), stage.sample(seeds))
+
+
+def test_blocks_that_are_computed_again_are_in_one_graph(make_stage, losses_of, backend, graphs):
+    def stage():
+        return make_stage(denoiser=Denoiser(DiT(2, 16, 2, 2, checkpointing=True), CosineSchedule(100)))
+
+    expected = losses_of(stage(), "plain")[1]
+    backend("aot_eager")
+    assert losses_of(stage(), "compiled", compile=True)[1] == pytest.approx(expected, rel=1e-4)
+    assert graphs() == ({}, 1)
+
+
+def broken(graph, inputs):
+    raise RuntimeError("no compiler here")
+
+
+def refusing(function, **_):
+    raise RuntimeError("no compiler here")
+
+
+@pytest.mark.parametrize("fails", ["at the first call", "at once"])
+def test_where_compiling_fails_training_goes_on_after_one_warning(
+    make_stage, losses_of, backend, monkeypatch, caplog, fails
+):
+    if fails == "at once":
+        monkeypatch.setattr(compilation.torch, "compile", refusing)
+    else:
+        backend(broken)
+    with caplog.at_level(logging.WARNING, "rcg_lightning"):
+        _, losses, compiled = losses_of(make_stage(denoiser=tiny()), "compiled", compile=True)
+    said = [record.getMessage() for record in caplog.records if record.name == compilation.__name__]
+    assert len(said) == 1
+    assert "torch.compile does not work here, training goes on without" in said[0]
+    assert "no compiler here" in said[0]
+    assert compiled == set()
+    assert losses == losses_of(make_stage(denoiser=tiny()), "plain")[1]
+
+
+def test_a_mode_is_one_of_torchs(make_stage, trainer, tmp_path):
+    callbacks = trainer(tmp_path, 1, compile="max-autotune").callbacks
+    assert [one.mode for one in callbacks if isinstance(one, compilation.Compilation)] == ["max-autotune"]
+    assert not any(isinstance(one, compilation.Compilation) for one in trainer(tmp_path, 1).callbacks)
