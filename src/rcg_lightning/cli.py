@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from rcg_lightning import __version__, interruption
+from rcg_lightning.commands.memory import shortage
 from rcg_lightning.errors import UserError
 
 # name -> (module and function, one line of help)
@@ -118,6 +119,9 @@ def verdict(error: BaseException) -> tuple[int, str]:
         where = getattr(error, "filename", None)
         place = f"the disk of {where}" if where else "the disk"
         return 1, f"{place} is full; what was finished before is kept: make room and run the same command again"
+    lack = shortage(error)
+    if lack is not None:
+        return 1, f"{lack}: lower the batch size"
     return 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (--traceback shows where)"
 
 

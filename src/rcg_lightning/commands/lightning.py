@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from rcg_lightning.callbacks.store import StoreCollector, predict_store
 from rcg_lightning.commands import names  # noqa: F401
+from rcg_lightning.commands.memory import halved, in_training, remedied
 from rcg_lightning.commands.parsing import Help, one_line_errors, prepared, say
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.shards import file_sha256
@@ -120,6 +121,17 @@ class StageCLI(LightningCLI):
             found == wanted, f"{path} holds a {found}, the config asks for a {wanted}: give the right one of the two"
         )
         config.ckpt_path = str(path)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with remedied(self._remedy):
+            super()._run_subcommand(subcommand)
+
+    def _remedy(self) -> str:
+        """How what is being run does with less memory."""
+        batch_size = self.datamodule.batch_size
+        if self.config.subcommand == "fit":
+            return in_training(self.model, batch_size, self.trainer.accumulate_grad_batches)
+        return halved("data.batch_size", batch_size)
 
     def before_fit(self) -> None:
         start = self.config.fit.init_from

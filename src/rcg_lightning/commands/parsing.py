@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from tqdm import tqdm
 
+from rcg_lightning.commands.memory import in_command, remedied
 from rcg_lightning.commands.mistakes import explain
 from rcg_lightning.described import Described
 from rcg_lightning.errors import UserError
@@ -177,7 +178,8 @@ def call(
         parsed = parser.parse_args(list(argv))
     objects = parser.instantiate(parsed)
     values = {key: value for key, value in vars(objects).items() if key in inspect.signature(function).parameters}
-    return function(**values)
+    with remedied(lambda: in_command(values)):
+        return function(**values)
 
 
 def _list_arguments(function: Callable[..., Any]) -> list[str]:

@@ -61,7 +61,7 @@ class VQNetwork(Described, nn.Module):
         self.channels, self.blocks, self.codes, self.dim, self.groups = channels, blocks, codes, dim, groups
         self.width, self.widths = width, [width * factor for factor in multipliers]
         self.encoder, self.decoder = self.make_encoder(), self.make_decoder()
-        self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
+        self.checkpointing = self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
         self.codebook = nn.Embedding(codes, dim)
         nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)  # as VQ-VAE has it
 

@@ -1,0 +1,91 @@
+"""Out of memory, in one line: which setting to lower, and by how much. Nothing here imports torch."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rcg_lightning.described import Described
+from rcg_lightning.errors import UserError
+
+_WORDS = (  # where torch only says so: on CPUs, and in some of the libraries for GPUs
+    "can't allocate memory",
+    "out of memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+)
+
+
+@contextmanager
+def remedied(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn a lack of memory inside the block into a UserError that ends with ``advice``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lack = shortage(error)
+        if lack is None:
+            raise
+        raise UserError(f"{lack}: {advice()}") from error
+
+
+def shortage(error: BaseException) -> str | None:
+    """Say what was lacking where a lack of memory is behind an error; None where it is something else."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _says_so(error):
+        words = str(error)
+        device = re.search(r"CUDA|HIP|XPU|MPS|CUBLAS|CUDNN", words)
+        amount = re.search(r"(?:[Tt]ried to allocate|[Uu]nable to allocate) ([\d.]+ ?\w+)", words)
+        place = "the GPU" if device else "this machine"
+        return f"{place} is out of memory" + (f" (for another {amount[1]})" if amount else "")
+    return None if error.__cause__ is None else shortage(error.__cause__)
+
+
+def _says_so(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
+    """Say how ``stage`` trains in less memory.
+
+    Args:
+        stage: the LightningModule.
+        batch_size: of the loader.
+        accumulated: batches whose gradients the trainer adds up.
+    """
+    ways = []
+    if not stage.automatic_optimization:
+        ways.append(f"{_changed('model.accumulate', stage.accumulate, 2 * stage.accumulate)} (parts of a batch)")
+    elif batch_size > 1:
+        kept = f"{_changed('trainer.accumulate_grad_batches', accumulated, 2 * accumulated)}, so that a step still sees"
+        ways.append(f"{halved('data.batch_size', batch_size)} with {kept} {batch_size * accumulated} pictures")
+    path = _uncheckpointed(stage)
+    if path is not None:
+        ways.append(f"set model.{path}.checkpointing true, for a third more time")
+    return "; or ".join(ways) or "choose a smaller network"
+
+
+def in_command(values: Mapping[str, Any]) -> str:
+    """Say which of a command's arguments to lower."""
+    batch_size, data = values.get("batch_size"), values.get("data")
+    if batch_size is not None:
+        return halved("--batch_size", batch_size)
+    return halved("--data.batch_size", data.batch_size) if hasattr(data, "batch_size") else "give it a smaller task"
+
+
+def halved(setting: str, value: int) -> str:
+    """Say that a setting should be half of what it is."""
+    return _changed(setting, value, value // 2) if value > 1 else f"{setting} is 1 already: choose a smaller network"
+
+
+def _changed(setting: str, value: int, other: int) -> str:
+    return f"{'lower' if other < value else 'raise'} {setting} from {value} to {other}"
+
+
+def _uncheckpointed(stage: Any) -> str | None:
+    """Return where a config sets the checkpointing of a network that has blocks and keeps all their activations."""
+    for name, module in stage.named_modules():
+        able = isinstance(module, Described) and getattr(module, "checkpointing", None) is False
+        if able and not name.startswith("ema."):
+            return name
+    return None
