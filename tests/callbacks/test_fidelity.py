@@ -43,3 +43,10 @@ def test_every_nth_validation_is_scored_also_after_a_resume(make_stage, digits, 
 def test_an_interval_is_at_least_one(fidelity):
     with pytest.raises(UserError, match="n at least 1, not 0"):
         fidelity(every=0)
+
+
+def test_coverage_is_logged_where_asked_for(make_stage, digits, trainer, fidelity, tmp_path):
+    run = trainer(tmp_path, 1, callbacks=[fidelity(coverage=True)], val_check_interval=1, limit_val_batches=1)
+    run.fit(make_stage(sampler=DDIM(2)), digits())
+    names = {name.partition("/")[0] for name in run.callback_metrics}
+    assert {"fd", "precision", "recall", "density", "coverage"} <= names

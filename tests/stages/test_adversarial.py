@@ -13,7 +13,7 @@ from rcg_lightning.core.diffaugment import Augmentation
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import DDIM
 from rcg_lightning.errors import UserError
-from rcg_lightning.networks.adversarial import NormalNoise
+from rcg_lightning.networks.adversarial import DiscriminatorNetwork, NormalNoise
 from rcg_lightning.networks.cgan import ConditionalDiscriminator, ConditionalGenerator, Rectified
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.discriminators import PatchDiscriminator
@@ -264,3 +264,25 @@ def test_representations_of_a_prior_are_made_into_pictures(make_stage, tmp_path,
     representations = Stage.load(tmp_path / "rdm" / "last.ckpt")(seeds)
     assert torch.equal(made, again.sample({"seed": seeds, "representation": representations}))
     assert made.flatten(1).std(0).mean() > 1e-3
+
+
+class Attending(DiscriminatorNetwork):
+    """Fused attention between the rows of a picture: its backward pass has no derivative."""
+
+    def condition_width(self, shape):
+        return 4
+
+    def build(self, shape, condition_dim):
+        self.out = nn.Linear(shape[-1], 1)
+
+    def forward(self, x, c):
+        return self.out(nn.functional.scaled_dot_product_attention(x, x, x)).mean((1, 2, 3)) + 0 * c.sum(1)
+
+
+def test_a_gradient_penalty_goes_through_attention():
+    stage = gan(discriminator=Attending(), penalty=GradientPenalty(1.0))
+    stage.build(FACTS)
+    losses = stage.train().discriminator_losses(batch())
+    losses["loss"].backward()
+    assert losses["penalty"] > 0
+    assert stage.discriminator.out.weight.grad.abs().sum() > 0

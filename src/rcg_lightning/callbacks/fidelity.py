@@ -25,13 +25,21 @@ class Fidelity(EveryNth):
         count: at most so many samples.
         statistics: published reference statistics (.npz with mu and sigma); None measures the data's own pictures.
         every: at every n-th validation.
+        coverage: precision, recall, density and coverage, too: a generator that has collapsed can have a good distance,
+            but covers little. All features are kept for it.
     """
 
     def __init__(
-        self, extractor: FeatureExtractor, count: int = 5000, statistics: Path | None = None, every: int = 1
+        self,
+        extractor: FeatureExtractor,
+        count: int = 5000,
+        statistics: Path | None = None,
+        every: int = 1,
+        coverage: bool = False,
     ) -> None:
         super().__init__(every)
         self.extractor, self.count, self.statistics = extractor, count, statistics
+        self.coverage = coverage
         self._scorer: Scorer | None = None
         self._seen = 0
 
@@ -55,7 +63,8 @@ class Fidelity(EveryNth):
             else:
                 folder = Path(trainer.default_root_dir) / f"reference-{trainer.global_rank}"
                 reference = reference_of(trainer.datamodule, self.extractor, folder, pl_module.device)  # type: ignore
-            self._scorer = Scorer(self.extractor, reference, CHEAP)
+            groups = CHEAP | {"precision", "density"} if self.coverage else CHEAP
+            self._scorer = Scorer(self.extractor, reference, groups)
         self._scorer.to(pl_module.device).reset()
         self._seen = 0
 

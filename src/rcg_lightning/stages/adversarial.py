@@ -1,9 +1,11 @@
 """Adversarial generators under every condition: the conditional GAN of 2014, BigGAN, IC-GAN are other configs."""
 
 import logging
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcg_lightning.core.adversarial import (
     AdversarialLoss,
@@ -160,7 +162,8 @@ class AdversarialStage(AlternatingStage, Generator):
         noise = self.generator.law.random(rows, self.generator.noise_dim, device)
         c = self.conditioner(tuple(part[:rows] for part in raw), rows).to(device)
         styles = self.generator.styles(noise, c)  # type: ignore[operator]
-        lengths = path_lengths(self.generator.synthesise(styles), styles)  # type: ignore[operator]
+        with twice_differentiable():
+            lengths = path_lengths(self.generator.synthesise(styles), styles)  # type: ignore[operator]
         mean = lengths.detach().mean()
         average([mean])
         self.mean_length.lerp_(mean, penalty.decay)
@@ -180,7 +183,8 @@ class AdversarialStage(AlternatingStage, Generator):
                 losses["loss"] = losses["loss"] + losses["lecam"]
             if self.penalty is not None and self.penalty.due(self.steps):
                 seen = real.detach().requires_grad_()
-                losses["penalty"] = self.penalty(self.judge(seen, raw, n), seen)
+                with twice_differentiable():
+                    losses["penalty"] = self.penalty(self.judge(seen, raw, n), seen)
                 losses["loss"] = losses["loss"] + losses["penalty"]
         return losses
 
@@ -282,3 +286,8 @@ class AdversarialStage(AlternatingStage, Generator):
 
     def check_guidance(self, guidance: Guidance) -> None:
         require(guidance.scale == 1, "an adversarial generator cannot be guided: use guidance scale 1")
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """Let attention be made of plain products: penalties on gradients are derived twice, fused kernels only once."""
+    return sdpa_kernel(SDPBackend.MATH)

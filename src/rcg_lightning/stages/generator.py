@@ -234,7 +234,7 @@ class Generator(Stage):
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
-        """Rebuild a generator as ``Stage.load`` does; one of a bundle takes its prior, instances and autoencoder from there."""
+        """Rebuild a generator as ``Stage.load`` does; one of a bundle takes what it samples with from there."""
         generator = super().load(path, device)
         parts = bundle_parts(path)
         if "prior" in parts:
