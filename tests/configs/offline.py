@@ -1,5 +1,6 @@
 """Every data set that a config names, tiny and in its real format, and the encoders and words that configs read."""
 
+import json
 import pickle
 import struct
 from pathlib import Path
@@ -45,6 +46,8 @@ def write_everything(root: Path) -> None:
         for number in range(COUNT // len(CLASSES)):
             pixels = random.integers(0, 256, (80, 90, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / folder / f"{number}.JPEG")
+    write_lists(root / "imagenet")
+    write_coco(root / "coco", random)
     write_mirflickr(root / "mirflickr", random)
     known = sorted({"sea", "sky", "cat", "indoor"}.union(*DigitTags.words))
     Words(known, torch.from_numpy(random.normal(size=(len(known), 8)).astype(np.float32))).save(root / "words.txt")
@@ -80,6 +83,33 @@ def write_mirflickr(root: Path, random: np.random.Generator) -> None:
     (root / "notes" / "indoor.txt").write_text("\n".join(map(str, range(1, COUNT + 1, 3))))
 
 
+def write_lists(root: Path) -> None:
+    """The lists of ImageNet-LT: a class of many pictures and one of few, as far as there are any."""
+    for name, folder in {"train": "train", "test": "val", "val": "val"}.items():
+        kept = {CLASSES[0]: COUNT // 2, CLASSES[1]: 3}
+        lines = (f"{folder}/{c}/{i}.JPEG {label}" for label, c in enumerate(CLASSES) for i in range(kept[c]))
+        (root / f"ImageNet_LT_{name}.txt").write_text("\n".join(lines))
+
+
+def write_coco(root: Path, random: np.random.Generator) -> None:
+    """COCO-Stuff: of each picture two things and some stuff, which half of the pictures for evaluation share."""
+    (root / "annotations").mkdir(parents=True)
+    for split, kinds in {"train": [1], "val": [1, 2]}.items():
+        (root / f"{split}2017").mkdir()
+        images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 90, "height": 80} for i in range(COUNT)]
+        for image in images:
+            pixels = random.integers(0, 256, (80, 90, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"{split}2017" / image["file_name"])
+        for kind, classes in {"instances": [3, 3], "stuff": [100]}.items():
+            rows = [
+                {"image_id": i, "category_id": c + kinds[i % len(kinds)], "bbox": [0, 0, 45, 40], "iscrowd": 0}
+                for i in range(COUNT)
+                for c in classes
+            ]
+            content = {"images": images, "annotations": rows, "categories": []}
+            (root / "annotations" / f"{kind}_{split}2017.json").write_text(json.dumps(content))
+
+
 def official_names(width: int) -> dict[str, torch.Tensor]:
     """A small encoder under the names of an official MoCo v3 file."""
     torch.manual_seed(0)
@@ -103,6 +133,16 @@ def write_store(data: ImageData, split: str, folder: Path, latent: dict[str, Any
     writer = StoreWriter(folder, size, views, size, data.store_identity(split) | dict.fromkeys(columns, "made up"))
     writer.write(writer.shards[0], columns)
     writer.finish(facts)
+    return folder
+
+
+def write_neighbours(data: ImageData, folder: Path, k: int = 3) -> Path:
+    """Write made-up neighbours of the training pictures among the representations that ``write_store`` makes up."""
+    size = len(data.pictures("train"))
+    found = (np.arange(size)[:, None] + np.arange(k)) % size
+    writer = StoreWriter(folder, size, 1, size, data.store_identity("train") | {"neighbours": f"made up/k{k}"})
+    writer.write(writer.shards[0], {"neighbours": found[:, None]})
+    writer.finish({"neighbours": {"representation": "made up"}})
     return folder
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
 TRAINED = [name for name, path in EXPERIMENTS.items() if "model" in yaml.safe_load(path.read_text())]
 # what a config reads from a store
-STORED = ("RepresentationCondition", "codecs.Representations", "Latents}", "VQTokens}")
+STORED = ("RepresentationCondition", "InstanceCondition", "codecs.Representations", "Latents}", "VQTokens}")
 DATA_ONLY = [name for name in EXPERIMENTS if name.endswith("_data")]
 FACTS = {
     "digits": ((1, 8, 8), 10),
@@ -27,7 +27,11 @@ FACTS = {
     "cifar10": ((3, 32, 32), 10),
     "folder": ((3, 64, 64), None),
     "imagenet64": ((3, 64, 64), 1000),
+    "imagenet128": ((3, 128, 128), 1000),
     "imagenet256": ((3, 256, 256), 1000),
+    "imagenetlt64": ((3, 64, 64), 1000),
+    "coco128": ((3, 128, 128), None),
+    "coco256": ((3, 256, 256), None),
     "inaturalist": ((3, 256, 256), 10000),
     "mirflickr": ((3, 256, 256), None),
 }
@@ -36,6 +40,16 @@ SMALL_UNET = [
     *(f"--model.denoiser.network.{size}" for size in ("width=32", "depth=1", "head_width=32", "groups=8")),
 ]
 SMALL_MAGE = [f"--model.transformer.{size}" for size in ("width=48", "depth=1", "decoder_width=48", "decoder_depth=1")]
+SMALL_BIGGAN = [
+    *(f"--model.{role}.{size}" for role in ("generator", "discriminator") for size in ("channels=4", "attention=[16]")),
+    "--model.tile=8",
+]
+# with two conditions each has half of the discriminator's width
+SMALL_JOINT_BIGGAN = [*SMALL_BIGGAN, "--model.discriminator_conditioner.dim=[8,8]"]
+SMALL_STYLEGAN2 = [
+    *(f"--model.{role}.{size}" for role in ("generator", "discriminator") for size in ("base=512", "most=16")),
+    "--model.tile=8",
+]
 WITHOUT_WEIGHTS = ["--model.perceptual=null", "--trainer.callbacks=null"]  # LPIPS and Inception are not here
 # what would be too slow at full width on a CPU; the full size is built, without memory, by another test
 SMALLER = {
@@ -63,6 +77,9 @@ SMALLER = {
     "imagenet256_dit_rep": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
     "imagenet256_dit_rep_release": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
     "imagenet256_dit_joint": ["--model.denoiser.network.width=64", "--model.denoiser.network.depth=1"],
+    **{name: SMALL_BIGGAN for name in TRAINED if name.endswith("_icgan")},
+    **{name: SMALL_JOINT_BIGGAN for name in TRAINED if name.endswith("_icgan_class")},
+    "coco256_icgan_stylegan2": SMALL_STYLEGAN2,
     **{name: SMALL_MAGE for name in TRAINED if "_mage_" in name},
     "cifar10_mage": ["--model.transformer.depth=1"],
     "cifar10_tokenizer": ["--data.batch_size=4", "--model.network.blocks=1", *WITHOUT_WEIGHTS],
@@ -102,6 +119,7 @@ def full_size(name, config):
     columns["latent"] = latent_of(name) or {"shape": [1]}
     columns["tokens"] = {"shape": [256], "count": 1024}
     columns |= {"tag": {"shape": [], "count": 50}, "word": {"shape": [200]}}
+    columns["instance"] = {"shape": [2048]}
     columns["alignment"] = {"shape": [64]}  # what is known of an encoder that is not here
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
@@ -171,7 +189,10 @@ def test_a_generator_takes_every_condition_by_override(name, condition, places, 
 def test_data_alone_can_be_given_to_a_command(name, places):
     facts = call(data_of, "data", ["--config", name, *places(name)]).facts
     image, classes = FACTS[name.partition("_")[0]]
-    assert (facts.image, facts.classes) == (image, len(CLASSES) if name.startswith("inaturalist") else classes)
+    assert (facts.image, facts.classes) == (
+        image,
+        len(CLASSES) if name.startswith(("inaturalist", "imagenetlt")) else classes,
+    )
 
 
 @pytest.mark.parametrize(("name", "condition"), [("imagenet256_rdm", 0), ("imagenet256_rdm_class", 512)])

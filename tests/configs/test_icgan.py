@@ -1,0 +1,83 @@
+"""IC-GAN's configs besides their training: features extracted, neighbours found, subsets held out."""
+
+import pytest
+import timm
+import torch
+from offline import CLASSES, COUNT, data_of
+from test_experiments import full_size, read
+
+from rcg_lightning import cli
+from rcg_lightning.commands.parsing import call
+from rcg_lightning.data.store import Store
+
+ENCODERS = {
+    "imagenet64": "swav",
+    "imagenet128": "swav",
+    "imagenet256": "swav",
+    "imagenet256_class": "resnet",
+    "imagenetlt64": "resnet",
+    "coco128": "swav",
+    "coco256": "swav",
+}
+NAMES = {name: f"{name.partition('_')[0]}_icgan{name.partition('_')[1] and '_class'}_extract" for name in ENCODERS}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_config_extracts_what_the_official_code_conditions_on(name, places, tmp_path):
+    def taken(data, encoder, floats="float32"):
+        return data, encoder, floats
+
+    taken.__annotations__ = {"data": data_of.__annotations__["data"], "encoder": data_of.__annotations__["encoder"]}
+    data, encoder, floats = call(taken, "extract", ["--config", NAMES[name], *places(NAMES[name])])
+    assert ENCODERS[name] in str(encoder.weights)
+    assert type(encoder.normalise).__name__ == "UnitLength"
+    assert data.views.flips
+    assert floats == "float16"
+
+
+def test_extraction_neighbours_and_the_first_step_fit_together(places, tmp_path):
+    """The commands that the configs name, on COCO-Stuff, but for the sizes."""
+    torch.manual_seed(0)
+    network = timm.create_model("resnet50", num_classes=0).state_dict()
+    torch.save({f"module.{name}": tensor for name, tensor in network.items()}, tmp_path / "swav.pth.tar")
+    words = [
+        "--config",
+        "coco128_icgan_extract",
+        *places("coco128_icgan"),
+        f"--encoder.weights={tmp_path / 'swav.pth.tar'}",
+    ]
+    words += ["--data.source.limit=6", "--accelerator=cpu"]
+    assert cli.main(["extract", *words, f"--out={tmp_path / 'store'}"]) == 0
+    store = Store.open(tmp_path / "store")
+    assert (store.size, store.views, store.columns["representation"]["shape"]) == (6, 2, [2048])
+    found = ["--k=3", f"--store={tmp_path / 'store'}", "--accelerator=cpu", f"--out={tmp_path / 'near'}"]
+    assert cli.main(["neighbours", *found]) == 0
+    assert Store.open(tmp_path / "near").read("neighbours", [0, 5])[:, 0].tolist() == [0, 5]
+
+
+@pytest.mark.parametrize(("subset", "count"), [("eval", COUNT), ("seen", COUNT // 2), ("unseen", COUNT // 2)])
+def test_subsets_of_coco_stuff_by_the_command_line(subset, count, places):
+    data = call(
+        data_of, "data", ["--config", "coco128_data", *places("coco128_data"), f"--data.source.subset={subset}"]
+    )
+    assert len(data.pictures("heldout")) == count
+    assert len(data.pictures("train")) == COUNT
+
+
+def test_strata_of_imagenet_lt_by_the_command_line(places):
+    words = ["--config", "imagenetlt64_data", *places("imagenetlt64_data"), "--data.source.stratum=few"]
+    data = call(data_of, "data", words)
+    assert len(data.pictures("heldout")) == COUNT // 2 + 3  # both classes are few here
+    assert data.facts.classes == len(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "generator", "discriminator"),
+    [("imagenet256_icgan", 90.1, 100.9), ("imagenet256_icgan_class", 92.4, 100.0)],
+)
+def test_networks_have_the_sizes_of_the_official_files(name, generator, discriminator, monkeypatch):
+    stage = full_size(name, read(name, monkeypatch))
+    pairs = ((stage.generator, stage.conditioner), (stage.discriminator, stage.discriminator_conditioner))
+    made, judged = (sum(t.numel() for m in pair for t in m.state_dict().values()) / 1e6 for pair in pairs)
+    assert made + (0 if "class" in name else 0.128) == pytest.approx(generator, abs=0.06)  # its unused class table
+    assert judged == pytest.approx(discriminator, abs=0.06)
