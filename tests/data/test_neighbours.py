@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rcg_lightning.data.neighbours import Chunks, kmeans, knn_accuracy, nearest, smallest
+from rcg_lightning.data.neighbours import Chunks, kmeans, knn_accuracy, lowest, nearest
 from rcg_lightning.errors import UserError
 
 
@@ -24,13 +24,18 @@ def test_nearest_equals_brute_force(metric, chunk):
     torch.testing.assert_close(distances.double(), expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [64, 1000, 1024])
-def test_the_smallest_are_found_group_by_group(size):
+@pytest.mark.parametrize("size", [9, 64, 1000, 1024])
+def test_the_lowest_are_found_group_by_group(size):
     score = torch.randn(20, size, generator=torch.Generator().manual_seed(0))
     score[:, -3:] -= 10  # those that no group holds count too
-    low, place = smallest(score, 7)
-    torch.testing.assert_close(low.sort(1).values, score.topk(7, largest=False).values, rtol=0, atol=0)
-    assert torch.equal(score.gather(1, place), low)
+    expected = score.topk(7, largest=False).values
+    for limit in (torch.full((20, 1), torch.inf), expected[:, 4:5]):
+        low, place = lowest(score, 7, limit)
+        assert torch.equal(score.gather(1, place), low)
+        assert all(len(set(row)) == len(row) for row in place.tolist())
+        wanted = expected if limit.isinf().all() else expected[:, :4]
+        found = low.sort(1).values[:, : wanted.shape[1]]
+        assert torch.equal(found, wanted)
 
 
 def test_a_row_of_the_bank_finds_itself_and_ties_are_in_order():

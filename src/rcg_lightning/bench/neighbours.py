@@ -28,7 +28,7 @@ class NeighbourSearch(Workload):
     heavy = True
     DIM, K = 256, 50
 
-    def __init__(self, memory: int, faiss: bool = False, size: int = 128_000, queries: int = 16_384) -> None:
+    def __init__(self, memory: int, faiss: bool = False, size: int = 128_000, queries: int = 8192) -> None:
         self.memory, self.faiss, self.size, self.queries = memory, faiss, size, min(queries, size)
         means = "faiss" if faiss else "products"
         self.name = f"{self.K} neighbours among {size} by {means}, {memory / 1e6:g} MB"

@@ -12,7 +12,7 @@ from rcg_lightning.types import require
 
 Metric = Literal["euclidean", "cosine"]
 SPARE = 8  # candidates beyond k, so that rounding in the matrix product cannot lose a true neighbour
-_LANES = 16  # entries of a group in ``smallest``
+_LANES = 16  # entries of a group in ``lowest``
 
 
 @dataclass(frozen=True)
@@ -43,41 +43,44 @@ class Bank(Protocol):
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
-Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (n, d) -> scores and places (n, count) of the nearest
-Index = Callable[[Tensor], Search]  # prepared rows (B, d) -> what finds the nearest of them
+# queries (n, d), a count and limits (n, 1) -> scores and places (n, m): the ``count`` lowest scores of each query are
+# among them, as far as they are below its limit
+Search = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]
+Index = Callable[[Tensor], Search]  # prepared rows (B, d) -> what searches them
 
 
 class Products:
-    """Finds candidates among ``rows`` (B, d) by one matrix product; their score is |q - b|² without |q|²."""
+    """Searches ``rows`` (B, d) by one matrix product; a score is |q - b|² without |q|²."""
 
     def __init__(self, rows: Tensor) -> None:
-        self.rows, self.squares = rows, rows.square().sum(1)[None]  # (1, B)
+        self.rows = rows
+        self.squares = torch.linalg.vector_norm(rows, dim=1).square()[None]  # (1, B)
         self._room = rows.new_empty(0, len(rows))
 
-    def __call__(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, queries: Tensor, count: int, limit: Tensor) -> tuple[Tensor, Tensor]:
         if len(self._room) < len(queries):
             self._room = self.rows.new_empty(len(queries), len(self.rows))  # new memory costs as much as a selection
         score = torch.addmm(self.squares, queries, self.rows.T, alpha=-2, out=self._room[: len(queries)])  # (n, B)
-        return smallest(score, min(count, len(self.rows)))
+        return lowest(score, min(count, len(self.rows)), limit)
 
 
-def smallest(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` lowest entries of each row of ``score`` (n, B), and their places, in no order.
+def lowest(score: Tensor, count: int, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Return entries (n, m) of ``score`` (n, B) and their places; m varies.
 
-    Entries are put into groups; the lowest ones are in the ``count`` groups whose minima are lowest, and the others
-    are not looked at again.
+    Among them are the ``count`` lowest of each row, as far as they are below its limit (n, 1). Entries are put into
+    groups, of which those count whose minima are lowest; few are below a limit that many rows have set already.
     """
     width = score.shape[1] // _LANES
-    if width <= 4 * count:
+    grid = score[:, : width * _LANES].unflatten(1, (_LANES, width))  # (n, lanes, width), a group is a column
+    minima = grid.amin(1)
+    groups = min(count, int((minima < limit).sum(1).max())) if width else 0
+    if 4 * groups >= width:
         return score.topk(count, dim=1, largest=False, sorted=False)
-    grouped = width * _LANES
-    grid = score[:, :grouped].unflatten(1, (_LANES, width))  # (n, lanes, width), a group is a column
-    group = grid.amin(1).topk(count, dim=1, largest=False, sorted=False).indices  # (n, count)
-    some = grid.gather(2, group[:, None].expand(-1, _LANES, -1)).flatten(1)  # (n, lanes · count)
-    low, at = torch.cat([some, score[:, grouped:]], 1).topk(count, dim=1, largest=False, sorted=False)
-    inside = at // count * width + group.gather(1, at % count)
-    beyond = at - _LANES * count
-    return low, torch.where(beyond < 0, inside, grouped + beyond)
+    group = minima.topk(groups, dim=1, largest=False, sorted=False).indices[:, None]  # (n, 1, groups)
+    lane = torch.arange(0, width * _LANES, width, device=score.device)[:, None]
+    some = grid.gather(2, group.expand(-1, _LANES, -1)).flatten(1)  # (n, lanes · groups)
+    beyond = torch.arange(width * _LANES, score.shape[1], device=score.device).expand(len(score), -1)
+    return torch.cat([some, score.gather(1, beyond)], 1), torch.cat([(group + lane).flatten(1), beyond], 1)
 
 
 def nearest(
@@ -143,7 +146,7 @@ def _candidates(q: Tensor, parts: Iterable[tuple[int, Tensor]], count: int, tile
     for start, rows in parts:
         search = index(rows)
         for some, low, kept in zip(q.split(tile), best.split(tile), place.split(tile)):
-            score, found = search(some, count)
+            score, found = search(some, count, low.amax(1, keepdim=True))
             better, order = torch.cat([low, score], 1).topk(count, dim=1, largest=False, sorted=False)
             kept.copy_(torch.cat([kept, found + start], 1).gather(1, order))
             low.copy_(better)

@@ -147,7 +147,7 @@ class FaissProducts:
         self.found = faiss.IndexFlatIP(rows.shape[1])
         self.found.add(rows.numpy())
 
-    def __call__(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, queries: Tensor, count: int, limit: Tensor) -> tuple[Tensor, Tensor]:
         products, places = self.found.search(queries.numpy(), min(count, self.found.ntotal))
         return -torch.from_numpy(products), torch.from_numpy(places)
 
