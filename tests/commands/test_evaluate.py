@@ -85,6 +85,7 @@ def test_labels_are_drawn_as_asked(scored, refused, toy, classifier):
         words = ["--number", 50, "--labels", labels]
         content, _, _ = scored(*words, samples=toy / "class" / "last.ckpt")
         found[labels] = content["figures"]["fd/classifier_50_train"]
+        assert ("class_accuracy/classifier_50" in content["figures"]) == (labels != "generated")
         assert content["protocol"]["labels"] == labels
     assert found["generated"] == found["random"] != found["balanced"]  # this model draws classes uniformly
     line = refused("evaluate", "--samples", toy / "none" / "last.ckpt", *classifier, *REAL, "--labels", "balanced")

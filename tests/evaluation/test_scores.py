@@ -226,3 +226,17 @@ def test_a_sample_that_is_not_a_number_never_becomes_a_picture():
     images[2, 0, 3, 3] = float("nan")
     with pytest.raises(UserError, match="1 of 4 pictures hold NaN"):
         to_uint8(images)
+
+
+def test_samples_of_the_class_that_was_asked_for_are_counted(data, extractor, samples, tmp_path):
+    scorer = Scorer(extractor, reference_of(data, extractor, tmp_path), CHEAP)
+    scorer.update(samples[:10])
+    assert "class_accuracy" not in scorer.compute()
+    taken = extractor(samples)[1].argmax(1)
+    label = torch.where(torch.arange(len(samples)) % 4 == 0, (taken + 1) % 10, taken)  # every fourth is another
+    scorer.reset()
+    for part, asked in zip(samples.split(7), label.split(7)):
+        scorer.update(part, label=asked)
+    share = 1 - len(samples[::4]) / len(samples)
+    assert scorer.compute()["class_accuracy"] == pytest.approx(share)
+    assert scorer.full_names({"class_accuracy": 1.0}, 9) == {f"class_accuracy/{extractor.name}_9": 1.0}

@@ -58,7 +58,8 @@ class ScoredSampling(LightningModule):
         super().__init__()
         self.generator, self.guidance, self.sampler, self.average = generator, guidance, sampler, average
         self.scorers, self.number, self.finish = torch.nn.ModuleList(scorers), number, finish
-        self.waiting: list[list[tuple[Tensor, Tensor]]] = [[] for _ in scorers]  # samples and their positions
+        # samples, their positions, and the classes that were asked for
+        self.waiting: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in scorers]
         self.figures: list[dict[str, float]] = []
         self.kept: list[Tensor] = []
 
@@ -66,18 +67,24 @@ class ScoredSampling(LightningModule):
         made = self.generator.sample(batch, self.guidance, self.sampler, self.average)
         made = self.finish(made.float())
         block = batch["index"] // self.number
+        label = batch.get("label", torch.full_like(block, -1))
         for i in block.unique().tolist():
             mine = block == i
-            self.waiting[i].append((made[mine], batch["index"][mine] % self.number))
+            self.waiting[i].append((made[mine], batch["index"][mine] % self.number, label[mine]))
             self._score(i, BATCH)
 
     def _score(self, i: int, least: int) -> None:
         """Score what waits of a block, in the batches that files are scored in: figures agree to the last digit."""
-        while sum(len(samples) for samples, _ in self.waiting[i]) >= least:
-            samples, positions = (torch.cat(parts) for parts in zip(*self.waiting[i], strict=True))
+        while sum(len(samples) for samples, *_ in self.waiting[i]) >= least:
+            samples, positions, labels = (torch.cat(parts) for parts in zip(*self.waiting[i], strict=True))
+            scorer = self.scorers[i]
+            classes = scorer.extractor.classes if isinstance(scorer, Scorer) else None
+            assert self.generator.facts is not None
+            same = classes is not None and classes == self.generator.facts.classes  # Inception's are others
             with torch.autocast(samples.device.type, enabled=False):  # figures are of float32 at least
-                self.scorers[i].update(samples[:BATCH], positions[:BATCH])  # type: ignore[operator]
-            rest = samples[BATCH:], positions[BATCH:]
+                told = {"label": labels[:BATCH]} if same else {}
+                scorer.update(samples[:BATCH], positions[:BATCH], **told)  # type: ignore[operator]
+            rest = samples[BATCH:], positions[BATCH:], labels[BATCH:]
             self.waiting[i] = [rest] if len(rest[0]) else []
 
     def on_predict_end(self) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 CHEAP = frozenset({"fd", "is"})  # needs no features kept
 USUAL = CHEAP | {"sfd", "precision", "pixels"}
 EVERY = USUAL | {"kd", "density"}
+_OF_SAMPLES_ALONE = frozenset({"is", "is_std", "class_accuracy"})
 _OF_FEATURES = frozenset({"precision", "density", "kd"})
 
 
@@ -95,11 +96,14 @@ class Scorer(torch.nn.Module):
         pixels = "pixels" in metrics and reference.train.pictures is not None
         self.pixels = PixelDistances(reference.train.pictures, reference.copy_threshold) if pixels else None
         self.kept = None if keep is None else KeptPictures(keep)
+        self.obedience = ClassAccuracy()
         self.number = 0  # of all processes, once the metrics are computed
         self._warned = False
 
-    def update(self, images: Tensor, index: Tensor | None = None) -> None:
+    def update(self, images: Tensor, index: Tensor | None = None, label: Tensor | None = None) -> None:
         """Add pictures (B, C, H, W) uint8; ``index`` (B,) are their names, for what depends on their order.
+
+        ``label`` (B,) are the classes that were asked for, of those that the extractor knows; -1 where none was.
 
         Raises:
             UserError: they are no uint8 pictures, or of another size than the reference.
@@ -113,6 +117,8 @@ class Scorer(torch.nn.Module):
             self.pixels.update(images)
         if self.kept is not None:
             self.kept.update(images, index)
+        if label is not None and logits is not None:
+            self.obedience.update(logits, label)
 
     def compute(self) -> dict[str, float]:
         """Return the metrics by their short names; every process gets all."""
@@ -127,11 +133,11 @@ class Scorer(torch.nn.Module):
             for name, real in (("sfd", self.reference.train), ("sfd_heldout", self.reference.heldout)):
                 if real is not None and real.spatial is not None:
                     found[name] = fid(moments, real.spatial)
-        return found | (self.pixels.compute() if self.pixels is not None else {})
+        return found | (self.pixels.compute() if self.pixels is not None else {}) | self.obedience.compute()
 
     def reset(self) -> None:
         """Forget all pictures."""
-        for metric in (self.statistics, self.spatial, self.pixels, self.kept):
+        for metric in (self.statistics, self.spatial, self.pixels, self.kept, self.obedience):
             if metric is not None:
                 metric.reset()
 
@@ -142,9 +148,30 @@ class Scorer(torch.nn.Module):
             pixels = kind in ("nearest", "copy_rate")  # always of training pictures
             extractor = "pixels" if pixels else self.extractor.name
             against = "train" if pixels else self.reference.name
-            reference = None if kind in ("is", "is_std") else "heldout" if kind.endswith("_heldout") else against
+            compared = "heldout" if kind.endswith("_heldout") else against
+            reference = None if kind in _OF_SAMPLES_ALONE else compared
             named[metric_name(kind.removesuffix("_heldout"), extractor, count, reference)] = value
         return named
+
+
+class ClassAccuracy(Sums):
+    """How often a classifier takes a sample for the class that was asked for."""
+
+    right: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sums({"right": (), "count": ()})
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Add logits (B, classes) and the classes asked for (B,), -1 where none was."""
+        self.right += (logits.argmax(1) == label).sum().to(self.right.device)
+        self.count += (label >= 0).sum().to(self.count.device)
+
+    def compute(self) -> dict[str, float]:
+        """Return ``class_accuracy``; nothing where no class was asked for."""
+        return {"class_accuracy": (self.right / self.count).item()} if self.count > 0 else {}
 
 
 class PixelDistances(Sums):
