@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 
 from rcg_lightning.callbacks.checkpoint import Checkpoint, WholeFiles
 from rcg_lightning.callbacks.compilation import Compilation
-from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Throughput
+from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
 from rcg_lightning.callbacks.reduction import StaticReduction
 from rcg_lightning.callbacks.reseed import Reseed
 
@@ -61,7 +61,7 @@ class Trainer(pl.Trainer):
         own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every)]
         own += [StaticReduction()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
-        own += [TQDMProgressBar(refresh_rate=10, leave=True)] if kwargs.get("enable_progress_bar", True) else []
+        own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
         own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if tracking is not False else []
         self.channels_last = channels_last  # a stage looks here
         steps_between = val_check_interval or max(max_steps, 1)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -24,6 +25,31 @@ class Interruption(Callback):
 
     def on_validation_batch_start(self, *_: Any) -> None:
         interruption.check()
+
+
+class Progress(TQDMProgressBar):
+    """A progress bar that reads the losses from the device once in a second at most.
+
+    What a stage logs with ``prog_bar=True`` is read after every step, and each time the host waits for the device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10, leave=True)
+        self._read = -1.0
+        self._shown: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        now = time.monotonic()
+        if now - self._read > 1 or trainer.global_step == trainer.max_steps:
+            found = {name: value for name, value in trainer.callback_metrics.items() if is_loss(name)}
+            values = torch.stack(list(found.values())).tolist() if found else []
+            self._read, self._shown = now, dict(zip(found, values))
+        return super().get_metrics(trainer, pl_module) | self._shown
+
+
+def is_loss(name: str) -> bool:
+    """Whether a logged figure is what some optimizer minimises."""
+    return name.startswith("train/") and name.endswith("loss")
 
 
 class Throughput(Callback):

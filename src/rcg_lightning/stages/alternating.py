@@ -122,7 +122,7 @@ class AlternatingStage(Stage):
         self.steps += 1
         self.after_step()
         for name, values in logs.items():
-            self.log(f"train/{name}", torch.stack(values).mean(), prog_bar=name.endswith("loss"))
+            self.log(f"train/{name}", torch.stack(values).mean())
 
     def _turn(
         self, player: Player, players: list[Player], optimizer: Any, parts: list[Batch], logs: dict[str, list[Tensor]]

@@ -85,7 +85,7 @@ class Stage(Described, LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, prog_bar=True)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
         return losses["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
