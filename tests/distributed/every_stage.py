@@ -188,6 +188,18 @@ def tokenizer(equally: bool) -> TokenizerStage:
     return TokenizerStage(network, SGD(0.05) if equally else AdamW(1e-2), codebook, adversary=adversary, accumulate=2)
 
 
+def transformer() -> DiffusionStage:
+    """A class-conditional DiT whose blocks are computed again in the backward pass."""
+    return IndexSeeded(
+        codec=Pixels(),
+        condition=ClassCondition(),
+        denoiser=Denoiser(DiT(2, 16, 2, 2, checkpointing=True), CosineSchedule(100)),
+        conditioner=Conditioner(),
+        optimizer=SGD(0.5),
+        ema=EMA(0.5),
+    )
+
+
 ALTERNATING = {"gan": gan, "tokenizer": tokenizer}
 
 
@@ -213,16 +225,15 @@ class Session:
             }
         return ImageData(Digits(), batch_size=BATCH // self.world, **paths)
 
-    def fit(self, name: str, stage: Stage, data: ImageData, callbacks: list | None = None) -> None:
+    def fit(self, name: str, stage: Stage, data: ImageData, callbacks: list | None = None, **settings: Any) -> None:
         """Train for a few steps and note this process's weights, and what validation said."""
-        strategy = {"strategy": "ddp"} if self.world > 1 else {}
         quiet = {"logger": False, "enable_progress_bar": False, "precision": "32-true"}
-        trainer = Trainer(self.folder / name, STEPS, callbacks=callbacks, **quiet, **self.place, **strategy)  # type: ignore[arg-type]
+        trainer = Trainer(self.folder / name, STEPS, callbacks=callbacks, **quiet, **self.place, **settings)  # type: ignore[arg-type]
         trainer.fit(stage, datamodule=data)
         note = {
             "state": stage.state_dict(),
             "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
-            "find_unused": bool(getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)),
+            "ddp": dict(getattr(trainer.strategy, "_ddp_kwargs", {})),
             "strategy": type(trainer.strategy).__name__,
             "world": trainer.world_size,
         }
@@ -252,6 +263,8 @@ class Session:
         for name, make in ALTERNATING.items():
             self.fit(f"{name}_equally", make(True), self.data())
         self.fit("masked_equally", masked(True), self.data())
+        self.fit("again_equally", transformer(), self.data())
+        self.fit("accumulated_equally", transformer(), self.data(), accumulate_grad_batches=2)
         self.fit("aligned_equally", aligned(stores.parent / "moco" / "encoder"), self.data())
 
     def fit_as_it_is(self, stores: Path) -> None:

@@ -27,6 +27,7 @@ from every_stage import (
     generator,
     masked,
     moco,
+    transformer,
 )
 
 from rcg_lightning.callbacks.reseed import seed_of
@@ -42,6 +43,7 @@ if not torch.distributed.is_available():
 SCRIPT = Path(__file__).with_name("every_stage.py")
 RDMS = {"rdm_equally": "none", "rdm_class_equally": "class"}
 EQUALLY = [*RDMS, *(f"{condition}_equally" for condition in CONDITIONS), "aligned_equally", "masked_equally"]
+EQUALLY += ["again_equally", "accumulated_equally"]
 TURNS = [f"{name}_equally" for name in ALTERNATING]
 AS_IT_IS = ["moco", "classifier", "rdm", "masked", *CONDITIONS, *ALTERNATING]
 LIMIT = 300  # seconds for a launch
@@ -157,7 +159,9 @@ def agree(state, expected, start):
 @pytest.mark.parametrize("name", AS_IT_IS + EQUALLY + TURNS)
 def test_both_processes_end_with_the_same_weights(pair, name):
     first, second = note(pair, name, 0), note(pair, name, 1)
-    assert (first["world"], first["strategy"], first["find_unused"]) == (2, "DDPStrategy", False)
+    assert (first["world"], first["strategy"]) == (2, "DDPStrategy")
+    static = {"static_graph": name != "accumulated_equally", "gradient_as_bucket_view": True}
+    assert first["ddp"] == ({} if name.removesuffix("_equally") in ALTERNATING else static)
     for key, value in first["state"].items():
         if "running_" not in key and not key.endswith(("num_batches_tracked", ".scale")):  # those of rank 0 are kept
             assert torch.equal(value, second["state"][key]), key
@@ -170,8 +174,9 @@ def test_two_halves_of_a_batch_train_like_the_whole(pair, alone, name):
     mine, other = note(alone, name), note(pair, name)
     if name == "aligned_equally":
         start = aligned(pair / "moco" / "encoder").build(Session(pair).data().facts)
-    elif name == "masked_equally":
-        start = masked(True).build(Session(pair).data().facts)
+    elif name in ("masked_equally", "again_equally", "accumulated_equally"):
+        make = transformer if name != "masked_equally" else lambda: masked(True)
+        start = make().build(Session(pair).data().facts)
     else:
         kind, condition = ("rdm", RDMS[name]) if name in RDMS else ("pixels", name.partition("_")[0])
         start = generator(kind, condition, True).build(Session(pair).data(pair / "stores").facts)
