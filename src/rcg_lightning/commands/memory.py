@@ -70,7 +70,8 @@ def in_command(values: Mapping[str, Any]) -> str:
     batch_size, data = values.get("batch_size"), values.get("data")
     if batch_size is not None:
         return halved("--batch_size", batch_size)
-    return halved("--data.batch_size", data.batch_size) if hasattr(data, "batch_size") else "give it a smaller task"
+    size = getattr(data, "batch_size", None)
+    return "give it a smaller task" if size is None else halved("--data.batch_size", size)
 
 
 def halved(setting: str, value: int) -> str:
