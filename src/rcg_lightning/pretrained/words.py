@@ -69,10 +69,11 @@ def read_words(path: Path, only: Collection[str] | None = None) -> Words:
     found: dict[str, np.ndarray] = {}
     for word, values in _entries(Path(path).expanduser(), wanted):
         found.setdefault(word, values)
-    vectors = np.stack(list(found.values())) if found else np.zeros((0, dimension(path)), np.float32)
-    broken = [word for word, whole in zip(found, np.isfinite(vectors).all(1)) if not whole]
+    rows = np.stack(list(found.values())) if found else np.zeros((0, dimension(path)), np.float32)
+    vectors = torch.from_numpy(rows)
+    broken = [word for word, whole in zip(found, vectors.isfinite().all(1).tolist()) if not whole]
     require(not broken, f"{path}: the vectors of {len(broken)} words hold NaN or infinity, such as {broken[:1]}")
-    return Words(list(found), torch.from_numpy(vectors))
+    return Words(list(found), vectors)
 
 
 def dimension(path: Path) -> int:
