@@ -158,7 +158,7 @@ def test_full_size_files_are_converted_tensor_by_tensor(manifest, full_size):
     """The whole conversion but for writing, without memory: every tensor mapped, changed or left out for a reason."""
     name = full_size
     if "icgan" in name:
-        pytest.skip("the files of IC-GAN have their own key map")
+        pytest.skip("the files of IC-GAN are converted together, in a test of their own")
     content = next(make for start, make in CONTAINERS.items() if name.startswith(start))(manifest(name))
     kind = OfficialFile.of(content, name)
     parts = kind.parts(content, name)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rcg_lightning.conditions import ClassCondition, InstanceCondition, JointCondition, NoCondition
+from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
@@ -61,6 +62,35 @@ def test_there_and_back_under_every_condition(rcg, save, awake, tmp_path, condit
     assert told["condition"]["class_path"] == mine["condition"]["class_path"]
     assert told["generator"]["init_args"]["hierarchical"] == hierarchical
     assert told["conditioner"]["init_args"]["dim"] == mine["conditioner"]["init_args"]["dim"]
+
+
+def test_what_was_converted_makes_pictures_of_instances(rcg, refused, save, awake, tmp_path):
+    native = save(awake(biggan(BOTH)), tmp_path / "last.ckpt")
+    assert rcg("convert", "--to", "official", "--from", native, "--out", tmp_path / "official")[0] == 0
+    words = ["convert", "--from", tmp_path / "official" / "G_ema.pth", "--out", tmp_path / "icgan"]
+    code, said, error = rcg(*words)
+    assert code == 0, error
+    assert "missing     G: the other one stands in for it; D: a fresh discriminator stands in" in said
+    made = [
+        "sample",
+        "--checkpoint",
+        tmp_path / "icgan",
+        "--number",
+        3,
+        "--accelerator",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    ]
+    for numbers in (9, 8):
+        writer = StoreWriter(tmp_path / f"bank{numbers}", 5, 1, 5, {"split": "instances", "representation": "theirs"})
+        rows = torch.randn(5, 1, numbers).numpy()
+        writer.write(writer.shards[0], {"representation": rows, "labels": torch.randint(7, (5, 1, 2)).numpy()})
+        writer.finish({})
+    code, said, error = rcg(*made, "--instances", tmp_path / "bank9")
+    assert code == 0, error
+    assert len(list((tmp_path / "out").rglob("*.png"))) >= 3
+    assert "the generator reads [9]" in refused(*made, "--instances", tmp_path / "bank8")
 
 
 def test_what_the_official_code_cannot_build_does_not_go_back(refused, save, tmp_path):

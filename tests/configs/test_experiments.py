@@ -191,7 +191,7 @@ def test_data_alone_can_be_given_to_a_command(name, places):
     image, classes = FACTS[name.partition("_")[0]]
     assert (facts.image, facts.classes) == (
         image,
-        len(CLASSES) if name.startswith(("inaturalist", "imagenetlt")) else classes,
+        len(CLASSES) if name.startswith(("inaturalist", "imagenet")) else classes,
     )
 
 

@@ -23,7 +23,7 @@ NAMES = {name: f"{name.partition('_')[0]}_icgan{name.partition('_')[1] and '_cla
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_config_extracts_what_the_official_code_conditions_on(name, places, tmp_path):
+def test_a_config_extracts_what_the_official_code_conditions_on(name, places):
     def taken(data, encoder, floats="float32"):
         return data, encoder, floats
 
