@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rcg_lightning.commands.official.base import StagePart
 from rcg_lightning.conditions import ClassCondition, JointCondition, NoCondition, RepresentationCondition
 from rcg_lightning.errors import UserError
+from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.checkpoints import State, require_fit
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Classes, Condition, Facts, Vector
@@ -62,16 +63,22 @@ def stage_part(
     state |= prefixed(names[id(stage.conditioner)], trained.conditioner)
     state |= more or {}
     if stage.ema is not None:
-        source = averaged or trained
-        for copies in map(stage.ema.averaged, stage.ema.decays):
-            state |= prefixed(names[id(copies["network"])] + inside, source.backbone)
-            if stage.average_conditioner:
-                state |= prefixed(names[id(copies["conditioner"])], source.conditioner)
+        state |= _averages(stage, stage.ema, names, inside, averaged or trained)
         state["ema._extra_state"] = torch.zeros((), dtype=torch.int64) if updates is None else updates
         if averaged is None:
             missing = [*missing, "averaged weights: those of the last step stand in for them"]
     require_fit(stage.state_dict(), state, where, type(backbone).__name__)
     return StagePart(stage, state, tuple(missing), changed or {})
+
+
+def _averages(stage: Generator, ema: EMA, names: Mapping[int, str], inside: str, source: Weights) -> State:
+    """The same weights for every average of a stage, under the names of its modules, ``names`` by their ids."""
+    state: State = {}
+    for copies in map(ema.averaged, ema.decays):
+        state |= prefixed(names[id(copies["network"])] + inside, source.backbone)
+        if stage.average_conditioner:
+            state |= prefixed(names[id(copies["conditioner"])], source.conditioner)
+    return state
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
