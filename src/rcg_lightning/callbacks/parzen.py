@@ -50,7 +50,7 @@ class ParzenStopping(EveryNth):
             logger.log_metrics(figures, step=trainer.global_step)
         if likelihood > self._best:
             self._best, self._worse = likelihood, 0
-            trainer.save_checkpoint(str(Path(trainer.default_root_dir) / "best.ckpt"), weights_only=False)
+            trainer.save_checkpoint(str(Path(trainer.default_root_dir) / "best.ckpt"), False)
             return
         self._worse += 1
         if self.patience is not None and self._worse >= self.patience:
