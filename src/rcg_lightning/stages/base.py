@@ -81,6 +81,10 @@ class Stage(Described, LightningModule):
         if getattr(self.trainer, "channels_last", False):
             self.to(memory_format=torch.channels_last)  # before DDP lays out its buckets
 
+    def on_train_start(self) -> None:
+        for optimizer in self.trainer.optimizers:  # a run may continue with other settings than it began with
+            lay_out_alike(optimizer)
+
     # -- training ------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -164,6 +168,14 @@ class Stage(Described, LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Self:
         """Lightning's name for ``load``."""
         return cls.load(Path(checkpoint_path), map_location)
+
+
+def lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out what an optimizer keeps of each weight as the weight is: fused kernels read both in memory's order."""
+    for weight, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                kept[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def read_stage(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:

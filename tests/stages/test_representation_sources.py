@@ -1,0 +1,76 @@
+"""Representations from a store and from an encoder: the same losses on the same views, of an RDM and a condition."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from rcg_lightning.callbacks.store import StoreCollector, predict_store
+from rcg_lightning.conditions import RepresentationCondition
+from rcg_lightning.data.geometry import Views
+from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.sources import Digits
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.networks.principal_components import fit_principal_components
+from rcg_lightning.pretrained.codecs import Representations
+from rcg_lightning.pretrained.network_folder import save_network
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
+from rcg_lightning.stages.extract import Extraction
+
+FLIPPED = Views(flips=True)
+STAGES = {
+    "rdm": lambda encoder: {"codec": Representations(encoder)},
+    "condition": lambda encoder: {"condition": RepresentationCondition(encoder=encoder)},
+}
+
+
+class Losses(Callback):
+    """Notes what training and validation log."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.seen.append(float(trainer.callback_metrics["train/loss"]))
+
+    def on_validation_end(self, trainer, pl_module):
+        self.seen.append(float(trainer.callback_metrics["val/loss"]))
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    images = torch.from_numpy(Digits(limit=64).train().array[:]).float() / 255
+    network = fit_principal_components(images, 6)
+    save_network(tmp_path / "pca", network, encoder_settings(Preprocess([0.0], [1.0]), head=False))
+    return TrainedEncoder(tmp_path / "pca")
+
+
+@pytest.fixture
+def stores(tmp_path, trainer, encoder):
+    """What the encoder makes of two views of each training picture, and of the held-out pictures."""
+
+    def extract(split):
+        data, work = ImageData(Digits(limit=64), batch_size=32, views=FLIPPED), Extraction(encoder, [])
+        identity = {**data.store_identity(split), **work.identities}
+        writer = StoreWriter(tmp_path / split, len(data.pictures(split)), data.view_count(split), 50, identity)
+        data.extract(split, writer.pending())
+        run = trainer(tmp_path, 1, callbacks=[StoreCollector(writer)])
+        return predict_store(run, work, data, writer, work.columns(data.facts.image)).path
+
+    return {"stores": [extract("train")], "heldout_stores": [extract("heldout")]}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_training_and_validation_lose_the_same_from_a_store_and_from_pictures(
+    make_stage, trainer, tmp_path, encoder, stores, name
+):
+    seen = []
+    for stored in (True, False):
+        stage, losses = make_stage(**STAGES[name](None if stored else encoder)), Losses()
+        data = ImageData(Digits(limit=64), batch_size=32, views=FLIPPED, **(stores if stored else {}))
+        trainer(tmp_path / str(stored), 4, callbacks=[losses]).fit(stage, datamodule=data)
+        assert stage.facts.identities["representation"] == encoder.identity
+        seen.append(losses.seen)
+    assert len(seen[0]) == 5
+    assert len(set(seen[0])) == 5
+    assert seen[0] == pytest.approx(seen[1], rel=1e-4)
