@@ -153,6 +153,7 @@ def test_training_goes_on_with_the_same_words_only(refused, rcg, trained, given,
     mine = read_words(words)
     Words(mine.words, mine.vectors * 2 + 1).save(tmp_path / "other.txt")
     assert "the stage was trained on word" in refused(*settings, f"--model.codec.vectors={tmp_path / 'other.txt'}")
-    assert "the stage was trained on tag" in refused(*settings, f"--model.codec.vectors={words}", "--data.least=30")
+    fewer = refused(*settings, f"--model.codec.vectors={words}", "--data.least=30")
+    assert fewer.startswith(("the stage was trained on tag", "the stage was trained on word"))  # both are others
     assert rcg(*settings, f"--model.codec.vectors={words}")[0] == 0
     assert "give it as codec.vectors" in refused(*settings[:-1])
