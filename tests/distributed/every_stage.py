@@ -55,7 +55,7 @@ from rcg_lightning.stages.optimization import SGD, AdamW
 from rcg_lightning.stages.ssl import MoCoV3Stage
 from rcg_lightning.stages.tokenizer import Adversary, TokenizerStage
 from rcg_lightning.trainer import Trainer
-from rcg_lightning.types import Codec
+from rcg_lightning.types import Backbone, Codec
 
 STEPS = 4
 BATCH = 64  # of all processes together
@@ -117,13 +117,13 @@ def classifier() -> ClassifierStage:
     return ClassifierStage(SGD(0.05), widths=(8, 16, 16), augmentation=SmallGreyAugmentation())
 
 
-def generator(kind: str, condition: str, equally: bool) -> DiffusionStage:
+def generator(kind: str, condition: str, equally: bool, network: Backbone | None = None) -> DiffusionStage:
     """An RDM or a generator of pictures, small."""
     make = IndexSeeded if equally else DiffusionStage
     return make(
         codec=Representations() if kind == "rdm" else Pixels(),
         condition=CONDITIONS[condition](),
-        denoiser=Denoiser(ModulatedMLP(24, 2), CosineSchedule(100)),
+        denoiser=Denoiser(network or ModulatedMLP(24, 2), CosineSchedule(100)),
         conditioner=Conditioner(drop=0.0 if equally else 0.2, noise=0.0 if equally else 0.1),
         optimizer=SGD(0.5) if equally else AdamW(2e-2),
         sampler=DDIM(5, eta=1.0),
@@ -190,14 +190,7 @@ def tokenizer(equally: bool) -> TokenizerStage:
 
 def transformer() -> DiffusionStage:
     """A class-conditional DiT whose blocks are computed again in the backward pass."""
-    return IndexSeeded(
-        codec=Pixels(),
-        condition=ClassCondition(),
-        denoiser=Denoiser(DiT(2, 16, 2, 2, checkpointing=True), CosineSchedule(100)),
-        conditioner=Conditioner(),
-        optimizer=SGD(0.5),
-        ema=EMA(0.5),
-    )
+    return generator("pixels", "class", True, DiT(2, 16, 2, 2, checkpointing=True))
 
 
 ALTERNATING = {"gan": gan, "tokenizer": tokenizer}
