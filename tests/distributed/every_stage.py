@@ -78,16 +78,13 @@ class WithNoiseOfValidation:
         return super().training_step(batch, batch_idx)
 
 
-class IndexSeeded(WithNoiseOfValidation, DiffusionStage):
-    pass
+class IndexSeeded(WithNoiseOfValidation, DiffusionStage): ...
 
 
-class IndexSeededGAN(WithNoiseOfValidation, AdversarialStage):
-    pass
+class IndexSeededGAN(WithNoiseOfValidation, AdversarialStage): ...
 
 
-class IndexSeededMAGE(WithNoiseOfValidation, MaskedStage):
-    pass
+class IndexSeededMAGE(WithNoiseOfValidation, MaskedStage): ...
 
 
 class Brightness(Codec):
