@@ -133,7 +133,7 @@ def test_words_of_another_vocabulary_are_outside():
 def test_data_without_tags_cannot_give_any():
     made = ImageData(Digits(limit=10))
     made.needs = {"tag"}
-    with pytest.raises(UserError, match=r"tag.* of the train pictures is needed, and nothing provides it"):
+    with pytest.raises(UserError, match="TagData"):
         made.setup("fit")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rcg_lightning.data.columns import available, open_columns
 from rcg_lightning.data.geometry import AsIs, Geometry, Views
@@ -94,7 +94,7 @@ class ImageData(Described, LightningDataModule):
             require(split in given, f"the splits of a data set are train and heldout, not {split!r}")
             found = given[split]()
             if found is None:
-                raise UserError(f"{type(self.source).__name__} holds no pictures back for choices: set source.held_back")
+                raise UserError(f"{type(self.source).__name__} holds no pictures back: set source.held_back")
             self._pictures[split] = found
         return self._pictures[split]
 
@@ -247,6 +247,8 @@ class ImageData(Described, LightningDataModule):
                 f"labels are needed, and {type(self.source).__name__} has none: "
                 "use a source with classes, or a condition that needs no labels"
             )
+        if "tag" in missing:
+            raise UserError("tags are needed: set data.class_path to TagData, with a source of tagged pictures")
         if "instance" in missing and split == "train":
             raise UserError(
                 "instances need representations and neighbours of the training pictures: run rcg extract and "
@@ -277,18 +279,15 @@ class ImageData(Described, LightningDataModule):
             if name in needs & train.keys():
                 store.check(**{name: train[name].identity.get(name)})
 
+    def _rows(self, split: str) -> Dataset[Batch]:
+        """Return what makes a batch of each item of a sampler."""
+        views = self.views if split == "train" else None
+        return Rows(self.pictures(split), self.geometry, views, self.columns(split), self.needs, self.seed)
+
     def _loader(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:
-        rows = Rows(
-            self.pictures(split),
-            self.geometry,
-            self.views if split == "train" else None,
-            self.columns(split),
-            self.needs,
-            self.seed,
-        )
         # a sampler's item is a whole batch already, hence no batch_size; Lightning needs keyword arguments
         return DataLoader(
-            dataset=rows,
+            dataset=self._rows(split),
             sampler=sampler,
             batch_size=None,
             collate_fn=_as_it_is,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from rcg_lightning.data.geometry import Geometry, Views
 from rcg_lightning.data.images import ImageData
@@ -193,7 +193,7 @@ class TagData(ImageData):
         rank, world = self._place()
         size = len(self.pairs("train"))
         sampler = StreamSampler(size, self.batch_size, self.seed, rank, world, start=lambda: self.samples_seen)
-        return self._paired("train", sampler)
+        return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         found = super().val_dataloader()
@@ -201,21 +201,11 @@ class TagData(ImageData):
             return found
         count = len(self.pairs("heldout"))
         part = FixedBatches([share(count, *self._place())], 1, self.batch_size)
-        return self._paired("heldout", part) if count else []
+        return self._loader("heldout", part) if count else []
 
-    def _paired(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:
-        """The loader of a split, with pairs in the place of pictures."""
-        plain = self._loader(split, sampler)
-        return DataLoader(
-            dataset=PairRows(plain.dataset, self.pairs(split)),
-            sampler=sampler,
-            batch_size=None,
-            collate_fn=plain.collate_fn,
-            num_workers=plain.num_workers,
-            persistent_workers=plain.persistent_workers,
-            pin_memory=plain.pin_memory,
-            prefetch_factor=plain.prefetch_factor,
-        )
+    def _rows(self, split: str) -> Dataset[Batch]:
+        rows = super()._rows(split)
+        return PairRows(rows, self.pairs(split)) if "tag" in self.needs else rows
 
     def _available(self, split: str) -> frozenset[str]:
         return super()._available(split) | {"tag"}

@@ -205,7 +205,7 @@ def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:
     if "label" in needs and built.classes != given.classes:
         raise UserError(f"the networks were built for {built.classes} classes, the data have {given.classes}")
     online = {name for name, column in built.columns.items() if column.get("online")}
-    for name in (needs | online) & built.columns.keys():
+    for name in sorted((needs | online) & built.columns.keys()):
         mine, other = built.identities.get(name), given.identities.get(name)
         if other is not None and mine != other:
             raise UserError(
