@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rcg_lightning import cli
-from rcg_lightning.commands import cluster, compare, extract, lightning, principal, sample
+from rcg_lightning.commands import cluster, compare, extract, instances, lightning, neighbours, principal, sample
 from rcg_lightning.commands.parsing import find_config
 from rcg_lightning.pipeline import TABLE, Run, Step, read_pipeline
 
@@ -25,6 +25,16 @@ ROWS = {
 }
 
 
+IN_INSTANCES = {"none", "instance", "instance, unseen"}
+OF_DIGITS = {"class", "representation", "instance, 100 chosen", "instance, of the RDM", "class and instance"}
+ROWS |= {
+    "digits_icgan": IN_INSTANCES | OF_DIGITS | {"instance, of 0-4", "instance, 0-4 swapped for 5-9"},
+    "mnist_icgan": IN_INSTANCES,
+    "cifar10_icgan": IN_INSTANCES,
+}
+BUDGETS = {"mnist_icgan": "mnist_small_gan"}
+
+
 class Stop(Exception):
     """Raised where something would be made of what was parsed."""
 
@@ -39,7 +49,7 @@ def parsed(monkeypatch):
         raise Stop
 
     monkeypatch.setattr(lightning.StageCLI, "instantiate_classes", stop)
-    for module in (cluster, compare, extract, principal, sample):
+    for module in (cluster, compare, extract, instances, neighbours, principal, sample):
         name = module.__name__.rpartition(".")[2]
 
         def stand_in(name=name, **values):
@@ -81,5 +91,7 @@ def test_rows_compare_the_same_number_of_samples(name):
 def test_one_budget_serves_all_conditions():
     for name in set(PIPELINES) - {"imagenet256_rdm", "digits_generators"}:
         steps = read_pipeline(find_config(name, "pipeline")).steps
-        conditions = [step for step in ("none", "cluster", "class", "representation") if step in steps]
-        assert {steps[step].run.split()[2] for step in conditions} == {f"{name.removesuffix('_principal')}_generator"}
+        conditions = [step for step in ("none", "cluster", "class", "representation", "instance") if step in steps]
+        data, _, kind = name.partition("_")
+        config = BUDGETS.get(name, f"{data}_{'gan' if kind == 'icgan' else 'generator'}")
+        assert {steps[step].run.split()[2] for step in conditions} == {config}
