@@ -70,10 +70,14 @@ class EMA(Described, nn.Module):
             copied = list(copies.buffers())
             shadows: list[Tensor] = [*copies.parameters(), *(b for b, taken in zip(copied, taken_over) if not taken)]
             rate = 1.0 if self.updates <= self.start else 1 - min(decay, warm)
-            torch._foreach_lerp_(shadows, moved, rate)
+            self.move(shadows, moved, rate)
             for averaged, buffer, taken in zip(copied, buffers, taken_over):
                 if taken:
                     averaged.copy_(buffer)
+
+    def move(self, averages: list[Tensor], weights: list[Tensor], rate: float) -> None:
+        """Move each of ``averages`` towards its weight by ``rate`` of the way, all by one operation."""
+        torch._foreach_lerp_(averages, weights, rate)
 
     def get_extra_state(self) -> Tensor:
         """The update count, as a tensor because a state dict holds tensors."""
