@@ -30,7 +30,13 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         mlp_ratio: hidden width of a block's MLP, relative to ``width``.
         freeze_patches: keep the patch projection at its random start, as MoCo v3 does for stability.
         checkpointing: compute activations twice and keep few of them: less memory, a third more time.
+
+    Attributes:
+        class_token_alone: the last block computes nothing for the other tokens but their keys and values, as nothing
+            else of them is read; the result is the same but for rounding.
     """
+
+    class_token_alone = True
 
     def __init__(
         self,
@@ -97,7 +103,8 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         x = self._pos_embed(self.patch_embed(image))  # (B, 1 + N, width)
         for block in self.blocks[:-1]:
             x = run_block(block, x, checkpointing=self.checkpointing)
-        x = class_token_block(self.blocks[-1], x)  # (B, 1, width)
+        last = self.blocks[-1]
+        x = class_token_block(last, x) if self.class_token_alone else last(x)  # (B, 1, width), or all (B, 1 + N, width)
         return self.norm(x)[:, 0]
 
 
