@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.layers import SelfAttention
 from rcg_lightning.networks.mage import MAGE
@@ -103,3 +104,18 @@ def test_sizes_that_do_not_fit():
         MAGE(decoder_width=10, decoder_heads=3)
     with pytest.raises(UserError, match=r"conditioner\.dim must be 16"):
         network(12)
+
+
+def test_dropout_of_the_attention_is_a_setting_of_its_own():
+    """Without it attention can be fused on a CPU, and everything else drops as before."""
+    torch.manual_seed(0)
+    net = MAGE(16, 1, 2, decoder_width=16, decoder_depth=1, decoder_heads=2, dropout=0.5, attention_dropout=0.0)
+    net.build(4, 6, 0)
+    tokens, masked, c = torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 0)
+    with HostSyncs() as counter:
+        first, second = net(tokens, masked, c), net(tokens, masked, c)
+    assert counter.calls["_scaled_dot_product_flash_attention_for_cpu"] == 4
+    assert not torch.equal(first, second)
+    same = MAGE(16, 1, 2, dropout=0.5)
+    same.build(4, 6, 0)
+    assert same.blocks[0].attn.weights_dropout == 0.5

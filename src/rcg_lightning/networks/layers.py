@@ -35,18 +35,30 @@ def run_block(block: nn.Module, *inputs: Tensor | None, checkpointing: bool, ran
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over (B, N, D), by torch's fused kernels; ``dropout`` of its weights and its result."""
+    """Multi-head self-attention over (B, N, D), by torch's fused kernels.
 
-    def __init__(self, dim: int, heads: int, qkv_bias: bool = True, dropout: float = 0.0) -> None:
+    Args:
+        dropout: of its result, and of its weights unless ``weights_dropout`` is given.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        weights_dropout: float | None = None,
+    ) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
+        self.weights_dropout = dropout if weights_dropout is None else weights_dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D / heads)
-        dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(*qkv.unbind(0), dropout_p=dropout)  # (B, heads, N, D / heads)
+        dropout, weights_dropout = (self.dropout, self.weights_dropout) if self.training else (0.0, 0.0)
+        x = F.scaled_dot_product_attention(*qkv.unbind(0), dropout_p=weights_dropout)  # (B, heads, N, D / heads)
         x = self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
         return F.dropout(x, dropout) if dropout else x
 

@@ -16,10 +16,10 @@ SPREAD = 0.02  # standard deviation of tables at the start
 class Block(nn.Module):
     """Transformer block, its norms first: exact GELU, dropout after every map and of the attention's weights."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, dropout: float, attention_dropout: float | None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = SelfAttention(dim, heads, dropout=dropout)
+        self.attn = SelfAttention(dim, heads, dropout=dropout, weights_dropout=attention_dropout)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         hidden = int(dim * mlp_ratio)
         first, last = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
@@ -63,6 +63,8 @@ class MAGE(Described, nn.Module):
         mlp_ratio: hidden width of the MLPs over that of the tokens.
         dropout: of embeddings, attention and MLPs.
         checkpointing: compute activations twice and keep few of them: less memory, a third more time.
+        attention_dropout: of the attention's weights; None for that of the rest. Fused attention has none on CPUs, so
+            that 0 saves time and memory there.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class MAGE(Described, nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.1,
         checkpointing: bool = False,
+        attention_dropout: float | None = None,
     ) -> None:
         super().__init__()
         for name, dim, parts in (("width", width, heads), ("decoder_width", decoder_width, decoder_heads)):
@@ -83,14 +86,15 @@ class MAGE(Described, nn.Module):
         self.width, self.depth, self.heads = width, depth, heads
         self.decoder_width, self.decoder_depth, self.decoder_heads = decoder_width, decoder_depth, decoder_heads
         self.mlp_ratio, self.dropout, self.checkpointing = mlp_ratio, dropout, checkpointing
+        self.attention_dropout = attention_dropout
 
     def build(self, tokens: int, codes: int, condition_dim: int) -> None:
         """Create the parameters for pictures of ``tokens`` tokens, each one of ``codes``."""
         fits = condition_dim in (0, self.width)
         require(fits, f"MAGE puts the condition among its tokens: conditioner.dim must be {self.width} or null")
         self.codes, self.fake, self.mask = codes, codes + FAKE_LABEL, codes + MASK
-        encoder = (self.width, self.heads, self.mlp_ratio, self.dropout)
-        decoder = (self.decoder_width, self.decoder_heads, self.mlp_ratio, self.dropout)
+        encoder = (self.width, self.heads, self.mlp_ratio, self.dropout, self.attention_dropout)
+        decoder = (self.decoder_width, self.decoder_heads, self.mlp_ratio, self.dropout, self.attention_dropout)
         self.words = nn.Embedding(codes + MASK + 1, self.width)
         self.positions = nn.Embedding(1 + tokens, self.width)
         self.embed_norm = nn.LayerNorm(self.width, eps=1e-6)
