@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import Strategy
 from rcg_lightning.callbacks.checkpoint import Checkpoint, WholeFiles
 from rcg_lightning.callbacks.compilation import Compilation
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
+from rcg_lightning.callbacks.products import Products
 from rcg_lightning.callbacks.reduction import StaticReduction
 from rcg_lightning.callbacks.reseed import Reseed
 
@@ -37,6 +38,7 @@ class Trainer(pl.Trainer):
         strategy: how processes work together; for auto and ddp gradients are reduced as a static graph's.
         compile: compile the networks for training: true, or a mode of ``torch.compile``.
         channels_last: lay the weights of convolutions out channels last: measure whether it is faster.
+        onednn: large matrix products on CPUs are oneDNN's; None for where that is the faster library.
     """
 
     def __init__(
@@ -54,11 +56,12 @@ class Trainer(pl.Trainer):
         strategy: str | Strategy = "auto",
         compile: bool | Mode = False,
         channels_last: bool = False,
+        onednn: bool | None = None,
         **kwargs: Any,
     ) -> None:
         folder = str(default_root_dir)
         tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
-        own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every)]
+        own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every), Products(onednn)]
         own += [StaticReduction()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
