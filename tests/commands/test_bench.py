@@ -9,11 +9,11 @@ import torch
 from rcg_lightning.bench import generators
 from rcg_lightning.bench.generators import DiTTraining, MAGETraining
 from rcg_lightning.bench.host_syncs import HostSyncs
-from rcg_lightning.bench.measure import SavedBytes, measure
+from rcg_lightning.bench.measure import Cost, SavedBytes, measure, measure_in_turns
 from rcg_lightning.bench.neighbours import NeighbourSearch
-from rcg_lightning.bench.report import Row, table
+from rcg_lightning.bench.report import Row, comparison, table
 from rcg_lightning.bench.representations import RDMTraining
-from rcg_lightning.bench.workload import OFFICIAL_RATE, Baseline, Workload
+from rcg_lightning.bench.workload import OFFICIAL_RATE, Baseline, Ways, Workload
 from rcg_lightning.commands import bench as command
 from rcg_lightning.errors import UserError
 
@@ -31,12 +31,16 @@ class Products(Workload):
 
     def prepare(self, device):
         a = torch.ones(6, 8, 8, device=device)
-        return lambda: a @ a, 3
+        return Ways(lambda: a @ a, 3, lambda: (a @ a, a @ a), None, lambda: [a @ a for _ in range(4)], lambda: a @ a)
+
+
+def measured(workload, times=1):
+    ways = workload.prepare(CPU)
+    return measure(ways.fast, ways.items, times, CPU)
 
 
 def test_flops_of_matrix_products_are_counted():
-    work, items = Products().prepare(CPU)
-    cost = measure(work, items, 2, CPU)
+    cost = measured(Products(), times=2)
     assert cost.flops == 2 * 2 * 8**3
     assert cost.cpu > 0
     assert cost.syncs == 0
@@ -62,14 +66,14 @@ def test_saved_bytes_are_activations_without_weights():
 
 
 def test_ratios_are_at_equal_matrix_rate():
-    cost = measure(*Products().prepare(CPU), 1, CPU)
+    cost = measured(Products())
     slow, fast = (Row(Products(), cost, rate, gpu=False).ratios()["same work"] for rate in (OFFICIAL_RATE / 2, 1e12))
     assert slow == pytest.approx(2 / cost.cpu)
     assert fast < slow
 
 
 def test_a_training_step_waits_for_nothing():
-    work, _ = RDMTraining(2).prepare(CPU)
+    work = RDMTraining(2).prepare(CPU).fast
     work()
     with HostSyncs() as syncs:
         work()
@@ -87,15 +91,51 @@ def test_the_command_writes_and_compares(tmp_path, monkeypatch, capsys):
     assert "than before" in capsys.readouterr().out
 
 
+def test_the_plain_way_stands_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "workloads", lambda pictures, gpu: [Products()])
+    out, tables = tmp_path / "bench.json", tmp_path / "bench.md"
+    command.bench(out=out, times=1, plain=True, markdown=tables)
+    found = json.loads(out.read_text())["workloads"]["products, small"]
+    assert found["ways"]["plain"]["flops"] == 2 * found["flops"]
+    assert found["ways"]["recomputing"]["flops"] == 4 * found["flops"]
+    assert found["times_as_fast"]["plain"]["goals"] == [2.0]
+    assert "than plainly" in tables.read_text()
+
+
+def test_what_a_store_costs_and_when_it_pays():
+    fast, plain, recomputing, caching = (
+        cost_of(seconds, saved) for seconds, saved in ((2, 4), (3, 6), (7, 6), (10, 0))
+    )
+    ways = {"plain": plain, "recomputing": recomputing, "caching": caching}
+    row = Row(Products(), fast, 1e9, gpu=False, ways=ways)
+    assert (row.times_as_fast("plain"), row.times_as_fast("recomputing")) == (1.5, 3.5)
+    assert row.fewer_bytes == 1.5
+    assert row.epochs == 2  # 10 + 2 * 2 = 2 * 7
+    assert Row(Products(), recomputing, 1e9, gpu=False, ways=ways).epochs is None  # it never pays
+    said = comparison([row])
+    assert "1.50x (goal 2 not met)" in said
+    assert "2.00 epochs" in said
+
+
+def cost_of(seconds, saved):
+    return Cost(cpu=seconds, wall=seconds, flops=1.0, syncs=0, peak=None, saved=saved)
+
+
+def test_ways_are_measured_in_turns():
+    order = []
+    measure_in_turns([(lambda: order.append("a"), 1), (lambda: order.append("b"), 1)], 2, CPU)
+    assert "".join(order[-4:]) == "abab"
+
+
 def test_a_workload_that_is_new_says_so():
-    row = Row(Products(), measure(*Products().prepare(CPU), 1, CPU), 1e9, gpu=False)
+    row = Row(Products(), measured(Products()), 1e9, gpu=False)
     assert "not measured" in table([row], {"workloads": {}})
 
 
 def test_neighbours_are_counted_for_each_query():
-    work, items = NeighbourSearch(10**8, size=1200, queries=150).prepare(CPU)
-    assert items == 150
-    assert measure(work, items, 1, CPU).flops == 2 * 1200 * NeighbourSearch.DIM
+    search = NeighbourSearch(10**8, size=1200, queries=150)
+    assert search.prepare(CPU).items == 150
+    assert measured(search).flops == 2 * 1200 * NeighbourSearch.DIM
 
 
 def test_mistakes(tmp_path, monkeypatch):
@@ -110,10 +150,8 @@ def test_mistakes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("make", [lambda: MAGETraining(1), lambda: DiTTraining(1, "b2")], ids=["mage", "dit"])
 def test_generators_take_what_a_store_gives(make, monkeypatch):
     """One example through the losses of the published stage, with networks of one narrow block."""
-    monkeypatch.setattr(generators, "training_step", lambda stage, batch, device: lambda: stage.losses(batch)["loss"])
     monkeypatch.setattr(generators, "shipped_stage", partial(narrow, generators.shipped_stage))
-    work, _ = make().prepare(CPU)
-    assert work().isfinite()
+    assert make().prepare(CPU).fast.losses()["loss"].isfinite()
 
 
 def narrow(shipped, config, facts, **changes):

@@ -1,19 +1,27 @@
 """Workloads of stages 3 and 4: training MAGE and DiT from stored tokens or latents, and sampling from them."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from rcg_lightning.bench.workload import Baseline, Workload, in_training_precision, shipped_stage, training_step
+from rcg_lightning.bench.frozen import DIM, FrozenNetworks, RandomKL, RandomTokenizer
+from rcg_lightning.bench.plain import switched
+from rcg_lightning.bench.training import TrainingStep, sampling_ways, training_ways
+from rcg_lightning.bench.workload import Baseline, Ways, Workload, in_training_precision, shipped_stage
+from rcg_lightning.commands.parsing import say
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.samplers import Ancestral, Sampler
+from rcg_lightning.networks.layers import SelfAttention
 from rcg_lightning.networks.vqgan import MaskGITVQGAN
+from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, Facts
 
-TOKENS, CODES, DIM = 256, 1024, 256
+TOKENS, CODES = 256, 1024
 LATENT = (8, 32, 32)  # mean and deviation of four channels, as stores hold them
 FACTS = Facts(
     (3, 256, 256),
@@ -38,22 +46,46 @@ def stored(batch: int) -> Batch:
 class MAGETraining(Workload):
     """A training step of MAGE-B given representations."""
 
-    def __init__(self, batch: int, dropout: float = 0.1) -> None:
-        self.batch, self.dropout = batch, dropout
-        self.name = f"MAGE-B training step, batch {batch}" + ("" if dropout else ", without dropout")
+    def __init__(self, batch: int, dropout: float = 0.1, attention_dropout: float | None = None) -> None:
+        self.batch, self.dropout, self.attention_dropout = batch, dropout, attention_dropout
+        self.memory_goal = None if dropout else 1.5
+        without = "" if attention_dropout is None else ", without attention dropout"
+        self.name = f"MAGE-B training step, batch {batch}" + (without if dropout else ", without dropout")
 
     @property
     def baselines(self) -> dict[str, Baseline]:
         frozen = "tokenises and encodes the pictures"
-        if self.dropout:
+        if not self.dropout:
+            return {}
+        if self.attention_dropout is None:
             return {"equal mathematics, with the frozen networks": Baseline(10.45 / 2, 1.9, frozen)}
-        return {"with the frozen networks and dropout": Baseline(10.45 / 2, 2.1, frozen)}
+        return {"with the frozen networks and attention dropout": Baseline(10.45 / 2, 2.1, frozen)}
 
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+    def prepare(self, device: torch.device) -> Ways:
         network: dict[str, Any] = {"class_path": "rcg_lightning.networks.mage.MAGE"}
         network["init_args"] = {"width": 768, "depth": 12, "heads": 12, "dropout": self.dropout}
+        network["init_args"] |= {"attention_dropout": self.attention_dropout}
         stage = shipped_stage("imagenet256_mage_b_rep", FACTS, transformer=network)
-        return training_step(stage, stored(self.batch), device), self.batch
+        step = TrainingStep(stage, stored(self.batch), device)
+        if not self.dropout:
+            return Ways(step, self.batch, step.plain)
+        frozen = FrozenNetworks(torch.rand(self.batch, 3, 256, 256, device=device), RandomTokenizer())
+        ways = training_ways(step, self.batch, frozen, frozen.networks)
+        assert ways.recomputing is not None
+        return replace(ways, recomputing=with_attention_dropout(stage, self.dropout, ways.recomputing))
+
+
+def with_attention_dropout(stage: Stage, dropout: float, work: Callable[[], object]) -> Callable[[], None]:
+    """Return ``work`` with dropout of the attention's weights, which the official code has, whatever ``stage`` has."""
+    layers = [module for module in stage.modules() if isinstance(module, SelfAttention)]
+
+    def dropping() -> None:
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(switched(layer, "weights_dropout", dropout))
+            work()
+
+    return dropping
 
 
 class TokenDecoding(Workload):
@@ -64,7 +96,7 @@ class TokenDecoding(Workload):
     def __init__(self, batch: int) -> None:
         self.batch = batch
 
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+    def prepare(self, device: torch.device) -> Ways:
         tokenizer = MaskGITVQGAN().to(device).eval()
         tokens = torch.randint(CODES, (self.batch, 16, 16), device=device)
 
@@ -72,7 +104,7 @@ class TokenDecoding(Workload):
         def work() -> None:
             tokenizer.decode(tokenizer.lookup(tokens))
 
-        return work, self.batch
+        return Ways(work, self.batch)
 
 
 class Sampling(Workload):
@@ -94,7 +126,7 @@ class Sampling(Workload):
         """Return arguments of the stage that differ from the config's."""
         return {}
 
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+    def prepare(self, device: torch.device) -> Ways:
         stage = shipped_stage(self.config, FACTS, tile=self.batch, **self.settings())
         assert isinstance(stage, Generator)
         stage.to(device).eval()
@@ -106,7 +138,7 @@ class Sampling(Workload):
             with in_training_precision(device):
                 stage.sample_z(seeds, raw, self.guidance, self.sampler())
 
-        return work, self.batch * self.timed / self.steps
+        return sampling_ways(work, self.batch * self.timed / self.steps, stage)
 
 
 class MAGESampling(Sampling):
@@ -143,9 +175,14 @@ class DiTTraining(Workload):
         also = "makes latents and representations of the pictures"
         return {"with the frozen networks": Baseline(6.5, 3.0, also), "forward and backward alone": Baseline(2.01, 1.0)}
 
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+    def prepare(self, device: torch.device) -> Ways:
         stage = shipped_stage("imagenet256_dit_rep", FACTS, denoiser=dit(self.size))
-        return training_step(stage, stored(self.batch), device), self.batch
+        step = TrainingStep(stage, stored(self.batch), device)
+        if not RandomKL.available():
+            say(f"{self.name}: without diffusers there is no KL autoencoder to compute latents with in every step")
+            return training_ways(step, self.batch, None, list)
+        frozen = FrozenNetworks(torch.rand(self.batch, 3, 256, 256, device=device), RandomKL())
+        return training_ways(step, self.batch, frozen, frozen.networks)
 
 
 class DiTSampling(Sampling):

@@ -1,9 +1,9 @@
-"""What one piece of work costs: time, counted FLOPs, memory and host synchronisations."""
+"""What pieces of work cost: time, counted FLOPs, memory and host synchronisations."""
 
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rcg_lightning.bench.host_syncs import HostSyncs
+from rcg_lightning.core.products import onednn_products
+
+LONG, FEW = 10.0, 3  # seconds of a run, and how often one is run that takes longer
 
 
 @dataclass(frozen=True)
@@ -44,26 +47,62 @@ class Cost:
 
 def measure(work: Callable[[], object], items: float, times: int, device: torch.device) -> Cost:
     """Run ``work``, which deals with ``items`` items, once to warm up and count, then ``times`` times on the clock."""
+    return measure_in_turns([(work, items)], times, device)[0]
+
+
+def measure_in_turns(
+    ways: Sequence[tuple[Callable[[], object], float]], times: int, device: torch.device
+) -> list[Cost]:
+    """Measure several pieces of work, each with its number of items, in turns: what else runs falls on all alike.
+
+    What takes longer than ``LONG`` is run ``FEW`` times at most.
+    """
+    counts = [_counted(work, device) for work, _ in ways]
+    runs: list[list[tuple[float, float]]] = [[] for _ in ways]
+    for turn in range(times):
+        for (work, _), spent in zip(ways, runs):
+            if turn < FEW or spent[0][1] < LONG:
+                spent.append(_clocked(work, device))
+    return [
+        Cost(
+            cpu=statistics.median(cpu for cpu, _ in spent) / items,
+            wall=statistics.median(wall for _, wall in spent) / items,
+            flops=count.flops / items,
+            syncs=count.syncs,
+            peak=count.peak,
+            saved=count.saved / items,
+        )
+        for (_, items), spent, count in zip(ways, runs, counts)
+    ]
+
+
+@dataclass(frozen=True)
+class _Count:
+    """What one run of some work counted, and the most bytes in use in a second one."""
+
+    flops: int
+    syncs: int
+    saved: int
+    peak: int | None
+
+
+def _counted(work: Callable[[], object], device: torch.device) -> _Count:
     kept = SavedBytes()
     with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, kept.hooks():
         work()
     reset_peak(device)
-    cpu, wall = [], []
-    for _ in range(times):
-        wait(device)
-        started = time.process_time(), time.perf_counter()
-        work()
-        wait(device)
-        cpu.append(time.process_time() - started[0])
-        wall.append(time.perf_counter() - started[1])
-    return Cost(
-        cpu=statistics.median(cpu) / items,
-        wall=statistics.median(wall) / items,
-        flops=counter.get_total_flops() / items,
-        syncs=syncs.found.total(),
-        peak=peak(device),
-        saved=kept.bytes / items,
-    )
+    work()
+    wait(device)
+    return _Count(counter.get_total_flops(), syncs.found.total(), kept.bytes, peak(device))
+
+
+def _clocked(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Return the CPU seconds and the seconds on the clock of one run."""
+    wait(device)
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    wait(device)
+    return time.process_time() - cpu, time.perf_counter() - wall
 
 
 class SavedBytes:
@@ -100,6 +139,13 @@ def matrix_rate(device: torch.device, size: int = 1536, times: int = 7) -> float
         wait(device)
         spent.append((time.perf_counter() if fast else time.process_time()) - start)
     return 2 * size**3 / statistics.median(spent)
+
+
+def limit(device: torch.device) -> tuple[float, float]:
+    """Return the matrix rate as torch has it, and that of the faster library where the trainer chooses another."""
+    usual = matrix_rate(device)
+    with onednn_products():
+        return usual, max(usual, matrix_rate(device) if device.type == "cpu" else 0.0)
 
 
 def wait(device: torch.device) -> None:

@@ -1,13 +1,12 @@
 """Workload between stages 1 and 3: the neighbours of instances, among representations that lie in a store."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from rcg_lightning.bench.workload import Workload
+from rcg_lightning.bench.workload import Ways, Workload
 from rcg_lightning.data.neighbours import Products
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
@@ -33,7 +32,7 @@ class NeighbourSearch(Workload):
         means = "faiss" if faiss else "products"
         self.name = f"{self.K} neighbours among {size} by {means}, {memory / 1e6:g} MB"
 
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+    def prepare(self, device: torch.device) -> Ways:
         folder = tempfile.TemporaryDirectory()
         store = self.made(Path(folder.name) / "store")
         index, where = (FaissProducts, torch.device("cpu")) if self.faiss else (Products, device)
@@ -44,7 +43,7 @@ class NeighbourSearch(Workload):
             for start in range(0, self.queries, search.chunks.queries):
                 search.of(start, min(start + search.chunks.queries, self.queries))
 
-        return work, self.queries
+        return Ways(work, self.queries)
 
     def made(self, folder: Path) -> Store:
         """Write a store of random representations."""

@@ -1,36 +1,48 @@
-"""Measured costs as a table and as plain data, beside the official code's and those of another run."""
+"""Measured costs as tables and as plain data, beside the plain way's, the official code's and those of another run."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from rcg_lightning.bench.measure import Cost
-from rcg_lightning.bench.workload import OFFICIAL_RATE, Workload
+from rcg_lightning.bench.workload import OFFICIAL_RATE, Baseline, Workload
 
 LIBRARIES = ("torch", "torchvision", "lightning", "timm")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A workload, what it cost, and the machine's matrix rate right before and after (operations a second)."""
+    """A workload, what it cost, and the machine's matrix rate right before and after (operations a second).
+
+    Attributes:
+        rate: of torch's own products, which scales the official code's times.
+        ways: costs of its other ways, by their names in ``Ways``; empty where they were not measured.
+        best: of the faster library, where there is one; 0 for ``rate``.
+    """
 
     workload: Workload
     cost: Cost
     rate: float
     gpu: bool
+    ways: dict[str, Cost] = field(default_factory=dict)
+    best: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Seconds an item: of the device on a GPU, of the process on a CPU."""
-        return self.cost.wall if self.gpu else self.cost.cpu
+        return self.of(self.cost)
+
+    def of(self, cost: Cost) -> float:
+        """Return the seconds an item of a cost."""
+        return cost.wall if self.gpu else cost.cpu
 
     @property
     def share(self) -> float:
-        """Part of the matrix rate that is reached; above 1 where attention or convolutions beat matrix products."""
-        return self.cost.flops / self.seconds / self.rate
+        """Part of the best matrix rate that is reached."""
+        return self.cost.flops / self.seconds / (self.best or self.rate)
 
     def ratios(self) -> dict[str, float]:
         """How many times as fast as the official code, whose times are scaled to this machine's matrix rate."""
@@ -39,15 +51,50 @@ class Row:
         scale = OFFICIAL_RATE / self.rate
         return {name: scale * base.seconds / self.seconds for name, base in self.workload.baselines.items()}
 
+    def times_as_fast(self, way: str) -> float | None:
+        """How many times as fast as another way of this run."""
+        return self.of(self.ways[way]) / self.seconds if way in self.ways else None
+
+    @property
+    def fewer_bytes(self) -> float | None:
+        """How many times the bytes are that the plain way keeps for the backward pass."""
+        return self.ways["plain"].saved / self.cost.saved if "plain" in self.ways and self.cost.saved else None
+
+    @property
+    def epochs(self) -> float | None:
+        """Epochs after which a store of one view has cost less than the plain way without a store; None for never."""
+        if "caching" not in self.ways:
+            return None
+        saved = self.of(self.ways["recomputing"]) - self.seconds
+        return self.of(self.ways["caching"]) / saved if saved > 0 else None
+
+    def goals(self, way: str) -> list[float]:
+        """How many times as fast as a way this project means to be."""
+        recomputing = way == "recomputing"
+        return [base.goal for base in self.workload.baselines.values() if bool(base.work) == recomputing]
+
     def plain(self) -> dict[str, Any]:
         """Return plain data."""
-        bases = self.workload.baselines
         against = {
-            name: {"times as fast": ratio, "goal": bases[name].goal, "official also": bases[name].work}
-            for name, ratio in self.ratios().items()
+            name: _against_official(self.workload.baselines[name], ratio) for name, ratio in self.ratios().items()
         }
         speed = {"items_per_second": 1 / self.seconds, "matrix_rate": self.rate, "share_of_matrix_rate": self.share}
-        return {"unit": self.workload.unit, **self.cost.plain(), **speed, "official": against}
+        speed["best_matrix_rate"] = self.best or self.rate
+        return {"unit": self.workload.unit, **self.cost.plain(), **speed, "official": against, **self._plain_ways()}
+
+    def _plain_ways(self) -> dict[str, Any]:
+        ratios = {name: self.times_as_fast(name) for name in ("plain", "recomputing") if name in self.ways}
+        found = {
+            "ways": {name: cost.plain() for name, cost in self.ways.items()},
+            "times_as_fast": {name: {"times": ratio, "goals": self.goals(name)} for name, ratio in ratios.items()},
+            "fewer_bytes": self.fewer_bytes,
+            "epochs_until_the_cache_pays": self.epochs,
+        }
+        return found if self.ways else {}
+
+
+def _against_official(base: Baseline, ratio: float) -> dict[str, Any]:
+    return {"times as fast": ratio, "goal": base.goal, "official also": base.work}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -60,24 +107,56 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def table(rows: list[Row], other: dict[str, Any] | None = None) -> str:
     """Return a table in Markdown; with ``other``, the content of another run's file, how much faster each row is."""
-    head = ["workload", "items/s", "CPU s", "GFLOP", "of the rate", "syncs", "peak", "saved", "official"]
+    head = ["workload", "items/s", "s an item", "CPU s", "GFLOP", "of the rate", "syncs", "peak", "saved"]
     lines = [head + (["than before"] if other else [])]
     for row in rows:
         cost = row.cost
         cells = [
             row.workload.name,
             f"{1 / row.seconds:.3g}",
+            f"{row.seconds:.3g}",
             f"{cost.cpu:.3g}",
             f"{cost.flops / 1e9:.3g}",
             f"{row.share:.0%}",
             str(cost.syncs),
             size(cost.peak),
             size(round(cost.saved)) if cost.saved else "",
-            "; ".join(f"{ratio:.2f}x {name}" for name, ratio in row.ratios().items()),
         ]
         lines.append(cells + ([against(row, other)] if other else []))
-    rule = ["---"] * len(lines[0])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], rule, *lines[1:]])
+    return markdown(lines)
+
+
+def comparison(rows: list[Row]) -> str:
+    """Return a table in Markdown of how many times as fast each workload is as the plain way and the official code."""
+    head = ["workload", "than plainly", "than plainly without a store", "store, s an item", "pays after"]
+    lines = [[*head, "bytes saved, plainly over here", "than the official code, scaled"]]
+    for row in rows:
+        epochs, caching = row.epochs, row.ways.get("caching")
+        cells = [
+            row.workload.name,
+            judged(row.times_as_fast("plain"), row.goals("plain")),
+            judged(row.times_as_fast("recomputing"), row.goals("recomputing")),
+            f"{row.of(caching):.3g}" if caching else "",
+            f"{epochs:.2f} epochs" if epochs is not None else "",
+            judged(row.fewer_bytes, [row.workload.memory_goal] if row.workload.memory_goal else []),
+            "; ".join(f"{ratio:.2f}x {name}" for name, ratio in row.ratios().items()),
+        ]
+        if any(cells[1:]):
+            lines.append(cells)
+    return markdown(lines)
+
+
+def judged(ratio: float | None, goals: list[float]) -> str:
+    """Say a ratio, and whether it is what was meant to be."""
+    if ratio is None:
+        return ""
+    said = [f"goal {goal:g} {'met' if ratio >= goal else 'not met'}" for goal in goals]
+    return f"{ratio:.2f}x" + (f" ({', '.join(said)})" if said else "")
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Return a table of cells, the first line being its head."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
 
 
 def against(row: Row, other: dict[str, Any]) -> str:

@@ -2,14 +2,13 @@
 
 import io
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from rcg_lightning.bench.workload import Baseline, Workload
+from rcg_lightning.bench.workload import Baseline, Ways, Workload
 from rcg_lightning.data.decode import decode
 from rcg_lightning.data.geometry import RandomCrop
 from rcg_lightning.evaluation.benchmark import random_network, streaming
@@ -27,7 +26,7 @@ class Input(Workload):
     def baselines(self) -> dict[str, Baseline]:
         return {"same work": Baseline(0.0059, 2)}
 
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+    def prepare(self, device: torch.device) -> Ways:
         files = self.files()
         geometry = RandomCrop(256)
         chance = np.random.default_rng(0).random((len(files), geometry.draws))
@@ -36,7 +35,7 @@ class Input(Workload):
             for content, u in zip(files, chance):
                 geometry(decode(content, 3), u).contiguous()
 
-        return work, len(files)
+        return Ways(work, len(files))
 
     def files(self) -> list[bytes]:
         """Return real files where a folder of them was given, else ones of ImageNet's usual size made of noise."""
@@ -59,7 +58,7 @@ class Scoring(Workload):
         self.count = count
         self.name = "FID and IS of pictures in memory"
 
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
+    def prepare(self, device: torch.device) -> Ways:
         with tempfile.TemporaryDirectory() as name:
             _, path = random_network(Path(name))
             extractor = InceptionExtractor(path)
@@ -71,4 +70,4 @@ class Scoring(Workload):
         def work() -> None:
             streaming(pictures, extractor)
 
-        return work, self.count
+        return Ways(work, self.count)

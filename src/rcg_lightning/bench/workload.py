@@ -10,8 +10,9 @@ import torch
 from jsonargparse import ArgumentParser
 
 from rcg_lightning.commands.parsing import find_config, read_config
+from rcg_lightning.core.products import onednn_products
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.types import Batch, Facts
+from rcg_lightning.types import Facts
 
 OFFICIAL_RATE = 68.5e9  # matrix products of the core on which the official code was timed, operations a second
 
@@ -31,6 +32,48 @@ class Baseline:
     work: str = ""
 
 
+@dataclass(frozen=True)
+class Ways:
+    """The ways to do the same work, each a function that deals with a number of items.
+
+    Attributes:
+        fast: as the stages do it.
+        items: of one call of every function here but ``plain``.
+        plain: the plain way; None where there is no other.
+        plain_items: of one call of ``plain``, where it differs.
+        recomputing: the plain way, with the frozen networks in every step whose results a store holds.
+        caching: what a store saves: these frozen networks, the fast way.
+    """
+
+    fast: Callable[[], object]
+    items: float
+    plain: Callable[[], object] | None = None
+    plain_items: float | None = None
+    recomputing: Callable[[], object] | None = None
+    caching: Callable[[], object] | None = None
+
+    def several(self, plain: bool) -> dict[str, tuple[Callable[[], object], float]]:
+        """Return what is to be timed and its items, by name; the fast way alone unless ``plain``."""
+        found: dict[str, tuple[Callable[[], object], float]] = {"fast": (as_in_a_run(self.fast), self.items)}
+        if plain:
+            caching = as_in_a_run(self.caching) if self.caching is not None else None
+            others = {"plain": self.plain, "recomputing": self.recomputing, "caching": caching}
+            found |= {name: (work, self.items) for name, work in others.items() if work is not None}
+            if self.plain is not None and self.plain_items is not None:
+                found["plain"] = (self.plain, self.plain_items)
+        return found
+
+
+def as_in_a_run(work: Callable[[], object]) -> Callable[[], None]:
+    """Return ``work`` with the library of matrix products that the trainer chooses."""
+
+    def chosen() -> None:
+        with onednn_products():
+            work()
+
+    return chosen
+
+
 class Workload(ABC):
     """Subclasses say what is done; sizes are the real ones, weights and inputs random.
 
@@ -38,11 +81,13 @@ class Workload(ABC):
         name: of the workload, in the table and for ``--only``.
         unit: what an item is.
         baselines: the official code's cost, by the name of what it is compared on.
+        memory_goal: how many times fewer bytes than the plain way this project means to keep for the backward pass.
         heavy: needs more time or memory than a small machine has; done only where it is asked for or on a GPU.
     """
 
     name: str
     unit = "picture"
+    memory_goal: float | None = None
     heavy = False
 
     @property
@@ -51,8 +96,8 @@ class Workload(ABC):
         return {}
 
     @abstractmethod
-    def prepare(self, device: torch.device) -> tuple[Callable[[], object], float]:
-        """Return what is to be timed, and how many items one call deals with."""
+    def prepare(self, device: torch.device) -> Ways:
+        """Return what is to be timed."""
 
 
 def shipped_stage(config: str, facts: Facts, **changes: Any) -> Stage:
@@ -67,32 +112,6 @@ def shipped_stage(config: str, facts: Facts, **changes: Any) -> Stage:
     parser.add_subclass_arguments(Stage, "model")
     stage = parser.instantiate(parser.parse_object({"model": content})).model
     return stage.build(facts)
-
-
-def training_step(stage: Stage, batch: Batch, device: torch.device) -> Callable[[], object]:
-    """Return one whole step: forward, backward, clipping, optimizer and averages, in the precision of training."""
-    stage.to(device).train()
-    optimizer, rate = stage.optimizer.make(stage.trained(), 1_000_000)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    batch = on_device(batch, device)
-
-    def step() -> None:
-        with in_training_precision(device):
-            loss = stage.losses(batch)["loss"]
-        loss.backward()
-        if stage.optimizer.clip is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, stage.optimizer.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        rate.step()
-        stage.after_step()
-
-    return step
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with every tensor on ``device``."""
-    return {name: value.to(device) for name, value in batch.items()}  # type: ignore[return-value,attr-defined]
 
 
 def in_training_precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -11,9 +11,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from rcg_lightning.bench.generators import DiTSampling, DiTTraining, MAGESampling, MAGETraining, TokenDecoding
-from rcg_lightning.bench.measure import matrix_rate, measure
+from rcg_lightning.bench.measure import limit, measure_in_turns
 from rcg_lightning.bench.neighbours import NeighbourSearch
-from rcg_lightning.bench.report import Row, machine, table
+from rcg_lightning.bench.report import Row, comparison, machine, table
 from rcg_lightning.bench.representations import Extraction, RDMSampling, RDMTraining
 from rcg_lightning.bench.surroundings import Input, Scoring
 from rcg_lightning.bench.workload import Workload
@@ -29,8 +29,9 @@ def workloads(pictures: Path | None, gpu: bool) -> list[Workload]:
         Extraction(256 if gpu else 4),
         *neighbour_searches(gpu),
         *(RDMTraining(batch) for batch in ((512,) if gpu else (16, 128))),
-        *(RDMSampling(batch) for batch in ((16, 8192) if gpu else (16, 256))),
+        *(RDMSampling(batch) for batch in ((16, 8192) if gpu else (16, 1024))),
         MAGETraining(64 if gpu else 2),
+        MAGETraining(64 if gpu else 2, attention_dropout=0.0),
         MAGETraining(64 if gpu else 2, dropout=0.0),
         *(MAGESampling(64 if gpu else 2, guided) for guided in (False, True)),
         TokenDecoding(64 if gpu else 2),
@@ -57,8 +58,14 @@ def bench(
     times: int = 5,
     threads: int = 1,
     device: str | None = None,
+    plain: bool = False,
+    markdown: Path | None = None,
 ) -> None:
     """Time the stages at their published sizes, with random weights: items a second, CPU seconds and FLOPs an item.
+
+    With --plain the same work is timed the plain way, too: with explicit attention, one parameter after the other in
+    optimizer and averages, the official batch in sampling, and so on, by switches of the same modules; and once more
+    without a store, with the frozen networks in every training step, beside the cost of a store's making.
 
     On a CPU the figures are CPU seconds of this process, which other programs disturb least; one thread unless said.
     The official code's times stand in the program and are scaled by the matrix rate that is measured in the same run.
@@ -69,30 +76,40 @@ def bench(
         compare: what an earlier run wrote with --out.
         profile: folder for a trace of one run of each workload, which TensorBoard and Perfetto open.
         pictures: folder of JPEG files to read; otherwise some are made.
-        times: runs, of which the median counts.
+        times: runs, of which the median counts; 3 at most of what takes more than 10 seconds.
         threads: of a CPU.
         device: cpu, cuda or mps; the GPU where there is one.
+        plain: time the plain way in the same run.
+        markdown: file to write the tables to.
     """
     torch.set_num_threads(threads)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     before = _read(compare) if compare else None
-    rows = []
+    rows: list[Row] = []
     for workload in chosen(workloads(pictures, where.type == "cuda"), only, where.type == "cuda"):
-        torch.manual_seed(0)
-        work, items = workload.prepare(where)
-        rate = matrix_rate(where)  # before and after, for other programs come and go
-        cost = measure(work, items, times, where)
-        rows.append(Row(workload, cost, (rate + matrix_rate(where)) / 2, where.type == "cuda"))
+        rows.append(_row(workload, times, where, plain, profile))
         say(f"{workload.name}: {1 / rows[-1].seconds:.3g} {workload.unit}s a second, {rows[-1].rate / 1e9:.0f} GFLOP/s")
-        if profile:
-            _trace(work, profile / f"{workload.name.replace(', ', '_').replace(' ', '_')}.json", where)
-        del work
         gc.collect()
-    say("\n" + table(rows, before))
+    tables = "\n\n".join([table(rows, before), comparison(rows)])
+    say("\n" + tables)
+    if markdown:
+        markdown.parent.mkdir(parents=True, exist_ok=True)
+        markdown.write_text(tables + "\n")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         found = {row.workload.name: row.plain() for row in rows}
         out.write_text(json.dumps({"machine": machine(where), "workloads": found}, indent=1))
+
+
+def _row(workload: Workload, times: int, device: torch.device, plain: bool, profile: Path | None) -> Row:
+    torch.manual_seed(0)
+    ways = workload.prepare(device).several(plain)
+    before = limit(device)  # and after, for other programs come and go
+    costs = dict(zip(ways, measure_in_turns(list(ways.values()), times, device)))
+    rate, best = ((one + other) / 2 for one, other in zip(before, limit(device)))
+    if profile:
+        _trace(ways["fast"][0], profile / f"{workload.name.replace(', ', '_').replace(' ', '_')}.json", device)
+    return Row(workload, costs.pop("fast"), rate, device.type == "cuda", costs, best)
 
 
 def chosen(every: list[Workload], only: list[str] | None, gpu: bool) -> list[Workload]:
@@ -128,5 +145,6 @@ def main(name: str, argv: list[str]) -> None:
         "rcg bench --out runs/bench.json",
         "rcg bench --only RDM --profile runs/traces",
         "rcg bench --compare runs/bench.json",
+        "rcg bench --plain true --out runs/bench.json --markdown runs/bench.md",
     ]
     call(bench, name, argv, examples)

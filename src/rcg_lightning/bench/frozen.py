@@ -1,0 +1,97 @@
+"""Frozen networks at their official sizes, with random weights: what a store saves a training step."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.networks.heads import Projected, ProjectionHead
+from rcg_lightning.networks.vit import VisionTransformer
+from rcg_lightning.networks.vqgan import MaskGITVQGAN
+from rcg_lightning.pretrained.autoencoders import KLAutoencoder, VQAutoencoder
+from rcg_lightning.pretrained.encoders import Encoder, Loaded
+from rcg_lightning.pretrained.preprocess import Preprocess
+
+DIM = 256  # of a representation
+
+
+class RandomViT(Encoder):
+    """MoCo v3's ViT-B with its head, as the official file has it."""
+
+    backbone: VisionTransformer
+
+    def load(self) -> Loaded:
+        self.backbone = VisionTransformer()
+        network = Projected(self.backbone, ProjectionHead(768, 4096, DIM))
+        return Loaded(network, Preprocess(size=224), DIM, {}, {})
+
+
+class RandomTokenizer(VQAutoencoder):
+    """MaskGIT's VQGAN."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("random weights"))
+
+    def load(self) -> tuple[nn.Module, tuple[float, float]]:
+        return MaskGITVQGAN(), MaskGITVQGAN.picture_range
+
+
+class RandomKL(KLAutoencoder):
+    """Stable Diffusion's KL-f8."""
+
+    def __init__(self) -> None:
+        super().__init__("random weights")
+
+    def load(self) -> tuple[nn.Module, tuple[float, float]]:
+        from diffusers import AutoencoderKL
+
+        levels = len(widths := (128, 256, 512, 512))
+        kind: Any = AutoencoderKL
+        network = kind(
+            block_out_channels=widths,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=2,
+            latent_channels=4,
+        )
+        return nn.Sequential(network), (-1.0, 1.0)
+
+    @staticmethod
+    def available() -> bool:
+        """Whether diffusers is there, which is an extra of this package."""
+        return importlib.util.find_spec("diffusers") is not None
+
+
+class FrozenNetworks:
+    """Makes what a store holds of pictures; the networks are built at the first use.
+
+    Args:
+        pictures: (B, 3, 256, 256) in [0, 1].
+        autoencoder: for tokens or latents as well.
+        at_once: pictures that are encoded together.
+    """
+
+    def __init__(
+        self, pictures: Tensor, autoencoder: RandomTokenizer | RandomKL | None = None, at_once: int = 16
+    ) -> None:
+        self.pictures, self.autoencoder, self.at_once = pictures, autoencoder, at_once
+        self.encoder = RandomViT()
+
+    def __call__(self) -> dict[str, Tensor]:
+        parts = [self._columns(part) for part in self.pictures.split(self.at_once)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def networks(self) -> list[nn.Module]:
+        """Return the networks that have a plain way of their own."""
+        self.encoder.setup()
+        return [self.encoder.backbone]
+
+    def _columns(self, pictures: Tensor) -> dict[str, Tensor]:
+        columns = {"representation": self.encoder(pictures)}
+        if isinstance(self.autoencoder, RandomTokenizer):
+            columns["tokens"] = self.autoencoder.tokens(pictures)
+        elif self.autoencoder is not None:
+            columns["latent"] = self.autoencoder.moments(pictures)
+        return columns

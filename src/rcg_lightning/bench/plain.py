@@ -1,0 +1,87 @@
+"""The plain way: our own modules with their fast paths switched off, as the official code computes.
+
+Attention is explicit, the encoder's last block computes all its tokens, what depends on noise levels alone is computed
+for every row, optimizer, averages and gradient norm go from parameter to parameter. Weights and results are the same.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.networks.vit import VisionTransformer
+from rcg_lightning.types import Backbone
+
+
+@contextmanager
+def plain_networks(*roots: nn.Module) -> Iterator[None]:
+    """Inside it, the networks among the modules of ``roots`` compute plainly, and so does all attention."""
+    modules = {module for root in roots for module in root.modules()}
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        for module in modules:
+            if isinstance(module, VisionTransformer):
+                stack.enter_context(switched(module, "class_token_alone", False))
+            if isinstance(module, Backbone):
+                stack.callback(module.register_forward_pre_hook(_level_of_each_row).remove)
+            if isinstance(module, EMA):
+                stack.enter_context(switched(module, "move", move_one_by_one))
+        yield
+
+
+def plainly(work: Callable[[], object], *roots: nn.Module) -> Callable[[], None]:
+    """Return ``work`` as ``plain_networks(*roots)`` has it."""
+
+    def plain() -> None:
+        with plain_networks(*roots):
+            work()
+
+    return plain
+
+
+@contextmanager
+def plain_optimizer(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Inside it, the optimizer goes from parameter to parameter, by one operation after the other."""
+    before = [{name: group[name] for name in ("fused", "foreach")} for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group.update(fused=False, foreach=False)
+    try:
+        yield
+    finally:
+        for group, settings in zip(optimizer.param_groups, before):
+            group.update(settings)
+
+
+def clip_one_by_one(parameters: list[nn.Parameter], clip: float | None) -> Tensor:
+    """Return the norm of the gradients, which the official code computes where it does not clip, too."""
+    if clip is not None:
+        return nn.utils.clip_grad_norm_(parameters, clip, foreach=False)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=False)
+
+
+def move_one_by_one(averages: list[Tensor], weights: list[Tensor], rate: float) -> None:
+    """``EMA.move`` by three operations for each average."""
+    for average, weight in zip(averages, weights):
+        average.sub_(rate * (average - weight))
+
+
+@contextmanager
+def switched(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Inside it, the attribute ``name`` of a module is ``value``."""
+    own = name in vars(module)
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before) if own else delattr(module, name)
+
+
+def _level_of_each_row(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One noise level for all rows -> one for each."""
+    x, k, *others = inputs
+    return (x, k.expand(len(x)), *others)

@@ -1,0 +1,87 @@
+"""Whole training steps, from a store or with the frozen networks that made it, the fast way and the plain one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcg_lightning.bench.plain import clip_one_by_one, plain_networks, plain_optimizer, plainly
+from rcg_lightning.bench.workload import Ways, in_training_precision
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.types import Batch
+
+Made = dict[str, Tensor]  # columns of a store
+
+
+class TrainingStep:
+    """One step: forward, backward, clipping, optimizer and averages, in the precision of training.
+
+    Args:
+        stage: built already.
+        batch: what it trains on.
+    """
+
+    def __init__(self, stage: Stage, batch: Batch, device: torch.device) -> None:
+        self.stage, self.device = stage.to(device).train(), device
+        self.optimizer, self.rate = stage.optimizer.make(stage.trained(), 1_000_000)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.batch: Any = on_device(batch, device)
+
+    def __call__(self) -> None:
+        """Take the step as training does."""
+        self.losses()["loss"].backward()
+        if self.stage.optimizer.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.stage.optimizer.clip)
+        self.optimizer.step()
+        self._finish()
+
+    def plain(self, made: Made | None = None) -> None:
+        """Take the step the plain way, on columns that were just made where there are any."""
+        with plain_networks(self.stage), plain_optimizer(self.optimizer):
+            self.losses(made)["loss"].backward()
+            clip_one_by_one(self.parameters, self.stage.optimizer.clip)
+            self.optimizer.step()
+            self._finish()
+
+    def losses(self, made: Made | None = None) -> dict[str, Tensor]:
+        """Return the losses of the batch."""
+        with in_training_precision(self.device):
+            return self.stage.losses(self.batch | (made or {}))
+
+    def _finish(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rate.step()
+        self.stage.after_step()
+
+
+def training_ways(
+    step: TrainingStep, items: float, frozen: Callable[[], Made] | None, networks: Callable[[], list[nn.Module]]
+) -> Ways:
+    """Return a step from a store, and with the frozen networks in it.
+
+    Args:
+        items: rows of the batch.
+        frozen: makes the columns of the batch that a store holds; None where that cannot be done here.
+        networks: those among the frozen networks that have a plain way.
+    """
+    if frozen is None:
+        return Ways(step, items, step.plain)
+    make = torch.no_grad()(frozen)
+
+    def recompute() -> None:
+        with plain_networks(*networks()):
+            made = make()
+        step.plain(made)
+
+    return Ways(step, items, step.plain, recomputing=recompute, caching=make)
+
+
+def sampling_ways(work: Callable[[], object], items: float, network: nn.Module) -> Ways:
+    """Return sampling from ``network``, both ways."""
+    return Ways(work, items, plainly(work, network))
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with every tensor on ``device``."""
+    return {name: value.to(device) for name, value in batch.items()}  # type: ignore[return-value,attr-defined]
