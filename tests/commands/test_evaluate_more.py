@@ -64,6 +64,10 @@ def test_parzen_windows_are_scored_on_pictures_that_chose_no_bandwidth(evaluated
     named = {f"{name}/pixels_128_heldout": pytest.approx(value) for name, value in expected.items()}
     assert {name: content["figures"][name] for name in named} == named
     assert {"parzen", "parzen_se", "bandwidth"} == expected.keys()
+    train = torch.from_numpy(Digits(limit=256).train().array)
+    spread = torch.arange(len(samples)) * len(train) // len(samples)
+    for name, value in parzen_likelihood(train[spread], validation, test).items():
+        assert content["figures"][f"{name}_of_real/pixels_{len(samples)}_heldout"] == pytest.approx(value)
     assert (content["parzen"]["validation"], content["parzen"]["test"]) == (len(validation), len(test))
 
 

@@ -15,7 +15,7 @@ from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.kept import BYTES_KEPT
 from rcg_lightning.evaluation.memorisation import closest_matches, matches_picture
 from rcg_lightning.evaluation.metrics import metric_name
-from rcg_lightning.evaluation.parzen import BANDWIDTHS, choosing_and_scored, parzen_likelihood
+from rcg_lightning.evaluation.parzen import BANDWIDTHS, choosing_and_scored, parzen_likelihood, training_pictures
 from rcg_lightning.evaluation.reference import real_pictures
 from rcg_lightning.types import require
 
@@ -53,7 +53,10 @@ class OfSamples:
         )
 
     def likelihood(self, samples: Tensor, data: ImageData, device: torch.device) -> dict[str, float]:
-        """Return the Parzen figures of a block of samples (n, C, H, W) by full names; none where not asked for."""
+        """Return the Parzen figures of a block of samples (n, C, H, W) by full names; none where not asked for.
+
+        Beside them stand those that as many training pictures get in the samples' place.
+        """
         if not self.parzen:
             return {}
         count = len(data.pictures("heldout"))
@@ -63,6 +66,8 @@ class OfSamples:
         )
         validation, test = (part.to(device) for part in choosing_and_scored(data))
         found = parzen_likelihood(samples.to(device), validation, test)
+        real = parzen_likelihood(training_pictures(data, len(samples)).to(device), validation, test)
+        found |= {f"{name}_of_real": value for name, value in real.items()}
         return {metric_name(name, "pixels", len(samples), "heldout"): value for name, value in found.items()}
 
     def rule(self, data: ImageData) -> dict[str, Any]:

@@ -78,6 +78,12 @@ def choosing_and_scored(data: ImageData) -> tuple[Tensor, Tensor]:
     return _whole(data, "validation", some), heldout
 
 
+def training_pictures(data: ImageData, count: int) -> Tensor:
+    """Return ``count`` training pictures, evenly spread, or all where there are fewer, uint8 (n, C, H, W)."""
+    size = len(data.pictures("train"))
+    return _whole(data, "train", np.arange(min(count, size)) * size // min(count, size))
+
+
 def _whole(data: ImageData, split: str, index: np.ndarray) -> Tensor:
     parts = [batch["image"] for batch in data.plain(split, frozenset({"image"}), index)]
     return torch.cat(parts) if parts else torch.empty(0, *data.facts.image, dtype=torch.uint8)
