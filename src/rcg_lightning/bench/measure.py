@@ -78,7 +78,7 @@ def measure_in_turns(
 
 @dataclass(frozen=True)
 class _Count:
-    """What one run of some work counted, and the most bytes in use in a second one."""
+    """What one run of some work counted, and the most bytes in use in a second one, or in the first if it is long."""
 
     flops: int
     syncs: int
@@ -87,12 +87,15 @@ class _Count:
 
 
 def _counted(work: Callable[[], object], device: torch.device) -> _Count:
-    kept = SavedBytes()
+    kept, started = SavedBytes(), time.perf_counter()
+    reset_peak(device)
     with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, kept.hooks():
         work()
-    reset_peak(device)
-    work()
     wait(device)
+    if time.perf_counter() - started < LONG:  # by now all is there that stays, such as an optimizer's averages
+        reset_peak(device)
+        work()
+        wait(device)
     return _Count(counter.get_total_flops(), syncs.found.total(), kept.bytes, peak(device))
 
 
