@@ -75,6 +75,18 @@ def read(data: ImageData) -> None:
     raise MemoryError("Unable to allocate 7.45 GiB for an array")
 
 
+def tiled(batch_size: int = 256, tile: int | None = None) -> None:
+    """Sample in tiles."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_commands_that_sample_name_the_tile():
+    with pytest.raises(UserError, match=r"lower --tile from 64 to 32$"):
+        call(tiled, "tiled", ["--tile=64"], names=False)
+    with pytest.raises(UserError, match="give --tile 16, or less"):
+        call(tiled, "tiled", [], names=False)
+
+
 def test_other_commands_name_their_batch_size():
     with pytest.raises(UserError, match=r"GPU is out of memory .*: lower --batch_size from 256 to 128$"):
         call(many, "many", [], names=False)

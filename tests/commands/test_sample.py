@@ -31,6 +31,11 @@ def sample(rcg, toy, tmp_path):
     return run
 
 
+def test_smaller_tiles_make_the_same_but_for_rounding(sample):
+    usual, small = sample("none", "--number", 8), sample("none", "--number", 8, "--tile", 4)
+    assert np.abs(usual.astype(int) - small.astype(int)).max() <= 1
+
+
 def test_the_image_of_a_seed_is_the_same_for_any_batch(sample):
     many = sample("none", "--number", 40)
     few = sample("none", "--number", 5, "--first_seed", 15, "--batch_size", 3)

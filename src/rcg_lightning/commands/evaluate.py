@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from rcg_lightning.commands.compare import pick_device, samples_folder
 from rcg_lightning.commands.figures import content_of, read_content, report
-from rcg_lightning.commands.generator import Loaded, chosen_guidance, load, same_encoder, take_weak
+from rcg_lightning.commands.generator import Loaded, chosen_guidance, load, same_encoder, take_tile, take_weak
 from rcg_lightning.commands.of_samples import OfSamples
 from rcg_lightning.commands.parsing import call
 from rcg_lightning.commands.scoring import (
@@ -66,6 +66,7 @@ def evaluate(
     ema: str | None = None,
     sampler: Sampler | None = None,
     batch_size: int = 256,
+    tile: int | None = None,
     all: bool = False,
     memorisation: int = 0,
     memorisation_in: Literal["pixels", "features"] = "pixels",
@@ -109,6 +110,7 @@ def evaluate(
         ema: name of the averaged weights to sample with; "trained" for the weights themselves.
         sampler: None for the generator's own.
         batch_size: samples made at once.
+        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
         all: kernel distance, density and coverage too.
         memorisation: list so many of the samples that come nearest to a training picture, and show them beside it in a
             picture next to ``out``.
@@ -151,6 +153,7 @@ def evaluate(
         assert loaded is not None
         generator = loaded.generator
         take_weak(generator, weak, weak_ema)
+        take_tile(generator, tile)
         generator.for_sampling(ema)
         strength = chosen_guidance(generator, guidance, ramp, interval, guided_channels)
         module = ScoredSampling(generator, scorers, size, finisher(used, generator), strength, sampler, ema)

@@ -144,6 +144,13 @@ def chosen_guidance(
     return guidance
 
 
+def take_tile(generator: Generator, tile: int | None) -> None:
+    """Let a generator compute so many samples together, where a number is given."""
+    if tile is not None:
+        require(tile > 0, f"--tile is a number of samples that are computed together, at least 1, not {tile}")
+        generator.tile = tile
+
+
 def take_weak(generator: Generator, weak: Path | None, average: str | None) -> None:
     """Make a generator guide away from the weaker model at ``weak``, or from other weights of its own, where given."""
     if weak is not None or average is not None:

@@ -68,6 +68,9 @@ def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
 def in_command(values: Mapping[str, Any]) -> str:
     """Say which of a command's arguments to lower."""
     batch_size, data = values.get("batch_size"), values.get("data")
+    if "tile" in values:  # what a generator computes at once, whatever the batch
+        tile = values["tile"]
+        return halved("--tile", tile) if tile else "give --tile 16, or less: so many samples are computed together"
     if batch_size is not None:
         return halved("--batch_size", batch_size)
     size = getattr(data, "batch_size", None)

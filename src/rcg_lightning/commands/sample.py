@@ -19,6 +19,7 @@ from rcg_lightning.commands.generator import (
     load,
     same_encoder,
     stored_representations,
+    take_tile,
     take_weak,
     told,
 )
@@ -68,6 +69,7 @@ def sample(
     npz: bool = False,
     grid: bool = True,
     batch_size: int = 256,
+    tile: int | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
     num_nodes: int = 1,
@@ -105,6 +107,7 @@ def sample(
         npz: write samples.npz with arr_0, uint8 (N, H, W, C).
         grid: write grid.png.
         batch_size: samples made at once; changes speed and memory alone.
+        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: machines, where the job was started on several.
@@ -113,6 +116,7 @@ def sample(
     require(number > 0, f"--number is at least 1, not {number}")
     loaded = load(checkpoint, prior, bool(like or between or representations), autoencoder, instances)
     generator = loaded.generator
+    take_tile(generator, tile)
     seeds = torch.arange(first_seed, first_seed + number)
     carried: dict[str, Tensor] = {}
     if like or between:
@@ -190,7 +194,9 @@ def _identity(
     """Everything that the samples depend on: a store of other samples is refused, one just begun is continued."""
     generator = loaded.generator
     given = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
-    settings = json.dumps([describe(guidance), describe(sampler), seeds.tolist(), given], sort_keys=True)
+    settings = json.dumps(
+        [describe(guidance), describe(sampler), seeds.tolist(), given, generator.tile], sort_keys=True
+    )
     representation = generator.facts.identities.get("representation") if generator.facts else None
     autoencoder = getattr(generator.codec, "identity", None)
     return {

@@ -92,6 +92,7 @@ class Sampling:
         self._weights: dict[str, Any] = {
             "generator": self.generator.identity,
             "prior": loaded.prior and loaded.prior.identity,
+            "tile": self.generator.tile,
             **({"weak": self.generator.weak_identity} if self.generator.weak_identity else {}),
         }
         if loaded.instances is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rcg_lightning.commands.compare import pick_device
-from rcg_lightning.commands.generator import chosen_guidance, load, take_weak
+from rcg_lightning.commands.generator import chosen_guidance, load, take_tile, take_weak
 from rcg_lightning.commands.parsing import call, say
 from rcg_lightning.commands.scoring import NUMBER, Watched, image_of, loaded_features, score_made
 from rcg_lightning.commands.settings import Asked, Precision, Sampling, Setting, settings_of, short_hash
@@ -81,6 +81,7 @@ def sweep(
     all: bool = False,
     by: str = "fd",
     batch_size: int = 256,
+    tile: int | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
     num_nodes: int = 1,
@@ -124,6 +125,7 @@ def sweep(
         all: kernel distance, density and coverage too.
         by: metric that decides which setting is best.
         batch_size: samples made at once; changes speed and memory alone.
+        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: machines, where the job was started on several.
@@ -154,6 +156,7 @@ def sweep(
     chosen = precision or (default_precision() if device.type == "cuda" else "32-true")
     asked = Asked(count, first_seed, seeds, batch_size, chosen, accelerator, devices, num_nodes)  # type: ignore[arg-type]
     take_weak(loaded.generator, weak, weak_ema)
+    take_tile(loaded.generator, tile)
     base = chosen_guidance(loaded.generator, None, ramp, interval, guided_channels)
     sampling = Sampling(loaded, asked, out, prior, representations, sampler, base, balanced)
     settings = settings_of(given, sampling.own(), crossed)

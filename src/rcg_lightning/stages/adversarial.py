@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,11 @@ class AdversarialStage(AlternatingStage, Generator):
     @property
     def network(self) -> nn.Module:
         return self.generator
+
+    def networks(self) -> list[nn.Module]:
+        # penalties differentiate twice, which compiled networks do not: what has one is not compiled
+        making = [self.generator] if self.path_length is None else []
+        return [*making, *([self.discriminator] if self.penalty is None else [])]
 
     @property
     def natural_width(self) -> int:
@@ -288,6 +294,6 @@ class AdversarialStage(AlternatingStage, Generator):
         require(guidance.scale == 1, "an adversarial generator cannot be guided: use guidance scale 1")
 
 
-def twice_differentiable() -> AbstractContextManager[None]:
+def twice_differentiable() -> AbstractContextManager[Any]:
     """Let attention be made of plain products: penalties on gradients are derived twice, fused kernels only once."""
     return sdpa_kernel(SDPBackend.MATH)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -158,7 +158,8 @@ class SGD(Optimizer):
             scheduler = _WithMomentum(optimizer, scheduler.lr_lambdas[0], self._momentum)
         if self.max_norm is not None:
             linear = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear)]
-            weights, limit = [layer.weight for layer in linear], self.max_norm
+            weights: list[Tensor] = [layer.weight for layer in linear]
+            limit = self.max_norm
             optimizer.register_step_post_hook(lambda *_: _limit_rows(weights, limit))
         return optimizer, scheduler
 
@@ -191,7 +192,7 @@ class _WithMomentum(LambdaLR):
 
 
 @torch.no_grad()
-def _limit_rows(weights: list[nn.Parameter], limit: float) -> None:
+def _limit_rows(weights: list[Tensor], limit: float) -> None:
     for weight in weights:
         weight.copy_(weight.renorm(2, 0, limit))
 
