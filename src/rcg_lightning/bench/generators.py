@@ -48,7 +48,7 @@ class MAGETraining(Workload):
 
     def __init__(self, batch: int, dropout: float = 0.1, attention_dropout: float | None = None) -> None:
         self.batch, self.dropout, self.attention_dropout = batch, dropout, attention_dropout
-        self.memory_goal = None if dropout else 1.5
+        self.memory_goal = 1.5 if dropout and attention_dropout == 0 else None
         without = "" if attention_dropout is None else ", without attention dropout"
         self.name = f"MAGE-B training step, batch {batch}" + (without if dropout else ", without dropout")
 
