@@ -6,7 +6,7 @@ This file stands above the stages because a representation prior *is* a trained 
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.data.store import Store
@@ -97,6 +97,10 @@ class RepresentationCondition(Condition):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset({self.key if self.encoder is None else "image"})
 
+    @property
+    def prior(self) -> nn.Module | None:
+        return None if self._prior is None else self._prior.module
+
     def use_prior(self, path: Path) -> None:
         self._prior = Frozen(lambda: Generator.load(prior_at(path)))
 
@@ -117,9 +121,9 @@ class RepresentationCondition(Condition):
     def sample(self, batch: Batch) -> Raw:
         if self.key in batch:
             return (batch[self.key],)  # type: ignore[literal-required]
-        if self._prior is None:
+        prior = self.prior
+        if self._prior is None or prior is None:
             raise UserError(self.unsampled)
-        prior = self._prior.module
         assert isinstance(prior, Generator)
         made = f"the prior makes {prior.codec.makes}s of shape {prior.shape}"
         fits = prior.codec.makes == "representation" and prior.shape == (self.dim,)
@@ -203,6 +207,11 @@ class JointCondition(Condition):
 
     def parts(self, facts: Facts) -> tuple[Part, ...]:
         return tuple(part for condition in self.conditions for part in condition.parts(facts))
+
+    @property
+    def prior(self) -> nn.Module | None:
+        """The prior of the part that has one."""
+        return next((condition.prior for condition in self.conditions if condition.prior is not None), None)
 
     def use_prior(self, path: Path) -> None:
         for condition in self.conditions:

@@ -100,6 +100,11 @@ class Condition(Described):
         """Return a batch to be sampled, with what this condition draws that others joined to it must agree with."""
         return batch
 
+    @property
+    def prior(self) -> nn.Module | None:
+        """The generator that the condition is sampled from, loaded; None where there is none."""
+        return None
+
     def use_prior(self, path: Path) -> None:
         """Sample from the generator whose checkpoint is at ``path``, where the condition is sampled from one."""
 

@@ -1,4 +1,4 @@
-"""Networks compiled for training."""
+"""Networks compiled for training, or for sampling."""
 
 import logging
 from contextlib import ExitStack
@@ -10,15 +10,18 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.sampling import SamplingModule
 
 log = logging.getLogger(__name__)
 
 
 class Compilation(Callback):
-    """Compiles the networks of a stage while it trains; where that fails, it trains on without, after one warning.
+    """Compiles the networks of a stage while it trains, or those that samples are made with while they are made.
 
-    Only calls are replaced: names in checkpoints, averages and what samplers use stay as they are. Validation is not
-    compiled, since other batch sizes and modes would each be compiled anew.
+    Where that fails, work goes on without, after one warning. Only calls are replaced: names in checkpoints, averages
+    and what samplers use stay as they are. Validation is not compiled, since other batch sizes and modes would each be
+    compiled anew; samples are made in tiles of one shape. On a GPU the mode ``reduce-overhead`` records the calls as
+    CUDA graphs.
 
     Args:
         mode: of ``torch.compile``.
@@ -32,25 +35,40 @@ class Compilation(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage)
+        self._compile(pl_module.networks(), keeps=False)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(pl_module, SamplingModule):
+            self._compile(pl_module.networks(), keeps=True)
+
+    def on_predict_end(self, *_: Any) -> None:
+        self._end()
+
+    def _compile(self, networks: list[nn.Module], keeps: bool) -> None:
+        """Compile the calls of networks; ``keeps``: what they return is needed beyond the next call."""
         from torch._dynamo.exc import TorchDynamoException  # seconds to import: only where it is asked for
         from torch._functorch import config
 
         # the backward pass is compiled with the forward pass, where a failure is noticed before anything is computed;
         # several backward passes through one graph need its buffers again (adaptive weights of adversaries)
         self._settings.enter_context(config.patch(force_non_lazy_backward_lowering=True, donated_buffer=False))
-        self._networks = pl_module.networks()
+        self._networks = networks
         try:
-            self._calls = [self._compiled(network, TorchDynamoException) for network in self._networks]
+            self._calls = [self._compiled(network, TorchDynamoException, keeps) for network in self._networks]
         except RuntimeError as error:  # a Python or a system that torch.compile does not know
             self._give_up(error)
         self._put(self._calls)
 
-    def _compiled(self, network: nn.Module, failure: type[Exception]) -> Any:
-        compiled = torch.compile(network._call_impl, mode=self.mode)
+    def _compiled(self, network: nn.Module, failure: type[Exception], keeps: bool) -> Any:
+        compiled: Any = torch.compile(network._call_impl, mode=self.mode)
+        graphs = keeps and self.mode in ("reduce-overhead", "max-autotune")  # the next call writes over the last one's
 
         def call(*inputs: Any, **named: Any) -> Any:
             try:
-                return compiled(*inputs, **named)
+                if not graphs:
+                    return compiled(*inputs, **named)
+                torch.compiler.cudagraph_mark_step_begin()
+                return compiled(*inputs, **named).clone()
             except failure as error:
                 self._give_up(error)
                 return network(*inputs, **named)
@@ -60,7 +78,7 @@ class Compilation(Callback):
     def _give_up(self, error: Exception) -> None:
         if self._networks:
             reason = " ".join(str(error).split())[:200]
-            log.warning(f"torch.compile does not work here, training goes on without: {reason}")
+            log.warning(f"torch.compile does not work here, work goes on without: {reason}")
         self._put([])
         self._networks, self._calls = [], []
 

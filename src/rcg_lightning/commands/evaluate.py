@@ -37,7 +37,7 @@ from rcg_lightning.evaluation.reading import Samples, holds_representations, ope
 from rcg_lightning.evaluation.records import one_format
 from rcg_lightning.evaluation.representations import RepresentationScorer
 from rcg_lightning.evaluation.scores import EVERY, USUAL, Scorer
-from rcg_lightning.trainer import Trainer
+from rcg_lightning.trainer import Mode, Trainer
 from rcg_lightning.types import require
 
 
@@ -67,6 +67,7 @@ def evaluate(
     sampler: Sampler | None = None,
     batch_size: int = 256,
     tile: int | None = None,
+    compile: bool | Mode = False,
     all: bool = False,
     memorisation: int = 0,
     memorisation_in: Literal["pixels", "features"] = "pixels",
@@ -111,6 +112,8 @@ def evaluate(
         sampler: None for the generator's own.
         batch_size: samples made at once.
         tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
+        compile: compile the networks that sample: true or a mode of torch.compile, such as reduce-overhead, which on
+            GPUs records CUDA graphs. Results change in the last bits.
         all: kernel distance, density and coverage too.
         memorisation: list so many of the samples that come nearest to a training picture, and show them beside it in a
             picture next to ``out``.
@@ -163,6 +166,7 @@ def evaluate(
             devices=devices,
             num_nodes=num_nodes,
             precision=precision,
+            compile=compile,
             logger=False,
             enable_progress_bar=False,
             callbacks=[Watched()],

@@ -39,7 +39,7 @@ from rcg_lightning.evaluation.reading import open_samples
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.sampling import GuidedSampling
-from rcg_lightning.trainer import Trainer
+from rcg_lightning.trainer import Mode, Trainer
 from rcg_lightning.types import require
 
 
@@ -70,6 +70,7 @@ def sample(
     grid: bool = True,
     batch_size: int = 256,
     tile: int | None = None,
+    compile: bool | Mode = False,
     accelerator: str = "auto",
     devices: int | str = 1,
     num_nodes: int = 1,
@@ -108,6 +109,8 @@ def sample(
         grid: write grid.png.
         batch_size: samples made at once; changes speed and memory alone.
         tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
+        compile: compile the networks that sample: true or a mode of torch.compile, such as reduce-overhead, which on
+            GPUs records CUDA graphs. Results change in the last bits.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: machines, where the job was started on several.
@@ -141,6 +144,7 @@ def sample(
         devices=devices,
         num_nodes=num_nodes,
         precision=precision,
+        compile=compile,
         logger=False,
         callbacks=[StoreCollector(writer)],
     )

@@ -28,6 +28,7 @@ from rcg_lightning.evaluation.representations import RepresentationScorer
 from rcg_lightning.evaluation.scores import Scorer
 from rcg_lightning.stages.folder import holds_stage
 from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.sampling import SamplingModule
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, require
 
@@ -35,7 +36,7 @@ NUMBER = 5000  # samples made where neither protocol nor user says
 AnyScorer = Scorer | RepresentationScorer
 
 
-class ScoredSampling(LightningModule):
+class ScoredSampling(SamplingModule):
     """Scores samples as they are made; none touches the disk, and any number of processes take part.
 
     Args:

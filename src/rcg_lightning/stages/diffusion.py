@@ -69,6 +69,9 @@ class DiffusionStage(Generator):
     def networks(self) -> list[nn.Module]:
         return [self.denoiser.network]
 
+    def sampling_networks(self, average: str | None = None) -> list[nn.Module]:
+        return [denoiser.network for denoiser in super().sampling_networks(average)]  # type: ignore[misc]
+
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
         self.denoiser.build(shape, condition_dim)
 

@@ -107,6 +107,10 @@ class Generator(Stage):
     def networks(self) -> list[nn.Module]:
         return [self.network]
 
+    def sampling_networks(self, average: str | None = None) -> list[nn.Module]:
+        """The networks that sampling with these averaged weights calls."""
+        return [self.for_sampling(average)[0]]
+
     def after_step(self) -> None:
         if self.ema is not None:
             self.ema.update(self._averaged_modules())

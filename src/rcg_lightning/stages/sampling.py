@@ -1,7 +1,7 @@
 """Stage 4: guided sampling, from seeds to pictures, on any number of processes."""
 
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
@@ -9,7 +9,25 @@ from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch
 
 
-class GuidedSampling(LightningModule):
+class SamplingModule(LightningModule):
+    """Base of what makes samples in ``predict_step``.
+
+    Attributes:
+        generator: what makes them.
+        average: name of the averaged weights that it samples with; None for the first.
+    """
+
+    generator: Generator
+    average: str | None = None
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that are called for samples, those of a prior too: what may be compiled."""
+        prior = self.generator.condition.prior
+        further = prior.sampling_networks() if isinstance(prior, Generator) else []
+        return [*self.generator.sampling_networks(self.average), *further]
+
+
+class GuidedSampling(SamplingModule):
     """Predicts what a generator makes of each seed: a column of pictures, or of representations.
 
     Args:
