@@ -134,7 +134,8 @@ class RepresentationCondition(Condition):
     def _check(self, theirs: str | None, who: str) -> None:
         """Raise UserError where representations are not of the encoder that the generator was trained with."""
         agree = None in (self.identity, theirs) or self.identity == theirs
-        require(agree, f"{who} representations {theirs}, the generator was trained on {self.identity}")
+        wrong = f"{who} representations {theirs}, the generator was trained on {self.identity}"
+        require(agree, f"{wrong}: give what was made by the encoder of its training")
 
 
 class InstanceCondition(RepresentationCondition):

@@ -144,6 +144,16 @@ def chosen_guidance(
     return guidance
 
 
+def check_labels_of_instances(loaded: Loaded) -> None:
+    """Raise a UserError where a generator reads a class and an instance, and the instances bring no labels."""
+    store = loaded.instances
+    joint = store is not None and has(loaded.generator.condition, ClassCondition)
+    made = "make them by `rcg instances` from labelled pictures and their neighbours, or choose --classes"
+    where = f"{store.path}: these instances" if store else ""
+    labelled = store is None or not joint or "labels" in store.columns
+    require(labelled, f"{where} come without the labels of their neighbours: {made}")
+
+
 def take_tile(generator: Generator, tile: int | None) -> None:
     """Let a generator compute so many samples together, where a number is given."""
     if tile is not None:
@@ -160,6 +170,7 @@ def take_weak(generator: Generator, weak: Path | None, average: str | None) -> N
 def chosen_labels(loaded: Loaded, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:
     """Labels (number,) under their key in a batch: those asked for in turn, all of them in turn, or none at all."""
     if classes is None and not balanced:
+        check_labels_of_instances(loaded)
         return {}
     count = loaded.labels
     if count is None:

@@ -53,7 +53,11 @@ def instances(data: ImageData, out: Path, count: int | None = None, seed: int = 
             written["labels"] = _of_views(known.labels[near.read("neighbours", chosen)], source.views)
         writer.write(shard, written)
     writer.finish(facts)
-    what = "" if near is None else f", with the labels of {near.columns['neighbours']['shape'][0]} neighbours each"
+    what = (
+        ", without labels, for no neighbours were given"
+        if near is None
+        else f", with the labels of {near.columns['neighbours']['shape'][0]} neighbours each"
+    )
     say(f"{out}: {len(rows)} of {source.size} pictures as instances{what}")
 
 
@@ -63,7 +67,7 @@ def chosen_rows(source: Store, count: int | None, seed: int, most: int) -> tuple
         return np.arange(source.size), "all"
     require(
         0 < count < source.size,
-        f"{count} instances were asked for, and {source.path} holds {source.size} pictures: choose --count from 1 on",
+        f"{count} instances were asked for, and {source.path} holds {source.size} pictures: choose --count from 1 to that",
     )
     return central_rows(source, count, seed, most), f"k{count}/seed{seed}/most{most}"
 

@@ -158,9 +158,7 @@ def score_read(found: Samples, scorers: Sequence[AnyScorer], device: torch.devic
 def asked_seeds(loaded: Loaded, first: int, total: int, labels: Labels, batch_size: int) -> Seeds:
     """Return ``total`` seeds from ``first`` on, with labels where the protocol chooses them."""
     numbers = torch.arange(first, first + total)
-    carried: dict[str, Tensor] = {}
-    if labels != "generated":
-        carried = chosen_labels(loaded, None, True, total)
+    carried = chosen_labels(loaded, None, labels != "generated", total)
     if labels == "random" and loaded.labels is not None:
         carried["label"] = SeededNoise(numbers, LABEL_STREAM).integers(0, loaded.labels)
     return Seeds(numbers.tolist(), batch_size, carried)

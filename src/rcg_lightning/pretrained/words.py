@@ -87,7 +87,7 @@ def _opened(path: Path) -> mmap.mmap:
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise UserError(f"no word vectors at {path}: {error.strerror or error}") from error
+        raise UserError(f"no word vectors at {path} ({error.strerror or error}): make them with rcg words") from error
     except ValueError as error:  # an empty file cannot be mapped
         raise UserError(f"{path} is empty: give a file of word vectors") from error
 
@@ -229,7 +229,7 @@ class WordVectors(Codec):
             if self.vectors is not None:
                 self.use_vectors(self.vectors, facts)
             return facts
-        require(self.vectors is not None, "WordVectors needs the file of the vectors: give it as codec.vectors")
+        require(self.vectors is not None, "WordVectors needs a file of word vectors: make one with rcg words and give it as --model.codec.vectors")
         table = self._read(self.vectors, facts)  # type: ignore[arg-type]
         self._table = table.vectors
         columns = {**facts.columns, self.makes: {"shape": [table.vectors.shape[1]], "online": True}}
