@@ -126,7 +126,7 @@ def test_other_vectors_are_refused(tmp_path):
         WordVectors(tmp_path / "other.txt").noted(noted)
     with pytest.raises(UserError, match="1 of the 2 tags, such as sea, have no vector in"):
         codec.noted(facts("sky", "sea"))
-    with pytest.raises(UserError, match="give it as --model.codec"):
+    with pytest.raises(UserError, match="rcg words, give it as"):
         WordVectors().noted(facts("sky"))
     with pytest.raises(UserError, match="the data have no tags: use TagData"):
         codec.noted(Facts((1, 8, 8)))

@@ -53,11 +53,9 @@ def instances(data: ImageData, out: Path, count: int | None = None, seed: int = 
             written["labels"] = _of_views(known.labels[near.read("neighbours", chosen)], source.views)
         writer.write(shard, written)
     writer.finish(facts)
-    what = (
-        ", without labels, for no neighbours were given"
-        if near is None
-        else f", with the labels of {near.columns['neighbours']['shape'][0]} neighbours each"
-    )
+    what = ", without labels, for there are no neighbours among the stores"
+    if near is not None:
+        what = f", with the labels of {near.columns['neighbours']['shape'][0]} neighbours each"
     say(f"{out}: {len(rows)} of {source.size} pictures as instances{what}")
 
 
@@ -65,10 +63,8 @@ def chosen_rows(source: Store, count: int | None, seed: int, most: int) -> tuple
     """Return the rows (n,) of the instances, ascending, and what was chosen in words."""
     if count in (None, source.size):
         return np.arange(source.size), "all"
-    require(
-        0 < count < source.size,
-        f"{count} instances were asked for, and {source.path} holds {source.size} pictures: choose --count from 1 to that",
-    )
+    held = f"{source.path} holds {source.size} pictures: choose --count from 1 to that"
+    require(0 < count < source.size, f"{count} instances were asked for, and {held}")
     return central_rows(source, count, seed, most), f"k{count}/seed{seed}/most{most}"
 
 

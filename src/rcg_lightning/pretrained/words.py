@@ -229,7 +229,8 @@ class WordVectors(Codec):
             if self.vectors is not None:
                 self.use_vectors(self.vectors, facts)
             return facts
-        require(self.vectors is not None, "WordVectors needs a file of word vectors: make one with rcg words and give it as --model.codec.vectors")
+        lacking = "WordVectors needs a file of word vectors: make one with rcg words, give it as --model.codec.vectors"
+        require(self.vectors is not None, lacking)
         table = self._read(self.vectors, facts)  # type: ignore[arg-type]
         self._table = table.vectors
         columns = {**facts.columns, self.makes: {"shape": [table.vectors.shape[1]], "online": True}}
