@@ -5,6 +5,7 @@ which torch has for convolutions, uses them: on an AMD EPYC with AVX-512 it is t
 float32 as before, and differ in the order of the sums alone.
 """
 
+import inspect
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +30,12 @@ def worthwhile() -> bool:
 
 
 def possible() -> bool:
-    """Whether this build of torch has oneDNN's product."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether this build of torch has oneDNN's product, and lets it take another's place for a while."""
+    replaces = "allow_override" in inspect.signature(torch.library.Library.impl).parameters
+    returns = hasattr(torch.library.Library, "_destroy")
+    return (
+        replaces and returns and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 @contextmanager
