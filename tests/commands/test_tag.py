@@ -156,4 +156,4 @@ def test_training_goes_on_with_the_same_words_only(refused, rcg, trained, given,
     fewer = refused(*settings, f"--model.codec.vectors={words}", "--data.least=30")
     assert fewer.startswith(("the stage was trained on tag", "the stage was trained on word"))  # both are others
     assert rcg(*settings, f"--model.codec.vectors={words}")[0] == 0
-    assert "give it as codec.vectors" in refused(*settings[:-1])
+    assert "give it as --model.codec.vectors" in refused(*settings[:-1])
