@@ -19,6 +19,10 @@ from rcg_lightning.types import Batch, Classes, Condition, Facts, Part, Raw, Vec
 
 LABEL_STREAM = 3  # draws of labels and clusters, apart from those of the generators of the same seed
 INSTANCE_STREAM = 4  # draws of instances
+UNLABELLED = (
+    "instances come without the labels of their neighbours: make them by `rcg instances` from labelled pictures and "
+    "their neighbours, or choose --classes"
+)
 
 
 class NoCondition(Condition):
@@ -226,8 +230,7 @@ class JointCondition(Condition):
         for condition in self.conditions:
             batch = condition.completed(batch)
         agree = "instance" not in batch or "label" in batch or "label" not in self.needs
-        made = "make them by `rcg instances` from labelled pictures and their neighbours, or choose --classes"
-        require(agree, f"the instances come without the labels of their neighbours: {made}")
+        require(agree, f"the {UNLABELLED}")
         return batch
 
     def observe(self, batch: Batch) -> Raw:

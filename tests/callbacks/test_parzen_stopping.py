@@ -9,6 +9,7 @@ from rcg_lightning.core.samplers import DDIM
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.data.sources import Digits
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.parzen import ParzenPictures
 from rcg_lightning.stages.generator import Generator
 
 
@@ -47,16 +48,20 @@ def test_what_was_best_survives_a_resume(make_stage, digits, trainer, tmp_path):
 
 
 def test_pictures_held_back_are_chosen_on_and_all_held_out_ones_scored(monkeypatch):
-    from rcg_lightning.evaluation.parzen import choosing_and_scored
-
-    source = Digits()
-    chosen, scored = choosing_and_scored(ImageData(source))
-    assert (len(chosen), len(scored)) == (91, 360)
+    source, read = Digits(), []
+    real = ParzenPictures(ImageData(source))
+    assert (len(real.validation), len(real.test)) == (91, 360)
     spare = Digits(limit=30).train()
     monkeypatch.setattr(source, "validation", lambda: spare)
-    chosen, scored = choosing_and_scored(ImageData(source))
-    assert torch.equal(chosen, torch.from_numpy(spare.array))
-    assert torch.equal(scored, torch.from_numpy(source.heldout().array))
+    data = ImageData(source)
+    plain = data.plain
+    monkeypatch.setattr(data, "plain", lambda split, *more: read.append(split) or plain(split, *more))
+    real = ParzenPictures(data)
+    assert torch.equal(real.validation, torch.from_numpy(spare.array))
+    assert torch.equal(real.test, torch.from_numpy(source.heldout().array))
+    samples = torch.from_numpy(Digits(limit=40).train().array)
+    assert real.figures(samples) == real.figures(samples)
+    assert read == ["validation", "heldout", "train"]  # each once
 
 
 def test_what_makes_no_pictures_is_refused(make_stage, digits, trainer, tmp_path):

@@ -29,6 +29,7 @@ class Input(Workload):
     def prepare(self, device: torch.device) -> Ways:
         files = self.files()
         geometry = RandomCrop(256)
+        # any places will do for a timing, only the same ones in every run
         chance = np.random.default_rng(0).random((len(files), geometry.draws))
 
         def work() -> None:
@@ -44,6 +45,7 @@ class Input(Workload):
             return [path.read_bytes() for path in found[: self.count]]
         made = []
         for seed in range(self.count):
+            # any noise will do for a timing, only the same in every run
             coarse = np.random.default_rng(seed).integers(0, 256, (47, 63, 3), dtype=np.uint8)
             buffer = io.BytesIO()
             Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92)

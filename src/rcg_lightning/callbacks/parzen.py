@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 
 from rcg_lightning.callbacks.intervals import EveryNth
-from rcg_lightning.evaluation.parzen import VALIDATION, choose_bandwidth, choosing_and_scored, log_likelihoods, pixels
+from rcg_lightning.evaluation.parzen import ParzenPictures, choose_bandwidth, log_likelihoods, pixels
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, require, to_uint8
 
@@ -33,6 +33,7 @@ class ParzenStopping(EveryNth):
         require(count > 1, f"ParzenStopping takes at least 2 samples, not {count}")
         self.count, self.patience = count, patience
         self._best, self._worse = float("-inf"), 0
+        self._real: ParzenPictures | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
@@ -61,14 +62,14 @@ class ParzenStopping(EveryNth):
 
     def _judge(self, trainer: pl.Trainer, generator: Generator) -> tuple[float, float]:
         """Return the mean log-likelihood of validation pictures and its bandwidth; the same in every process."""
-        validation = choosing_and_scored(trainer.datamodule)[0][:VALIDATION]  # type: ignore[attr-defined]
+        self._real = self._real or ParzenPictures(trainer.datamodule)  # type: ignore[attr-defined]
         seeds = torch.arange(self.count, device=generator.device)
         asked: Batch = {"seed": seeds}
         assert generator.facts is not None
         if generator.facts.classes is not None and "label" in generator.needs:
             asked["label"] = seeds % generator.facts.classes
         centres = pixels(to_uint8(generator.sample(asked)))
-        points = pixels(validation.to(generator.device))
+        points = pixels(self._real.validation.to(generator.device))
         bandwidth = choose_bandwidth(centres, points)
         return log_likelihoods(points, centres, [bandwidth]).mean().item(), bandwidth
 

@@ -25,6 +25,7 @@ from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.images import ImageData
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.extractors import FeatureExtractor
+from rcg_lightning.evaluation.parzen import ParzenPictures
 from rcg_lightning.evaluation.protocols import (
     Labels,
     Protocol,
@@ -176,11 +177,12 @@ def evaluate(
     if not found.speaks:
         return
     named = [scorers[0].full_names(block, found.number) for block in found.blocks]
-    if data is not None and besides:
-        named = [block | besides.likelihood(kept, data, device) for block, kept in zip(named, found.kept)]
+    pictures = None if data is None else ParzenPictures(data)
+    if pictures is not None and besides:
+        named = [block | besides.likelihood(kept, pictures, device) for block, kept in zip(named, found.kept)]
     content = content_of(named, used.record(made_by, facts, found.number, found.format, asked))
-    if data is not None:
-        content |= besides.rule(data)
+    if pictures is not None:
+        content |= besides.rule(pictures)
     if data is not None and out is not None and not isinstance(made_by, str):
         content |= besides.closest(found.kept, data, made_by, device, out)
     report(content, out, json, earlier)

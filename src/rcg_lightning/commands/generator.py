@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.commands.compare import samples_folder
-from rcg_lightning.conditions import ClassCondition, InstanceCondition, JointCondition, RepresentationCondition
+from rcg_lightning.conditions import (
+    UNLABELLED,
+    ClassCondition,
+    InstanceCondition,
+    JointCondition,
+    RepresentationCondition,
+)
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.data.store import Store
 from rcg_lightning.errors import UserError
@@ -148,10 +154,8 @@ def check_labels_of_instances(loaded: Loaded) -> None:
     """Raise a UserError where a generator reads a class and an instance, and the instances bring no labels."""
     store = loaded.instances
     joint = store is not None and has(loaded.generator.condition, ClassCondition)
-    made = "make them by `rcg instances` from labelled pictures and their neighbours, or choose --classes"
-    where = f"{store.path}: these instances" if store else ""
     labelled = store is None or not joint or "labels" in store.columns
-    require(labelled, f"{where} come without the labels of their neighbours: {made}")
+    require(labelled, f"{store.path if store else ''}: these {UNLABELLED}")
 
 
 def take_tile(generator: Generator, tile: int | None) -> None:

@@ -15,7 +15,7 @@ from rcg_lightning.evaluation.extractors import FeatureExtractor
 from rcg_lightning.evaluation.kept import BYTES_KEPT
 from rcg_lightning.evaluation.memorisation import closest_matches, matches_picture
 from rcg_lightning.evaluation.metrics import metric_name
-from rcg_lightning.evaluation.parzen import BANDWIDTHS, choosing_and_scored, parzen_likelihood, training_pictures
+from rcg_lightning.evaluation.parzen import BANDWIDTHS, ParzenPictures
 from rcg_lightning.evaluation.reference import real_pictures
 from rcg_lightning.types import require
 
@@ -52,31 +52,27 @@ class OfSamples:
             f"{number} samples of {shape} are too many for Parzen windows, which hold all of them: take fewer",
         )
 
-    def likelihood(self, samples: Tensor, data: ImageData, device: torch.device) -> dict[str, float]:
+    def likelihood(self, samples: Tensor, real: ParzenPictures, device: torch.device) -> dict[str, float]:
         """Return the Parzen figures of a block of samples (n, C, H, W) by full names; none where not asked for.
 
         Beside them stand those that as many training pictures get in the samples' place.
         """
         if not self.parzen:
             return {}
-        count = len(data.pictures("heldout"))
+        count = len(real.data.pictures("heldout"))
         require(
             count * samples[0].numel() <= BYTES_KEPT,
             f"{count} held-out pictures of {tuple(samples.shape[1:])} are too many for Parzen windows",
         )
-        validation, test = (part.to(device) for part in choosing_and_scored(data))
-        found = parzen_likelihood(samples.to(device), validation, test)
-        real = parzen_likelihood(training_pictures(data, len(samples)).to(device), validation, test)
-        found |= {f"{name}_of_real": value for name, value in real.items()}
+        found = real.figures(samples.to(device))
         return {metric_name(name, "pixels", len(samples), "heldout"): value for name, value in found.items()}
 
-    def rule(self, data: ImageData) -> dict[str, Any]:
+    def rule(self, real: ParzenPictures) -> dict[str, Any]:
         """Return how the bandwidth was chosen, for what is stored; nothing where no likelihood was asked for."""
         if not self.parzen:
             return {}
-        validation, test = choosing_and_scored(data)
-        chosen = {"validation": len(validation), "test": len(test), "bandwidths": list(BANDWIDTHS)}
-        apart = "training pictures that are held back" if data.chooses else "held-out pictures that are not scored"
+        chosen = {"validation": len(real.validation), "test": len(real.test), "bandwidths": list(BANDWIDTHS)}
+        apart = "training pictures that are held back" if real.data.chooses else "held-out pictures that are not scored"
         rule = f"the bandwidth under which the validation pictures, {apart}, are the most probable"
         return {"parzen": chosen | {"rule": rule}}
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class ImageData(Described, LightningDataModule):
             self._pictures[split] = found
         return self._pictures[split]
 
-    @property
+    @cached_property
     def chooses(self) -> bool:
         """Whether there are pictures to make choices on, see ``Source``."""
         return self.source.validation() is not None

@@ -7,6 +7,7 @@ the bandwidth rule is stated here, and the bandwidth, both counts and the standa
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,29 +65,55 @@ def validation_and_test(heldout: Tensor) -> tuple[Tensor, Tensor]:
     return heldout[places], heldout[test]
 
 
-def choosing_and_scored(data: ImageData) -> tuple[Tensor, Tensor]:
-    """Return the pictures on which the bandwidth is chosen and those that are scored, uint8 (n, C, H, W) each.
+class ParzenPictures:
+    """The real pictures of a Parzen likelihood, uint8 (n, C, H, W) each; read when first needed, and once.
 
-    Where the source holds training pictures back, up to 1000 of these, evenly spread, are chosen on, and every held-out
-    picture is scored; otherwise ``validation_and_test`` of the held-out pictures.
+    Where the source holds training pictures back, the bandwidth is chosen on up to 1000 of these, evenly spread, and
+    every held-out picture is scored; otherwise both are held-out pictures, parted by ``validation_and_test``.
+
+    Args:
+        data: the pictures.
     """
-    heldout = _whole(data, "heldout", np.arange(len(data.pictures("heldout"))))
-    if not data.chooses:
-        return validation_and_test(heldout)
-    count = len(data.pictures("validation"))
-    some = np.arange(min(count, VALIDATION)) * count // min(count, VALIDATION)
-    return _whole(data, "validation", some), heldout
 
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
+        self._of_real: dict[int, dict[str, float]] = {}
 
-def training_pictures(data: ImageData, count: int) -> Tensor:
-    """Return ``count`` training pictures, evenly spread, or all where there are fewer, uint8 (n, C, H, W)."""
-    size = len(data.pictures("train"))
-    return _whole(data, "train", np.arange(min(count, size)) * size // min(count, size))
+    @cached_property
+    def validation(self) -> Tensor:
+        """What the bandwidth is chosen on."""
+        if not self.data.chooses:
+            return self._parted[0]
+        count = len(self.data.pictures("validation"))
+        return self._read("validation", np.arange(min(count, VALIDATION)) * count // min(count, VALIDATION))
 
+    @cached_property
+    def test(self) -> Tensor:
+        """What is scored."""
+        if not self.data.chooses:
+            return self._parted[1]
+        return self._read("heldout", np.arange(len(self.data.pictures("heldout"))))
 
-def _whole(data: ImageData, split: str, index: np.ndarray) -> Tensor:
-    parts = [batch["image"] for batch in data.plain(split, frozenset({"image"}), index)]
-    return torch.cat(parts) if parts else torch.empty(0, *data.facts.image, dtype=torch.uint8)
+    def figures(self, samples: Tensor) -> dict[str, float]:
+        """Return ``parzen_likelihood`` of samples (N, C, H, W), and ``…_of_real`` of as many training pictures.
+
+        The training pictures are evenly spread; all of them where there are fewer than samples.
+        """
+        device, count = samples.device, min(len(samples), len(self.data.pictures("train")))
+        real = (self.validation.to(device), self.test.to(device))
+        if count not in self._of_real:
+            index = np.arange(count) * len(self.data.pictures("train")) // count
+            found = parzen_likelihood(self._read("train", index).to(device), *real)
+            self._of_real[count] = {f"{name}_of_real": value for name, value in found.items()}
+        return parzen_likelihood(samples, *real) | self._of_real[count]
+
+    @cached_property
+    def _parted(self) -> tuple[Tensor, Tensor]:
+        return validation_and_test(self._read("heldout", np.arange(len(self.data.pictures("heldout")))))
+
+    def _read(self, split: str, index: np.ndarray) -> Tensor:
+        parts = [batch["image"] for batch in self.data.plain(split, frozenset({"image"}), index)]
+        return torch.cat(parts) if parts else torch.empty(0, *self.data.facts.image, dtype=torch.uint8)
 
 
 class ParzenWindow(Sums):
