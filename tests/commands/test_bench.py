@@ -13,8 +13,10 @@ from rcg_lightning.bench.measure import Cost, SavedBytes, measure, measure_in_tu
 from rcg_lightning.bench.neighbours import NeighbourSearch
 from rcg_lightning.bench.report import Row, comparison, table
 from rcg_lightning.bench.representations import RDMTraining
+from rcg_lightning.bench.surroundings import by_pillow, by_pillow_scaled, by_torchvision, jpeg_files
 from rcg_lightning.bench.workload import OFFICIAL_RATE, Baseline, Ways, Workload
 from rcg_lightning.commands import bench as command
+from rcg_lightning.data.decode import to_tensor
 from rcg_lightning.errors import UserError
 
 CPU = torch.device("cpu")
@@ -37,6 +39,16 @@ class Products(Workload):
 def measured(workload, times=1):
     ways = workload.prepare(CPU)
     return measure(ways.fast, ways.items, times, CPU)
+
+
+def test_pillow_and_torchvision_decode_to_the_same_pixels(tmp_path):
+    (content,) = jpeg_files(None, count=1)
+    assert torch.equal(by_torchvision(content), to_tensor(by_pillow(content)))
+    assert by_pillow_scaled(content).size == (500, 375)  # a half would be smaller than what is cropped
+    (tmp_path / "picture.jpeg").write_bytes(content)
+    assert jpeg_files(tmp_path) == [content]
+    with pytest.raises(UserError, match="holds no JPEG files"):
+        jpeg_files(tmp_path / "empty")
 
 
 def test_flops_of_matrix_products_are_counted():

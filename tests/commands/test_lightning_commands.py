@@ -52,16 +52,19 @@ def test_a_printed_config_is_readable_and_gives_itself(rcg, tmp_path):
 def test_training_again_continues_or_keeps_the_earlier_checkpoint(rcg, tmp_path):
     folder = tmp_path / "run"
     fit = ["fit", *GENERATOR, f"--trainer.default_root_dir={folder}"]
-    code, _, error = rcg(*fit, "--trainer.max_steps=2")
+    code, said, error = rcg(*fit, "--trainer.max_steps=2")
     assert code == 0
     assert error == ""  # no warnings, no advertisements
+    assert said == f"{folder / 'last.ckpt'}: trained\n"
     again = ["fit", "--config", folder / "config.yaml"]
     assert rcg(*again, "--trainer.max_steps=3", "--ckpt_path", "last")[0] == 0
     assert step_of(folder / "last.ckpt") == 3
     assert rcg(*again, "--trainer.max_steps=1")[0] == 0
     assert step_of(folder / "last.ckpt") == 1
     assert step_of(folder / "last-1.ckpt") == 3
-    assert rcg(*again, "--trainer.fast_dev_run=true")[0] == 0
+    code, said, _ = rcg(*again, "--trainer.fast_dev_run=true")
+    assert code == 0
+    assert "trained" not in said
     assert step_of(folder / "last.ckpt") == 1
 
 

@@ -7,50 +7,102 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, Resize, ToTensor
+from torchvision.transforms import RandomCrop as PillowCrop
 
 from rcg_lightning.bench.workload import Baseline, Ways, Workload
 from rcg_lightning.data.decode import decode
 from rcg_lightning.data.geometry import RandomCrop
 from rcg_lightning.evaluation.benchmark import random_network, streaming
 from rcg_lightning.evaluation.extractors import InceptionExtractor
+from rcg_lightning.types import require
 
 
 class Input(Workload):
-    """From the bytes of a JPEG file to the pixels of a random crop, as ImageNet's configs read them."""
+    """From the bytes of a JPEG file to the pixels of a random crop, as ImageNet's configs read them.
 
-    def __init__(self, count: int = 32, folder: Path | None = None) -> None:
-        self.count, self.folder = count, folder
-        self.name = "decode, resize and crop JPEG files"
+    The plain way is the official transform, with Pillow. Ours ends with 8-bit pixels; the device makes them floats.
+    """
+
+    name = "decode, resize, crop and mirror JPEG files"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
 
     @property
     def baselines(self) -> dict[str, Baseline]:
         return {"same work": Baseline(0.0059, 2)}
 
     def prepare(self, device: torch.device) -> Ways:
-        files = self.files()
+        files = jpeg_files(self.folder)
         geometry = RandomCrop(256)
         # any places will do for a timing, only the same ones in every run
         chance = np.random.default_rng(0).random((len(files), geometry.draws))
+        steps = [Resize(256, InterpolationMode.BICUBIC), PillowCrop(256), RandomHorizontalFlip(), ToTensor()]
+        official = Compose(steps)
 
         def work() -> None:
-            for content, u in zip(files, chance):
-                geometry(decode(content, 3), u).contiguous()
+            for i, content in enumerate(files):
+                geometry(decode(content, 3), chance[i], mirror=i % 2 == 0).contiguous()
+
+        def plain() -> None:
+            for content in files:
+                official(Image.open(io.BytesIO(content)).convert("RGB"))
+
+        return Ways(work, len(files), plain)
+
+
+class Decoding(Workload):
+    """The first part of that alone, by one of the libraries that could do it."""
+
+    def __init__(self, library: str, folder: Path | None = None) -> None:
+        self.library, self.folder = library, folder
+        self.name = f"decode JPEG files, {library}"
+
+    def prepare(self, device: torch.device) -> Ways:
+        files, read = jpeg_files(self.folder), DECODERS[self.library]
+
+        def work() -> None:
+            for content in files:
+                read(content)
 
         return Ways(work, len(files))
 
-    def files(self) -> list[bytes]:
-        """Return real files where a folder of them was given, else ones of ImageNet's usual size made of noise."""
-        if self.folder is not None:
-            found = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-            return [path.read_bytes() for path in found[: self.count]]
-        made = []
-        for seed in range(self.count):
-            # any noise will do for a timing, only the same in every run
-            coarse = np.random.default_rng(seed).integers(0, 256, (47, 63, 3), dtype=np.uint8)
-            buffer = io.BytesIO()
-            Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92)
-            made.append(buffer.getvalue())
-        return made
+
+def by_torchvision(content: bytes) -> object:
+    """As this project decodes."""
+    return decode(content, 3)
+
+
+def by_pillow(content: bytes) -> object:
+    """As the official code decodes."""
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def by_pillow_scaled(content: bytes) -> object:
+    """At a half, a quarter or an eighth of the size, where 256 pixels are left: fewer cosines, other pixels."""
+    picture = Image.open(io.BytesIO(content))
+    picture.draft("RGB", (256, 256))
+    return picture.convert("RGB")
+
+
+DECODERS = {"torchvision": by_torchvision, "Pillow": by_pillow, "Pillow, scaled by DCT": by_pillow_scaled}
+
+
+def jpeg_files(folder: Path | None, count: int = 32) -> list[bytes]:
+    """Return the first files of a folder, or where there is none some of ImageNet's usual size, made of noise."""
+    if folder is not None:
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        require(bool(found), f"{folder} holds no JPEG files: give another folder with --pictures")
+        return [path.read_bytes() for path in found[:count]]
+    made = []
+    for seed in range(count):
+        # any noise will do for a timing, only the same in every run
+        coarse = np.random.default_rng(seed).integers(0, 256, (47, 63, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92)
+        made.append(buffer.getvalue())
+    return made
 
 
 class Scoring(Workload):

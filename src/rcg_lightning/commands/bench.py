@@ -15,7 +15,7 @@ from rcg_lightning.bench.measure import limit, measure_in_turns
 from rcg_lightning.bench.neighbours import NeighbourSearch
 from rcg_lightning.bench.report import Row, comparison, machine, table
 from rcg_lightning.bench.representations import Extraction, RDMSampling, RDMTraining
-from rcg_lightning.bench.surroundings import Input, Scoring
+from rcg_lightning.bench.surroundings import DECODERS, Decoding, Input, Scoring
 from rcg_lightning.bench.workload import Workload
 from rcg_lightning.commands.parsing import call, say
 from rcg_lightning.errors import UserError
@@ -25,7 +25,8 @@ from rcg_lightning.types import require
 def workloads(pictures: Path | None, gpu: bool) -> list[Workload]:
     """Everything that can be timed, in the order of the stages; batches as they suit the device."""
     return [
-        Input(folder=pictures),
+        Input(pictures),
+        *(Decoding(library, pictures) for library in DECODERS),
         Extraction(256 if gpu else 4),
         *neighbour_searches(gpu),
         *(RDMTraining(batch) for batch in ((512,) if gpu else (16, 128))),

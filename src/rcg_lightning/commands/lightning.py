@@ -138,6 +138,11 @@ class StageCLI(LightningCLI):
         if start is not None:
             self.trainer.callbacks.append(StartFrom(Path(start)))  # type: ignore[attr-defined]
 
+    def after_fit(self) -> None:
+        unfinished = self.trainer.interrupted or self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and not unfinished:
+            say(f"{Path(self.trainer.default_root_dir) / 'last.ckpt'}: trained")
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         skipped = {"weights_only", "return_predictions"}  # always the safe one, and never held in memory
