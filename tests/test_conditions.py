@@ -194,8 +194,8 @@ def bank(folder, encoder="encoder-1", labels=True, rows=5):
     writer = StoreWriter(folder, rows, 2, 4, identity)
     for shard in writer.shards:
         index = np.arange(shard.start, shard.stop)
-        found = np.broadcast_to(index[:, None, None], (len(index), 2, 6)).astype(np.float32).copy()
-        found[:, 1] += 100
+        found = np.eye(6, dtype=np.float32)[index][:, None].repeat(2, 1) * 3  # picture i lies on axis i
+        found[:, 1] *= -1
         columns = {"representation": found}
         if labels:
             columns["labels"] = np.stack([index, index + 5], 1)[:, None].repeat(2, 1)
@@ -210,9 +210,9 @@ def test_instances_are_drawn_by_seed_with_the_label_of_a_neighbour(tmp_path):
     assert joint.parts(INSTANCES) == (Classes(10), Vector(6))
     joint.use_instances(bank(tmp_path / "bank"))
     label, instance = joint.sample({"seed": SEEDS})
-    drawn = instance[:, 0].long()
+    drawn = instance.argmax(1)
     assert torch.bincount(drawn, minlength=5).float().div(len(SEEDS)).sub(0.2).abs().max() < 0.02  # uniform
-    assert (instance == drawn[:, None]).all()  # view 0
+    assert torch.equal(instance, torch.eye(6)[drawn])  # view 0
     assert (label % 5 == drawn).all()
     assert (label >= 5).float().mean() == pytest.approx(0.5, abs=0.02)
     again, same = joint.sample({"seed": SEEDS[7:9]})
@@ -220,6 +220,14 @@ def test_instances_are_drawn_by_seed_with_the_label_of_a_neighbour(tmp_path):
     assert torch.equal(same, instance[7:9])
     chosen, _ = joint.sample({"seed": SEEDS[:2], "label": torch.tensor([1, 2])})
     assert chosen.tolist() == [1, 2]
+
+
+def test_networks_are_told_instances_of_length_one():
+    condition = InstanceCondition()
+    assert condition.parts(INSTANCES) == (Vector(6),)
+    found = torch.randn(3, 6)
+    for raw in (condition.observe({"instance": found}), condition.sample({"instance": 7 * found})):
+        torch.testing.assert_close(raw, (found / found.norm(dim=1, keepdim=True),))
 
 
 def test_instances_that_do_not_fit(tmp_path):

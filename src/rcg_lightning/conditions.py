@@ -6,6 +6,7 @@ This file stands above the stages because a representation prior *is* a trained 
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcg_lightning.core.random import SeededNoise
@@ -151,6 +152,9 @@ class InstanceCondition(RepresentationCondition):
     by the same encoder; or it is sampled from a representation diffusion model. Joined to a class, the label is that of
     one of the instance's neighbours, as in the official code.
 
+    Networks are told representations of length one, as officially, whatever length the encoder's have: neighbours are
+    found by angles alone, and what is longer outweighs all else in a spectrally normalised network.
+
     Args:
         prior: checkpoint of a generator of representations, for sampling without a store.
     """
@@ -186,8 +190,11 @@ class InstanceCondition(RepresentationCondition):
             drawn["label"] = labels.gather(1, noise.integers(1, labels.shape[1])[:, None])[:, 0]
         return drawn | batch  # what is given stays
 
+    def observe(self, batch: Batch) -> Raw:
+        return tuple(F.normalize(raw, dim=1) for raw in super().observe(batch))
+
     def sample(self, batch: Batch) -> Raw:
-        return super().sample(self.completed(batch))
+        return tuple(F.normalize(raw, dim=1) for raw in super().sample(self.completed(batch)))
 
 
 class JointCondition(Condition):
