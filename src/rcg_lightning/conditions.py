@@ -153,7 +153,7 @@ class InstanceCondition(RepresentationCondition):
     one of the instance's neighbours, as in the official code.
 
     Networks are told representations of length one, as officially, whatever length the encoder's have: neighbours are
-    found by angles alone, and what is longer outweighs all else in a spectrally normalised network.
+    found by angles alone, too.
 
     Args:
         prior: checkpoint of a generator of representations, for sampling without a store.

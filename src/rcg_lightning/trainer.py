@@ -18,6 +18,7 @@ from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progr
 from rcg_lightning.callbacks.products import Products
 from rcg_lightning.callbacks.reduction import StaticReduction
 from rcg_lightning.callbacks.reseed import Reseed
+from rcg_lightning.types import require
 
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
@@ -29,7 +30,8 @@ class Trainer(pl.Trainer):
         default_root_dir: the run's folder: ``last.ckpt``, TensorBoard events, ``config.yaml`` and what a stage exports.
         max_steps: optimizer steps to train for.
         devices: processes on each machine; one unless said, for every further one adds its batch to the effective one.
-        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
+        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere. 16-mixed is refused: its scaler
+            goes neither with fused optimizers nor with the gradients that stages look at.
         checkpoint_every: optimizer steps between checkpoints.
         val_check_interval: optimizer steps between validations; None validates at the end only.
         callbacks: further callbacks.
@@ -59,6 +61,8 @@ class Trainer(pl.Trainer):
         onednn: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        scaled = str(precision) in ("16", "16-mixed")
+        require(not scaled, f"trainer.precision cannot be {precision}: take bf16-mixed, or 32-true without bf16")
         folder = str(default_root_dir)
         tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
         own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every), Products(onednn)]
@@ -94,8 +98,9 @@ class Trainer(pl.Trainer):
 
 
 def default_precision() -> str:
-    """bf16 where the hardware has it; on CPUs it is far slower than float32."""
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    """bf16 where a GPU has it in hardware; elsewhere, and on CPUs, it is far slower than float32."""
+    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_it else "32-true"
 
 
 def forget_run() -> None:

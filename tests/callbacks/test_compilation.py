@@ -8,6 +8,7 @@ import torch
 
 from rcg_lightning.callbacks import compilation
 from rcg_lightning.core.schedule import CosineSchedule
+from rcg_lightning.errors import UserError
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.rdm_mlp import ModulatedMLP
@@ -33,6 +34,7 @@ def losses_of(trainer, digits, tmp_path):
             assert all(module._compiled_call_impl is None for module in pl_module.modules())
 
         def on_validation_end(self, trainer, pl_module):
+            assert all(module._compiled_call_impl is None for module in pl_module.modules())  # others sample here
             self.losses.append(float(trainer.callback_metrics["val/loss"]))
 
     def fit(stage, name, **settings):
@@ -92,6 +94,11 @@ def test_blocks_that_are_computed_again_are_in_one_graph(make_stage, losses_of, 
     backend("aot_eager")
     assert losses_of(stage(), "compiled", compile=True)[1] == pytest.approx(expected, rel=1e-4)
     assert graphs() == ({}, 1)
+
+
+def test_graphs_do_not_go_with_gradients_that_are_added_up(make_stage, losses_of):
+    with pytest.raises(UserError, match="write over gradients that are added up: compile with default"):
+        losses_of(make_stage(denoiser=tiny()), "graphs", compile="reduce-overhead", accumulate_grad_batches=2)
 
 
 def broken(graph, inputs):

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rcg_lightning.bench import generators
 from rcg_lightning.bench.generators import DiTTraining, MAGETraining
@@ -67,6 +68,19 @@ def test_host_synchronisations_are_counted():
         x.nonzero()
         x[torch.tensor([0, 1])]  # an index of fixed size waits for nothing
     assert syncs.found.total() == 3
+
+
+def test_copies_between_devices_count_unless_they_do_not_block():
+    with FakeTensorMode(), HostSyncs() as syncs:  # a GPU of which there are only shapes
+        here = torch.ones(3)
+        there = here.to("cuda", non_blocking=True)
+        there.copy_(here, non_blocking=True)
+        there.half()
+        assert not syncs.found
+        here.to("cuda")
+        there.copy_(here)
+        there.cpu()
+    assert syncs.found == {"_to_copy": 2, "copy_": 1}
 
 
 def test_saved_bytes_are_activations_without_weights():

@@ -30,6 +30,7 @@ EXTRACT = ["extract", "--config", "digits_data", "--out", "x", "--encoder"]
         (["--modle.seed", "3"], "unknown key modle.seed: did you mean model.seed?"),
         (["--config", "digits_rdn"], "no config digits_rdn: give a file, or the name of a shipped one (digits_rdm"),
         (["--config"], "--config is given without a value"),
+        (["--trainer.precision", "16-mixed"], "trainer.precision cannot be 16-mixed: take bf16-mixed, or 32-true"),
     ],
 )
 def test_fit_says_what_was_meant(refused, argv, line):

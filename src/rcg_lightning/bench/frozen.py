@@ -1,6 +1,7 @@
 """Frozen networks at their official sizes, with random weights: what a store saves a training step."""
 
 import importlib.util
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +66,29 @@ class RandomKL(KLAutoencoder):
 
 
 class FrozenNetworks:
-    """Makes what a store holds of pictures; the networks are built at the first use.
+    """Makes what a store holds of random pictures; these and the networks are made at the first use.
 
     Args:
-        pictures: (B, 3, 256, 256) in [0, 1].
+        batch: pictures, of 256 x 256.
         autoencoder: for tokens or latents as well.
+        device: of the pictures.
         at_once: pictures that are encoded together.
     """
 
     def __init__(
-        self, pictures: Tensor, autoencoder: RandomTokenizer | RandomKL | None = None, at_once: int = 16
+        self,
+        batch: int,
+        device: torch.device,
+        autoencoder: RandomTokenizer | RandomKL | None = None,
+        at_once: int = 16,
     ) -> None:
-        self.pictures, self.autoencoder, self.at_once = pictures, autoencoder, at_once
+        self.batch, self.device, self.autoencoder, self.at_once = batch, device, autoencoder, at_once
         self.encoder = RandomViT()
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """(B, 3, 256, 256) in [0, 1]."""
+        return torch.rand(self.batch, 3, 256, 256, device=self.device)
 
     def __call__(self) -> dict[str, Tensor]:
         parts = [self._columns(part) for part in self.pictures.split(self.at_once)]

@@ -44,8 +44,9 @@ class HostSyncs(TorchDispatchMode):
     Attributes:
         found: how often each such operator was called; ``calls``, how often each operator at all.
 
-    It sees what is called on a CPU as well as on other devices, so no accelerator is needed. Copies to the CPU count
-    where the tensor is elsewhere.
+    It sees what is called on a CPU as well as on other devices, so for most of it no accelerator is needed. Copies
+    between devices count, but for those to an accelerator that are told not to block; what Python reads from a CPU's
+    memory without an operator, by ``tolist`` for one, does not.
     """
 
     def __init__(self) -> None:
@@ -58,12 +59,15 @@ class HostSyncs(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.calls[name] += 1
         indexed = name in ("index", "index_put", "index_put_", "_unsafe_index") and masks(args[1])
-        moved = name in ("_to_copy", "copy_") and self._leaves_the_device(name, args, kwargs)
+        moved = name in ("_to_copy", "copy_") and self._crosses(name, args, kwargs)
         if counts_values(name, kwargs) or indexed or moved:
             self.found[name] += 1
         return func(*args, **kwargs)
 
     @staticmethod
-    def _leaves_the_device(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    def _crosses(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         source, target = (args[1], args[0].device) if name == "copy_" else (args[0], kwargs.get("device"))
-        return target is not None and target.type == "cpu" and source.device.type not in ("cpu", "meta")
+        if target is None or target.type == source.device.type or "meta" in (target.type, source.device.type):
+            return False
+        at_once = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
+        return target.type == "cpu" or not at_once

@@ -30,7 +30,8 @@ class Cost:
         syncs: host synchronisations in one run, not for each item.
         peak: most bytes in use during the runs, weights included: of the device, or of the process on a CPU; None where
             the system does not tell.
-        saved: bytes that the forward pass keeps for the backward pass, without weights; 0 without a backward pass.
+        saved: bytes that the forward pass keeps for the backward pass, without weights, but with autocast's copies of
+            them on GPUs; 0 without a backward pass.
     """
 
     cpu: float
@@ -132,15 +133,16 @@ def matrix_rate(device: torch.device, size: int = 1536, times: int = 7) -> float
     """Return the floating-point operations a second of square matrix products in the device's training precision."""
     fast = device.type == "cuda"
     size = 8192 if fast else size
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if fast else torch.float32)
     torch.mm(a, a)
     spent = []
     for _ in range(times):
         wait(device)
-        start = time.perf_counter() if fast else time.process_time()
+        start = clock()
         torch.mm(a, a)
         wait(device)
-        spent.append((time.perf_counter() if fast else time.process_time()) - start)
+        spent.append(clock() - start)
     return 2 * size**3 / statistics.median(spent)
 
 

@@ -23,6 +23,7 @@ def plain_networks(*roots: nn.Module) -> Iterator[None]:
     modules = {module for root in roots for module in root.modules()}
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(half_precision_attention())
         for module in modules:
             if isinstance(module, VisionTransformer):
                 stack.enter_context(switched(module, "class_token_alone", False))
@@ -31,6 +32,17 @@ def plain_networks(*roots: nn.Module) -> Iterator[None]:
             if isinstance(module, EMA):
                 stack.enter_context(switched(module, "move", move_one_by_one))
         yield
+
+
+@contextmanager
+def half_precision_attention() -> Iterator[None]:
+    """Inside it, explicit attention stays in the precision of its inputs on GPUs, as written out in a network."""
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
 def plainly(work: Callable[[], object], *roots: nn.Module) -> Callable[[], None]:
@@ -45,13 +57,23 @@ def plainly(work: Callable[[], object], *roots: nn.Module) -> Callable[[], None]
 
 @contextmanager
 def plain_optimizer(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside it, the optimizer goes from parameter to parameter, by one operation after the other."""
+    """Inside it, the optimizer goes from parameter to parameter, by one operation after the other.
+
+    Step counts are on the host meanwhile, where an optimizer that is not fused keeps them.
+    """
     before = [{name: group[name] for name in ("fused", "foreach")} for group in optimizer.param_groups]
+    counted = [state for state in optimizer.state.values() if "step" in state and state["step"].device.type != "cpu"]
+    devices = [state["step"].device for state in counted]
+    steps = torch.stack([state["step"] for state in counted]).cpu() if counted else []
+    for state, step in zip(counted, steps):
+        state["step"] = step
     for group in optimizer.param_groups:
         group.update(fused=False, foreach=False)
     try:
         yield
     finally:
+        for state, device in zip(counted, devices):
+            state["step"] = state["step"].to(device, non_blocking=True)
         for group, settings in zip(optimizer.param_groups, before):
             group.update(settings)
 

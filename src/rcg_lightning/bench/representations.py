@@ -57,7 +57,7 @@ class RDMTraining(Workload):
     def prepare(self, device: torch.device) -> Ways:
         stage = shipped_stage("imagenet256_rdm", Facts((3, 256, 256), columns=STORED))
         batch = {"representation": torch.randn(self.batch, DIM), "index": torch.arange(self.batch)}
-        frozen = FrozenNetworks(torch.rand(self.batch, 3, 256, 256, device=device))
+        frozen = FrozenNetworks(self.batch, device)
         step = TrainingStep(stage, batch, device)  # type: ignore[arg-type]
         return training_ways(step, self.batch, frozen, frozen.networks)
 

@@ -116,4 +116,4 @@ def shipped_stage(config: str, facts: Facts, **changes: Any) -> Stage:
 
 def in_training_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which networks compute as they do in training: bf16 on GPUs, float32 elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if device.type == "cuda" else nullcontext()

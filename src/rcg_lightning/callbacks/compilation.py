@@ -11,8 +11,11 @@ from torch import nn
 
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.sampling import SamplingModule
+from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
+
+GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
 
 class Compilation(Callback):
@@ -35,6 +38,9 @@ class Compilation(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage)
+        added_up = trainer.accumulate_grad_batches > 1 and self.mode in GRAPHS
+        why = f"trainer.compile {self.mode} records CUDA graphs, which write over gradients that are added up"
+        require(not added_up, f"{why}: compile with default, or set trainer.accumulate_grad_batches to 1")
         self._compile(pl_module.networks(), keeps=False)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,7 +67,7 @@ class Compilation(Callback):
 
     def _compiled(self, network: nn.Module, failure: type[Exception], keeps: bool) -> Any:
         compiled: Any = torch.compile(network._call_impl, mode=self.mode)
-        graphs = keeps and self.mode in ("reduce-overhead", "max-autotune")  # the next call writes over the last one's
+        graphs = keeps and self.mode in GRAPHS  # the next call writes over the last one's
 
         def call(*inputs: Any, **named: Any) -> Any:
             try:
@@ -89,13 +95,11 @@ class Compilation(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._calls:
+            self._put(self._calls)  # and not when validation ends, where other callbacks sample
             torch.compiler.cudagraph_mark_step_begin()
 
     def on_validation_start(self, *_: Any) -> None:
         self._put([])
-
-    def on_validation_end(self, *_: Any) -> None:
-        self._put(self._calls)
 
     def on_train_end(self, *_: Any) -> None:
         self._end()

@@ -110,7 +110,7 @@ def _row(workload: Workload, times: int, device: torch.device, plain: bool, prof
     rate, best = ((one + other) / 2 for one, other in zip(before, limit(device)))
     if profile:
         _trace(ways["fast"][0], profile / f"{workload.name.replace(', ', '_').replace(' ', '_')}.json", device)
-    return Row(workload, costs.pop("fast"), rate, device.type == "cuda", costs, best)
+    return Row(workload, costs.pop("fast"), rate, device.type != "cpu", costs, best)
 
 
 def chosen(every: list[Workload], only: list[str] | None, gpu: bool) -> list[Workload]:

@@ -55,10 +55,10 @@ def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
     """
     ways = []
     if not stage.automatic_optimization:
-        ways.append(f"{_changed('model.accumulate', stage.accumulate, 2 * stage.accumulate)} (parts of a batch)")
+        ways.append(f"{_changed('model.accumulate', stage.accumulate, 2 * stage.accumulate)} (it divides a batch)")
     elif batch_size > 1:
-        kept = f"{_changed('trainer.accumulate_grad_batches', accumulated, 2 * accumulated)}, so that a step still sees"
-        ways.append(f"{halved('data.batch_size', batch_size)} with {kept} {batch_size * accumulated} pictures")
+        kept = f"{_changed('trainer.accumulate_grad_batches', accumulated, 2 * accumulated)}, so that a step sees"
+        ways.append(f"{halved('data.batch_size', batch_size)} with {kept} {batch_size // 2 * 2 * accumulated} pictures")
     path = _uncheckpointed(stage)
     if path is not None:
         ways.append(f"set model.{path}.checkpointing true, for a third more time")

@@ -241,6 +241,6 @@ class Ancestral(DiffusionSampler):
             return posterior.mean
         transition = Transition.between(schedule, k, s)
         mean = transition.from_clean * posterior.mean + transition.from_noisy * x
-        log_variance = transition.log_variance(posterior.variance_mix)
-        deviation = torch.exp(0.5 * torch.as_tensor(log_variance, device=x.device, dtype=x.dtype))
+        half = 0.5 * transition.log_variance(posterior.variance_mix)
+        deviation = half.to(x.dtype).exp() if isinstance(half, Tensor) else math.exp(half)
         return mean + deviation * noise()

@@ -69,7 +69,7 @@ class SmallGreyAugmentation(Augmentation):
         matrix = torch.stack([cos, shear * cos - sin, right, sin, cos + shear * sin, down], dim=1)
         moved = _resample(image, matrix.view(n, 2, 3), outside="zeros")
         factors = torch.stack([1 + contrast, soft < self.blur, self.noise * level])  # (3, B)
-        contrast, soft, level = factors.to(image)[..., None, None, None]
+        contrast, soft, level = _sent(factors, image)[..., None, None, None]
         moved = torch.lerp(moved, _binomial_blur(moved), soft) * contrast
         return torch.addcmul(moved, torch.randn_like(moved), level).clamp_(0, 1)
 
@@ -162,17 +162,17 @@ def colour_jitter(image: Tensor, strengths: tuple[float, ...], chance: float) ->
     image = image.clone()
     for place in range(4):
         for number, operation in enumerate(operations):
-            # rows are found on the host: no waiting for the device, and nothing is computed that is not used
+            # rows are found on the host, without waiting for the device; nothing is computed that is not used
             rows = (active & (order[:, place] == number)).nonzero()[:, 0]
             if len(rows) and strengths[number]:
-                here = rows.to(image.device)
-                image[here] = operation(image[here], draws[rows, number].to(image))
+                here = _sent(rows, image)
+                image[here] = operation(image[here], _sent(draws[rows, number], image))
     return image
 
 
 def random_grey(image: Tensor, chance: float) -> Tensor:
     """Take the colour from pictures (B, C, H, W) with probability ``chance``; all channels then carry the luma."""
-    grey = (torch.rand(len(image)) < chance).to(image.device)
+    grey = _sent(torch.rand(len(image)) < chance, image)
     if image.shape[1] == 1 or chance == 0:
         return image
     return torch.where(grey[:, None, None, None], _luma(image), image)
@@ -207,7 +207,7 @@ def adjust_hue(image: Tensor, turns: Tensor) -> Tensor:
     )
     hue = sextant + 6 * turns[:, None, None]  # (B, H, W), in sixths of the circle
     # each channel is a trapezium over the hue, shifted by a third of the circle
-    offset = torch.tensor([5.0, 3.0, 1.0]).to(image)[:, None, None]
+    offset = torch.arange(5, 0, -2, device=image.device, dtype=image.dtype)[:, None, None]  # 5, 3, 1
     phase = torch.remainder(hue[:, None] + offset, 6)  # (B, 3, H, W)
     return value[:, None] - chroma[:, None] * torch.minimum(phase, 4 - phase).clamp(0, 1)
 
@@ -218,7 +218,7 @@ def gaussian_blur(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
     The edges are mirrored, or repeated where the picture is smaller than the radius.
     """
     n, channels, height, width = image.shape
-    distance = torch.arange(-radius, radius + 1).to(image)
+    distance = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     kernel = torch.softmax(-0.5 * (distance / sigma[:, None]).square(), dim=1)  # (B, 2 radius + 1)
     kernel = kernel.repeat_interleave(channels, dim=0)[:, None]  # (B C, 1, 2 radius + 1)
     edges = "reflect" if radius < min(height, width) else "replicate"
@@ -234,13 +234,19 @@ def _random_blur(image: Tensor, sigmas: tuple[float, ...], chance: float) -> Ten
     if not len(rows):
         return image
     radius = math.ceil(3 * high)
-    here = rows.to(image.device)
-    return image.index_copy(0, here, gaussian_blur(image[here], sigma[rows].to(image), radius))
+    here = _sent(rows, image)
+    return image.index_copy(0, here, gaussian_blur(image[here], _sent(sigma[rows], image), radius))
 
 
 def _random_solarize(image: Tensor, chance: float) -> Tensor:
-    invert = (torch.rand(len(image)) < chance).to(image.device)[:, None, None, None]
+    invert = _sent(torch.rand(len(image)) < chance, image)[:, None, None, None]
     return torch.where(invert & (image >= 0.5), 1 - image, image)
+
+
+def _sent(draws: Tensor, image: Tensor) -> Tensor:
+    """Bring what was drawn on the host to the pictures' device, floats in their precision; a GPU is not waited for."""
+    dtype = image.dtype if draws.is_floating_point() else draws.dtype
+    return draws.to(image.device, dtype, non_blocking=image.is_cuda)
 
 
 def _luma(image: Tensor) -> Tensor:
@@ -265,13 +271,13 @@ def _crops(n: int, area: float, flip: bool) -> Tensor:
 
 def _resample(image: Tensor, matrix: Tensor, outside: str) -> Tensor:
     """Fetch image (B, C, H, W) at the places that matrix (B, 2, 3) gives, bilinear."""
-    grid = F.affine_grid(matrix.to(image), list(image.shape), align_corners=False)
+    grid = F.affine_grid(_sent(matrix, image), list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def _binomial_blur(image: Tensor) -> Tensor:
     """Blur (B, C, H, W) by 1-2-1 in both directions; outside it is black."""
     n, channels, height, width = image.shape
-    side = torch.tensor([0.25, 0.5, 0.25]).to(image)
+    side = 0.5 - 0.25 * torch.arange(-1, 2, device=image.device, dtype=image.dtype).abs()  # 1/4, 1/2, 1/4
     flat = image.reshape(n * channels, 1, height, width)
     return F.conv2d(flat, torch.outer(side, side)[None, None], padding=1).view(image.shape)

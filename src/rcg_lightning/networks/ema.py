@@ -58,7 +58,7 @@ class EMA(Described, nn.Module):
 
     @torch.no_grad()
     def update(self, modules: Mapping[str, nn.Module]) -> None:
-        """Move every average towards the present weights: two multi-tensor operations, no host synchronisation."""
+        """Move every average towards the present weights by a few multi-tensor operations; the host waits for none."""
         self.updates += 1
         warm = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
         moved = [p for module in modules.values() for p in module.parameters()]
@@ -71,9 +71,9 @@ class EMA(Described, nn.Module):
             shadows: list[Tensor] = [*copies.parameters(), *(b for b, taken in zip(copied, taken_over) if not taken)]
             rate = 1.0 if self.updates <= self.start else 1 - min(decay, warm)
             self.move(shadows, moved, rate)
-            for averaged, buffer, taken in zip(copied, buffers, taken_over):
-                if taken:
-                    averaged.copy_(buffer)
+            whole = [(averaged, buffer) for averaged, buffer, taken in zip(copied, buffers, taken_over) if taken]
+            if whole:
+                torch._foreach_copy_([averaged for averaged, _ in whole], [buffer for _, buffer in whole])
 
     def move(self, averages: list[Tensor], weights: list[Tensor], rate: float) -> None:
         """Move each of ``averages`` towards its weight by ``rate`` of the way, all by one operation."""

@@ -17,7 +17,8 @@ CLAMP = 256.0  # largest activation, which half precision needs
 
 def low_pass(x: Tensor, gain: float = 1.0) -> Tensor:
     """Return the filter [1, 3, 3, 1] x [1, 3, 3, 1], of sum ``gain``, for each channel of x: (C, 1, 4, 4)."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
+    # by operations on the device: a list of numbers would be sent there, which waits for it
+    taps = (4 - 2 * (torch.arange(4, device=x.device, dtype=x.dtype) - 1.5).abs()) / 8  # 1/8, 3/8, 3/8, 1/8
     return (gain * taps[:, None] * taps).expand(x.shape[1], 1, 4, 4)
 
 

@@ -144,7 +144,7 @@ class AlternatingStage(Stage):
         optimizer.zero_grad()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the norm of the player's gradients now and then, and clip them: a scaler has given them their size."""
+        """Log the norm of the player's gradients now and then, and clip them."""
         assert self._moving is not None
         player, logs = self._moving
         if (self.steps + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

@@ -197,8 +197,9 @@ def _limit_rows(weights: list[Tensor], limit: float) -> None:
         weight.copy_(weight.renorm(2, 0, limit))
 
 
-def _fusible(named: dict[str, nn.Parameter]) -> bool:
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in named.values())
+def _fusible(named: dict[str, nn.Parameter]) -> bool | None:
+    """Return what torch takes as ``fused``; None leaves it to choose its next best way."""
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in named.values()) or None
 
 
 def _named(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
