@@ -228,6 +228,7 @@ def test_networks_are_told_instances_of_length_one():
     found = torch.randn(3, 6)
     for raw in (condition.observe({"instance": found}), condition.sample({"instance": 7 * found})):
         torch.testing.assert_close(raw, (found / found.norm(dim=1, keepdim=True),))
+    assert torch.equal(InstanceCondition(unit=False).observe({"instance": found})[0], found)
 
 
 def test_instances_that_do_not_fit(tmp_path):

@@ -152,11 +152,10 @@ class InstanceCondition(RepresentationCondition):
     by the same encoder; or it is sampled from a representation diffusion model. Joined to a class, the label is that of
     one of the instance's neighbours, as in the official code.
 
-    Networks are told representations of length one, as officially, whatever length the encoder's have: neighbours are
-    found by angles alone, too.
-
     Args:
         prior: checkpoint of a generator of representations, for sampling without a store.
+        unit: networks are told representations of length one, as officially, whatever length the encoder's have; else
+            as they are, which weights them more where they are longer. Neighbours are found by angles alone.
     """
 
     key = "instance"
@@ -166,8 +165,9 @@ class InstanceCondition(RepresentationCondition):
     )
     unsampled = "no instances to sample from: give their store with --instances, or an RDM's checkpoint with --prior"
 
-    def __init__(self, prior: Path | None = None) -> None:
+    def __init__(self, prior: Path | None = None, unit: bool = True) -> None:
         super().__init__(prior)
+        self.unit = unit
         self._instances: Store | None = None
 
     def use_instances(self, path: Path) -> None:
@@ -191,10 +191,13 @@ class InstanceCondition(RepresentationCondition):
         return drawn | batch  # what is given stays
 
     def observe(self, batch: Batch) -> Raw:
-        return tuple(F.normalize(raw, dim=1) for raw in super().observe(batch))
+        return self._told(super().observe(batch))
 
     def sample(self, batch: Batch) -> Raw:
-        return tuple(F.normalize(raw, dim=1) for raw in super().sample(self.completed(batch)))
+        return self._told(super().sample(self.completed(batch)))
+
+    def _told(self, raw: Raw) -> Raw:
+        return tuple(F.normalize(part, dim=1) for part in raw) if self.unit else raw
 
 
 class JointCondition(Condition):
