@@ -109,18 +109,18 @@ def test_a_training_step_waits_for_nothing():
 def test_the_command_writes_and_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "workloads", lambda pictures, gpu: [Products()])
     out = tmp_path / "bench.json"
-    command.bench(out=out, times=1, profile=tmp_path / "traces")
+    command.bench(out=out, times=1, profile=tmp_path / "traces", apart=False)
     found = json.loads(out.read_text())
     assert found["workloads"]["products, small"]["flops"] == 2048
     assert json.loads((tmp_path / "traces" / "products_small.json").read_text())["traceEvents"]
-    command.bench(compare=out, times=1)
+    command.bench(compare=out, times=1, apart=False)
     assert "than before" in capsys.readouterr().out
 
 
 def test_the_plain_way_stands_beside(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "workloads", lambda pictures, gpu: [Products()])
     out, tables = tmp_path / "bench.json", tmp_path / "bench.md"
-    command.bench(out=out, times=1, plain=True, markdown=tables)
+    command.bench(out=out, times=1, plain=True, markdown=tables, apart=False)
     found = json.loads(out.read_text())["workloads"]["products, small"]
     assert found["ways"]["plain"]["flops"] == 2 * found["flops"]
     assert found["ways"]["recomputing"]["flops"] == 4 * found["flops"]
@@ -188,3 +188,11 @@ def narrow(shipped, config, facts, **changes):
     if "transformer" in changes:
         changes["transformer"]["init_args"] |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
     return shipped(config, facts, **changes)
+
+
+def test_each_workload_has_a_process_of_its_own(tmp_path):
+    command.bench(only=["decode JPEG files, Pillow, scaled"], times=1, out=tmp_path / "bench.json")
+    (found,) = json.loads((tmp_path / "bench.json").read_text())["workloads"].values()
+    assert found["items_per_second"] > 0
+    with pytest.raises(UserError, match="holds no JPEG files"):
+        command.bench(only=["decode JPEG files, Pillow, scaled"], pictures=tmp_path)

@@ -1,9 +1,10 @@
 """`rcg bench`: what the stages cost at their real sizes, beside the machine's limit and the official code."""
 
 import difflib
-import gc
 import importlib.util
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def bench(
     device: str | None = None,
     plain: bool = False,
     markdown: Path | None = None,
+    apart: bool = True,
 ) -> None:
     """Time the stages at their published sizes, with random weights: items a second, CPU seconds and FLOPs an item.
 
@@ -70,6 +72,7 @@ def bench(
 
     On a CPU the figures are CPU seconds of this process, which other programs disturb least; one thread unless said.
     The official code's times stand in the program and are scaled by the matrix rate that is measured in the same run.
+    Each workload has a process of its own: memory that others used before would slow it and hide its peak.
 
     Args:
         only: do the workloads whose names hold one of these words; heavy ones are done only so, or on a GPU.
@@ -82,15 +85,15 @@ def bench(
         device: cpu, cuda or mps; the GPU where there is one.
         plain: time the plain way in the same run.
         markdown: file to write the tables to.
+        apart: whether each workload has a process of its own.
     """
-    torch.set_num_threads(threads)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     before = _read(compare) if compare else None
     rows: list[Row] = []
     for workload in chosen(workloads(pictures, where.type == "cuda"), only, where.type == "cuda"):
-        rows.append(_row(workload, times, where, plain, profile))
+        settings = (workload, times, threads, where, plain, profile)
+        rows.append(_in_a_process(*settings) if apart else _row(*settings))
         say(f"{workload.name}: {1 / rows[-1].seconds:.3g} {workload.unit}s a second, {rows[-1].rate / 1e9:.0f} GFLOP/s")
-        gc.collect()
     tables = "\n\n".join([table(rows, before), comparison(rows)])
     say("\n" + tables)
     if markdown:
@@ -102,7 +105,13 @@ def bench(
         out.write_text(json.dumps({"machine": machine(where), "workloads": found}, indent=1))
 
 
-def _row(workload: Workload, times: int, device: torch.device, plain: bool, profile: Path | None) -> Row:
+def _in_a_process(*settings: Any) -> Row:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_row, *settings).result()
+
+
+def _row(workload: Workload, times: int, threads: int, device: torch.device, plain: bool, profile: Path | None) -> Row:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     ways = workload.prepare(device).several(plain)
     before = limit(device)  # and after, for other programs come and go
