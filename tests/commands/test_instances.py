@@ -51,7 +51,7 @@ def test_those_nearest_to_the_centres_are_chosen_and_can_be_sampled(rcg, stores,
     assert sorted(chosen.tolist()) == sorted(nearest.tolist())
     np.testing.assert_array_equal(made.whole("representation")[:, 0], points[chosen].numpy())
     assert made.identity["instances"] == "k12/seed3/most200000"
-    condition, data = JointCondition([ClassCondition(), InstanceCondition()]), digits(tmp_path)
+    condition, data = JointCondition([ClassCondition(), InstanceCondition(unit=False)]), digits(tmp_path)
     data.store_paths["train"].append(tmp_path / "near")
     condition.parts(data.facts)
     condition.use_instances(tmp_path / "bank")
