@@ -108,19 +108,21 @@ def test_a_training_step_waits_for_nothing():
 
 def test_the_command_writes_and_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "workloads", lambda pictures, gpu: [Products()])
+    monkeypatch.setattr(command, "_in_a_process", command._row)
     out = tmp_path / "bench.json"
-    command.bench(out=out, times=1, profile=tmp_path / "traces", apart=False)
+    command.bench(out=out, times=1, profile=tmp_path / "traces")
     found = json.loads(out.read_text())
     assert found["workloads"]["products, small"]["flops"] == 2048
     assert json.loads((tmp_path / "traces" / "products_small.json").read_text())["traceEvents"]
-    command.bench(compare=out, times=1, apart=False)
+    command.bench(compare=out, times=1)
     assert "than before" in capsys.readouterr().out
 
 
 def test_the_plain_way_stands_beside(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "workloads", lambda pictures, gpu: [Products()])
+    monkeypatch.setattr(command, "_in_a_process", command._row)
     out, tables = tmp_path / "bench.json", tmp_path / "bench.md"
-    command.bench(out=out, times=1, plain=True, markdown=tables, apart=False)
+    command.bench(out=out, times=1, plain=True, markdown=tables)
     found = json.loads(out.read_text())["workloads"]["products, small"]
     assert found["ways"]["plain"]["flops"] == 2 * found["flops"]
     assert found["ways"]["recomputing"]["flops"] == 4 * found["flops"]

@@ -49,7 +49,8 @@ class NeighbourSearch(Workload):
         """Write a store of random representations."""
         writer = StoreWriter(folder, self.size, 1, 16384, {})
         for shard in writer.pending():
-            # gigabytes of noise that no sample depends on, so numpy's fast generator; by shard, to be continued
+            # noise to be timed on, no sample: numpy's generator fills an array without any network or device, and seeded
+            # by the shard it goes on as it began where a store was interrupted
             rows = np.random.default_rng(shard.number).normal(size=(shard.stop - shard.start, 1, self.DIM))
             writer.write(shard, {"representation": rows.astype(np.float32)})
         writer.finish()

@@ -12,6 +12,7 @@ from torchvision.transforms import RandomCrop as PillowCrop
 
 from rcg_lightning.bench.workload import Baseline, Ways, Workload
 from rcg_lightning.data.decode import decode
+from rcg_lightning.data.draws import uniform
 from rcg_lightning.data.geometry import RandomCrop
 from rcg_lightning.evaluation.benchmark import random_network, streaming
 from rcg_lightning.evaluation.extractors import InceptionExtractor
@@ -36,8 +37,7 @@ class Input(Workload):
     def prepare(self, device: torch.device) -> Ways:
         files = jpeg_files(self.folder)
         geometry = RandomCrop(256)
-        # any places will do for a timing, only the same ones in every run
-        chance = np.random.default_rng(0).random((len(files), geometry.draws))
+        chance = uniform(geometry.draws, np.arange(len(files)))  # where the crops lie: the same in every run
         steps = [Resize(256, InterpolationMode.BICUBIC), PillowCrop(256), RandomHorizontalFlip(), ToTensor()]
         official = Compose(steps)
 
@@ -97,8 +97,7 @@ def jpeg_files(folder: Path | None, count: int = 32) -> list[bytes]:
         return [path.read_bytes() for path in found[:count]]
     made = []
     for seed in range(count):
-        # any noise will do for a timing, only the same in every run
-        coarse = np.random.default_rng(seed).integers(0, 256, (47, 63, 3), dtype=np.uint8)
+        coarse = (256 * uniform(47 * 63 * 3, seed)).astype(np.uint8).reshape(47, 63, 3)
         buffer = io.BytesIO()
         Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92)
         made.append(buffer.getvalue())

@@ -62,7 +62,6 @@ def bench(
     device: str | None = None,
     plain: bool = False,
     markdown: Path | None = None,
-    apart: bool = True,
 ) -> None:
     """Time the stages at their published sizes, with random weights: items a second, CPU seconds and FLOPs an item.
 
@@ -85,14 +84,13 @@ def bench(
         device: cpu, cuda or mps; the GPU where there is one.
         plain: time the plain way in the same run.
         markdown: file to write the tables to.
-        apart: whether each workload has a process of its own.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     before = _read(compare) if compare else None
     rows: list[Row] = []
     for workload in chosen(workloads(pictures, where.type == "cuda"), only, where.type == "cuda"):
         settings = (workload, times, threads, where, plain, profile)
-        rows.append(_in_a_process(*settings) if apart else _row(*settings))
+        rows.append(_in_a_process(*settings))
         say(f"{workload.name}: {1 / rows[-1].seconds:.3g} {workload.unit}s a second, {rows[-1].rate / 1e9:.0f} GFLOP/s")
     tables = "\n\n".join([table(rows, before), comparison(rows)])
     say("\n" + tables)

@@ -33,7 +33,8 @@ def kernel_distance(
     size = min(size, *counts)
     if size == max(counts):
         subsets = 1
-    draw = np.random.RandomState(seed)  # torch-fidelity's generator: the same subsets give the same figure
+    # numpy's old generator because torch-fidelity draws its subsets by it: only the same ones give the same figure
+    draw = np.random.RandomState(seed)
     real = real.to(samples.device)
     found = []
     for _ in range(subsets):

@@ -83,16 +83,14 @@ class ParzenPictures:
     def validation(self) -> Tensor:
         """What the bandwidth is chosen on."""
         if not self.data.chooses:
-            return self._parted[0]
+            return validation_and_test(self._heldout)[0]
         count = len(self.data.pictures("validation"))
         return self._read("validation", np.arange(min(count, VALIDATION)) * count // min(count, VALIDATION))
 
     @cached_property
     def test(self) -> Tensor:
         """What is scored."""
-        if not self.data.chooses:
-            return self._parted[1]
-        return self._read("heldout", np.arange(len(self.data.pictures("heldout"))))
+        return self._heldout if self.data.chooses else validation_and_test(self._heldout)[1]
 
     def figures(self, samples: Tensor) -> dict[str, float]:
         """Return ``parzen_likelihood`` of samples (N, C, H, W), and ``…_of_real`` of as many training pictures.
@@ -108,8 +106,8 @@ class ParzenPictures:
         return parzen_likelihood(samples, *real) | self._of_real[count]
 
     @cached_property
-    def _parted(self) -> tuple[Tensor, Tensor]:
-        return validation_and_test(self._read("heldout", np.arange(len(self.data.pictures("heldout")))))
+    def _heldout(self) -> Tensor:
+        return self._read("heldout", np.arange(len(self.data.pictures("heldout"))))
 
     def _read(self, split: str, index: np.ndarray) -> Tensor:
         parts = [batch["image"] for batch in self.data.plain(split, frozenset({"image"}), index)]

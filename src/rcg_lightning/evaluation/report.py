@@ -71,7 +71,8 @@ def floors(
     The first row is of ``n`` training pictures drawn with replacement (its copy rate is 1 by construction), the second
     of held-out pictures, ``n`` of them or all there are.
     """
-    draw = np.random.default_rng(seed)  # a local generator: the floors of a seed are always the same pictures
+    # which real pictures a seed compares, no sample: a local generator, so that its floors are always the same ones
+    draw = np.random.default_rng(seed)
     held, train = len(data.pictures("heldout")), len(data.pictures("train"))
     held_out = draw.permutation(held)[:n]
     chosen = {DRAWN_ANEW: ("train", draw.integers(0, train, n)), HELD_OUT: ("heldout", held_out)}

@@ -64,7 +64,8 @@ class RealRepresentations:
 
     def drawn(self, count: int, seed: int = 0) -> Moments:
         """Return the moments of ``count`` training representations drawn by ``seed``, with repetition."""
-        draw = np.random.default_rng(seed)  # a local generator: the floor of a seed is always of the same rows
+        # which real rows a seed compares, no sample: a local generator, so that its floor is always of the same ones
+        draw = np.random.default_rng(seed)
         return moments_of(rows_of(self._train, self.index[draw.integers(0, len(self.index), count)]), self.dim)
 
     @property
