@@ -49,8 +49,8 @@ class NeighbourSearch(Workload):
         """Write a store of random representations."""
         writer = StoreWriter(folder, self.size, 1, 16384, {})
         for shard in writer.pending():
-            # noise to be timed on, no sample: numpy's generator fills an array without any network or device, and seeded
-            # by the shard it goes on as it began where a store was interrupted
+            # noise to be timed on, no sample: numpy fills gigabytes of it without a device, and seeded by the shard it
+            # goes on as it began where a store was interrupted
             rows = np.random.default_rng(shard.number).normal(size=(shard.stop - shard.start, 1, self.DIM))
             writer.write(shard, {"representation": rows.astype(np.float32)})
         writer.finish()
