@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import rcg_process
+from helpers import rcg_process
 
 # torch and Lightning are slow to import: tests that need neither stage nor data should not wait for them
 
@@ -14,7 +14,7 @@ import rcg_process
 @pytest.fixture
 def make_stage():
     """Make a tiny diffusion stage; ``condition`` and every other argument of DiffusionStage can be given."""
-    from rcg_lightning.conditions import NoCondition
+    from rcg_lightning.conditions.none import NoCondition
     from rcg_lightning.core.samplers import DDIM
     from rcg_lightning.core.schedule import CosineSchedule
     from rcg_lightning.networks.conditioner import Conditioner
@@ -23,14 +23,14 @@ def make_stage():
     from rcg_lightning.networks.rdm_mlp import ModulatedMLP
     from rcg_lightning.pretrained.codecs import Pixels
     from rcg_lightning.stages.diffusion import DiffusionStage
-    from rcg_lightning.stages.optimization import AdamW, Constant
+    from rcg_lightning.stages.optimization import AdamW, ConstantLR
 
     def make(condition=None, **settings):
         given = {
             "codec": Pixels(),
             "denoiser": Denoiser(ModulatedMLP(width=16, depth=1, time_dim=16), CosineSchedule(100)),
             "conditioner": Conditioner(drop=0.2),
-            "optimizer": AdamW(lr=1e-2, rate=Constant(warmup=2)),
+            "optimizer": AdamW(lr=1e-2, lr_schedule=ConstantLR(warmup=2)),
             "ema": EMA(0.5),
             "sampler": DDIM(4),
             "tile": 16,
@@ -70,20 +70,20 @@ def save():
 @pytest.fixture
 def digits():
     """Digits as a data module; with ``folder`` they have stored representations (6 numbers) and clusters (3)."""
-    from rcg_lightning.data.images import ImageData
-    from rcg_lightning.data.sources import Digits
+    from rcg_lightning.data.data_module import ImageDataModule
+    from rcg_lightning.data.datasets import Digits
     from rcg_lightning.data.store import StoreWriter
 
     def make(folder=None, batch_size=32, encoder="encoder-1"):
         if folder is None:
-            return ImageData(Digits(), batch_size=batch_size)
-        data, paths = ImageData(Digits()), {}
+            return ImageDataModule(Digits(), batch_size=batch_size)
+        data, paths = ImageDataModule(Digits()), {}
         projection = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
-        for split in ("train", "heldout"):
+        for split in ("train", "eval"):
             paths[split] = folder / f"{split}-{encoder}"
             if paths[split].exists():
                 continue
-            pixels = data.pictures(split).array.reshape(len(data.pictures(split)), -1) / 255
+            pixels = data.images(split).array.reshape(len(data.images(split)), -1) / 255
             identity = {**data.store_identity(split), "representation": encoder, "cluster": f"{encoder}-k3"}
             writer = StoreWriter(paths[split], len(pixels), 1, 512, identity)
             for shard in writer.pending():
@@ -91,7 +91,7 @@ def digits():
                 columns = {"representation": rows[:, None], "cluster": np.argmax(rows[:, :3], 1)[:, None]}
                 writer.write(shard, columns)
             writer.finish({"cluster": {"count": 3, "sizes": [600, 600, 146]}})
-        return ImageData(Digits(), batch_size=batch_size, stores=[paths["train"]], heldout_stores=[paths["heldout"]])
+        return ImageDataModule(Digits(), batch_size=batch_size, stores=[paths["train"]], eval_stores=[paths["eval"]])
 
     return make
 
@@ -112,7 +112,7 @@ def trainer():
 def finished(tmp_path_factory):
     """The pipeline of toy.yaml, run in a process of its own without interruption: the folder that holds toy/."""
     folder = tmp_path_factory.mktemp("finished")
-    pipeline = Path(__file__).parent / "toy.yaml"
+    pipeline = Path(__file__).parent / "helpers" / "toy.yaml"
     code = rcg_process.finish(rcg_process.start(["pipeline", pipeline, "--root", folder], folder))
     assert code == 0, (folder / "said.txt").read_text()[-2000:]
     return folder

@@ -27,4 +27,4 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
             'steps = Path("runs/notebook"), 300', 'steps = Path("runs/notebook"), 6'
         )
         exec(compile(source, str(path), "exec"), namespace)
-    assert shown, "a notebook shows pictures"
+    assert shown, "a notebook shows images"

@@ -12,11 +12,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 
-from rcg_lightning.callbacks.checkpoint import Checkpoint, WholeFiles
+from rcg_lightning.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
 from rcg_lightning.callbacks.compilation import Compilation
+from rcg_lightning.callbacks.ddp_static_graph import DDPStaticGraph
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
-from rcg_lightning.callbacks.products import Products
-from rcg_lightning.callbacks.reduction import StaticReduction
+from rcg_lightning.callbacks.onednn import OneDNNMatmul
 from rcg_lightning.callbacks.reseed import Reseed
 from rcg_lightning.types import require
 
@@ -30,7 +30,7 @@ class Trainer(pl.Trainer):
         default_root_dir: the run's folder: ``last.ckpt``, TensorBoard events, ``config.yaml`` and what a stage exports.
         max_steps: optimizer steps to train for.
         devices: processes on each machine; one unless said, for every further one adds its batch to the effective one.
-        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere. 16-mixed is refused: its scaler
+        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere. 16-mixed is rejected: its scaler
             goes neither with fused optimizers nor with the gradients that stages look at.
         checkpoint_every: optimizer steps between checkpoints.
         val_check_interval: optimizer steps between validations; None validates at the end only.
@@ -40,7 +40,7 @@ class Trainer(pl.Trainer):
         strategy: how processes work together; for auto and ddp gradients are reduced as a static graph's.
         compile: compile the networks for training: true, or a mode of ``torch.compile``.
         channels_last: lay the weights of convolutions out channels last: measure whether it is faster.
-        onednn: large matrix products on CPUs are oneDNN's; None for where that is the faster library.
+        onednn: large matmuls on CPUs are oneDNN's; None for where that is the faster library.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Trainer(pl.Trainer):
         require(not scaled, f"trainer.precision cannot be {precision}: take bf16-mixed, or 32-true without bf16")
         folder = str(default_root_dir)
         tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
-        own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every), Products(onednn)]
-        own += [StaticReduction()] if strategy in ("auto", "ddp") else []
+        own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every), OneDNNMatmul(onednn)]
+        own += [DDPStaticGraph()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
         own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if tracking is not False else []
@@ -76,7 +76,7 @@ class Trainer(pl.Trainer):
         given = kwargs.pop("plugins", None) or []
         plugins = given if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins = [*plugins, WholeFiles()]
+            plugins = [*plugins, AtomicCheckpointIO()]
         super().__init__(
             plugins=plugins,
             default_root_dir=folder,

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from recorded import Recorded, check_forward
 
+from helpers.recorded import Recorded, check_forward
 from rcg_lightning.core.diffusion import Noise, Posterior, add_noise, transition_table, variational_bound
-from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, StrideGrid
+from rcg_lightning.core.samplers import DDIM, Ancestral, LeadingSpacing, LinspaceSpacing
 from rcg_lightning.core.schedule import LinearSchedule
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
@@ -73,7 +73,7 @@ def test_forward(golden, ema):
     check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
-def test_averaged_weights_are_told_from_the_last(golden):
+def test_ema_weights_are_told_from_the_last(golden):
     assert not torch.allclose(golden.io["out.forward"], golden.io["out.forward_ema"])
 
 
@@ -120,9 +120,9 @@ def runs(golden):
     """(name, sampler) of every recorded run; x̂₀ is clipped in all."""
     for name in golden.io:
         if match := re.fullmatch(r"out\.ddim(\d+)_eta([\d.]+)\.final", name):
-            yield name.removesuffix(".final"), DDIM(int(match[1]), float(match[2]), StrideGrid(), clip=1.0)
+            yield name.removesuffix(".final"), DDIM(int(match[1]), float(match[2]), LeadingSpacing(), clip=1.0)
         elif match := re.fullmatch(r"out\.ancestral(\d+)\.final", name):
-            yield name.removesuffix(".final"), Ancestral(int(match[1]), EvenGrid(), clip=1.0)
+            yield name.removesuffix(".final"), Ancestral(int(match[1]), LinspaceSpacing(), clip=1.0)
 
 
 def test_sampling(golden):
@@ -140,7 +140,7 @@ def test_sampling(golden):
 def test_respaced_schedules(golden):
     schedule = LinearSchedule()
     for name, sampler in runs(golden):
-        levels = sampler.grid.levels(sampler.steps, schedule.steps)
+        levels = sampler.spacing.timesteps(sampler.steps, schedule.steps)
         assert levels[:-1] == golden.io[f"{name}.timestep_map"].tolist()[::-1]
         betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(levels)]
         expected = golden.io[f"{name}.betas"].flip(0)
@@ -151,7 +151,7 @@ def test_without_clipping_samples_differ(golden):
     """Clipping acts in these runs, so that they prove it."""
     model, io = Model(golden, ema=True), golden.io
     name, sampler = next(run for run in runs(golden) if isinstance(run[1], DDIM))
-    free = model.sample(DDIM(sampler.steps, sampler.eta, StrideGrid()), Recorded(io["in.z"], None))
+    free = model.sample(DDIM(sampler.steps, sampler.eta, LeadingSpacing()), Recorded(io["in.z"], None))
     assert not torch.allclose(free[-1], io[f"{name}.final"], atol=1e-2)
     mean = Posterior(torch.tensor([3.0]))
     assert float(sampler._bounded(mean).mean) == 1
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_told(golden):
             adm_state(model.content, parts, head_width=model.head_width)
     with pytest.raises(UserError, match="give head_width"):
         adm_state(model.content, model.parts, head_width=model.head_width + 1)
-    with pytest.raises(UserError, match="averaged weights"):
+    with pytest.raises(UserError, match="EMA weights"):
         adm_state({"model": model.content["model"], "model_ema": None}, model.parts)
     with pytest.raises(UserError, match="no null condition"):
         official_adm({}, {"parts.0.fake": torch.zeros(3)})

@@ -1,4 +1,4 @@
-"""Official files by the way a user takes: converted, loaded from their folders, compared with the recorded figures."""
+"""Official files by the way a user takes: converted, loaded from their folders, compared with the recorded metrics."""
 
 import re
 
@@ -6,18 +6,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rcg_lightning.commands.convert import read, to_native, to_official
-from rcg_lightning.commands.official.account import tensors
-from rcg_lightning.commands.official.base import OfficialFile
-from rcg_lightning.conditions import ClassCondition, NoCondition, RepresentationCondition
+from rcg_lightning.cli.convert import read, to_native, to_official
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.none import NoCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.masking import ParallelDecoding
-from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, OffsetGrid, StrideGrid
+from rcg_lightning.core.samplers import DDIM, Ancestral, LeadingSpacing, LinspaceSpacing, OffsetSpacing
+from rcg_lightning.official.base import OfficialFile
+from rcg_lightning.official.tensor_report import tensors
 from rcg_lightning.pretrained.autoencoders import VQAutoencoder
 from rcg_lightning.pretrained.encoders import DeiTEncoder, DINOEncoder, IBOTEncoder, MoCoV3Encoder
-from rcg_lightning.pretrained.trained import TrainedEncoder
-from rcg_lightning.stages.folder import bundle_parts, stage_content
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.stages.generator import TRAINED, Generator
-from rcg_lightning.stages.start import resized
+from rcg_lightning.stages.stage_folder import bundle_parts, stage_content
+from rcg_lightning.stages.warm_start import resized
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 DIRECT = {"moco_v3": MoCoV3Encoder, "dino": DINOEncoder, "ibot": IBOTEncoder, "deit": DeiTEncoder}
@@ -57,13 +59,13 @@ def condition(golden, classes):
 def converted(golden, tmp_path, capsys):
     """The folder that a fixture becomes."""
     to_native(read(golden.checkpoint, False), str(golden.checkpoint), tmp_path / "native", told(golden))
-    said = capsys.readouterr().out
-    assert "unknown" not in said
-    assert re.search(r"missing +none", said)
+    output = capsys.readouterr().out
+    assert "unknown" not in output
+    assert re.search(r"missing +none", output)
     return tmp_path / "native"
 
 
-def picture(golden, size):
+def image_of(golden, size):
     name = next(name for name in golden.io if name.startswith(f"in.images_{size}" if size else "in.images"))
     image = golden.io[name]
     return image if image.is_floating_point() else image.float() / 255
@@ -77,7 +79,7 @@ def test_encoders(golden, converted):
     for name in recorded:
         head = name.endswith("withproj")
         encoder, other = TrainedEncoder(converted, head), direct(golden.checkpoint, head, golden.arch["num_heads"])
-        image = picture(golden, name.split(".")[1] if name.count(".") > 1 else None)
+        image = image_of(golden, name.split(".")[1] if name.count(".") > 1 else None)
         made = encoder(image)
         torch.testing.assert_close(made, golden.io[name], **CLOSE)
         assert torch.equal(made, other(image))
@@ -91,7 +93,7 @@ def inner_encoder(golden, folder, stage):
         encoder = TrainedEncoder(folder / "encoder")
         made = encoder((image + 1) / 2 if image.min() < 0 else image)
         torch.testing.assert_close(made, golden.io["out.rep_from_images"].flatten(1), **CLOSE)
-        assert stage.facts.identities["representation"] == encoder.identity
+        assert stage.spec.identities["representation"] == encoder.identity
 
 
 def raw(stage, io, names):
@@ -122,12 +124,12 @@ def test_diffusion_models(golden, converted):
 @pytest.mark.golden("rdm", "dit", "adm", "ldm")
 def test_published_sampling(golden, converted):
     sampler = Generator.load(converted).sampler
-    found = (type(sampler), sampler.steps, getattr(sampler, "eta", None), type(sampler.grid), sampler.clip)
+    found = (type(sampler), sampler.steps, getattr(sampler, "eta", None), type(sampler.spacing), sampler.clip)
     published = {
-        "rdm": (DDIM, 250, 1.0, OffsetGrid, None),
-        "dit": (Ancestral, 250, None, EvenGrid, None),
-        "adm": (DDIM, 25, 0.0, StrideGrid, 1.0),
-        "ldm": (DDIM, 200, 1.0, OffsetGrid, None),
+        "rdm": (DDIM, 250, 1.0, OffsetSpacing, None),
+        "dit": (Ancestral, 250, None, LinspaceSpacing, None),
+        "adm": (DDIM, 25, 0.0, LeadingSpacing, 1.0),
+        "ldm": (DDIM, 200, 1.0, OffsetSpacing, None),
     }
     assert found == published[golden.kind.partition("_")[0]]
 
@@ -143,23 +145,23 @@ def test_mage(golden, converted):
     expected = io["out.fixed.logits_stride4"]
     torch.testing.assert_close(logits[:, :: -(-logits.shape[1] // expected.shape[1])], expected, **CLOSE)
     assert torch.equal(stage.codec.autoencoder.tokens(io["in.images"]), io["out.gt_indices"])
-    assert stage.facts.identities["tokens"] == VQAutoencoder(converted / "autoencoder").identity
-    assert stage.facts.image[1:] == io["in.images"].shape[2:]
+    assert stage.spec.identities["tokens"] == VQAutoencoder(converted / "autoencoder").identity
+    assert stage.spec.image[1:] == io["in.images"].shape[2:]
     assert isinstance(stage.sampler, ParallelDecoding)
     assert (stage.sampler.steps, stage.sampler.temperature) == (20, 6.0)
     inner_encoder(golden, converted, stage)
 
 
 @pytest.mark.golden("mage", "ldm")
-def test_a_generator_with_its_autoencoder_makes_pictures(golden, converted):
+def test_a_generator_with_its_autoencoder_makes_images(golden, converted):
     stage = Generator.load(converted)
     stage.tile = 4
     sampler = ParallelDecoding(2) if golden.kind.startswith("mage") else DDIM(2)
     batch = {"seed": torch.arange(3)}
     if "representation" in stage.condition.needs:
-        batch["representation"] = torch.randn(3, stage.facts.columns["representation"]["shape"][0])
+        batch["representation"] = torch.randn(3, stage.spec.columns["representation"]["shape"][0])
     image = stage.sample(batch, sampler=sampler)
-    assert image.shape == (3, *stage.facts.image)
+    assert image.shape == (3, *stage.spec.image)
     assert 0 <= image.min() < image.max() <= 1
 
 
@@ -177,7 +179,7 @@ def test_autoencoders(golden, converted):
 
 
 LEFT = r"momentum_encoder|module\.predictor|^student|^optimizer|^scaler|last_layer|masked_embed"  # do not go back
-MADE = r"last_layer|\.(betas|\w*alphas_cumprod\w*|posterior_\w+)$"  # are written anew
+MADE = r"last_layer|\.(betas|\w*alphas_cumprod\w*|posterior_\w+)$"  # are written again
 # what the official layout has and nothing reads; a DiT's only label, and the bias that it is added to
 EMPTY = re.compile(
     r"(model|model_ema)\.(cls_token|mask_token|pos_embed|decoder_pos_embed|patch_embed|decoder_pred|fake_latent"
@@ -223,14 +225,14 @@ def same_folders(one, other):
 
 @pytest.mark.golden("mage")
 def test_fine_tuning_on_a_larger_grid_resizes_the_learned_positions(golden, converted):
-    """Begun by the same condition on pictures of twice the side, with another number of classes."""
+    """Begun by the same condition on images of twice the side, with another number of classes."""
     from dataclasses import replace
 
-    from rcg_lightning.described import construct
-    from rcg_lightning.types import Facts
+    from rcg_lightning.config import construct
+    from rcg_lightning.types import DataSpec
 
     content = stage_content(converted)
-    stage, old = construct(content["stage"]), Facts.from_plain(content["facts"])
+    stage, old = construct(content["stage"]), DataSpec.from_plain(content["spec"])
     tokens = old.columns["tokens"]["shape"][0]
     columns = {**old.columns, "tokens": {**old.columns["tokens"], "shape": [4 * tokens]}}
     classes = old.classes and old.classes + 3
@@ -257,4 +259,4 @@ def test_the_condition_is_seen_where_the_file_tells(golden):
     kind = OfficialFile.kinds()["dit"](heads=arch["num_heads"])
     stage = kind.parts(read(golden.checkpoint, False), "it")["generator"].stage
     assert type(stage.condition) is type(told(golden).condition)
-    assert stage.facts.classes == told(golden).classes
+    assert stage.spec.classes == told(golden).classes

@@ -1,4 +1,4 @@
-"""IC-GAN's files by the way a user takes: converted, loaded from their folder, compared with the recorded figures."""
+"""IC-GAN's files by the way a user takes: converted, loaded from their folder, compared with the recorded metrics."""
 
 import re
 import shutil
@@ -7,14 +7,16 @@ import pytest
 import torch
 from test_converted import same_folders
 
-from rcg_lightning.commands.convert import read, to_native, to_official
-from rcg_lightning.commands.official.account import account
-from rcg_lightning.commands.official.base import OfficialFile
-from rcg_lightning.conditions import ClassCondition, InstanceCondition, JointCondition
+from rcg_lightning.cli.convert import read, to_native, to_official
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.instance import InstanceCondition
+from rcg_lightning.conditions.joint import JointCondition
 from rcg_lightning.core.adversarial import Hinge, Logistic
 from rcg_lightning.errors import UserError
-from rcg_lightning.stages.folder import stage_content
+from rcg_lightning.official.base import OfficialFile
+from rcg_lightning.official.tensor_report import account
 from rcg_lightning.stages.generator import TRAINED, Generator
+from rcg_lightning.stages.stage_folder import stage_content
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 biggan = pytest.mark.golden("icgan_biggan", "cc_icgan_biggan")
@@ -24,9 +26,9 @@ stylegan2 = pytest.mark.golden("icgan_stylegan2")
 def convert(source, out, capsys, kind=None):
     """The stage that an official file or folder becomes, and what was said of it."""
     to_native(read(source, False), str(source), out, kind)
-    said = capsys.readouterr().out
-    assert "unknown" not in said
-    return Generator.load(out), said
+    output = capsys.readouterr().out
+    assert "unknown" not in output
+    return Generator.load(out), output
 
 
 def raw(stage, io, which):
@@ -38,12 +40,12 @@ def raw(stage, io, which):
 @biggan
 @torch.no_grad()
 def test_biggan_as_a_folder(golden, tmp_path, capsys):
-    stage, said = convert(golden.folder, tmp_path / "native", capsys)
+    stage, output = convert(golden.folder, tmp_path / "native", capsys)
     io, kwargs = golden.io, golden.config["kwargs"]
-    assert re.search(r"missing +none", said)
+    assert re.search(r"missing +none", output)
     conditions = [type(each) for each in getattr(stage.condition, "conditions", [stage.condition])]
     assert conditions == ([ClassCondition] if kwargs["class_cond"] else []) + [InstanceCondition]
-    assert stage.facts.classes == (kwargs["n_classes"] if kwargs["class_cond"] else None)
+    assert stage.spec.classes == (kwargs["n_classes"] if kwargs["class_cond"] else None)
     assert (stage.generator.channels, stage.discriminator.channels) == (kwargs["G_ch"], kwargs["D_ch"])
     assert stage.generator.noise_dim == golden.config["effective_dim_z"]
     stage.eval()
@@ -52,8 +54,8 @@ def test_biggan_as_a_folder(golden, tmp_path, capsys):
         generator, conditioner = stage.for_sampling(average)
         made = generator(io["in.z"], conditioner(told, len(io["in.z"])))
         torch.testing.assert_close(made, io[name], **CLOSE)
-    for pictures, which, name in ((io["out.eval.G"], "g", "D_fake"), (io["in.x_real"], "real", "D_real")):
-        logits = stage.judge(pictures, raw(stage, io, which), len(pictures))
+    for images, which, name in ((io["out.eval.G"], "g", "D_fake"), (io["in.x_real"], "real", "D_real")):
+        logits = stage.discriminate(images, raw(stage, io, which), len(images))
         torch.testing.assert_close(logits[:, None], io[f"out.eval.{name}"], **CLOSE)
 
 
@@ -64,7 +66,7 @@ def test_the_recipe_is_as_published(golden, tmp_path, capsys):
     for optimizer in (stage.optimizer, stage.discriminator_optimizer):
         assert (tuple(optimizer.betas), optimizer.eps, optimizer.weight_decay) == ((0.0, 0.999), 1e-6, 0.0)
     assert (stage.ema.decays, stage.ema.start, stage.ema.buffers_too) == ({"ema": 0.9999}, 20000, True)
-    assert stage.ema.updates == 20000  # the averages are not thrown away when training goes on
+    assert stage.ema.updates == 20000  # the EMA weights are not thrown away when training goes on
 
 
 @biggan
@@ -83,26 +85,26 @@ def test_biggan_goes_back_and_comes_again(golden, tmp_path, capsys):
 
 @biggan
 def test_a_generator_alone_suffices_for_sampling(golden, tmp_path, capsys):
-    stage, said = convert(golden.folder / "G_ema.pth", tmp_path / "native", capsys)
-    assert "G: the other one stands in for it" in said
-    assert "D: a fresh discriminator stands in for it" in said
+    stage, output = convert(golden.folder / "G_ema.pth", tmp_path / "native", capsys)
+    assert "G: the other one stands in for it" in output
+    assert "D: a fresh discriminator stands in for it" in output
     io = golden.io
     generator, conditioner = stage.for_sampling()
     with torch.no_grad():
         made = generator(io["in.z"], conditioner(raw(stage, io, "g"), len(io["in.z"])))
         torch.testing.assert_close(made, io["out.eval.G_ema"], **CLOSE)
         told, n = raw(stage, io, "real"), len(io["in.z"])
-        assert stage.eval().judge(io["in.x_real"], told, n).isfinite().all()
+        assert stage.eval().discriminate(io["in.x_real"], told, n).isfinite().all()
     batch = {"seed": torch.arange(3), "instance": io["in.feat_g"][:3], "label": torch.zeros(3, dtype=torch.int64)}
     image = stage.sample(batch)
-    assert image.shape == (3, *stage.facts.image)
+    assert image.shape == (3, *stage.spec.image)
     assert 0 <= image.min() < image.max() <= 1
 
 
 @biggan
-def test_what_makes_no_sense_is_refused(golden, tmp_path, capsys):
+def test_what_makes_no_sense_is_rejected(golden, tmp_path, capsys):
     native = tmp_path / "native"
-    with pytest.raises(UserError, match="discriminator makes no pictures: give its generator"):
+    with pytest.raises(UserError, match="discriminator makes no images: give its generator"):
         convert(golden.folder / "D.pth", native, capsys)
     shutil.copytree(golden.folder, tmp_path / "best", ignore=lambda *_: ["io.safetensors"])
     for name in ("G", "G_ema", "D"):
@@ -142,8 +144,8 @@ def test_full_size_files_are_converted_tensor_by_tensor(manifest, kind, size, ro
     assert ignored == ([] if kind == "cc_icgan" else ["G.shared.weight", "G_ema.shared.weight"])
     assert len(told.mapped) + len(ignored) == sum(map(len, content.values()))
     stage = part.stage
-    assert stage.facts.image == (3, 256, 256)
-    assert stage.facts.classes == (1000 if kind == "cc_icgan" else None)
+    assert stage.spec.image == (3, 256, 256)
+    assert stage.spec.classes == (1000 if kind == "cc_icgan" else None)
     half = bool(size)
     assert (stage.generator.channels, stage.discriminator.channels) == ((64, 64) if half else (96, 96))
     assert (stage.generator.attention, stage.discriminator.attention) == ([64], [64])
@@ -153,10 +155,10 @@ def test_full_size_files_are_converted_tensor_by_tensor(manifest, kind, size, ro
 @stylegan2
 @torch.no_grad()
 def test_stylegan2_from_state_dicts(golden, tmp_path, capsys):
-    stage, said = convert(golden.checkpoint, tmp_path / "native", capsys)
+    stage, output = convert(golden.checkpoint, tmp_path / "native", capsys)
     io = golden.io
-    assert "G_ema: the other one stands in for it" in said
-    assert "the low-pass filter" in said
+    assert "G_ema: the other one stands in for it" in output
+    assert "the low-pass filter" in output
     assert isinstance(stage.loss, Logistic)
     stage.eval()
     told = (io["in.c"].argmax(1),) if "in.c" in io else ()
@@ -166,25 +168,25 @@ def test_stylegan2_from_state_dicts(golden, tmp_path, capsys):
         c = conditioner(told, len(io["in.z"]))
         torch.testing.assert_close(generator.styles(io["in.z"], c), io["out.ws"], **CLOSE)
         torch.testing.assert_close(generator(io["in.z"], c), io["out.img_noise_const"], **CLOSE)
-    for pictures, name in ((io["out.img_noise_const"], "D_of_img"), (io["in.x"], "D_of_x")):
-        torch.testing.assert_close(stage.judge(pictures, told, len(pictures))[:, None], io[f"out.{name}"], **CLOSE)
+    for images, name in ((io["out.img_noise_const"], "D_of_img"), (io["in.x"], "D_of_x")):
+        torch.testing.assert_close(stage.discriminate(images, told, len(images))[:, None], io[f"out.{name}"], **CLOSE)
     with pytest.raises(UserError, match="is nothing that has an official layout"):
         to_official(tmp_path / "native", tmp_path / "back")
 
 
 @stylegan2
 def test_a_stylegan2_with_classes_and_without_a_discriminator(golden, tmp_path, capsys):
-    """The fixture may have no classes: a class's linear map is put in beside its instance's."""
+    """The fixture may have no classes: a class's linear map is put in next to its instance's."""
     network = torch.load(golden.checkpoint, weights_only=True)["G"]
     width, classes = len(network["mapping.w_avg"]), 7
     fc0 = network["mapping.fc0.weight"]
     network |= {"mapping.embed.weight": torch.randn(width, classes), "mapping.embed.bias": torch.randn(width)}
     network["mapping.fc0.weight"] = torch.cat([fc0, torch.randn(len(fc0), width)], 1)
     torch.save({"G_ema": network}, tmp_path / "networks.pth")
-    stage, said = convert(tmp_path / "networks.pth", tmp_path / "native", capsys)
-    assert "a table of its rows here" in said
-    assert stage.facts.classes == classes
-    numbers = stage.facts.columns["instance"]["shape"][0]
+    stage, output = convert(tmp_path / "networks.pth", tmp_path / "native", capsys)
+    assert "a table of its rows here" in output
+    assert stage.spec.classes == classes
+    numbers = stage.spec.columns["instance"]["shape"][0]
     batch = {"seed": torch.arange(2), "instance": torch.randn(2, numbers), "label": torch.tensor([0, 6])}
     assert stage.sample(batch).isfinite().all()
     assert stage_content(tmp_path / "native")["state_dict"]["discriminator.out_linear.weight"].any()

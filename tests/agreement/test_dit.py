@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from recorded import Recorded, check_forward
 
+from helpers.recorded import Recorded, check_forward
 from rcg_lightning.core.diffusion import Noise, add_noise, expand, transition_table, variational_bound
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.samplers import DDIM, Ancestral, EvenGrid, StrideGrid
+from rcg_lightning.core.samplers import DDIM, Ancestral, LeadingSpacing, LinspaceSpacing
 from rcg_lightning.core.schedule import LinearSchedule
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
@@ -104,7 +104,7 @@ def test_guided_forward(golden):
         with torch.no_grad():
             cond, variance = model.noise_prediction(x, t, model.condition(n))
             null, null_variance = model.noise_prediction(x, t, model.condition(n, null=True))
-        # x̂₀ divides by the signal and ε comes back by its inverse, so the figures are float32's at t near the ends
+        # x̂₀ divides by the signal and ε comes back by its inverse, so the metrics are float32's at t near the ends
         close = {"rtol": 1e-4, "atol": 1e-4}
         guided = guidance(cond, null, 0.5)
         torch.testing.assert_close(guided, golden.io[name][:n, :channels], **close)
@@ -177,7 +177,11 @@ def test_gradients(golden):
 
 def grid_of(name):
     """The time grid behind an official respacing string, and its number of steps."""
-    return (StrideGrid(), int(name.removeprefix("ddim"))) if name.startswith("ddim") else (EvenGrid(), int(name))
+    return (
+        (LeadingSpacing(), int(name.removeprefix("ddim")))
+        if name.startswith("ddim")
+        else (LinspaceSpacing(), int(name))
+    )
 
 
 def test_respaced_schedules(golden):
@@ -186,7 +190,7 @@ def test_respaced_schedules(golden):
     schedule = LinearSchedule()
     for name, steps in recorded:
         grid, count = grid_of(name)
-        levels = grid.levels(count, schedule.steps)
+        levels = grid.timesteps(count, schedule.steps)
         assert levels[:-1] == steps.tolist()[::-1]
         betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(levels)]
         expected = golden.io[f"out.schedule_{name}.betas"].flip(0)
@@ -252,7 +256,7 @@ def test_every_tensor_is_accounted_for(golden):
         dit_state({"model": model.official}, (Classes(77),), ema=False)
     with pytest.raises(UserError, match="representations of"):
         dit_state({"model": model.official}, (Vector(7),), ema=False)
-    with pytest.raises(UserError, match="averaged weights"):
+    with pytest.raises(UserError, match="EMA weights"):
         dit_state({"model": model.official, "model_ema": None}, model.parts)
     with pytest.raises(UserError, match="it is"):
         dit_state({"teacher": {}}, ())

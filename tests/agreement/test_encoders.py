@@ -7,7 +7,7 @@ import torch
 
 from rcg_lightning.networks.heads import Predictor
 from rcg_lightning.networks.vit import position_table
-from rcg_lightning.pretrained import layouts
+from rcg_lightning.pretrained import encoder_layouts
 from rcg_lightning.pretrained.checkpoints import load_strictly, rdm_state, read_checkpoint
 from rcg_lightning.pretrained.encoders import DeiTEncoder, DINOEncoder, IBOTEncoder, MoCoV3Encoder
 from rcg_lightning.pretrained.normalisation import Identity, PerSample
@@ -28,7 +28,7 @@ def encoder(golden, head=True, normalise=PerSample):
     return kind(golden.checkpoint, head, golden.arch["num_heads"], normalise())
 
 
-def picture(golden, size):
+def image_of(golden, size):
     """The input that belongs to ``out.<size>.*``, in [0, 1]; the only one where the outputs name no size."""
     start = f"in.images_{size}" if size else "in.images"
     image = next(tensor for name, tensor in golden.io.items() if name.startswith(start))
@@ -47,21 +47,21 @@ def test_features_heads_and_representations(golden):
     for match, expected in recorded:
         head, normalise = OUTPUTS[match[2]]
         ours = encoder(golden, head, normalise)
-        torch.testing.assert_close(ours(picture(golden, match[1])), expected, **CLOSE)
+        torch.testing.assert_close(ours(image_of(golden, match[1])), expected, **CLOSE)
         assert ours.dim == expected.shape[1]
 
 
 @pytest.mark.golden("moco_v3", "dino", "ibot", "deit")
 def test_one_row_does_not_depend_on_the_others(golden):
-    ours, image = encoder(golden), picture(golden, "small" if "in.images_small" in golden.io else None)
+    ours, image = encoder(golden), image_of(golden, "small" if "in.images_small" in golden.io else None)
     torch.testing.assert_close(ours(image[:1]), ours(image)[:1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.golden("moco_v3_vit")
-def test_preprocessed_picture(golden):
+def test_preprocessed_image(golden):
     for match, expected in outputs(golden, r"preprocessed_first_stride(\d+)"):
         stride = int(match[2])
-        ours = encoder(golden).preprocess(picture(golden, match[1]))
+        ours = encoder(golden).preprocess(image_of(golden, match[1]))
         torch.testing.assert_close(ours[:1, :, ::stride, ::stride], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -82,24 +82,24 @@ def test_position_table_of_the_schedules(golden):
 
 class MomentumEncoder(MoCoV3Encoder):
     def layout(self, container):
-        return layouts.moco_v3(container, "momentum_encoder")
+        return encoder_layouts.moco_v3(container, "momentum_encoder")
 
 
 @pytest.mark.golden("moco_v3_vit")
 def test_momentum_encoder(golden):
     for match, expected in outputs(golden, "features_of_momentum_encoder"):
         ours = MomentumEncoder(golden.checkpoint, False, golden.arch["num_heads"], Identity())
-        torch.testing.assert_close(ours(picture(golden, match[1])), expected, **CLOSE)
+        torch.testing.assert_close(ours(image_of(golden, match[1])), expected, **CLOSE)
 
 
 @pytest.mark.golden("moco_v3_vit")
 def test_predictor(golden):
-    state = layouts.moco_v3_predictor(read_checkpoint(golden.checkpoint, "MoCo v3"))
+    state = encoder_layouts.moco_v3_predictor(read_checkpoint(golden.checkpoint, "MoCo v3"))
     hidden, size = state["0.weight"].shape
     predictor = Predictor(size, hidden, state["3.weight"].shape[0])
     load_strictly(predictor, state, "the predictor")
     for match, expected in outputs(golden, "predictor_of_head"):
-        head = encoder(golden, True, Identity)(picture(golden, match[1]))
+        head = encoder(golden, True, Identity)(image_of(golden, match[1]))
         torch.testing.assert_close(predictor.eval()(head), expected, **CLOSE)
 
 
@@ -116,7 +116,7 @@ def test_report_accounts_for_every_tensor(golden):
 def test_the_encoder_inside_an_rdm_file(golden):
     """RCG's RDM files carry their MoCo v3 encoder in the same names."""
     arch, with_head = golden.config["encoder_arch"], golden.config["encoder_withproj"]
-    official = layouts.split_head(rdm_state(read_checkpoint(golden.checkpoint, "RDM")).encoder, "head.", {})
+    official = encoder_layouts.split_head(rdm_state(read_checkpoint(golden.checkpoint, "RDM")).encoder, "head.", {})
     ours = MoCoV3Encoder(head=with_head, heads=arch["num_heads"])
     network, _ = ours.build(official, "it")
     preprocess = Preprocess(size=arch["img_size"])

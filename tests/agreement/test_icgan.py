@@ -1,4 +1,4 @@
-"""IC-GAN's BigGAN: pictures, logits, losses, gradients and buffers of the official code, in evaluation and training."""
+"""IC-GAN's BigGAN: images, logits, losses, gradients and buffers of the official code, in evaluation and training."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
+from rcg_lightning.config import construct
 from rcg_lightning.core.adversarial import Hinge
-from rcg_lightning.described import construct
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from rcg_lightning.networks.conditioner import Conditioner

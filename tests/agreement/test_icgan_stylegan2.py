@@ -1,4 +1,4 @@
-"""IC-GAN on StyleGAN2: styles, pictures, logits and losses of the official code."""
+"""IC-GAN on StyleGAN2: styles, images, logits and losses of the official code."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def raw(golden):
 
 
 @torch.no_grad()
-def test_styles_and_pictures(golden):
+def test_styles_and_images(golden):
     io = golden.io
     network, conditioner = generator(golden)
     c = conditioner(raw(golden), len(io["in.z"]))

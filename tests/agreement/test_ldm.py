@@ -5,16 +5,16 @@ import re
 
 import pytest
 import torch
-from recorded import Recorded, check_forward
 
+from helpers.recorded import Recorded, check_forward
 from rcg_lightning.core.diffusion import Noise
-from rcg_lightning.core.samplers import DDIM, OffsetGrid
+from rcg_lightning.core.samplers import DDIM, OffsetSpacing
 from rcg_lightning.core.schedule import ScaledLinearSchedule
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.unet import CrossAttentionUNet
-from rcg_lightning.pretrained import layouts
+from rcg_lightning.pretrained import encoder_layouts
 from rcg_lightning.pretrained.checkpoints import EMBEDDING, RDM_NETWORK, load_strictly, read_checkpoint
 from rcg_lightning.pretrained.encoders import MoCoV3Encoder
 from rcg_lightning.pretrained.ldm_layout import ldm_name, ldm_state
@@ -73,7 +73,7 @@ def test_forward(golden, ema):
     check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
-def test_averaged_weights_are_told_from_the_last(golden):
+def test_ema_weights_are_told_from_the_last(golden):
     assert not torch.allclose(golden.io["out.forward"], golden.io["out.forward_ema"])
 
 
@@ -119,7 +119,7 @@ def test_sampling(golden):
         def denoise(x, k, progress):
             return model.denoiser(x, torch.full((len(x),), k), c)
 
-        sampler = DDIM(steps, float(match[2]), OffsetGrid())
+        sampler = DDIM(steps, float(match[2]), OffsetSpacing())
         states = [x for x, _ in sampler.trajectory(denoise, model.denoiser.schedule, noise, model.shape)]
         expected = io[match[0]]
         size = float(expected.abs().max())
@@ -131,12 +131,12 @@ def test_sampling(golden):
 
 
 def test_loss_from_images(golden):
-    """The encoder and the autoencoder inside the file read the recorded pictures, which are in [-1, 1]."""
+    """The encoder and the autoencoder inside the file read the recorded images, which are in [-1, 1]."""
     if "out.rep_from_images" not in golden.io:
         pytest.skip("not recorded")
     model, io, arch = Model(golden, ema=False), golden.io, golden.config["encoder"]
     encoder, _ = MoCoV3Encoder(heads=arch["num_heads"]).build(
-        layouts.split_head(model.state.encoder, "head.", {}), "the file"
+        encoder_layouts.split_head(model.state.encoder, "head.", {}), "the file"
     )
     image = io["in.images"]
     with torch.no_grad():
@@ -153,7 +153,7 @@ def first_stage(model):
     return state.structure.eval()
 
 
-def test_samples_become_pictures(golden):
+def test_samples_become_images(golden):
     """Latents are quantised, decoded, clamped and moved to [0, 1]."""
     autoencoder = first_stage(Model(golden, ema=True))
     done = 0
@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_told(golden):
         with pytest.raises(UserError, match=message):
             ldm_state(content, parts)
     bare = {name: tensor for name, tensor in content["model"].items() if not name.startswith("model_ema.")}
-    with pytest.raises(UserError, match="no averaged weights"):
+    with pytest.raises(UserError, match="no EMA weights"):
         ldm_state({"model": bare}, ())
     with pytest.raises(UserError, match="no LDM checkpoint but a DINO"):
         ldm_state({"teacher": {}}, ())

@@ -8,7 +8,7 @@ import torch
 
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import (
-    MaskRate,
+    MaskRatio,
     ParallelDecoding,
     masked_cross_entropy,
     masked_positions,
@@ -88,7 +88,7 @@ def runs(golden, kind):
 
 def dropped_count(golden):
     law = golden.arch["mask_ratio"]
-    return MaskRate(law["mu"], law["std"], law["min"], law["max"]).dropped(golden.arch["seq_len"])
+    return MaskRatio(law["mu"], law["std"], law["min"], law["max"]).dropped(golden.arch["seq_len"])
 
 
 @pytest.mark.golden("schedules")
@@ -97,7 +97,7 @@ def test_mask_rates(golden):
     recorded = [(float(name.partition("_mu")[2]), name) for name in golden.io if name.startswith("maskratio.ppf_mu")]
     assert recorded
     for mean, name in recorded:
-        law = MaskRate(mean)
+        law = MaskRatio(mean)
         torch.testing.assert_close(law(golden.io["maskratio.u"]), golden.io[name], rtol=1e-6, atol=1e-8)
         reached = golden.io[name.replace("ppf", "cdf")]
         rates = torch.linspace(law.low, law.high, len(reached), dtype=torch.float64)
@@ -211,7 +211,7 @@ def test_weight_decay_is_of_the_official_tensors(golden):
 
 
 class Recorded:
-    """Stands in for SeededDraws: gives the recorded tokens and noise, (steps, B, N) each."""
+    """Stands in for SeededDecodingNoise: gives the recorded tokens and noise, (steps, B, N) each."""
 
     def __init__(self, tokens, noise):
         self.drawn, self.noise, self.rows, self.device = tokens.long(), noise, tokens.shape[1], tokens.device

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rcg_lightning.data.augment import Augmentation
+from rcg_lightning.data.augmentations import Augmentation
 from rcg_lightning.networks.heads import Predictor, Projected, ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.stages.ssl import MoCoV3Stage
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
 GOLDEN = Path(os.environ.get("RCG_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden")) / "moco_v3_vit"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded figures are not here")
+pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded metrics are not here")
 
 
 class Unchanged(Augmentation):
@@ -55,7 +55,7 @@ def official_stage(temperature: float) -> MoCoV3Stage:
         momentum=1.0,
         temperature=temperature,
     )
-    stage.build(Facts(image=(3, 64, 64)))
+    stage.build(DataSpec(image=(3, 64, 64)))
     state = torch.load(GOLDEN / "checkpoint.pth", weights_only=True)["state_dict"]
     names = [("base_encoder", "encoder"), ("momentum_encoder", "momentum_encoder"), ("predictor", "predictor")]
     for theirs, ours in names:

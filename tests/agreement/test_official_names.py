@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from rcg_lightning.commands.official.account import account, tensors
-from rcg_lightning.commands.official.base import OfficialFile
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.heads import ProjectionHead
 from rcg_lightning.networks.rdm_mlp import ResidualMLP
-from rcg_lightning.pretrained import layouts
+from rcg_lightning.official.base import OfficialFile
+from rcg_lightning.official.tensor_report import account, tensors
+from rcg_lightning.pretrained import encoder_layouts
 from rcg_lightning.pretrained.checkpoints import load_strictly, rdm_state, read_checkpoint
 from rcg_lightning.pretrained.dit_layout import LABELS, dit_state, official_dit
 from rcg_lightning.pretrained.encoders import MoCoV3Encoder
@@ -31,7 +31,7 @@ def test_moco_v3_is_read_completely(manifest, size):
     skipped = [name for group in state.skipped.values() for name in group]
     assert sum(loaded.values()) + len(skipped) == len(names)
     assert all(name.startswith(("module.momentum_encoder.", "module.predictor.")) for name in skipped)
-    assert len(layouts.moco_v3_predictor({"state_dict": names})) == sum("predictor" in name for name in skipped)
+    assert len(encoder_layouts.moco_v3_predictor({"state_dict": names})) == sum("predictor" in name for name in skipped)
 
 
 def test_released_vit_l_is_repaired(manifest):
@@ -42,8 +42,8 @@ def test_released_vit_l_is_repaired(manifest):
         for kind in ("weight", "bias"):
             prefix = "module.base_encoder.blocks."
             damaged[f"{prefix}{wrong}.{kind}"] = damaged.pop(f"{prefix}{right}.{kind}")
-    repaired = layouts.moco_v3({"state_dict": damaged})
-    assert repaired.backbone.keys() == layouts.moco_v3({"state_dict": names}).backbone.keys()
+    repaired = encoder_layouts.moco_v3({"state_dict": damaged})
+    assert repaired.backbone.keys() == encoder_layouts.moco_v3({"state_dict": names}).backbone.keys()
 
 
 @pytest.mark.parametrize("kind", ["uncond", "classcond"])
@@ -62,15 +62,15 @@ def test_rdm_is_read_completely(manifest, size, kind, ema):
     load_strictly(network, state.network, "it")
     assert state.class_embedding.shape == (1000 if kind == "classcond" else 1, 512)
     assert len(state.schedule) == 12
-    averages = sum(name.startswith("model_ema.") for name in names)
-    assert averages == len(state.network) + 2  # and its decay and count
+    ema_names = sum(name.startswith("model_ema.") for name in names)
+    assert ema_names == len(state.network) + 2  # and its decay and count
     used = 2 * len(state.network) + 2 + len(state.schedule) + len(state.encoder) + 1
     assert used == len(names)
     assert "norm.weight" in state.encoder
 
 
 @pytest.mark.golden("rdm")
-def test_rdm_averages_are_told_from_the_raw_weights(golden):
+def test_rdm_ema_weights_are_told_from_the_raw_weights(golden):
     content = read_checkpoint(golden.checkpoint, "RDM")
     raw, averaged = rdm_state(content, ema=False), rdm_state(content, ema=True)
     assert raw.network.keys() == averaged.network.keys()

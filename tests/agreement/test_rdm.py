@@ -7,17 +7,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from recorded import Recorded
 from torch import Tensor
 
+from helpers.recorded import Recorded
 from rcg_lightning.core.diffusion import Clean, Posterior, add_noise
-from rcg_lightning.core.samplers import DDIM, OffsetGrid
+from rcg_lightning.core.samplers import DDIM, OffsetSpacing
 from rcg_lightning.core.schedule import ScaledLinearSchedule
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.layers import sinusoidal_embedding
 from rcg_lightning.networks.rdm_mlp import ResidualMLP
-from rcg_lightning.pretrained import layouts
+from rcg_lightning.pretrained import encoder_layouts
 from rcg_lightning.pretrained.checkpoints import RDM_NETWORK, load_strictly, rdm_name, rdm_state, read_checkpoint
 from rcg_lightning.pretrained.encoders import MoCoV3Encoder
 from rcg_lightning.pretrained.normalisation import PerSample
@@ -151,7 +151,7 @@ def test_loss_and_gradients(golden):
 def test_loss_from_images(golden):
     model, io, arch = Model.load(golden, ema=False), golden.io, golden.config["encoder_arch"]
     encoder = MoCoV3Encoder(head=golden.config["encoder_withproj"], heads=arch["num_heads"])
-    network, _ = encoder.build(layouts.split_head(model.state.encoder, "head.", {}), "the file")
+    network, _ = encoder.build(encoder_layouts.split_head(model.state.encoder, "head.", {}), "the file")
     with torch.no_grad():
         z = PerSample()(network.eval()(Preprocess(size=arch["img_size"])(io["in.images"])))
         loss = training_loss(model, golden, z)
@@ -180,7 +180,7 @@ def test_sampling(golden):
     start = flat(io["in.x_T"])
     c = model.condition(len(start)).detach()
     for name, steps, eta in ddim_runs(golden):
-        sampler = DDIM(steps, eta, OffsetGrid())
+        sampler = DDIM(steps, eta, OffsetSpacing())
         sequence = io.get(f"in.noise_seq_{steps}")
         noise = Recorded(start, None if sequence is None else flat(sequence))
         trajectory = list(
@@ -211,7 +211,7 @@ def deviation(sampler, k, s, schedule):
 def test_sampling_tables(golden):
     schedule = Model.load(golden, ema=False).denoiser.schedule
     for name, steps, eta in ddim_runs(golden):
-        levels = OffsetGrid().levels(steps, schedule.steps)
+        levels = OffsetSpacing().timesteps(steps, schedule.steps)
         assert levels[:-1] == golden.io[f"out.{name}.timesteps"].tolist()[::-1]
         if f"out.{name}.sigmas" not in golden.io:
             continue
@@ -220,6 +220,6 @@ def test_sampling_tables(golden):
         )
         torch.testing.assert_close(here, golden.io[f"out.{name}.alphas"], **TABLES)
         torch.testing.assert_close(there.double(), golden.io[f"out.{name}.alphas_prev"], **TABLES)
-        sigmas = [deviation(DDIM(steps, eta, OffsetGrid()), k, s, schedule) for k, s in pairwise(levels)]
+        sigmas = [deviation(DDIM(steps, eta, OffsetSpacing()), k, s, schedule) for k, s in pairwise(levels)]
         expected = golden.io[f"out.{name}.sigmas"].flip(0)
         torch.testing.assert_close(torch.tensor(sigmas, dtype=torch.float64), expected, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""A released RCG from its files to pictures: converted, bundled, sampled by the name of a preset."""
+"""A released RCG from its files to images: converted, bundled, sampled by the name of a preset."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rcg_lightning.cli import main
-from rcg_lightning.commands.parsing import config_folders
+from rcg_lightning.cli.main import main
+from rcg_lightning.cli.parsing import config_folders
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 
 PRESETS = sorted(path.stem for path in (config_folders()[0] / "preset").glob("*.yaml"))
@@ -22,8 +22,8 @@ def run(*argv):
 def test_presets_are_read_by_name(name, capsys):
     assert not (config_folders()[0] / "experiment" / f"{name}.yaml").exists()  # they share one space of names
     assert run("sample", "--config", name, "--checkpoint", "a", "--out", "b", "--print_config") == 0
-    said = capsys.readouterr().out
-    assert "number: 50000" in said
+    output = capsys.readouterr().out
+    assert "number: 50000" in output
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def bundle(golden, tmp_path, capsys):
 
 @pytest.mark.golden("mage")
 def test_a_converted_rcg_samples_by_one_name(bundle, tmp_path, capsys):
-    pictures = {}
+    images = {}
     for preset in ("rcg_mage_b", "rcg_mage_b_guided"):
         words = ["--checkpoint", bundle, "--number", 4, "--accelerator", "cpu", "--out", tmp_path / preset]
         assert run("sample", "--config", preset, *words) == 0
         made = sorted((tmp_path / preset / "png").iterdir())
-        pictures[preset] = np.stack([np.asarray(Image.open(path)) for path in made])
-    plain, guided = pictures.values()
+        images[preset] = np.stack([np.asarray(Image.open(path)) for path in made])
+    plain, guided = images.values()
     assert plain.shape == guided.shape
     assert len(plain) == 4
     assert not np.array_equal(plain[0], plain[1])

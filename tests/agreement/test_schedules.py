@@ -1,19 +1,19 @@
-"""Tables and rules of the official code: betas, time grids, learning rates, position tables and averages."""
+"""Tables and rules of the official code: betas, time grids, learning rates, position tables and EMA weights."""
 
 import re
 
 import pytest
 import torch
 
-from rcg_lightning.core.samplers import EvenGrid, OffsetGrid, StrideGrid
+from rcg_lightning.core.samplers import LeadingSpacing, LinspaceSpacing, OffsetSpacing
 from rcg_lightning.core.schedule import LinearSchedule, ScaledLinearSchedule
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.networks.layers import sincos_table
-from rcg_lightning.stages.optimization import Constant, Cosine
+from rcg_lightning.stages.optimization import ConstantLR, CosineLR
 
 BETAS = {"rdm_ldm_scaled_linear": ScaledLinearSchedule, "dit_adm_linear": LinearSchedule}
-RATES = {"cosine": Cosine, "const": Constant}
+RATES = {"cosine": CosineLR, "const": ConstantLR}
 
 
 def recorded(golden, pattern):
@@ -34,21 +34,21 @@ def test_betas(golden):
 
 
 @pytest.mark.golden("schedules")
-def test_rdm_time_grids(golden):
+def test_rdm_time_spacings(golden):
     for match, expected in recorded(golden, r"rdm_ddim_timesteps\.(\d+)"):
         steps = int(match[1])
         if int(expected[-1]) > 999:  # the official code fails there as well, when it reads its tables
             with pytest.raises(UserError, match="run out of the schedule"):
-                OffsetGrid().levels(steps, 1000)
+                OffsetSpacing().timesteps(steps, 1000)
             continue
-        assert OffsetGrid().levels(steps, 1000) == [*expected.tolist()[::-1], 0]
+        assert OffsetSpacing().timesteps(steps, 1000) == [*expected.tolist()[::-1], 0]
 
 
 @pytest.mark.golden("schedules")
-def test_respaced_time_grids(golden):
+def test_respaced_time_spacings(golden):
     for match, expected in recorded(golden, r"respacing\.(ddim)?(\d+)"):
-        grid = StrideGrid() if match[1] else EvenGrid()
-        assert grid.levels(int(match[2]), 1000) == [*expected.tolist()[::-1], -1]
+        grid = LeadingSpacing() if match[1] else LinspaceSpacing()
+        assert grid.timesteps(int(match[2]), 1000) == [*expected.tolist()[::-1], -1]
 
 
 @pytest.mark.golden("schedules")

@@ -25,7 +25,7 @@ def recorded(golden, *names):
 
 
 @torch.no_grad()
-def test_pictures_become_codes_and_codes_pictures(golden):
+def test_images_become_codes_and_codes_images(golden):
     _, network, _ = read(golden)
     image = golden.io["in.images"]
     z = network.encode(image)
@@ -47,7 +47,7 @@ def test_pictures_become_codes_and_codes_pictures(golden):
 
 @torch.no_grad()
 def test_what_else_was_recorded(golden):
-    """Indices decoded, a wide picture, latents decoded with and without quantisation."""
+    """Indices decoded, a wide image, latents decoded with and without quantisation."""
     _, network, _ = read(golden)
     io, compared = golden.io, 0
     pairs = [("in.indices", "out.decoded_indices")]

@@ -11,16 +11,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rcg_lightning.callbacks.checkpoint import Checkpoint
 from rcg_lightning.callbacks.fidelity import Fidelity
-from rcg_lightning.callbacks.grids import SampleGrid
 from rcg_lightning.callbacks.monitor import flatten
-from rcg_lightning.callbacks.representation import RepresentationDistance
+from rcg_lightning.callbacks.representation_distance import RepresentationDistance
 from rcg_lightning.callbacks.reseed import Reseed, seed_of
-from rcg_lightning.conditions import ClassCondition, JointCondition, RepresentationCondition
+from rcg_lightning.callbacks.sample_grid import SampleGrid
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.joint import JointCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.config import describe
 from rcg_lightning.core.frechet import frechet_distance, moments
 from rcg_lightning.core.samplers import DDIM
-from rcg_lightning.described import describe
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.metrics.feature_extractors import ClassifierExtractor
 from rcg_lightning.networks.classifier import Classifier
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.pretrained.codecs import Representations
@@ -41,7 +43,7 @@ def events(folder: Path) -> EventAccumulator:
     return found
 
 
-def test_a_generator_of_pictures_is_watched(make_stage, digits, trainer, extractor, tmp_path):
+def test_a_generator_of_images_is_watched(make_stage, digits, trainer, extractor, tmp_path):
     stage = make_stage(JointCondition([RepresentationCondition(), ClassCondition()]), sampler=DDIM(2), tile=64)
     callbacks = [SampleGrid(count=6, columns=3), Fidelity(extractor, count=100)]
     run = tmp_path / "run"
@@ -67,8 +69,8 @@ def test_a_generator_of_pictures_is_watched(make_stage, digits, trainer, extract
     images = log.Tags()["images"]
     assert set(images) == {"samples/generated", "samples/real_of_the_same_condition"}
     assert [event.step for event in log.Images("samples/generated")] == [2, 4]
-    picture = log.Images("samples/generated")[-1]
-    assert (picture.width, picture.height) == (3 * (32 + 2) + 2, 2 * (32 + 2) + 2)  # digits are shown four times larger
+    image = log.Images("samples/generated")[-1]
+    assert (image.width, image.height) == (3 * (32 + 2) + 2, 2 * (32 + 2) + 2)  # digits are shown four times larger
 
     assert "_hparams_/session_start_info" in log.summary_metadata
     assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 4
@@ -79,17 +81,17 @@ def test_a_representation_model_is_watched(make_stage, digits, trainer, tmp_path
     stage = make_stage(codec=Representations(), sampler=DDIM(2), tile=64)
     fit = trainer(tmp_path / "run", 2, callbacks=[RepresentationDistance(count=128)])
     fit.fit(stage, data)
-    figures = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("rep_fd")}
-    assert figures.keys() == {"rep_fd/encoder_128_train", "rep_fd_floor/encoder_128_train"}
+    metrics = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("rep_fd")}
+    assert metrics.keys() == {"rep_fd/encoder_128_train", "rep_fd_floor/encoder_128_train"}
 
     train = torch.from_numpy(data.columns("train")["representation"].whole("representation")[:, 0])
     drawn = train[np.random.default_rng(0).integers(0, len(train), 128)]
     floor = frechet_distance(*moments(drawn), *moments(train))
-    assert figures["rep_fd_floor/encoder_128_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
+    assert metrics["rep_fd_floor/encoder_128_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
     made = stage.eval().sample({"seed": torch.arange(128)})
     expected = frechet_distance(*moments(made), *moments(train))
-    assert figures["rep_fd/encoder_128_train"] == pytest.approx(float(expected), rel=1e-4)
-    assert figures["rep_fd/encoder_128_train"] > figures["rep_fd_floor/encoder_128_train"] > 0
+    assert metrics["rep_fd/encoder_128_train"] == pytest.approx(float(expected), rel=1e-4)
+    assert metrics["rep_fd/encoder_128_train"] > metrics["rep_fd_floor/encoder_128_train"] > 0
 
 
 def test_all_that_costs_is_done_at_every_nth_validation(make_stage, digits, trainer, tmp_path):
@@ -209,5 +211,5 @@ def test_settings_become_a_flat_table(make_stage):
     assert table["condition"] == "ClassCondition"
     assert table["denoiser.network"] == "ModulatedMLP"
     assert table["denoiser.network.width"] == 16
-    assert table["optimizer.rate.warmup"] == 2
+    assert table["optimizer.lr_schedule.warmup"] == 2
     assert all(isinstance(value, bool | int | float | str) for value in table.values())

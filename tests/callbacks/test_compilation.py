@@ -105,7 +105,7 @@ def broken(graph, inputs):
     raise RuntimeError("no compiler here")
 
 
-def refusing(function, **_):
+def rejecting(function, **_):
     raise RuntimeError("no compiler here")
 
 
@@ -114,15 +114,15 @@ def test_where_compiling_fails_training_goes_on_after_one_warning(
     make_stage, losses_of, backend, monkeypatch, caplog, fails
 ):
     if fails == "at once":
-        monkeypatch.setattr(compilation.torch, "compile", refusing)
+        monkeypatch.setattr(compilation.torch, "compile", rejecting)
     else:
         backend(broken)
     with caplog.at_level(logging.WARNING, "rcg_lightning"):
         _, losses, compiled = losses_of(make_stage(denoiser=tiny()), "compiled", compile=True)
-    said = [record.getMessage() for record in caplog.records if record.name == compilation.__name__]
-    assert len(said) == 1
-    assert "torch.compile does not work here, work goes on without" in said[0]
-    assert "no compiler here" in said[0]
+    output = [record.getMessage() for record in caplog.records if record.name == compilation.__name__]
+    assert len(output) == 1
+    assert "torch.compile does not work here, work goes on without" in output[0]
+    assert "no compiler here" in output[0]
     assert compiled == set()
     assert losses == losses_of(make_stage(denoiser=tiny()), "plain")[1]
 
@@ -134,15 +134,15 @@ def test_a_mode_is_one_of_torchs(make_stage, trainer, tmp_path):
 
 
 def test_sampling_is_compiled_with_its_prior_and_gives_the_same(make_stage, trainer, digits, backend, graphs, tmp_path):
-    from rcg_lightning.conditions import RepresentationCondition
-    from rcg_lightning.data.seeds import Seeds
+    from rcg_lightning.conditions.representation import RepresentationCondition
+    from rcg_lightning.data.seed_data_module import SeedDataModule
     from rcg_lightning.pretrained.codecs import Representations
     from rcg_lightning.stages.sampling import GuidedSampling
 
     backend("aot_eager")
-    facts = digits(tmp_path / "stores").facts
-    prior = make_stage(codec=Representations()).build(facts).eval()
-    generator = make_stage(RepresentationCondition()).build(facts).eval()
+    spec = digits(tmp_path / "stores").spec
+    prior = make_stage(codec=Representations()).build(spec).eval()
+    generator = make_stage(RepresentationCondition()).build(spec).eval()
     generator.condition._prior = type("Held", (), {"module": prior, "__call__": lambda _, *asked: prior(*asked)})()
     module, called = GuidedSampling(generator), []
     assert module.networks() == [generator.for_sampling()[0].network, prior.for_sampling()[0].network]
@@ -155,7 +155,9 @@ def test_sampling_is_compiled_with_its_prior_and_gives_the_same(make_stage, trai
     found = []
     for compiled in (False, True, "reduce-overhead"):
         run = trainer(tmp_path / str(compiled), 1, compile=compiled)
-        found.append(torch.cat([made["image"] for made in run.predict(Looks(generator), Seeds(range(8), 8))]).int())
+        found.append(
+            torch.cat([made["image"] for made in run.predict(Looks(generator), SeedDataModule(range(8), 8))]).int()
+        )
     assert called == [[False] * 2, [True] * 2, [True] * 2]
     assert all((made - found[0]).abs().max() <= 1 for made in found[1:])
     assert all(network._compiled_call_impl is None for network in module.networks())

@@ -1,4 +1,4 @@
-"""When figures are taken in training."""
+"""When metrics are taken in training."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from rcg_lightning.callbacks.fidelity import Fidelity
 from rcg_lightning.core.samplers import DDIM
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.metrics.feature_extractors import ClassifierExtractor
 from rcg_lightning.networks.classifier import Classifier
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.pretrained.network_folder import save_network

@@ -1,15 +1,15 @@
-"""Stopping by the likelihood of validation pictures."""
+"""Stopping by the likelihood of validation images."""
 
 import pytest
 import torch
 
-from rcg_lightning.callbacks.parzen import ParzenStopping
-from rcg_lightning.conditions import ClassCondition
+from rcg_lightning.callbacks.parzen_stopping import ParzenStopping
+from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.core.samplers import DDIM
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.sources import Digits
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.datasets import Digits
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.parzen import ParzenPictures
+from rcg_lightning.metrics.parzen import ParzenImages
 from rcg_lightning.stages.generator import Generator
 
 
@@ -47,27 +47,27 @@ def test_what_was_best_survives_a_resume(make_stage, digits, trainer, tmp_path):
     assert run.global_step == 4
 
 
-def test_pictures_held_back_are_chosen_on_and_all_held_out_ones_scored(monkeypatch):
+def test_images_held_back_are_chosen_on_and_all_evaluation_ones_scored(monkeypatch):
     source, read = Digits(), []
-    real = ParzenPictures(ImageData(source))
+    real = ParzenImages(ImageDataModule(source))
     assert (len(real.validation), len(real.test)) == (91, 360)
     spare = Digits(limit=30).train()
     monkeypatch.setattr(source, "validation", lambda: spare)
-    data = ImageData(source)
+    data = ImageDataModule(source)
     plain = data.plain
     monkeypatch.setattr(data, "plain", lambda split, *more: read.append(split) or plain(split, *more))
-    real = ParzenPictures(data)
+    real = ParzenImages(data)
     assert torch.equal(real.validation, torch.from_numpy(spare.array))
-    assert torch.equal(real.test, torch.from_numpy(source.heldout().array))
+    assert torch.equal(real.test, torch.from_numpy(source.evaluation().array))
     samples = torch.from_numpy(Digits(limit=40).train().array)
-    assert real.figures(samples) == real.figures(samples)
-    assert read == ["validation", "heldout", "train"]  # each once
+    assert real.metrics(samples) == real.metrics(samples)
+    assert read == ["validation", "eval", "train"]  # each once
 
 
-def test_what_makes_no_pictures_is_refused(make_stage, digits, trainer, tmp_path):
+def test_what_makes_no_images_is_rejected(make_stage, digits, trainer, tmp_path):
     from rcg_lightning.pretrained.codecs import Representations
 
-    with pytest.raises(UserError, match="generator of pictures"):
+    with pytest.raises(UserError, match="generator of images"):
         trainer(tmp_path, 1, callbacks=[ParzenStopping()]).fit(
             make_stage(codec=Representations()), digits(tmp_path / "stores")
         )

@@ -4,8 +4,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rcg_lightning.callbacks.reconstruction import Reconstructions
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.extractors import ClassifierExtractor
-from rcg_lightning.evaluation.reconstruction import reconstruction_scores
+from rcg_lightning.metrics.feature_extractors import ClassifierExtractor
+from rcg_lightning.metrics.reconstruction import reconstruction_scores
 from rcg_lightning.networks.classifier import Classifier
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.vqgan import MaskGITVQGAN
@@ -28,13 +28,13 @@ def test_a_tokenizer_is_watched(digits, trainer, extractor, tmp_path):
     data = digits(batch_size=64)
     fit = trainer(tmp_path / "run", 1, callbacks=[Reconstructions(extractor, columns=5)], logger=None)
     fit.fit(stage, data)
-    figures = {name: float(value) for name, value in fit.callback_metrics.items()}
-    image = torch.from_numpy(data.pictures("heldout").array).view(451, 1, 8, 8).float() / 255
+    metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
+    image = torch.from_numpy(data.images("eval").array).view(451, 1, 8, 8).float() / 255
     expected = reconstruction_scores([(to_uint8(image), to_uint8(stage.eval().reconstruct(image)))], extractor)
-    assert figures["rfd/classifier_451"] == pytest.approx(expected["rfd"], rel=1e-3)
-    assert figures["psnr/pixels_451"] == pytest.approx(expected["psnr"], rel=1e-4)
-    assert figures["psnr/pixels_451"] == pytest.approx(figures["val/psnr"], abs=0.05)  # of 8-bit pictures here
-    assert "ssim/pixels_451" in figures
+    assert metrics["rfd/classifier_451"] == pytest.approx(expected["rfd"], rel=1e-3)
+    assert metrics["psnr/pixels_451"] == pytest.approx(expected["psnr"], rel=1e-4)
+    assert metrics["psnr/pixels_451"] == pytest.approx(metrics["val/psnr"], abs=0.05)  # of 8-bit images here
+    assert "ssim/pixels_451" in metrics
     log = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
     log.Reload()
     (shown,) = log.Images("reconstructions")

@@ -1,7 +1,7 @@
 import pytest
-from offline import data_of, latent_of, write_everything, write_neighbours, write_store
 
-from rcg_lightning.commands.parsing import call
+from helpers.offline import data_of, latent_of, write_everything, write_neighbours, write_store
+from rcg_lightning.cli.parsing import call
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +28,10 @@ def places(offline, monkeypatch):
             tagged = {"source.root": root, "source.annotation_folder": root / "notes", "source.examples": 40}
             tagged |= {"vectors": offline / "words.txt", "least": 1, "workers": 0}
             return [f"--data.{name}={value}" for name, value in tagged.items()]
-        small = ["--data.geometry.size=32"] if "_icgan" in config else []
+        small = ["--data.transform.size=32"] if "_icgan" in config else []
         if kind.startswith("coco"):
             return [f"--data.source.root={offline / 'coco'}", "--data.source.validation=0", "--data.workers=0", *small]
-        root = offline / ("pictures" if kind == "folder" else "imagenet")
+        root = offline / ("images" if kind == "folder" else "imagenet")
         return [f"--data.source.root={root}", "--data.workers=0", *small]
 
     return values
@@ -47,11 +47,11 @@ def stores(places, tmp_path):
         named = f"{kind}_icgan_extract" if "_icgan" in config and kind != "digits" else named
         data = call(data_of, "data", ["--config", named, *places(config)])
         latent = latent_of(config)
-        train, heldout = (
-            write_store(data, split, tmp_path / f"store_{split}", latent) for split in ("train", "heldout")
+        train, evaluation = (
+            write_store(data, split, tmp_path / f"store_{split}", latent) for split in ("train", "eval")
         )
         if "_icgan" in config:
             train = f"{train},{write_neighbours(data, tmp_path / 'neighbours')}"
-        return [f"--data.stores=[{train}]", f"--data.heldout_stores=[{heldout}]"]
+        return [f"--data.stores=[{train}]", f"--data.eval_stores=[{eval}]"]
 
     return values

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from rcg_lightning.described import construct
+from rcg_lightning.config import construct
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "network"
 SHAPES = {

@@ -7,13 +7,13 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from offline import CLASSES, ON_CPU, data_of, latent_of
 
-from rcg_lightning import cli
-from rcg_lightning.commands import lightning
-from rcg_lightning.commands.parsing import call
+from helpers.offline import CLASSES, ON_CPU, data_of, latent_of
+from rcg_lightning.cli import main as cli
+from rcg_lightning.cli import stages
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = {path.stem: path for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
@@ -21,7 +21,7 @@ TRAINED = [name for name, path in EXPERIMENTS.items() if "model" in yaml.safe_lo
 # what a config reads from a store
 STORED = ("RepresentationCondition", "InstanceCondition", "codecs.Representations", "Latents}", "VQTokens}")
 DATA_ONLY = [name for name in EXPERIMENTS if name.endswith("_data")]
-FACTS = {
+SPEC = {
     "digits": ((1, 8, 8), 10),
     "mnist": ((1, 28, 28), 10),
     "cifar10": ((3, 32, 32), 10),
@@ -80,8 +80,8 @@ SMALLER = {
     **{name: SMALL_BIGGAN for name in TRAINED if name.endswith("_icgan")},
     **{name: SMALL_JOINT_BIGGAN for name in TRAINED if name.endswith("_icgan_class") and name[:6] != "digits"},
     "cifar10_gan": SMALL_BIGGAN,
-    "mnist_cgan": ["--data.source.held_back=10"],
-    "mnist_gan2014": ["--data.source.held_back=10"],
+    "mnist_cgan": ["--data.source.validation_size=10"],
+    "mnist_gan2014": ["--data.source.validation_size=10"],
     "coco256_icgan_stylegan2": SMALL_STYLEGAN2,
     **{name: SMALL_MAGE for name in TRAINED if "_mage_" in name},
     "cifar10_mage": ["--model.transformer.depth=1"],
@@ -104,7 +104,7 @@ def read(name, monkeypatch):
         raise Read(vars(self.config.fit))
 
     with monkeypatch.context() as patched:
-        patched.setattr(lightning.StageCLI, "instantiate_classes", stop)
+        patched.setattr(stages.StageCLI, "instantiate_classes", stop)
         with pytest.raises(Read) as caught:
             cli.run("fit", ["--config", name])
     return caught.value.args[0]
@@ -114,10 +114,10 @@ def full_size(name, config):
     """Return the stage of a config with all its networks, on the meta device."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=Stage)
-    image, classes = FACTS[name.partition("_")[0]]
-    geometry = config["data"].init_args.geometry
-    if geometry is not None:
-        image = (image[0], geometry.init_args.size, geometry.init_args.size)
+    image, classes = SPEC[name.partition("_")[0]]
+    transform = config["data"].init_args.transform
+    if transform is not None:
+        image = (image[0], transform.init_args.size, transform.init_args.size)
     columns = {"representation": {"shape": [256]}, "cluster": {"count": 10, "sizes": [1] * 10}}
     columns["latent"] = latent_of(name) or {"shape": [1]}
     columns["tokens"] = {"shape": [256], "count": 1024}
@@ -127,8 +127,8 @@ def full_size(name, config):
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
         if name.endswith("_online"):
-            stage.codec.encoder._facts.update(dim=256, identity="it")  # its weights are not here
-        return stage.build(Facts(image, classes, columns, {"alignment": "it"}))
+            stage.codec.encoder._spec.update(dim=256, identity="it")  # its weights are not here
+        return stage.build(DataSpec(image, classes, columns, {"alignment": "it"}))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -144,7 +144,7 @@ def test_configs_are_shipped_in_the_wheel():
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_full_size_is_built_from_facts(name, monkeypatch):
+def test_the_full_size_is_built_from_spec(name, monkeypatch):
     config = read(name, monkeypatch)
     stage = full_size(name, config)
     assert all(parameter.is_meta for parameter in stage.parameters())
@@ -190,9 +190,9 @@ def test_a_generator_takes_every_condition_by_override(name, condition, places, 
 
 @pytest.mark.parametrize("name", DATA_ONLY)
 def test_data_alone_can_be_given_to_a_command(name, places):
-    facts = call(data_of, "data", ["--config", name, *places(name)]).facts
-    image, classes = FACTS[name.partition("_")[0]]
-    assert (facts.image, facts.classes) == (
+    spec = call(data_of, "data", ["--config", name, *places(name)]).spec
+    image, classes = SPEC[name.partition("_")[0]]
+    assert (spec.image, spec.classes) == (
         image,
         len(CLASSES) if name.startswith(("inaturalist", "imagenet")) else classes,
     )
@@ -208,6 +208,6 @@ def test_the_rdm_for_vit_b_has_the_official_sizes(name, condition, monkeypatch):
     if condition:
         assert network.blocks[11].condition.weight.shape == (1536, condition)
         assert stage.conditioner.parts[0].table.weight.shape == (1000, condition)
-    averages = stage.ema.averaged()
-    assert "conditioner" not in averages
-    assert len(list(averages["network"].parameters())) == len(list(network.parameters()))
+    ema_names = stage.ema.averaged()
+    assert "conditioner" not in ema_names
+    assert len(list(ema_names["network"].parameters())) == len(list(network.parameters()))

@@ -3,10 +3,10 @@
 import pytest
 import timm
 import torch
-from offline import COUNT
 
-from autoencoders import save_kl, save_vq
-from rcg_lightning import cli
+from helpers.autoencoders import save_kl, save_vq
+from helpers.offline import COUNT
+from rcg_lightning.cli import main as cli
 from rcg_lightning.data.store import Store
 from rcg_lightning.networks.vqgan import VQGAN
 
@@ -26,7 +26,7 @@ def test_an_extraction_writes_the_views_that_its_data_name(name, places, offline
     encoder = [f"--encoder.weights={offline / 'vit.pth.tar'}", "--encoder.heads=12"]
     words = [*places(name), *encoder, "--accelerator=cpu", f"--out={tmp_path / 'store'}"]
     if column is not None:
-        words += ["--data.geometry.size=8", "--data.source.limit=10"]
+        words += ["--data.transform.size=8", "--data.source.limit=10"]
         words += [f"--codec.folder={SAVED[name.split('_')[1]](tmp_path / 'it', channels=3)}"]
     assert cli.main(["extract", "--config", name, *words]) == 0
     store = Store.open(tmp_path / "store")
@@ -34,12 +34,12 @@ def test_an_extraction_writes_the_views_that_its_data_name(name, places, offline
     assert store.columns.keys() == {"representation", *([column] if column else [])}
 
 
-def test_features_of_pictures_with_tags_are_extracted(places, tmp_path):
-    small = ["--encoder.name=test_vit", "--encoder.pretrained=false", "--data.geometry.size=32", "--accelerator=cpu"]
+def test_features_of_images_with_tags_are_extracted(places, tmp_path):
+    small = ["--encoder.name=test_vit", "--encoder.pretrained=false", "--data.transform.size=32", "--accelerator=cpu"]
     words = ["extract", "--config", "mirflickr_extract", *places("mirflickr_extract"), *small]
-    for split in ("train", "heldout"):
+    for split in ("train", "eval"):
         assert cli.main([*words, f"--split={split}", f"--out={tmp_path / split}"]) == 0
-    assert Store.open(tmp_path / "train").size + Store.open(tmp_path / "heldout").size == COUNT
+    assert Store.open(tmp_path / "train").size + Store.open(tmp_path / "eval").size == COUNT
 
 
 def test_the_features_for_words_are_as_many_as_published():

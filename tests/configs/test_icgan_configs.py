@@ -3,11 +3,11 @@
 import pytest
 import timm
 import torch
-from offline import CLASSES, COUNT, data_of
 from test_experiments import full_size, read
 
-from rcg_lightning import cli
-from rcg_lightning.commands.parsing import call
+from helpers.offline import CLASSES, COUNT, data_of
+from rcg_lightning.cli import main as cli
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.store import Store
 
 ENCODERS = {
@@ -60,15 +60,15 @@ def test_subsets_of_coco_stuff_by_the_command_line(subset, count, places):
     data = call(
         data_of, "data", ["--config", "coco128_data", *places("coco128_data"), f"--data.source.subset={subset}"]
     )
-    assert len(data.pictures("heldout")) == count
-    assert len(data.pictures("train")) == COUNT
+    assert len(data.images("eval")) == count
+    assert len(data.images("train")) == COUNT
 
 
 def test_strata_of_imagenet_lt_by_the_command_line(places):
     words = ["--config", "imagenetlt64_data", *places("imagenetlt64_data"), "--data.source.stratum=few"]
     data = call(data_of, "data", words)
-    assert len(data.pictures("heldout")) == COUNT // 2 + 3  # both classes are few here
-    assert data.facts.classes == len(CLASSES)
+    assert len(data.images("eval")) == COUNT // 2 + 3  # both classes are few here
+    assert data.spec.classes == len(CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rcg_lightning import cli
-from rcg_lightning.commands import cluster, compare, extract, instances, lightning, neighbours, principal, sample
-from rcg_lightning.commands.parsing import find_config
-from rcg_lightning.pipeline import TABLE, Run, Step, read_pipeline
+from rcg_lightning.cli import cluster, compare, extract, instances, neighbours, principal, sample, stages
+from rcg_lightning.cli import main as cli
+from rcg_lightning.cli.parsing import find_config
+from rcg_lightning.pipeline.runner import TABLE, Run, Step, read_pipeline
 
 PIPELINES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "pipeline").glob("*.yaml"))
 ROWS = {
@@ -49,16 +49,16 @@ def parsed(monkeypatch):
         seen.append(("fit", vars(self.config.fit)))
         raise Stop
 
-    monkeypatch.setattr(lightning.StageCLI, "instantiate_classes", stop)
+    monkeypatch.setattr(stages.StageCLI, "instantiate_classes", stop)
     for module in (cluster, compare, extract, instances, neighbours, principal, sample):
         name = module.__name__.rpartition(".")[2]
 
-        def stand_in(name=name, **values):
+        def mock(name=name, **values):
             seen.append((name, values))
 
-        stand_in.__signature__ = inspect.signature(getattr(module, name))
-        stand_in.__doc__ = getattr(module, name).__doc__
-        monkeypatch.setattr(module, name, stand_in)
+        mock.__signature__ = inspect.signature(getattr(module, name))
+        mock.__doc__ = getattr(module, name).__doc__
+        monkeypatch.setattr(module, name, mock)
     return seen
 
 

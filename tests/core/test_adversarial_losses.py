@@ -74,9 +74,9 @@ def test_path_lengths_of_a_linear_generator():
     torch.manual_seed(0)
     styles = torch.randn(3, 2, 4, requires_grad=True)
     matrix = torch.randn(4, 25)
-    pictures = (styles.sum(1) @ matrix).view(3, 1, 5, 5)
+    images = (styles.sum(1) @ matrix).view(3, 1, 5, 5)
     torch.manual_seed(1)
-    lengths = path_lengths(pictures, styles)
+    lengths = path_lengths(images, styles)
     torch.manual_seed(1)
     direction = torch.randn(3, 25) / 5
     torch.testing.assert_close(lengths, (direction @ matrix.T).norm(dim=1))  # the same for either layer

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
+from rcg_lightning.config import construct, describe
 from rcg_lightning.core.diffaugment import Colour, Cutout, DiffAugment, Translation
-from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
 
 EVERY = {"colour": Colour(), "translation": Translation(), "cutout": Cutout(), "all": DiffAugment()}
 
 
-def pictures(rows=6, channels=3, side=12):
+def images(rows=6, channels=3, side=12):
     return torch.rand(rows, channels, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -31,14 +31,14 @@ def test_shape_seeds_and_gradient(kind, shape):
 
 
 def test_rows_have_draws_of_their_own():
-    x = pictures(1).expand(32, -1, -1, -1)
+    x = images(1).expand(32, -1, -1, -1)
     for augment in EVERY.values():
         made = augment(x)
         assert len(torch.unique(made.flatten(1), dim=0)) > 8
 
 
-def test_colour_is_affine_in_each_picture_and_within_bounds():
-    x = pictures(400)
+def test_colour_is_affine_in_each_image_and_within_bounds():
+    x = images(400)
     made = Colour()(x)
     change = (made - x).mean((1, 2, 3))  # saturation and contrast keep the mean
     assert -0.5 <= float(change.min()) < -0.4
@@ -47,14 +47,14 @@ def test_colour_is_affine_in_each_picture_and_within_bounds():
     factor = chroma(made) / chroma(x)
     assert 0 <= float(factor.min()) < 0.3
     assert 2 < float(factor.max()) <= 3
-    grey = pictures(200, 1)
+    grey = images(200, 1)
     spread = (Colour()(grey) - grey.mean((1, 2, 3), keepdim=True)).flatten(1).std(1) / grey.flatten(1).std(1)
     assert 0.5 <= float(spread.min()) < 0.6
     assert 1.4 < float(spread.max()) <= 1.5
 
 
 def test_translation_moves_whole_pixels_and_fills_with_grey():
-    x = pictures(300, 1, 16)
+    x = images(300, 1, 16)
     made = Translation()(x)
     moves = set()
     for before, after in zip(x[:, 0], made[:, 0]):
@@ -67,7 +67,7 @@ def test_translation_moves_whole_pixels_and_fills_with_grey():
 
 
 def test_cutout_empties_a_rectangle_that_may_leave_the_frame():
-    x = pictures(400, 2, 12).abs() + 0.1
+    x = images(400, 2, 12).abs() + 0.1
     made = Cutout()(x)
     empty = made == 0
     assert torch.equal(empty[:, 0], empty[:, 1])
@@ -80,9 +80,9 @@ def test_cutout_empties_a_rectangle_that_may_leave_the_frame():
 
 
 def test_made_and_real_are_disturbed_by_the_same_law():
-    """In one call or in two: the picture's place in the batch tells nothing."""
+    """In one call or in two: the image's place in the batch tells nothing."""
     torch.manual_seed(0)
-    x = pictures(1).expand(3000, -1, -1, -1)
+    x = images(1).expand(3000, -1, -1, -1)
     together = DiffAugment()(torch.cat([x, x]))
     made, real = together.chunk(2)
     apart = DiffAugment()(x)
@@ -95,7 +95,7 @@ def test_settings():
     policy = construct(describe(DiffAugment([Translation(0.25), Cutout()])))
     assert [type(step) for step in policy.steps] == [Translation, Cutout]
     assert policy.steps[0].ratio == 0.25
-    x = pictures(2)
+    x = images(2)
     assert torch.equal(DiffAugment([])(x), x)
     with pytest.raises(UserError, match="share of"):
         Translation(2.0)

@@ -35,13 +35,13 @@ def test_levels_of_a_flow_are_times():
         pytest.approx(pair) for pair in zip(signal.tolist(), noise.tolist(), strict=True)
     ]
     t = torch.tensor([0.0, 0.123456, 0.5, 1.0])  # any time is a level
-    torch.testing.assert_close(FLOW.scales(FLOW.levels(t))[1], t)
-    assert signal.dtype == noise.dtype == FLOW.levels(t).dtype == torch.float32
+    torch.testing.assert_close(FLOW.scales(FLOW.timesteps(t))[1], t)
+    assert signal.dtype == noise.dtype == FLOW.timesteps(t).dtype == torch.float32
 
 
 def test_levels_of_diffusion_are_whole():
     u = torch.tensor([0.0, 0.0099, 0.01, 0.5, 0.9999, 1.0])
-    levels = LinearSchedule(100).levels(u)
+    levels = LinearSchedule(100).timesteps(u)
     assert levels.dtype == torch.int64
     assert levels.tolist() == [0, 0, 1, 50, 99, 99]
 

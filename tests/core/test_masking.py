@@ -5,16 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.masking import (
-    MaskRate,
+    MaskRatio,
     ParallelDecoding,
-    SeededDraws,
+    SeededDecodingNoise,
     masked_again,
     masked_cross_entropy,
     masked_positions,
     masks_left,
 )
-from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.errors import UserError
 
 # -- what is masked ----------------------------------------------------------------------------------------------------
@@ -22,7 +22,7 @@ from rcg_lightning.errors import UserError
 
 @pytest.mark.parametrize(("mean", "low", "high"), [(0.55, 0.5, 1.0), (0.75, 0.5, 1.0), (0.2, 0.1, 0.4)])
 def test_rates_follow_a_truncated_normal(mean, low, high):
-    law = MaskRate(mean, 0.25, low, high)
+    law = MaskRatio(mean, 0.25, low, high)
     u = torch.linspace(0, 1, 1001, dtype=torch.float64)
     rates = law(u)
     assert rates.dtype == torch.float64
@@ -33,17 +33,17 @@ def test_rates_follow_a_truncated_normal(mean, low, high):
 
 
 def test_rates_can_be_fixed_and_are_shares():
-    assert MaskRate(low=0.5, high=0.5)(torch.rand(3)).tolist() == [0.5] * 3
+    assert MaskRatio(low=0.5, high=0.5)(torch.rand(3)).tolist() == [0.5] * 3
     for low, high in ((0.0, 1.0), (0.6, 0.5), (0.5, 1.1)):
         with pytest.raises(UserError, match="mask rates lie in"):
-            MaskRate(low=low, high=high)
+            MaskRatio(low=low, high=high)
 
 
 @pytest.mark.parametrize("n", [4, 7, 256])
 @pytest.mark.parametrize("rate", [0.5, 0.503, 0.77, 1.0])
 def test_the_smallest_noise_is_masked_and_the_smallest_of_it_not_seen(n, rate):
     torch.manual_seed(0)
-    noise, dropped = torch.rand(5, n), MaskRate().dropped(n)
+    noise, dropped = torch.rand(5, n), MaskRatio().dropped(n)
     assert dropped == math.ceil(n / 2)
     masked, kept = masked_positions(noise, torch.tensor(rate), dropped)
     count = math.ceil(n * torch.tensor(rate))
@@ -59,7 +59,7 @@ def test_equal_noise_masks_as_many_and_rows_may_differ_in_rate():
     assert masked.sum(1).tolist() == [4, 8]
     assert kept.shape == (2, 4)
     # 0.07 * 100 is a little more than 7 to Python and 7 to float32: what is dropped is masked all the same
-    law = MaskRate(0.07, 0.01, 0.07, 0.2)
+    law = MaskRatio(0.07, 0.01, 0.07, 0.2)
     masked, _ = masked_positions(torch.rand(2, 100), law(torch.tensor(0.0)), law.dropped(100))
     assert masked.sum(1).tolist() == [law.dropped(100)] * 2
 
@@ -113,7 +113,7 @@ def decode(scores, seeds, steps=4, temperature=1.0):
         rounds.append((tokens, masked, progress))
         return scores.expand(len(tokens), -1, -1)
 
-    draws = SeededDraws(SeededNoise(seeds))
+    draws = SeededDecodingNoise(SeededNoise(seeds))
     return ParallelDecoding(steps, temperature).run(predict, draws, scores.shape[0]), rounds
 
 

@@ -5,11 +5,18 @@ from itertools import pairwise
 import pytest
 import torch
 
+from rcg_lightning.config import construct, describe
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.diffusion import Posterior
-from rcg_lightning.core.random import SeededNoise
-from rcg_lightning.core.samplers import DDIM, Ancestral, DiffusionSampler, EvenGrid, OffsetGrid, StrideGrid
+from rcg_lightning.core.samplers import (
+    DDIM,
+    Ancestral,
+    DiffusionSampler,
+    LeadingSpacing,
+    LinspaceSpacing,
+    OffsetSpacing,
+)
 from rcg_lightning.core.schedule import CosineSchedule, LinearSchedule, ScaledLinearSchedule
-from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
 
 MEAN = torch.tensor([0.0, 1.5, -0.7, 0.2])
@@ -33,19 +40,21 @@ def exact(schedule, learned_mix=None):
     ("sampler", "schedule"),
     [
         (DDIM(200, eta=0), LinearSchedule()),
-        (DDIM(250, eta=0, grid=OffsetGrid()), ScaledLinearSchedule()),
-        (DDIM(500, eta=1, grid=OffsetGrid()), ScaledLinearSchedule()),
-        (DDIM(500, eta=1, grid=EvenGrid()), LinearSchedule()),
+        (DDIM(250, eta=0, spacing=OffsetSpacing()), ScaledLinearSchedule()),
+        (DDIM(500, eta=1, spacing=OffsetSpacing()), ScaledLinearSchedule()),
+        (DDIM(500, eta=1, spacing=LinspaceSpacing()), LinearSchedule()),
         (DDIM(250, eta=0.5), CosineSchedule()),
         (Ancestral(1000), LinearSchedule()),
-        (Ancestral(500, grid=StrideGrid()), LinearSchedule()),
+        (Ancestral(500, spacing=LeadingSpacing()), LinearSchedule()),
     ],
     ids=lambda v: f"{type(v).__name__}{v.steps}_{getattr(v, 'eta', '')}",
 )
 def test_samples_have_the_moments_of_the_data(sampler, schedule):
     noise = SeededNoise(torch.arange(6000))
     samples = sampler.run(exact(schedule), schedule, noise, (4,))
-    end = schedule.alpha_bar(sampler.grid.levels(sampler.steps, schedule.steps)[-1])  # 1 unless it stops at level 0
+    end = schedule.alpha_bar(
+        sampler.spacing.timesteps(sampler.steps, schedule.steps)[-1]
+    )  # 1 unless it stops at level 0
     deviation = (end * DEVIATION**2 + 1 - end).sqrt()
     torch.testing.assert_close(samples.mean(0), end**0.5 * MEAN, rtol=0, atol=0.07)
     torch.testing.assert_close(samples.std(0), deviation, rtol=0.045, atol=0)
@@ -65,7 +74,7 @@ def seeds(count):
     return SeededNoise(torch.arange(count))
 
 
-@pytest.mark.parametrize("grid", [EvenGrid(), StrideGrid()], ids=["even", "stride"])
+@pytest.mark.parametrize("grid", [LinspaceSpacing(), LeadingSpacing()], ids=["even", "stride"])
 def test_ddim_with_eta_1_is_ancestral_sampling(grid):
     schedule = LinearSchedule()
     runs = [
@@ -80,7 +89,7 @@ def test_ddim_with_eta_1_is_ancestral_sampling(grid):
 def test_a_learned_variance_widens_the_step():
     schedule, x = LinearSchedule(), torch.zeros(1, 4)
     sampler = Ancestral(250)
-    levels = EvenGrid().levels(250, 1000)
+    levels = LinspaceSpacing().timesteps(250, 1000)
     k, s = levels[100], levels[101]
 
     def jump(mix):
@@ -111,7 +120,7 @@ class Counting(SeededNoise):
     [
         (DDIM(10, eta=0), [0]),
         (DDIM(10, eta=1), list(range(10))),  # none in the step to clean
-        (DDIM(10, eta=1, grid=OffsetGrid()), list(range(11))),  # noise in the last step as well, as officially
+        (DDIM(10, eta=1, spacing=OffsetSpacing()), list(range(11))),  # noise in the last step as well, as officially
         (Ancestral(10), list(range(10))),
     ],
 )
@@ -135,39 +144,39 @@ def test_estimates_are_clipped_where_asked_for():
 
 
 def test_offset_grid_of_the_official_rdm():
-    levels = OffsetGrid().levels(250, 1000)
+    levels = OffsetSpacing().timesteps(250, 1000)
     assert levels[:2] == [997, 993]
     assert levels[-3:] == [5, 1, 0]
     assert len(levels) == 251  # levels visited, and the end
-    assert len(OffsetGrid().levels(30, 1000)) == 1 + 31  # 30 does not divide 1000
+    assert len(OffsetSpacing().timesteps(30, 1000)) == 1 + 31  # 30 does not divide 1000
     with pytest.raises(UserError, match="run out of the schedule"):
-        OffsetGrid().levels(1000, 1000)
+        OffsetSpacing().timesteps(1000, 1000)
 
 
 def test_stride_grid_is_ddim25():
-    levels = StrideGrid().levels(25, 1000)
+    levels = LeadingSpacing().timesteps(25, 1000)
     assert levels == [*range(960, -1, -40), -1]
 
 
 def test_even_grid_is_250():
-    levels = EvenGrid().levels(250, 1000)
+    levels = LinspaceSpacing().timesteps(250, 1000)
     assert levels[0] == 999
     assert levels[-2:] == [0, -1]
     assert len(set(levels)) == 251
     gaps = {a - b for a, b in pairwise(levels[:-1])}
     assert gaps == {4, 5}
-    assert EvenGrid().levels(1000, 1000) == list(range(999, -2, -1))
+    assert LinspaceSpacing().timesteps(1000, 1000) == list(range(999, -2, -1))
 
 
-@pytest.mark.parametrize("grid", [StrideGrid(), OffsetGrid(), EvenGrid()], ids=lambda g: type(g).__name__)
-def test_grids_descend_and_refuse_nonsense(grid):
+@pytest.mark.parametrize("grid", [LeadingSpacing(), OffsetSpacing(), LinspaceSpacing()], ids=lambda g: type(g).__name__)
+def test_spacings_descend_and_reject_nonsense(grid):
     for steps in (2, 10, 25, 30, 250):
-        levels = grid.levels(steps, 1000)
+        levels = grid.timesteps(steps, 1000)
         assert all(a > b for a, b in pairwise(levels))
         assert levels[0] < 1000
     for steps in (0, -1, 1001):
         with pytest.raises(UserError, match="steps"):
-            grid.levels(steps, 1000)
+            grid.timesteps(steps, 1000)
 
 
 def test_progress_goes_from_0_to_1():
@@ -189,7 +198,7 @@ def test_a_sampler_is_one_step_rule():
         def step(self, x, posterior, k, s, schedule, noise):
             return posterior.mean
 
-    samples = Last(4, StrideGrid(), None).run(lambda x, k, p: Posterior(x + 1), LinearSchedule(), seeds(4), (2,))
+    samples = Last(4, LeadingSpacing(), None).run(lambda x, k, p: Posterior(x + 1), LinearSchedule(), seeds(4), (2,))
     torch.testing.assert_close(samples, seeds(4).normal(0, 2) + 4)
 
 

@@ -58,6 +58,6 @@ def test_cosine_law_before_the_cap():
     assert float(schedule.betas().max()) == 0.999
 
 
-def test_a_schedule_without_steps_is_refused():
+def test_a_schedule_without_steps_is_rejected():
     with pytest.raises(UserError, match="at least one step"):
         LinearSchedule(0)

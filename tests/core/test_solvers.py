@@ -6,9 +6,18 @@ from itertools import pairwise
 import pytest
 import torch
 
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.diffusion import Posterior
-from rcg_lightning.core.random import SeededNoise
-from rcg_lightning.core.samplers import DDIM, Ancestral, DPMSolver2M, Euler, EvenGrid, Heun, OffsetGrid, TrailingGrid
+from rcg_lightning.core.samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolver2M,
+    Euler,
+    Heun,
+    LinspaceSpacing,
+    OffsetSpacing,
+    TrailingSpacing,
+)
 from rcg_lightning.core.schedule import CosineSchedule, FlowSchedule, LinearSchedule
 from rcg_lightning.errors import UserError
 
@@ -46,7 +55,7 @@ def exact(schedule, told=None):
 def error(sampler, schedule):
     """Mean distance from where the exact flow ends: Gaussians keep their quantile."""
     noise = Precise(torch.arange(200))
-    signal, sigma = schedule.at(sampler.grid.levels(sampler.steps, schedule.steps)[0])
+    signal, sigma = schedule.at(sampler.spacing.timesteps(sampler.steps, schedule.steps)[0])
     widths = (signal**2 * DEVIATION**2 + sigma**2).sqrt()
     ends = MEAN + DEVIATION / widths * (noise.normal(0, 4) - signal * MEAN)
     return float((sampler.run(exact(schedule), schedule, noise, (4,)) - ends).abs().mean())
@@ -66,9 +75,9 @@ def test_the_error_falls_by_the_order(kind, order, schedule):
 @paths
 @pytest.mark.parametrize("steps", [10, 20])
 def test_second_order_beats_ddim_at_as_many_evaluations(schedule, steps):
-    first = error(DDIM(steps, grid=TrailingGrid()), schedule)
+    first = error(DDIM(steps, spacing=TrailingSpacing()), schedule)
     assert error(DPMSolver2M(steps), schedule) < 0.5 * first
-    assert error(Heun(steps // 2, EvenGrid()), schedule) < 0.7 * first
+    assert error(Heun(steps // 2, LinspaceSpacing()), schedule) < 0.7 * first
 
 
 def test_on_a_flow_eulers_step_goes_along_the_velocity():
@@ -96,7 +105,7 @@ def velocity_at(x, k, schedule):
 def test_euler_is_ddim_without_noise(schedule):
     one, other = (
         sampler.run(exact(schedule), schedule, Precise(torch.arange(5)), (4,))
-        for sampler in (Euler(7), DDIM(7, grid=TrailingGrid()))
+        for sampler in (Euler(7), DDIM(7, spacing=TrailingSpacing()))
     )
     assert torch.equal(one, other)
 
@@ -104,7 +113,7 @@ def test_euler_is_ddim_without_noise(schedule):
 def test_dpm_solver_follows_its_paper():
     """Lu et al. 2022, algorithm 2, in their own terms: λ, h, r and D."""
     schedule, noise = CosineSchedule(), Precise(torch.arange(6))
-    levels = TrailingGrid().levels(5, schedule.steps)
+    levels = TrailingSpacing().timesteps(5, schedule.steps)
     states = [x for x, _ in DPMSolver2M(5).trajectory(exact(schedule), schedule, noise, (4,))]
     alpha, sigma = zip(*(schedule.at(k) for k in levels), strict=True)
     lam = [math.log(a / s) for a, s in zip(alpha[:-1], sigma[:-1], strict=True)]
@@ -130,7 +139,7 @@ def test_evaluations_levels_and_progress(kind, count, schedule):
     assert len(steps) == 6
     assert noise.steps == [0]  # no noise but the start
     assert len(told) == count
-    levels = TrailingGrid().levels(6, schedule.steps)
+    levels = TrailingSpacing().timesteps(6, schedule.steps)
     assert all(progress == pytest.approx(levels.index(k) / 5) for k, progress in told)  # a level has its progress
     assert [k for k, _ in told] == sorted((k for k, _ in told), reverse=True)
 
@@ -165,7 +174,7 @@ def test_estimates_are_clipped(kind):
 
 @pytest.mark.parametrize(
     "sampler",
-    [Heun(30), DPMSolver2M(60), DDIM(300, 1.0, TrailingGrid()), Ancestral(300, TrailingGrid())],
+    [Heun(30), DPMSolver2M(60), DDIM(300, 1.0, TrailingSpacing()), Ancestral(300, TrailingSpacing())],
     ids=lambda s: type(s).__name__,
 )
 def test_a_mixture_is_sampled_along_a_flow(sampler):
@@ -187,20 +196,20 @@ def test_a_mixture_is_sampled_along_a_flow(sampler):
 
 
 def test_a_grid_from_pure_noise_to_clean_in_equal_strides():
-    assert TrailingGrid().levels(25, 1000) == [*range(999, 0, -40), -1]
-    assert TrailingGrid().levels(1, 1000) == [999, -1]
-    assert TrailingGrid().levels(1000, 1000) == list(range(999, -2, -1))
+    assert TrailingSpacing().timesteps(25, 1000) == [*range(999, 0, -40), -1]
+    assert TrailingSpacing().timesteps(1, 1000) == [999, -1]
+    assert TrailingSpacing().timesteps(1000, 1000) == list(range(999, -2, -1))
     for steps in (3, 7, 30, 999):
-        levels = TrailingGrid().levels(steps, 1000)
+        levels = TrailingSpacing().timesteps(steps, 1000)
         assert len(set(levels)) == steps + 1
     with pytest.raises(UserError, match="1 to 1000 steps"):
-        TrailingGrid().levels(0, 1000)
+        TrailingSpacing().timesteps(0, 1000)
 
 
 def test_a_solver_may_end_at_level_zero():
-    """On a grid that ends before clean, Heun averages in the last step as well and DPM-Solver's is of first order."""
+    """On a grid that ends before clean, Heun EMA weights in the last step as well and DPM-Solver's is of first order."""
     schedule = LinearSchedule()
-    for sampler in (Heun(50, OffsetGrid()), DPMSolver2M(50, OffsetGrid())):
+    for sampler in (Heun(50, OffsetSpacing()), DPMSolver2M(50, OffsetSpacing())):
         samples = sampler.run(exact(schedule), schedule, Precise(torch.arange(2000)), (4,))
         torch.testing.assert_close(samples.mean(0), MEAN, rtol=0, atol=0.1)
         torch.testing.assert_close(samples.std(0), DEVIATION, rtol=0.1, atol=0)

@@ -1,4 +1,4 @@
-"""COCO-Stuff: which pictures count, seen and unseen combinations of classes, lists in place of annotations."""
+"""COCO-Stuff: which images count, seen and unseen combinations of classes, lists in place of annotations."""
 
 import json
 
@@ -19,10 +19,10 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def write(root, split, scenes):
-    """Write pictures of 100 x 50 and both files of annotations.
+    """Write images of 100 x 50 and both files of annotations.
 
     Args:
-        scenes: for each picture its objects: class, or (class, facts of the annotation).
+        scenes: for each image its objects: class, or (class, data spec of the annotation).
     """
     (root / f"{split}2017").mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
@@ -34,10 +34,10 @@ def write(root, split, scenes):
         rows = []
         for number, objects in enumerate(scenes):
             for entry in objects:
-                category, facts = entry if isinstance(entry, tuple) else (entry, {})
+                category, spec = entry if isinstance(entry, tuple) else (entry, {})
                 if category in classes:
                     row = {"image_id": ids[number], "category_id": category, "bbox": [0, 0, 50, 25], "iscrowd": 0}
-                    rows.append({**row, **facts})
+                    rows.append({**row, **spec})
         names = {OTHER: "other"}
         categories = [{"id": c, "name": names.get(c, f"class {c}")} for c in classes]
         content = {"images": images, "annotations": rows, "categories": categories}
@@ -74,10 +74,10 @@ def root(tmp_path):
     return tmp_path
 
 
-def held_out(root, names, **settings):
-    """Numbers, within VAL, of the held-out pictures."""
-    pictures = CocoStuff(root, validation=1, **settings).heldout()
-    return sorted(names.index(pictures.name(i).rpartition("/")[2]) for i in range(len(pictures)))
+def evaluation(root, names, **settings):
+    """Numbers, within VAL, of the evaluation images."""
+    images = CocoStuff(root, validation=1, **settings).evaluation()
+    return sorted(names.index(images.name(i).rpartition("/")[2]) for i in range(len(images)))
 
 
 def file_names(root, split):
@@ -85,12 +85,12 @@ def file_names(root, split):
     return [image["file_name"] for image in content["images"]]
 
 
-def test_which_training_pictures_are_taken(root):
-    pictures, names = CocoStuff(root).train(), file_names(root, "train")
-    taken = sorted(names.index(pictures.name(i).rpartition("/")[2]) for i in range(len(pictures)))
+def test_which_training_images_are_taken(root):
+    images, names = CocoStuff(root).train(), file_names(root, "train")
+    taken = sorted(names.index(images.name(i).rpartition("/")[2]) for i in range(len(images)))
     assert taken == [0, 1, 8]
-    assert pictures.labels is None
-    assert pictures.load(0).shape == (3, 50, 100)
+    assert images.labels is None
+    assert images.load(0).shape == (3, 50, 100)
     assert len(CocoStuff(root, limit=2).train()) == 2
 
 
@@ -98,8 +98,8 @@ def test_which_training_pictures_are_taken(root):
     ("subset", "expected"),
     [("validation", [0]), ("eval", [1, 2, 3, 4, 5]), ("seen", [1, 2, 5]), ("unseen", [3, 4])],
 )
-def test_seen_is_a_set_of_classes_that_a_training_picture_has_too(root, subset, expected):
-    assert held_out(root, file_names(root, "val"), subset=subset) == expected
+def test_seen_is_a_set_of_classes_that_a_training_image_has_too(root, subset, expected):
+    assert evaluation(root, file_names(root, "val"), subset=subset) == expected
 
 
 def test_lists_take_the_place_of_annotations(root):
@@ -109,10 +109,10 @@ def test_lists_take_the_place_of_annotations(root):
     (root / "lists" / "seen.txt").write_text(f"val2017/{names[3]}\n{names[1]}\n")
     for file in (root / "annotations").iterdir():
         file.unlink()
-    assert held_out(root, names, subset="seen", lists=root / "lists") == [1, 3]
+    assert evaluation(root, names, subset="seen", lists=root / "lists") == [1, 3]
     assert len(CocoStuff(root, lists=root / "lists").train()) == 4
-    with pytest.raises(UserError, match=r"no list of pictures at .*unseen\.txt"):
-        CocoStuff(root, "unseen", root / "lists").heldout()
+    with pytest.raises(UserError, match=r"no list of images at .*unseen\.txt"):
+        CocoStuff(root, "unseen", root / "lists").evaluation()
 
 
 def test_annotations_are_read_once(root, monkeypatch):
@@ -122,7 +122,7 @@ def test_annotations_are_read_once(root, monkeypatch):
     monkeypatch.undo()
     file = root / "annotations" / "stuff_train2017.json"
     content = json.loads(file.read_text())
-    content["annotations"] = content["annotations"][:-2]  # those of the last picture
+    content["annotations"] = content["annotations"][:-2]  # those of the last image
     file.write_text(json.dumps(content))
     assert len(CocoStuff(root).train()) == 2
 
@@ -130,12 +130,12 @@ def test_annotations_are_read_once(root, monkeypatch):
 def test_mistakes_are_said_in_one_line(root):
     with pytest.raises(UserError, match="subsets of COCO-Stuff are eval, seen, unseen, validation, not 'test'"):
         CocoStuff(root, "test")
-    with pytest.raises(UserError, match="there are no eval pictures of COCO-Stuff"):
-        CocoStuff(root).heldout()  # all of these few are for validation
+    with pytest.raises(UserError, match="there are no eval images of COCO-Stuff"):
+        CocoStuff(root).evaluation()  # all of these few are for validation
     gone = root / "val2017" / file_names(root, "val")[2]
     gone.unlink()
-    with pytest.raises(UserError, match=rf"1 of 5 pictures of COCO-Stuff's eval are .* such as {gone.name}"):
-        CocoStuff(root, validation=1).heldout()
+    with pytest.raises(UserError, match=rf"1 of 5 images of COCO-Stuff's eval are .* such as {gone.name}"):
+        CocoStuff(root, validation=1).evaluation()
     file = root / "annotations" / "stuff_train2017.json"
     file.write_text("{")
     with pytest.raises(UserError, match=r"stuff_train2017\.json is no JSON"):
@@ -145,7 +145,7 @@ def test_mistakes_are_said_in_one_line(root):
         CocoStuff(root).train()
     row = {"image_id": 5, "category_id": 92, "bbox": [0, 0, 9, 9]}
     file.write_text(json.dumps({"images": [], "annotations": [row], "categories": []}))
-    with pytest.raises(UserError, match="annotates picture 5, which COCO's annotations have not"):
+    with pytest.raises(UserError, match="annotates image 5, which COCO's annotations have not"):
         CocoStuff(root).train()
     file.unlink()
     with pytest.raises(UserError, match=r"no annotations at .*stuff_train2017\.json"):

@@ -52,7 +52,7 @@ def test_small_distances_are_exact_in_a_far_away_bank():
     assert index.tolist() == [[50, 51]]
 
 
-def test_too_many_neighbours_are_refused():
+def test_too_many_neighbours_are_rejected():
     with pytest.raises(UserError, match="bank of 3"):
         nearest(torch.zeros(1, 2), torch.zeros(3, 2), 4)
     assert nearest(torch.zeros(0, 2), torch.zeros(3, 2), 2)[1].shape == (0, 2)

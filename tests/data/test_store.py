@@ -1,4 +1,4 @@
-"""Stores: exact for any number of processes, continued after a kill, refused where they do not belong."""
+"""Stores: exact for any number of processes, continued after a kill, rejected where they do not belong."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ import pytest
 from rcg_lightning.data.store import ShardCollector, Store, StoreWriter
 from rcg_lightning.errors import UserError
 
-IDENTITY = {"dataset": "abc", "split": "train", "geometry": "as is", "h": "encoder 1"}
+IDENTITY = {"dataset": "abc", "split": "train", "transform": "as is", "h": "encoder 1"}
 N, V = 23, 2
 
 
@@ -155,11 +155,11 @@ def test_damage_is_found(tmp_path):
         Store.open(folder)
 
 
-def test_a_store_that_does_not_belong_is_refused(tmp_path):
+def test_a_store_that_does_not_belong_is_rejected(tmp_path):
     store = make(tmp_path / "s")
     store.check(dataset="abc", split="train")
-    with pytest.raises(UserError, match="split is 'train', not 'heldout'"):
-        store.check(dataset="abc", split="heldout")
+    with pytest.raises(UserError, match="split is 'train', not 'eval'"):
+        store.check(dataset="abc", split="eval")
 
 
 def test_reading_needs_no_right_to_write(tmp_path):
@@ -210,14 +210,14 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
     make(tmp_path / "s").verify()
 
 
-def test_wrong_columns_are_refused(tmp_path):
+def test_wrong_columns_are_rejected(tmp_path):
     maker = writer(tmp_path / "s")
     shard = maker.pending()[0]
     with pytest.raises(UserError, match="shape"):
         maker.write(shard, {"h": np.zeros((5, 1, 3), np.float32)})
     broken = values(shard)
     broken["h"][3, 1, 0] = np.nan
-    with pytest.raises(UserError, match="'h' of picture 3 is not finite"):
+    with pytest.raises(UserError, match="'h' of image 3 is not finite"):
         maker.write(shard, broken)
     with pytest.raises(UserError, match="not finite in float16"):
         writer(tmp_path / "t", floats="float16").write(shard, {"h": np.full((5, V, 1), 1e6, np.float32)})

@@ -8,7 +8,7 @@ from rcg_lightning.data.neighbours import Products
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.stored_neighbours import (
-    FaissProducts,
+    FaissIndex,
     StoredNeighbours,
     StoredRows,
     itself_first,
@@ -75,8 +75,8 @@ def test_chunks_stay_within_the_memory(memory, dim, k):
     assert chunks.bank >= 1024
 
 
-def test_more_neighbours_than_rows_are_refused(store):
-    with pytest.raises(UserError, match=f"{store.path} holds 2500 pictures: choose k from 1"):
+def test_more_neighbours_than_rows_are_rejected(store):
+    with pytest.raises(UserError, match=f"{store.path} holds 2500 images: choose k from 1"):
         StoredNeighbours(store, SIZE + 1, 10**9, CPU)
     assert StoredNeighbours(store, SIZE, 10**9, CPU).of(7, 8)[0, 0] == 7
 
@@ -89,11 +89,11 @@ def test_copies_of_a_row_do_not_hide_it():
 def test_faiss_finds_the_same(store):
     pytest.importorskip("faiss", reason="the extra faiss is not installed")
     for memory in (least_bytes(SIZE, DIM, K), 10**9):
-        found = StoredNeighbours(store, K, memory, CPU, FaissProducts)
+        found = StoredNeighbours(store, K, memory, CPU, FaissIndex)
         np.testing.assert_array_equal(all_of(found), exact(store))
     rows = torch.nn.functional.normalize(torch.from_numpy(store.whole("representation")[:, 0]))
     no_limit = torch.full((50, 1), torch.inf)
-    score, place = FaissProducts(rows)(rows[:50], 4, no_limit)
+    score, place = FaissIndex(rows)(rows[:50], 4, no_limit)
     expected, order = Products(rows)(rows[:50], 4, no_limit)
     expected, kept = expected.topk(4, largest=False)
     assert torch.equal(place, order.gather(1, kept))

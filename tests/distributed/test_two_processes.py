@@ -1,7 +1,7 @@
 """Two processes on the CPU, started by Lightning on one machine and by torchrun as two machines, against one process.
 
 Each launch runs every stage in turn (every_stage.py) and writes what each process ended with. Extraction and sampling
-have to agree to the last bit; training has to reach, up to rounding, what one process computes from the same pictures.
+have to agree to the last bit; training has to reach, up to rounding, what one process computes from the same images.
 """
 
 import os
@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from every_stage import (
+
+from helpers.every_stage import (
     ALTERNATING,
     BATCH,
     CONDITIONS,
@@ -29,18 +30,17 @@ from every_stage import (
     moco,
     transformer,
 )
-
 from rcg_lightning.callbacks.reseed import seed_of
-from rcg_lightning.data.images import as_floats
-from rcg_lightning.data.rows import Rows
+from rcg_lightning.data.data_module import as_floats
+from rcg_lightning.data.image_dataset import ImageDataset
+from rcg_lightning.data.index_samplers import StreamSampler
 from rcg_lightning.data.store import Store
-from rcg_lightning.data.stream import StreamSampler
 from rcg_lightning.stages import ssl
 
 if not torch.distributed.is_available():
     pytest.skip("this torch was built without torch.distributed", allow_module_level=True)
 
-SCRIPT = Path(__file__).with_name("every_stage.py")
+SCRIPT = Path(__file__).parents[1] / "helpers" / "every_stage.py"
 RDMS = {"rdm_equally": "none", "rdm_class_equally": "class"}
 EQUALLY = [*RDMS, *(f"{condition}_equally" for condition in CONDITIONS), "aligned_equally", "masked_equally"]
 EQUALLY += ["again_equally", "accumulated_equally"]
@@ -76,8 +76,8 @@ def pair(request, tmp_path_factory):
     started = request.param(out)
     try:
         for process in started:
-            said = process.communicate(timeout=LIMIT)[0]
-            assert process.returncode == 0, said[-3000:]
+            output = process.communicate(timeout=LIMIT)[0]
+            assert process.returncode == 0, output[-3000:]
     finally:
         for process in started:
             process.kill()
@@ -98,13 +98,13 @@ def note(folder, name, rank=0):
     return torch.load(folder / f"{name}-{rank}.pt", weights_only=True)
 
 
-def averaged_training(stage, data, world=2):
+def ema_training(stage, data, world=2):
     """Train as two processes should: each half of a batch by itself, their gradients averaged, rank 0's statistics."""
-    stage.build(data.facts).train()
+    stage.build(data.spec).train()
     stage._trainer = SimpleNamespace(max_steps=STEPS)
     optimizer, scheduler = stage.optimizer.make(stage.trained(), STEPS)
-    rows = Rows(data.pictures("train"), data.geometry, None, {}, stage.needs, data.seed)
-    streams = [iter(StreamSampler(len(data.pictures("train")), BATCH // world, data.seed, r, world)) for r in (0, 1)]
+    rows = ImageDataset(data.images("train"), data.transform, None, {}, stage.needs, data.seed)
+    streams = [iter(StreamSampler(len(data.images("train")), BATCH // world, data.seed, r, world)) for r in (0, 1)]
     for step in range(1, STEPS + 1):
         batches = [as_floats(rows[next(stream)]) for stream in streams]
         before = [buffer.clone() for buffer in stage.buffers()]
@@ -173,13 +173,13 @@ def test_both_processes_end_with_the_same_weights(pair, name):
 def test_two_halves_of_a_batch_train_like_the_whole(pair, alone, name):
     mine, other = note(alone, name), note(pair, name)
     if name == "aligned_equally":
-        start = aligned(pair / "moco" / "encoder").build(Session(pair).data().facts)
+        start = aligned(pair / "moco" / "encoder").build(Session(pair).data().spec)
     elif name in ("masked_equally", "again_equally", "accumulated_equally"):
         make = transformer if name != "masked_equally" else lambda: masked(True)
-        start = make().build(Session(pair).data().facts)
+        start = make().build(Session(pair).data().spec)
     else:
         kind, condition = ("rdm", RDMS[name]) if name in RDMS else ("pixels", name.partition("_")[0])
-        start = generator(kind, condition, True).build(Session(pair).data(pair / "stores").facts)
+        start = generator(kind, condition, True).build(Session(pair).data(pair / "stores").spec)
     agree(other["state"], mine["state"], start.state_dict())
     assert other["metrics"]["val/loss"] == pytest.approx(mine["metrics"]["val/loss"], rel=1e-4)
 
@@ -187,7 +187,7 @@ def test_two_halves_of_a_batch_train_like_the_whole(pair, alone, name):
 @pytest.mark.parametrize("name", ALTERNATING)
 def test_two_halves_of_a_batch_move_every_player_like_the_whole(pair, alone, name):
     mine, other = note(alone, f"{name}_equally"), note(pair, f"{name}_equally")
-    start = ALTERNATING[name](True).build(Session(pair).data().facts).state_dict()
+    start = ALTERNATING[name](True).build(Session(pair).data().spec).state_dict()
     agree(other["state"], mine["state"], start)
     assert other["metrics"]["val/loss"] == pytest.approx(mine["metrics"]["val/loss"], rel=1e-3)
 
@@ -195,13 +195,13 @@ def test_two_halves_of_a_batch_move_every_player_like_the_whole(pair, alone, nam
 @pytest.mark.parametrize(("name", "make"), [("moco", moco), ("classifier", classifier)])
 def test_gradients_are_averaged_over_the_processes(pair, name, make):
     data = Session(pair, devices=2).data()
-    states = [note(pair, name)["state"], averaged_training(make(), data), make().build(data.facts).state_dict()]
+    states = [note(pair, name)["state"], ema_training(make(), data), make().build(data.spec).state_dict()]
     for state in states:
         state.pop("network.scale", None)  # set after training, by the process that exports
     agree(*states)
 
 
-@pytest.mark.parametrize("split", ["train", "heldout"])
+@pytest.mark.parametrize("split", ["train", "eval"])
 def test_extraction_is_equal_to_the_last_bit(pair, alone, split):
     for folder in (split, f"{split}_clusters"):
         both, one = Store.open(pair / "stores" / folder), Store.open(alone / "stores" / folder)
@@ -220,7 +220,7 @@ def test_samples_are_equal_to_the_last_bit(pair, alone, name):
     assert np.array_equal(both.whole(column), rows)
     assert both.identity == one.identity
     assert len(rows) == SAMPLES.get(name, 50)
-    assert len(np.unique(rows.reshape(len(rows), -1), axis=0)) > 0.8 * len(rows)  # not all the same picture
+    assert len(np.unique(rows.reshape(len(rows), -1), axis=0)) > 0.8 * len(rows)  # not all the same image
 
 
 def test_the_representations_distance_counts_every_process_once(pair):

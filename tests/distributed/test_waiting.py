@@ -1,13 +1,13 @@
 """No step of any stage waits for the device, with the Trainer's own logging and progress bar around it."""
 
 import pytest
-from every_stage import BATCH, classifier, gan, generator, masked, moco, tokenizer
 from lightning.pytorch.callbacks import Callback
 
+from helpers.every_stage import BATCH, classifier, gan, generator, masked, moco, tokenizer
 from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.callbacks.monitor import Progress
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.sources import Digits
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.datasets import Digits
 from rcg_lightning.trainer import Trainer
 
 STEPS, LOGGED = 9, 4
@@ -46,7 +46,7 @@ def test_only_steps_that_are_logged_wait(name, tmp_path, monkeypatch):
     monkeypatch.setattr("rcg_lightning.callbacks.monitor.time.monotonic", lambda: 0.0)  # the bar is read once a second
     settings = {"accelerator": "cpu", "precision": "32-true", "log_every_n_steps": LOGGED, "callbacks": [waits]}
     trainer = Trainer(tmp_path, STEPS, **settings)
-    trainer.fit(STAGES[name](), datamodule=ImageData(Digits(limit=256), batch_size=BATCH))
+    trainer.fit(STAGES[name](), datamodule=ImageDataModule(Digits(limit=256), batch_size=BATCH))
     quiet = [step for step in waits.counted if step > 1 and step < STEPS and step % LOGGED]  # the first may check
     assert len(quiet) == 5
     assert {step: waits.counted[step] for step in quiet} == {step: {} for step in quiet}
@@ -56,7 +56,7 @@ def test_only_steps_that_are_logged_wait(name, tmp_path, monkeypatch):
 def test_the_bar_shows_the_loss(tmp_path):
     trainer = Trainer(tmp_path, 2, accelerator="cpu", precision="32-true", logger=False)
     stage = classifier()
-    trainer.fit(stage, datamodule=ImageData(Digits(limit=256), batch_size=BATCH))
+    trainer.fit(stage, datamodule=ImageDataModule(Digits(limit=256), batch_size=BATCH))
     (bar,) = (one for one in trainer.callbacks if isinstance(one, Progress))
     shown = bar.get_metrics(trainer, stage)
     assert shown == {"train/loss": pytest.approx(float(trainer.callback_metrics["train/loss"]))}

@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.pictures import ArrayPictures, Source
-from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.image_split import ArraySplit, Source
+from rcg_lightning.metrics.feature_extractors import ClassifierExtractor
 from rcg_lightning.networks.classifier import Classifier
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.pretrained.network_folder import save_network
 
 
 def blobs(count, seed):
-    """Grey pictures of 8x8 with a bright blob at a random place, (N, 1, 8, 8) uint8."""
+    """Grey images of 8x8 with a bright blob at a random place, (N, 1, 8, 8) uint8."""
     draw = np.random.default_rng(seed)
     at, width = draw.uniform(1, 6, (count, 2, 1, 1)), draw.uniform(1, 3, (count, 1, 1))
     y, x = np.mgrid[:8, :8]
@@ -21,15 +21,15 @@ def blobs(count, seed):
 
 class Blobs(Source):
     def train(self):
-        return ArrayPictures(blobs(600, 0), None, None, "train")
+        return ArraySplit(blobs(600, 0), None, None, "train")
 
-    def heldout(self):
-        return ArrayPictures(blobs(200, 1), None, None, "held-out")
+    def evaluation(self):
+        return ArraySplit(blobs(200, 1), None, None, "held-out")
 
 
 @pytest.fixture
 def data():
-    return ImageData(Blobs())
+    return ImageDataModule(Blobs())
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def extractor(tmp_path):
 
 @pytest.fixture
 def samples():
-    """Pictures a little off the real ones."""
+    """Images a little off the real ones."""
     return torch.from_numpy(blobs(300, 2) // 2 + 40)
 
 
 @pytest.fixture
 def real():
-    """Pictures like the training ones."""
+    """Images like the training ones."""
     return torch.from_numpy(blobs(250, 0))
 
 

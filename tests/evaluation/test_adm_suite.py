@@ -1,4 +1,4 @@
-"""A whole evaluation by the ADM suite's protocol: its file layout, Inception's file layout, pictures as PNG."""
+"""A whole evaluation by the ADM suite's protocol: its file layout, Inception's file layout, images as PNG."""
 
 import json
 
@@ -9,14 +9,14 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from rcg_lightning.cli import main
-from rcg_lightning.evaluation.extractors import INCEPTION_FILE, InceptionExtractor
-from rcg_lightning.evaluation.grid import save_pictures
-from rcg_lightning.evaluation.published_statistics import read_statistics
+from rcg_lightning.cli.main import main
+from rcg_lightning.evaluation.image_grid import save_images
 from rcg_lightning.evaluation.reference import Reference
+from rcg_lightning.evaluation.reference_files import read_statistics
+from rcg_lightning.metrics.feature_extractors import INCEPTION_FILE, InceptionExtractor
 
 
-def pictures(count, seed, darkest=0):
+def images(count, seed, darkest=0):
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=draw)
     smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
@@ -37,8 +37,8 @@ def suite(inception_weights, tmp_path, monkeypatch):
     (tmp_path / "hub" / "checkpoints" / INCEPTION_FILE).symlink_to(inception_weights)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    samples, real = pictures(8, 0), pictures(10, 1, 30)
-    save_pictures([samples], tmp_path / "png", (f"{i:02d}.png" for i in range(8)))
+    samples, real = images(8, 0), images(10, 1, 30)
+    save_images([samples], tmp_path / "png", (f"{i:02d}.png" for i in range(8)))
     layers = ["2048", "logits_unbiased"]
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", layers, feature_extractor_weights_path=str(inception_weights)
@@ -58,34 +58,34 @@ def suite(inception_weights, tmp_path, monkeypatch):
     return tmp_path, found, spatial[0], arrays
 
 
-def test_figures_are_those_computed_directly_on_the_same_features(suite, capsys, monkeypatch):
+def test_metrics_are_those_computed_directly_on_the_same_features(suite, capsys, monkeypatch):
     folder, (samples, real), spatial, arrays = suite
     words = ["--samples", folder / "png", "--protocol", "adm-256", "--statistics", folder / "batch.npz"]
-    code = main([str(word) for word in ["evaluate", *words, "--accelerator", "cpu", "--out", folder / "figures.json"]])
+    code = main([str(word) for word in ["evaluate", *words, "--accelerator", "cpu", "--out", folder / "metrics.json"]])
     assert code == 0, capsys.readouterr().err
-    content = json.loads((folder / "figures.json").read_text())
-    figures = {name.partition("/")[0]: value for name, value in content["figures"].items()}
-    assert "fid/inception_8_statistics" in content["figures"]
+    content = json.loads((folder / "metrics.json").read_text())
+    metrics = {name.partition("/")[0]: value for name, value in content["metrics"].items()}
+    assert "fid/inception_8_statistics" in content["metrics"]
     fid = distance(samples[0].double().numpy(), arrays["mu"], arrays["sigma"].diagonal())
-    assert figures["fid"] == pytest.approx(fid, rel=1e-3)
-    assert figures["sfid"] == pytest.approx(distance(spatial, arrays["mu_s"], arrays["sigma_s"].diagonal()), rel=1e-3)
-    assert figures["is"] == pytest.approx(
+    assert metrics["fid"] == pytest.approx(fid, rel=1e-3)
+    assert metrics["sfid"] == pytest.approx(distance(spatial, arrays["mu_s"], arrays["sigma_s"].diagonal()), rel=1e-3)
+    assert metrics["is"] == pytest.approx(
         isc_features_to_metric(samples[1], splits=1)["inception_score_mean"], rel=1e-3
     )
     near = prc_features_to_metric(
         samples[0], real[0], prc_neighborhood=3, prc_batch_size=100, save_cpu_ram=False, verbose=False
     )
-    assert (figures["precision"], figures["recall"]) == pytest.approx((near["precision"], near["recall"]), rel=1e-3)
+    assert (metrics["precision"], metrics["recall"]) == pytest.approx((near["precision"], near["recall"]), rel=1e-3)
 
     record = content["protocol"]
     assert record["name"] == "adm-256 with another weights, number"  # these weights are random
     assert (record["format"], record["reference"]["file"]) == ("png", "batch.npz")
 
     (kept,) = (folder / "cache" / "rcg-lightning").iterdir()
-    monkeypatch.setattr(Reference, "measure", None)  # the pictures of the reference batch are not looked at again
+    monkeypatch.setattr(Reference, "measure", None)  # the images of the reference batch are not looked at again
     again = read_statistics(folder / "batch.npz", InceptionExtractor())
     torch.testing.assert_close(again.train.features, real[0], rtol=1e-3, atol=1e-5)
-    assert (again.name, again.train.pictures, again.train.size) == ("statistics", None, (32, 32))
+    assert (again.name, again.train.images, again.train.size) == ("statistics", None, (32, 32))
     kept.unlink()
     with pytest.raises(TypeError):
         read_statistics(folder / "batch.npz", InceptionExtractor())
@@ -94,7 +94,7 @@ def test_figures_are_those_computed_directly_on_the_same_features(suite, capsys,
 def test_a_cache_that_cannot_be_written_costs_time_only(extractor, real, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "cache").write_text("no folder")
-    np.savez(tmp_path / "pictures.npz", arr_0=real.permute(0, 2, 3, 1).numpy())
-    found = read_statistics(tmp_path / "pictures.npz", extractor)
+    np.savez(tmp_path / "images.npz", arr_0=real.permute(0, 2, 3, 1).numpy())
+    found = read_statistics(tmp_path / "images.npz", extractor)
     assert len(found.train.features) == len(real)
-    assert "they are made anew each time" in caplog.text
+    assert "they are made again each time" in caplog.text

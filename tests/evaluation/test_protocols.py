@@ -1,4 +1,4 @@
-"""Figures say how they were made, and those of different protocols are told apart."""
+"""Metrics say how they were made, and those of different protocols are told apart."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.protocols import (
     Protocol,
@@ -18,7 +18,7 @@ from rcg_lightning.evaluation.protocols import (
     presets,
 )
 from rcg_lightning.evaluation.records import comparable, differences
-from rcg_lightning.evaluation.scores import score
+from rcg_lightning.evaluation.scorer import score
 from rcg_lightning.types import to_uint8
 
 TRAIN = {"set": "train", "identity": "abc"}
@@ -77,24 +77,24 @@ def test_one_warning_names_all_that_differs(extractor, caplog):
 
 
 def test_a_reference_is_bound_with_its_checksum(data, extractor, samples, tmp_path):
-    both, facts = bind_data(Protocol(), data, extractor, None, "cpu")
-    assert facts["identity"] == data.pictures("train").fingerprint
-    held, facts = bind_data(Protocol(reference="heldout"), data, extractor, None, "cpu")
-    assert (held.name, facts["set"], facts["pictures"]) == ("heldout", "heldout", 200)
-    of_both, of_held = (score(samples, real, extractor) for real in (both, held))
-    assert of_held["fd"] == of_both["fd_heldout"]
+    both, spec = bind_data(Protocol(), data, extractor, None, "cpu")
+    assert spec["identity"] == data.images("train").fingerprint
+    held, spec = bind_data(Protocol(reference="eval"), data, extractor, None, "cpu")
+    assert (held.name, spec["set"], spec["images"]) == ("eval", "eval", 200)
+    of_both, of_evaluation = (score(samples, real, extractor) for real in (both, held))
+    assert of_evaluation["fd"] == of_both["fd_eval"]
     assert len(held.train.features) == len(held.radii) == 200
-    assert of_held["nearest"] == of_both["nearest"]  # copies are of training pictures
-    assert of_held["copy_rate"] == of_both["copy_rate"]
+    assert of_evaluation["nearest"] == of_both["nearest"]  # copies are of training images
+    assert of_evaluation["copy_rate"] == of_both["copy_rate"]
 
     both.train.moments.save(tmp_path / "stats.npz")
-    real, facts = bind_statistics(tmp_path / "stats.npz", extractor, "cpu")
+    real, spec = bind_statistics(tmp_path / "stats.npz", extractor, "cpu")
     assert score(samples, real, extractor)["fd"] == of_both["fd"]
-    assert (facts["file"], len(facts["identity"])) == ("stats.npz", 64)
+    assert (spec["file"], len(spec["identity"])) == ("stats.npz", 64)
 
-    for name, pictures in (("a", samples), ("b", samples.flip(0))):
-        np.savez(tmp_path / f"{name}.npz", arr_0=pictures.permute(0, 2, 3, 1).numpy())
+    for name, images in (("a", samples), ("b", samples.flip(0))):
+        np.savez(tmp_path / f"{name}.npz", arr_0=images.permute(0, 2, 3, 1).numpy())
     (one, first), (_, other) = (bind_samples(tmp_path / f"{name}.npz", extractor, "cpu") for name in "ab")
     assert first["identity"] != other["identity"]
     assert score(samples, one, extractor)["fd"] == pytest.approx(0, abs=1e-9)
-    assert replace(one, name="x").train.pictures is None
+    assert replace(one, name="x").train.images is None

@@ -1,25 +1,25 @@
-"""Published figures as data, and measured ones put beside them."""
+"""Published metrics as data, and measured ones put next to them."""
 
 import json
 
 import pytest
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.metrics import metric_name
 from rcg_lightning.evaluation.protocols import presets
 from rcg_lightning.evaluation.published import NOT_YET, Protocol, find_row, find_table, tables
-from rcg_lightning.evaluation.reproduction import Measured, comparison, lines, read_figures, read_results
+from rcg_lightning.evaluation.reproduction import Measured, comparison, lines, read_metrics, read_results
+from rcg_lightning.metrics.feature_statistics import metric_name
 
 FULL = {"fid/inception_50k_train": 4.0, "is/inception_50k": 170.0, "precision/inception_50k_train": 0.8}
 
 
-def written(folder, content, name="figures.json"):
+def written(folder, content, name="metrics.json"):
     path = folder / name
     path.write_text(json.dumps(content))
     return path
 
 
-def test_rows_have_ids_figures_sources_and_protocols():
+def test_rows_have_ids_metrics_sources_and_protocols():
     assert len(tables()) > 15
     for name, table in tables().items():
         assert table.name == name
@@ -28,11 +28,11 @@ def test_rows_have_ids_figures_sources_and_protocols():
         for key, row in table.rows.items():
             assert row.id == f"{name}/{key}"
             assert find_row(row.id) is row
-            assert row.figures
+            assert row.metrics
             assert row.sources
-            assert row.figures.keys() == row.protocols.keys()
-            assert row.makes | row.unconfirmed | set(row.errors) <= row.figures.keys()
-            assert all(isinstance(value, float) for value in row.figures.values())
+            assert row.metrics.keys() == row.protocols.keys()
+            assert row.makes | row.unconfirmed | set(row.errors) <= row.metrics.keys()
+            assert all(isinstance(value, float) for value in row.metrics.values())
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_rows_have_ids_figures_sources_and_protocols():
         ("cgan/cgan", "log_likelihood", 132.0),
     ],
 )
-def test_some_well_known_figures(row, metric, value):
-    assert find_row(row).figures[metric] == value
+def test_some_well_known_metrics(row, metric, value):
+    assert find_row(row).metrics[metric] == value
 
 
 def test_the_conditioning_ablation_is_shown_for_digits():
-    fid = {key: row.figures["fid"] for key, row in find_table("digits").rows.items()}
+    fid = {key: row.metrics["fid"] for key, row in find_table("digits").rows.items()}
     assert fid == {"none": 14.23, "cluster": 6.60, "class": 5.83, "representation": 5.07, "oracle": 4.37}
 
 
@@ -70,7 +70,7 @@ def test_what_is_remembered_only_is_unconfirmed():
             remembered = any("remembered" in source for source in row.sources)
             assert remembered == bool(row.unconfirmed), row.id
             if all("remembered" in source for source in row.sources):
-                assert row.unconfirmed == row.figures.keys()
+                assert row.unconfirmed == row.metrics.keys()
 
 
 def test_ablations_differ_in_one_thing_and_only_existing_stages_train():
@@ -91,33 +91,33 @@ def test_the_nearest_name_is_told():
 def test_full_names_are_read_back(tmp_path):
     for kind, extractor, count, reference in [
         ("fd", "inception", 50_000, "train"),
-        ("fd", "classifier", 1346, "heldout"),
+        ("fd", "classifier", 1346, "eval"),
         ("is", "inception", 5000, None),
         ("precision", "dinov2", 300, "train"),
     ]:
         path = written(tmp_path, {metric_name(kind, extractor, count, reference): 1.5})
-        (found,) = read_figures(path)
+        (found,) = read_metrics(path)
         expected = "fid" if (kind, extractor) == ("fd", "inception") else kind
         assert (found.metric, found.extractor, found.number, found.reference) == (expected, extractor, count, reference)
-    (found,) = read_figures(written(tmp_path, {"rep_fd/50000_train": 0.5}))  # as it is logged in training
+    (found,) = read_metrics(written(tmp_path, {"rep_fd/50000_train": 0.5}))  # as it is logged in training
     assert (found.metric, found.extractor, found.number, found.reference) == ("rep_fd", None, 50_000, "train")
 
 
 def test_short_names_take_the_rest_from_what_stands_beside_them(tmp_path):
-    content = {"metrics": {"fd": 2.0, "fd_heldout": 3.0}, "n": 60, "extractor": "classifier", "protocol": "digits"}
-    near, far = read_figures(written(tmp_path, content))
-    assert (near.reference, far.reference) == ("train", "heldout")
+    content = {"metrics": {"fd": 2.0, "fd_eval": 3.0}, "n": 60, "extractor": "classifier", "protocol": "digits"}
+    near, far = read_metrics(written(tmp_path, content))
+    assert (near.reference, far.reference) == ("train", "eval")
     assert (near.metric, near.number, near.extractor, near.protocol) == ("fd", 60, "classifier", "digits")
     content["protocol"] = {"name": "adm-256", "version": 1}
-    assert read_figures(written(tmp_path, content))[0].protocol == "adm-256"
+    assert read_metrics(written(tmp_path, content))[0].protocol == "adm-256"
 
 
-def test_files_that_hold_no_figures(tmp_path):
+def test_files_that_hold_no_metrics(tmp_path):
     for content in ({}, [1], {"n": 5}, "text"):
-        with pytest.raises(UserError, match="figures"):
-            read_figures(written(tmp_path, content))
+        with pytest.raises(UserError, match="metrics"):
+            read_metrics(written(tmp_path, content))
     with pytest.raises(UserError, match="cannot be read"):
-        read_figures(tmp_path / "missing.json")
+        read_metrics(tmp_path / "missing.json")
     with pytest.raises(UserError, match=r"should be the results\.json"):
         read_results(written(tmp_path, {"fd": 1}))
 
@@ -130,7 +130,7 @@ def measured(**settings):
 def test_every_difference_in_protocol_is_named():
     val = find_row("conditioning/none").protocols["fid"]
     assert measured(protocol="val-50k").differs(val) == []
-    assert measured(reference="heldout").differs(val) == ["its file does not say whether it is val-50k"]
+    assert measured(reference="eval").differs(val) == ["its file does not say whether it is val-50k"]
     assert measured(number=5000, protocol="val-50k").differs(val) == ["5000 samples, not 50000"]
     told = measured(number=None, extractor="classifier", reference="train").differs(val)
     assert told == [
@@ -167,15 +167,15 @@ def test_settings_of_published_protocols_are_those_of_the_named_ones():
 
 
 def test_a_linear_probe_is_published_in_per_cent(tmp_path):
-    path = written(tmp_path, {"linear_accuracy/encoder_50k_heldout": 0.75, "uniformity/encoder_5k": -3.9})
-    found = lines(find_table("encoder-size"), {"encoder-size/b": read_figures(path)})
+    path = written(tmp_path, {"linear_accuracy/encoder_50k_eval": 0.75, "uniformity/encoder_5k": -3.9})
+    found = lines(find_table("encoder-size"), {"encoder-size/b": read_metrics(path)})
     (line,) = (line for line in found if line.row.id == "encoder-size/b" and line.metric == "linear_probe")
     assert line.difference == pytest.approx(75 - 76.7)
 
 
 def test_difference_is_measured_minus_published(tmp_path):
     table = find_table("imagenet256")
-    found = lines(table, {"imagenet256/mage-b-rcg": read_figures(written(tmp_path, FULL))})
+    found = lines(table, {"imagenet256/mage-b-rcg": read_metrics(written(tmp_path, FULL))})
     mine = {line.metric: line for line in found if line.row.id == "imagenet256/mage-b-rcg"}
     assert mine["fid"].difference == pytest.approx(0.02)
     assert mine["is"].difference == pytest.approx(-7.8)
@@ -187,14 +187,14 @@ def test_difference_is_measured_minus_published(tmp_path):
 
 
 def test_the_right_one_of_several_references_is_taken(tmp_path):
-    both = {"fid/inception_50k_train": 1.0, "fid/inception_50k_heldout": 2.0}
-    found = lines(find_table("conditioning"), {"conditioning/none": read_figures(written(tmp_path, both))})
+    both = {"fid/inception_50k_train": 1.0, "fid/inception_50k_eval": 2.0}
+    found = lines(find_table("conditioning"), {"conditioning/none": read_metrics(written(tmp_path, both))})
     assert found[0].measured.values == (2.0,)
 
 
 def test_the_unconfirmed_is_shown_and_never_compared(tmp_path):
-    figures = read_figures(written(tmp_path, {"fid/inception_50k_val": 9.0, "is/inception_50k": 20.0}))
-    found = lines(find_table("icgan"), {"icgan/none-64-da": figures, "icgan/none-64": figures})
+    metrics = read_metrics(written(tmp_path, {"fid/inception_50k_val": 9.0, "is/inception_50k": 20.0}))
+    found = lines(find_table("icgan"), {"icgan/none-64-da": metrics, "icgan/none-64": metrics})
     by_id = {(line.row.id, line.metric): line for line in found}
     assert by_id["icgan/none-64-da", "fid"].difference == pytest.approx(-0.2)
     assert by_id["icgan/none-64-da", "is"].difference is None
@@ -204,11 +204,11 @@ def test_the_unconfirmed_is_shown_and_never_compared(tmp_path):
     assert not by_id["icgan/none-64", "fid"].plain()["confirmed"]
 
 
-def test_seeds_are_one_figure(tmp_path):
+def test_seeds_are_one_metric(tmp_path):
     rows = [{"condition": "none", "seed": seed, "metrics": {"fd": 1.0 + seed}, "n": 60} for seed in range(2)]
     found = lines(find_table("digits"), read_results(written(tmp_path, rows, "results.json")))
     assert found[0].measured.values == (1.0, 2.0)
-    assert found[0].difference is None  # digits beside ImageNet
+    assert found[0].difference is None  # digits next to ImageNet
     assert "| none | fid | 14.23 | 1.5 ± 0.707 (n 60, to train) | not comparable |" in comparison(
         find_table("digits"), found
     )

@@ -6,16 +6,16 @@ import torch
 from PIL import Image
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.grid import image_grid, labelled_grid
+from rcg_lightning.evaluation.image_grid import image_grid, labelled_grid
 from rcg_lightning.evaluation.reference import reference_of
-from rcg_lightning.evaluation.report import DRAWN_ANEW, HELD_OUT, REAL, Row, floors, table, write_results
+from rcg_lightning.evaluation.report import DRAWN_ANEW, EVALUATION, REAL, Row, floors, table, write_results
 
 
 def row(condition, seed, fd, **more):
     return Row(condition, seed, {"fd": fd, "is": 5.0, "precision": 0.5, "recall": 0.25}, 100, 2.0, **more)
 
 
-def test_results_are_written_as_rows_table_and_picture(tmp_path, samples):
+def test_results_are_written_as_rows_table_and_image(tmp_path, samples):
     rows = [row("none", 0, 1.0, samples=samples), row("representation", 0, 0.25, samples=samples)]
     write_results(tmp_path / "out", rows, "FD in the features of a classifier.")
     written = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -35,16 +35,16 @@ def test_seeds_share_a_line_and_floors_come_last():
     text = table([row(REAL, 0, 0.1), row("none", 0, 1.0), row("none", 1, 2.0)])
     *_, none, floor = text.splitlines()
     assert none == "| none | 100 | 2 | 1.500 ± 0.707 | – | 5.00 ± 0.00 | 0.50 ± 0.00 / 0.25 ± 0.00 | – | 2.0 ± 0.0 |"
-    assert floor.startswith("| *floor: real* | 100 | 1 | 0.100 |")
+    assert floor.startswith("| *reference value: real* | 100 | 1 | 0.100 |")
 
 
 def test_floors_are_rows_too(data, extractor):
     rows = floors(data, reference_of(data, extractor, None), extractor, n=300)
     assert {floor.condition for floor in rows} == {REAL}
-    assert [(floor.part, floor.n) for floor in rows] == [(DRAWN_ANEW, 300), (HELD_OUT, 200)]
+    assert [(floor.part, floor.n) for floor in rows] == [(DRAWN_ANEW, 300), (EVALUATION, 200)]
     assert rows[0].metrics["copy_rate"] == 1.0
     assert rows[1].metrics["copy_rate"] < 0.05
-    assert rows[1].plain()["part"] == HELD_OUT
+    assert rows[1].plain()["part"] == EVALUATION
     assert rows[0].samples.shape == (18, 1, 8, 8)
 
 
@@ -54,7 +54,7 @@ def test_a_grid_shows_every_pixel_enlarged():
     assert grid.shape == (2 * 6 + 1, 2 * 6 + 1, 3)
     assert (grid[:3, :3] == 0).all()
     assert (grid[3:6, 7 + 3 : 13] == images[1, 0, 1, 1].item()).all()
-    assert (grid[7:, 7:] == 255).all()  # no fourth picture
+    assert (grid[7:, 7:] == 255).all()  # no fourth image
     colour = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     colour[0, 1] = 200
     assert (image_grid(colour, 4, scale=1) == np.array([0, 200, 0])).all()

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.biggan import BigGANDiscriminator, BigGANGenerator, MapAttention
 
 
 def build(shape, condition_dim=6, attention=(), **settings):
-    """A generator, and a discriminator conditional if the generator is, of pictures of ``shape``."""
+    """A generator, and a discriminator conditional if the generator is, of images of ``shape``."""
     torch.manual_seed(0)
     generator = BigGANGenerator(2, attention=list(attention), **{"noise_dim": 20, **settings})
     discriminator = BigGANDiscriminator(2, attention=list(attention))
@@ -28,7 +28,7 @@ def inputs(generator, discriminator, shape, condition_dim=6, rows=3):
     ids=str,
 )
 @pytest.mark.parametrize("condition_dim", [0, 6])
-def test_pictures_of_any_side_that_doubles(shape, bottom, condition_dim):
+def test_images_of_any_side_that_doubles(shape, bottom, condition_dim):
     generator, discriminator = build(shape, condition_dim)
     assert generator.bottom == bottom
     noise, c, projected = inputs(generator, discriminator, shape, condition_dim)
@@ -99,7 +99,7 @@ def test_attention_starts_as_the_identity_and_then_mixes_positions():
     assert float((attention(other) - attention(x)).detach()[:, :, 5, 5].abs().max()) > 1e-6
 
 
-def test_evaluation_gives_each_row_its_picture():
+def test_evaluation_gives_each_row_its_image():
     shape = (1, 8, 8)
     generator, discriminator = build(shape)
     noise, c, projected = inputs(generator, discriminator, shape)
@@ -111,7 +111,7 @@ def test_evaluation_gives_each_row_its_picture():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UserError, match=r"square pictures"):
+    with pytest.raises(UserError, match=r"square images"):
         BigGANGenerator().build((3, 32, 64), 0)
     with pytest.raises(UserError, match="do not allow"):
         BigGANDiscriminator().build((3, 100, 100), 0)
@@ -135,7 +135,7 @@ def test_a_gradient_penalty_reaches_through_attention():
     assert float(discriminator.blocks[0].attention.query.weight.grad.abs().sum()) > 0
 
 
-def test_under_autocast_pictures_are_nearly_the_same():
+def test_under_autocast_images_are_nearly_the_same():
     shape = (1, 28, 28)
     generator, discriminator = build(shape, attention=[14])
     noise, c, projected = inputs(generator, discriminator, shape)

@@ -2,26 +2,26 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rcg_lightning.core.random import SeededNoise
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.adversarial import NormalNoise, UniformNoise
 from rcg_lightning.networks.cgan import ConditionalDiscriminator, ConditionalGenerator, Maxout, Rectified
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.types import Classes, Vector
 
-PICTURE = (1, 28, 28)
+IMAGE = (1, 28, 28)
 
 
 def sizes(network):
     return {name: tuple(p.shape) for name, p in network.named_parameters() if name.endswith("weight")}
 
 
-def test_the_published_sizes_for_pictures():
+def test_the_published_sizes_for_images():
     generator, discriminator = ConditionalGenerator(), ConditionalDiscriminator()
     for network, width in ((generator, 1000), (discriminator, 250)):
         conditioner = Conditioner(drop=0.0)
-        network.build(PICTURE, conditioner.build((Classes(10),), network.condition_width(PICTURE)))
+        network.build(IMAGE, conditioner.build((Classes(10),), network.condition_width(IMAGE)))
         assert sizes(conditioner) == {"parts.0.table.weight": (10, width)}
     assert sizes(generator) == {
         "noise_linear.weight": (200, 100),
@@ -37,7 +37,7 @@ def test_the_published_sizes_for_pictures():
 
 def test_the_published_sizes_for_word_vectors():
     generator = ConditionalGenerator(100, 500, 2000, None, squashed=False, law=NormalNoise())
-    discriminator = ConditionalDiscriminator(Rectified(500), Rectified(1200), Maxout(1000, 3), pictures=False)
+    discriminator = ConditionalDiscriminator(Rectified(500), Rectified(1200), Maxout(1000, 3), images=False)
     for network in (generator, discriminator):
         conditioner = Conditioner(drop=0.0)
         network.build((200,), conditioner.build((Vector(4096),), network.condition_width((200,))))
@@ -59,7 +59,7 @@ def test_the_published_sizes_for_word_vectors():
 def test_a_class_enters_as_its_one_hot_vector_does_in_the_paper():
     generator = ConditionalGenerator(dropout=0.0)
     conditioner = Conditioner(drop=0.0)
-    generator.build(PICTURE, conditioner.build((Classes(10),), 1000))
+    generator.build(IMAGE, conditioner.build((Classes(10),), 1000))
     label, noise = torch.tensor([0, 3, 9]), torch.rand(3, 100)
     linear = torch.nn.Linear(10, 1000)
     with torch.no_grad():
@@ -80,11 +80,11 @@ def test_maxout_is_the_largest_piece_of_each_unit():
 @pytest.mark.parametrize("conditional", [True, False])
 def test_every_parameter_gets_a_gradient(conditional):
     generator, discriminator = ConditionalGenerator(), ConditionalDiscriminator(reach=0.05)
-    generator.build(PICTURE, 1000 if conditional else 0)
-    discriminator.build(PICTURE, 250 if conditional else 0)
+    generator.build(IMAGE, 1000 if conditional else 0)
+    discriminator.build(IMAGE, 250 if conditional else 0)
     c = [torch.randn(4, width if conditional else 0) for width in (1000, 250)]
     made = generator(generator.law.random(4, 100), c[0])
-    assert made.shape == (4, *PICTURE)
+    assert made.shape == (4, *IMAGE)
     assert float(made.detach().abs().max()) <= 1
     discriminator(made, c[1]).sum().backward()
     for network in (generator, discriminator):
@@ -94,19 +94,19 @@ def test_every_parameter_gets_a_gradient(conditional):
 
 def test_dropout_is_in_training_only():
     generator = ConditionalGenerator()
-    generator.build(PICTURE, 0)
+    generator.build(IMAGE, 0)
     noise, none = torch.rand(2, 100), torch.zeros(2, 0)
     torch.testing.assert_close(generator.eval()(noise, none), generator(noise, none), rtol=0, atol=0)
     assert not torch.equal(generator.train()(noise, none), generator(noise, none))
 
 
-def test_pictures_are_read_as_in_the_paper():
+def test_images_are_read_as_in_the_paper():
     discriminator = ConditionalDiscriminator(dropout=0.0)
-    raw = ConditionalDiscriminator(pictures=False, dropout=0.0)
-    discriminator.build(PICTURE, 0)
-    raw.build(PICTURE, 0)
+    raw = ConditionalDiscriminator(images=False, dropout=0.0)
+    discriminator.build(IMAGE, 0)
+    raw.build(IMAGE, 0)
     raw.load_state_dict(discriminator.state_dict())
-    x, none = torch.rand(2, *PICTURE), torch.zeros(2, 0)
+    x, none = torch.rand(2, *IMAGE), torch.zeros(2, 0)
     torch.testing.assert_close(discriminator(2 * x - 1, none), raw(x, none))
 
 
@@ -124,11 +124,11 @@ def test_laws_of_the_noise():
         torch.testing.assert_close(law.random(2, 3), first, rtol=0, atol=0)
 
 
-def test_a_condition_of_another_width_is_refused():
+def test_a_condition_of_another_width_is_rejected():
     with pytest.raises(UserError, match=r"generator's conditioner\.dim must be 1000"):
-        ConditionalGenerator().build(PICTURE, 128)
+        ConditionalGenerator().build(IMAGE, 128)
     with pytest.raises(UserError, match=r"discriminator's conditioner\.dim must be 250"):
-        ConditionalDiscriminator().build(PICTURE, 50)
+        ConditionalDiscriminator().build(IMAGE, 50)
 
 
 @pytest.mark.parametrize("conditional", [True, False])

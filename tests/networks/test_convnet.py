@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.convnet import ResNet18, SmallConvNet, spread_strides
 
@@ -29,7 +29,7 @@ def test_given_strides_and_widths():
         SmallConvNet(1, 8, widths=[4, 8], strides=[2])
 
 
-def test_resnet_keeps_small_pictures():
+def test_resnet_keeps_small_images():
     net = ResNet18(channels=1).eval()
     with torch.no_grad():
         assert net.layer1(net.maxpool(net.conv1(torch.rand(1, 1, 16, 16)))).shape[-1] == 16

@@ -19,10 +19,10 @@ def test_a_patch_is_as_wide_as_it_says(layers, reach):
     for module in network.net:
         if isinstance(module, torch.nn.GroupNorm):
             module.forward = lambda x: x  # a norm looks at the whole map
-    picture = torch.randn(1, 1, 128, 128, requires_grad=True)
-    logits = network(picture, torch.zeros(1, 0))
+    image = torch.randn(1, 1, 128, 128, requires_grad=True)
+    logits = network(image, torch.zeros(1, 0))
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
-    seen = picture.grad[0, 0].abs().sum(0) > 0
+    seen = image.grad[0, 0].abs().sum(0) > 0
     assert int(seen.sum()) == reach
 
 

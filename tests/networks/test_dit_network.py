@@ -62,7 +62,7 @@ def test_every_parameter_gets_a_gradient():
 
 @pytest.mark.parametrize(
     ("shape", "condition", "message"),
-    [((3, 7, 8), 0, "patch 2 does not divide"), ((32,), 0, "pictures or latents"), ((3, 8, 8), 5, "must be 16")],
+    [((3, 7, 8), 0, "patch 2 does not divide"), ((32,), 0, "images or latents"), ((3, 8, 8), 5, "must be 16")],
 )
 def test_what_does_not_fit_is_told(shape, condition, message):
     with pytest.raises(UserError, match=message):

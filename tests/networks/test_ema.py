@@ -91,7 +91,7 @@ def test_copies_are_never_trained():
 
 
 @pytest.mark.parametrize("warmup", [False, True])
-def test_state_carries_averages_and_count(warmup, tmp_path):
+def test_state_carries_ema_weights_and_count(warmup, tmp_path):
     given = modules()
     ema = EMA(0.9, warmup)
     ema.build(given)

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.heads import BottleneckHead, MLPHead, Predictor, Projected, ProjectionHead
 

@@ -1,4 +1,4 @@
-"""In sampling all rows have one noise level: given once, it says the same as given for each row."""
+"""In sampling all rows have one timestep: given once, it says the same as given for each row."""
 
 import pytest
 import torch

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
@@ -37,7 +37,7 @@ def build(shape=(1, 8, 8), condition_dim=6, **settings):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 48, 48)], ids=str)
 @pytest.mark.parametrize("condition_dim", [0, 6])
-def test_pictures_of_any_side_that_doubles(shape, condition_dim):
+def test_images_of_any_side_that_doubles(shape, condition_dim):
     generator, discriminator = build(shape, condition_dim)
     noise, c = torch.randn(3, 5), torch.randn(3, condition_dim)
     made = generator(noise, c)
@@ -64,7 +64,7 @@ def test_resampling_is_zero_insertion_and_a_filter():
 
 @pytest.mark.parametrize("doubles", [False, True])
 def test_modulation_is_that_of_the_weights(doubles):
-    """Scaling in- and outputs is the published scaling of each picture's weights."""
+    """Scaling in- and outputs is the published scaling of each image's weights."""
     torch.manual_seed(0)
     conv = ModulatedConv(6, 4, 5, doubles=doubles)
     x, w = torch.randn(3, 4, 8, 8), torch.randn(3, 6)
@@ -102,7 +102,7 @@ def test_the_spread_of_a_group_is_a_feature():
     assert deviation(x[:1], 4).shape == (1, 3, 4, 4)
 
 
-def test_a_picture_is_named_by_its_noise_in_evaluation_only():
+def test_a_image_is_named_by_its_noise_in_evaluation_only():
     generator, _ = build()
     noise, c = torch.randn(4, 5), torch.randn(4, 6)
     mean = generator.mean.clone()
@@ -177,7 +177,7 @@ def test_conditions_of_both_kinds(parts, dim):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UserError, match="square pictures"):
+    with pytest.raises(UserError, match="square images"):
         StyleGAN2Generator().build((3, 32, 64), 0)
     with pytest.raises(UserError, match="groups of at least one"):
         StyleGAN2Discriminator(group=0)

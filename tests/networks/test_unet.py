@@ -114,7 +114,7 @@ def test_resizing():
     ("kind", "shape", "condition", "message"),
     [
         ("adm", (3, 7, 8), 0, "that 2 divides"),
-        ("adm", (32,), 0, "pictures or latents"),
+        ("adm", (32,), 0, "images or latents"),
         ("adm", (3, 8, 8), 5, "must be 64"),
     ],
 )

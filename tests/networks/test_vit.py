@@ -4,7 +4,7 @@ import pytest
 import timm.models.vision_transformer as timm_vit
 import torch
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.vit import VisionTransformer, position_table
 
@@ -33,7 +33,7 @@ def test_class_token_alone_equals_the_whole_last_block():
 
 
 @pytest.mark.parametrize(("channels", "size", "patch"), [(1, 8, 2), (3, 28, 7), (3, 32, 4)])
-def test_any_picture_size(channels, size, patch):
+def test_any_image_size(channels, size, patch):
     net = small(channels=channels, image_size=size, patch=patch)
     assert net(torch.rand(2, channels, size, size)).shape == (2, net.dim)
 
@@ -75,11 +75,11 @@ def test_rebuilt_from_its_description():
 
 
 @pytest.mark.parametrize("wrong", [{"patch": 5}, {"heads": 5}, {"width": 6, "heads": 2}])
-def test_impossible_sizes_are_refused(wrong):
+def test_impossible_sizes_are_rejected(wrong):
     with pytest.raises(UserError):
         small(**wrong)
 
 
-def test_wrong_picture_is_refused():
+def test_wrong_image_is_rejected():
     with pytest.raises(UserError, match=r"\(3, 32, 32\)"):
         small()(torch.rand(1, 3, 16, 16))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks import vqgan
 from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
@@ -19,7 +19,7 @@ def small(kind, channels=1, multipliers=(1, 2, 2), **sizes):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("image", [(1, 8, 8), (3, 16, 8)])
-def test_one_class_serves_every_size_of_picture(kind, image):
+def test_one_class_serves_every_size_of_image(kind, image):
     network = small(kind, image[0])
     x = torch.rand(2, *image)
     z = network.encode(x)
@@ -27,7 +27,7 @@ def test_one_class_serves_every_size_of_picture(kind, image):
     assert z.shape[1:] == quantised.shape[1:] == network.shape(image) == (4, image[1] // 4, image[2] // 4)
     assert (indices.shape, indices.dtype) == ((2, image[1] // 4, image[2] // 4), torch.int64)
     assert network.decode(quantised).shape == network(x).shape == x.shape
-    assert network.picture_range == ((0, 1) if kind is MaskGITVQGAN else (-1, 1))
+    assert network.image_range == ((0, 1) if kind is MaskGITVQGAN else (-1, 1))
     again = construct(describe(network))
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.encode(x), z)

@@ -1,4 +1,4 @@
-"""Autoencoders used frozen: their range of pictures, their identity, and files that are none."""
+"""Autoencoders used frozen: their range of images, their identity, and files that are none."""
 
 import re
 import sys
@@ -7,20 +7,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from autoencoders import kl_network, save_kl, save_vq
+from helpers.autoencoders import kl_network, save_kl, save_vq
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
 from rcg_lightning.pretrained.autoencoders import KLAutoencoder, VQAutoencoder
-from rcg_lightning.pretrained.kl_files import load_kl
+from rcg_lightning.pretrained.kl_checkpoints import load_kl
 from rcg_lightning.pretrained.network_folder import load_network, save_network
 
 
 @pytest.mark.parametrize("kind", [MaskGITVQGAN, VQGAN])
-def test_pictures_are_put_into_the_networks_range_and_back(kind, tmp_path):
+def test_images_are_put_into_the_networks_range_and_back(kind, tmp_path):
     frozen = VQAutoencoder(save_vq(tmp_path / "it", kind))
     network, _ = load_network(tmp_path / "it")
-    low, high = kind.picture_range
+    low, high = kind.image_range
     image = torch.rand(3, 1, 8, 8)
     with torch.no_grad():
         z = network.encode(image * (high - low) + low)
@@ -37,13 +37,13 @@ def test_an_identity_is_that_of_weights_structure_and_range(tmp_path):
     own = VQAutoencoder(save_vq(tmp_path / "own")).identity
     network, settings = load_network(tmp_path / "own")
     save_network(tmp_path / "same", network, settings)
-    save_network(tmp_path / "range", network, {**settings, "picture_range": [-1.0, 1.0]})
+    save_network(tmp_path / "range", network, {**settings, "image_range": [-1.0, 1.0]})
     assert VQAutoencoder(tmp_path / "same").identity == own
     assert VQAutoencoder(tmp_path / "range").identity != own
     assert VQAutoencoder(save_vq(tmp_path / "other", seed=1)).identity != own
 
 
-def test_a_folder_is_read_when_it_is_used_and_refused_where_it_is_another(tmp_path):
+def test_a_folder_is_read_when_it_is_used_and_rejected_where_it_is_another(tmp_path):
     missing = VQAutoencoder(tmp_path / "nothing")
     with pytest.raises(UserError, match="no network folder"):
         missing.shape((1, 8, 8))

@@ -1,4 +1,4 @@
-"""Codecs of autoencoders: the same z from a store and from pictures, and never of another autoencoder."""
+"""Codecs of autoencoders: the same z from a store and from images, and never of another autoencoder."""
 
 import copy
 from dataclasses import replace
@@ -6,40 +6,40 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoencoders import kl_network, save_kl, save_vq
-from rcg_lightning.described import construct, describe
+from helpers.autoencoders import kl_network, save_kl, save_vq
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.vqgan import VQGAN
 from rcg_lightning.pretrained import autoencoders
 from rcg_lightning.pretrained.codecs import KLLatents, Pixels, VQLatents, VQTokens
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
 MAKERS = {VQTokens: save_vq, VQLatents: lambda folder, **more: save_vq(folder, VQGAN, **more), KLLatents: save_kl}
 SHAPES = {VQTokens: (16,), VQLatents: (4, 4, 4), KLLatents: (4, 4, 4)}
 
 
 def make(kind, folder, **more):
-    """Return the folder of an autoencoder that ``kind`` reads, and facts of 8x8 pictures that it fits."""
+    """Return the folder of an autoencoder that ``kind`` reads, and data spec of 8x8 images that it fits."""
     channels = 3 if kind is KLLatents else 1
-    return MAKERS[kind](folder, channels=channels, **more), Facts((channels, 8, 8))
+    return MAKERS[kind](folder, channels=channels, **more), DataSpec((channels, 8, 8))
 
 
-def stored_facts(codec, facts):
-    """Facts of data whose store the codec made."""
-    column = codec.column_facts(facts.image)
-    return replace(facts, columns={codec.column: column}, identities={codec.column: codec.identity})
+def stored_spec(codec, spec):
+    """DataSpec of data whose store the codec made."""
+    column = codec.column_spec(spec.image)
+    return replace(spec, columns={codec.column: column}, identities={codec.column: codec.identity})
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_z_is_the_same_from_a_store_and_from_pictures(kind, tmp_path):
-    folder, facts = make(kind, tmp_path / "it")
+def test_z_is_the_same_from_a_store_and_from_images(kind, tmp_path):
+    folder, spec = make(kind, tmp_path / "it")
     online, stored = kind(folder, stored=False), kind()
     assert (online.needs, stored.needs) == ({"image"}, {kind.column})
-    noted, told = online.noted(facts), stored_facts(online, facts)
+    noted, told = online.noted(spec), stored_spec(online, spec)
     assert stored.noted(told) is told
     assert online.shape(noted) == stored.shape(told) == SHAPES[kind]
     assert online.count(noted) == stored.count(told) == (12 if kind is VQTokens else None)
-    batch = {"image": torch.rand(5, *facts.image), "index": torch.arange(5)}
+    batch = {"image": torch.rand(5, *spec.image), "index": torch.arange(5)}
     kept = {kind.column: online.encoded(batch["image"]).contiguous(), "index": batch["index"]}
     for gradient in (True, False):
         with torch.set_grad_enabled(gradient):
@@ -54,9 +54,9 @@ def test_z_is_the_same_from_a_store_and_from_pictures(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_another_autoencoder_is_refused_and_none_is_told(kind, tmp_path):
-    (own, facts), (other, _) = make(kind, tmp_path / "own"), make(kind, tmp_path / "other", seed=1)
-    told = stored_facts(kind(own), facts)
+def test_another_autoencoder_is_rejected_and_none_is_told(kind, tmp_path):
+    (own, spec), (other, _) = make(kind, tmp_path / "own"), make(kind, tmp_path / "other", seed=1)
+    told = stored_spec(kind(own), spec)
     with pytest.raises(UserError, match=f"other: the autoencoder .* but the {kind.column} here are of"):
         kind(other).shape(told)
     trained = construct(describe(kind(own)))
@@ -70,13 +70,13 @@ def test_another_autoencoder_is_refused_and_none_is_told(kind, tmp_path):
     trained.check_decoding()
     assert copy.deepcopy(trained).autoencoder is trained.autoencoder
     with pytest.raises(UserError, match=f"no stored {kind.column}: extract them"):
-        kind().shape(facts)
+        kind().shape(spec)
 
 
 def test_what_an_online_codec_was_trained_with_is_noted(tmp_path):
-    """The noted facts travel in the checkpoint: then they size the networks, and another autoencoder is refused."""
-    (own, facts), (other, _) = make(VQTokens, tmp_path / "own"), make(VQTokens, tmp_path / "other", seed=1)
-    noted = VQTokens(own, stored=False).noted(facts)
+    """The noted data spec travel in the checkpoint: then they size the networks, and another autoencoder is rejected."""
+    (own, spec), (other, _) = make(VQTokens, tmp_path / "own"), make(VQTokens, tmp_path / "other", seed=1)
+    noted = VQTokens(own, stored=False).noted(spec)
     assert noted.identities == {"tokens": VQTokens(own).identity}
     again = VQTokens(stored=False)
     assert again.noted(noted) is noted
@@ -93,7 +93,7 @@ def test_a_name_on_the_hub_is_fetched_when_it_is_used_and_travels_with_the_check
         return kl_network(seed=len(asked))
 
     monkeypatch.setattr(autoencoders, "load_kl", fetched)
-    told = stored_facts(KLLatents(hub="some/name"), Facts((3, 8, 8)))
+    told = stored_spec(KLLatents(hub="some/name"), DataSpec((3, 8, 8)))
     codec = construct(describe(KLLatents(hub="some/name")))
     assert codec.shape(told) == (4, 4, 4)
     assert asked == ["some/name"]
@@ -103,20 +103,20 @@ def test_a_name_on_the_hub_is_fetched_when_it_is_used_and_travels_with_the_check
 
 
 def test_columns_that_do_not_fit_are_told(tmp_path):
-    folder, facts = make(VQTokens, tmp_path / "own")
+    folder, spec = make(VQTokens, tmp_path / "own")
     more, _ = make(VQTokens, tmp_path / "more", codes=20)
     columns = {"tokens": {"shape": [16], "count": 12}}
     with pytest.raises(UserError, match="has 20 codes, but the tokens here are of 12"):
-        VQTokens(more).shape(replace(facts, columns=columns))
+        VQTokens(more).shape(replace(spec, columns=columns))
     with pytest.raises(UserError, match="do not say of how many codes"):
-        VQTokens().shape(replace(facts, columns={"tokens": {"shape": [16]}}))
+        VQTokens().shape(replace(spec, columns={"tokens": {"shape": [16]}}))
     with pytest.raises(UserError, match="8x7"):
-        VQTokens(folder, stored=False).noted(Facts((1, 8, 7)))
+        VQTokens(folder, stored=False).noted(DataSpec((1, 8, 7)))
     moments = {"latent": {"shape": [8, 4, 4], "moments": True}}
     with pytest.raises(UserError, match="are for KLLatents"):
-        VQLatents().shape(replace(facts, columns=moments))
+        VQLatents().shape(replace(spec, columns=moments))
     with pytest.raises(UserError, match="are for VQLatents"):
-        KLLatents().shape(replace(facts, columns={"latent": {"shape": [4, 4, 4]}}))
+        KLLatents().shape(replace(spec, columns={"latent": {"shape": [4, 4, 4]}}))
     with pytest.raises(UserError, match="Pixels encodes and decodes without one"):
         Pixels().use_autoencoder(folder)
 
@@ -140,9 +140,9 @@ def test_latents_of_a_kl_autoencoder_are_drawn_anew_in_training_alone():
 
 
 def test_decoding_quantises_latents_of_a_codebook_first(tmp_path):
-    folder, facts = make(VQLatents, tmp_path / "it")
+    folder, spec = make(VQLatents, tmp_path / "it")
     latents, tokens = VQLatents(folder, stored=False), VQTokens(folder, stored=False)
-    tokens.shape(tokens.noted(facts))
+    tokens.shape(tokens.noted(spec))
     batch = {"image": torch.rand(3, 1, 8, 8)}
     z = latents.encode(batch)
     torch.testing.assert_close(latents.decode(z), tokens.decode(tokens.encode(batch)))

@@ -12,7 +12,7 @@ from rcg_lightning.pretrained.encoders import Encoder
         {"class_path": "rcg_lightning.pretrained.encoders.DINOEncoder", "init_args": {"head": False}},
         {"class_path": "rcg_lightning.pretrained.timm_encoder.TimmEncoder", "init_args": {"name": "resnet50.a1_in1k"}},
         {
-            "class_path": "rcg_lightning.pretrained.trained.TrainedEncoder",
+            "class_path": "rcg_lightning.pretrained.trained_encoder.TrainedEncoder",
             "init_args": {
                 "folder": "runs/encoder",
                 "normalise": {"class_path": "rcg_lightning.pretrained.normalisation.UnitLength"},

@@ -60,14 +60,14 @@ def test_failed_write_leaves_the_old_network(tmp_path, monkeypatch):
 
 
 def test_undescribed_networks_are_a_programming_error(tmp_path):
-    with pytest.raises(TypeError, match="Described"):
+    with pytest.raises(TypeError, match="ConfigMixin"):
         save_network(tmp_path / "n", nn.Linear(1, 1), {})
 
 
 @pytest.mark.parametrize(
     "damage", ["nothing", "no weights", "other weights", "broken", "incomplete", "other network", "newer"]
 )
-def test_damaged_folders_are_refused_in_one_line(tmp_path, damage):
+def test_damaged_folders_are_rejected_in_one_line(tmp_path, damage):
     folder = tmp_path / "n"
     save_network(folder, network(), {})
     path = folder / "network.json"

@@ -1,4 +1,4 @@
-"""Official encoders on tiny files in the official layout: what is refused, and how it is said."""
+"""Official encoders on tiny files in the official layout: what is rejected, and how it is said."""
 
 import argparse
 
@@ -118,7 +118,7 @@ def test_wrong_files_are_named(written, kind, content, found):
     assert "\n" not in str(caught.value)
 
 
-def test_incomplete_files_are_refused(written):
+def test_incomplete_files_are_rejected(written):
     content = moco()
     del content["state_dict"]["module.base_encoder.blocks.1.mlp.fc2.bias"]
     with pytest.raises(UserError, match=r"1 missing: blocks\.1\.mlp\.fc2\.bias"):
@@ -165,7 +165,7 @@ def test_container_and_legacy_format_do_not_change_the_identity(written, tmp_pat
     assert MoCoV3Encoder(tmp_path / "legacy.pth", heads=3).identity != first.identity
 
 
-def test_gradients_reach_the_picture(written):
+def test_gradients_reach_the_image(written):
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
     MoCoV3Encoder(written(moco()), heads=2)(image).square().sum().backward()
     assert image.grad is not None

@@ -8,11 +8,11 @@ from rcg_lightning.pretrained import perceptual
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.perceptual import LPIPS, FeatureLoss
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, encoder_settings
 
 
 class Eye(nn.Module):
-    """Stands for torchmetrics' LPIPS, which wants weights: sees the mean colour of pictures in [-1, 1]."""
+    """Stands for torchmetrics' LPIPS, which wants weights: sees the mean colour of images in [-1, 1]."""
 
     def __init__(self):
         super().__init__()
@@ -22,13 +22,13 @@ class Eye(nn.Module):
         return (self.net(one.mean((2, 3))) - self.net(other.mean((2, 3)))).square()
 
 
-def test_lpips_passes_gradients_to_the_picture_alone(monkeypatch):
+def test_lpips_passes_gradients_to_the_image_alone(monkeypatch):
     eye = Eye()
     holder = nn.Module()
     holder.net = eye
     monkeypatch.setattr(perceptual, "perceptual_similarity", lambda backbone: holder)
     loss = LPIPS("vgg")
-    with pytest.raises(UserError, match="LPIPS needs pictures from 32 pixels on, not 28"):
+    with pytest.raises(UserError, match="LPIPS needs images from 32 pixels on, not 28"):
         loss.setup((1, 28, 28))
     loss.setup((1, 32, 32))
     made, original = torch.rand(4, 1, 32, 32, requires_grad=True), torch.rand(4, 1, 32, 32)

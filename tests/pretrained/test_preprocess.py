@@ -21,7 +21,7 @@ def test_crop_keeps_proportions():
     torch.testing.assert_close(cut, image[..., 1:9, 6:14])  # size / crop is the height here: only the crop is left
 
 
-def test_grey_pictures_are_repeated_and_others_refused():
+def test_grey_images_are_repeated_and_others_rejected():
     out = Preprocess([0.0] * 3, [1.0] * 3)(torch.rand(2, 1, 4, 4))
     assert torch.equal(out[:, 0], out[:, 2])
     with pytest.raises(UserError, match="3 channels"):

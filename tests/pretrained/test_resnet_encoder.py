@@ -70,7 +70,7 @@ def test_files_of_before_batches_were_counted(network, tmp_path):
     assert torch.equal(loaded.network.layer4[2].bn3.running_mean, network.layer4[2].bn3.running_mean)
 
 
-def test_another_network_is_refused_in_one_line(network, tmp_path):
+def test_another_network_is_rejected_in_one_line(network, tmp_path):
     torch.save({"blocks.0.weight": torch.zeros(2)}, tmp_path / "vit.pth")
     with pytest.raises(UserError, match=r"no ResNet, its tensors are blocks\.0\.weight"):
         ResNet50Encoder(tmp_path / "vit.pth").setup()

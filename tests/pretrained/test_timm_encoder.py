@@ -44,7 +44,7 @@ def test_pooling_and_files_without_a_classifier(model, tmp_path):
     assert average.identity != token.identity
 
 
-def test_incomplete_file_is_refused(model, tmp_path):
+def test_incomplete_file_is_rejected(model, tmp_path):
     state = model.state_dict()
     del state["blocks.0.attn.qkv.weight"]
     save_file(state, tmp_path / "w.safetensors")
@@ -79,14 +79,14 @@ def test_cached_weights_are_used_without_asking_the_hub(model, monkeypatch, tmp_
 def test_hub_that_does_not_answer_is_said_after_one_question(monkeypatch):
     asked = []
 
-    def refuse(url, **options):
+    def reject(url, **options):
         asked.append(url)
         raise ConnectionError("no route")
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", reject)
     with pytest.raises(UserError, match="no route"):
         TimmEncoder("vit_base_patch14_dinov2.lvd142m").setup()
     assert len(asked) <= 2

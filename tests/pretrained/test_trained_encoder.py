@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 
-from rcg_lightning.described import construct, describe
+from rcg_lightning.config import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.heads import MLPHead, Projected
@@ -13,8 +13,8 @@ from rcg_lightning.pretrained.codecs import Pixels, Representations
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.normalisation import Identity, PerSample, UnitLength
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
-from rcg_lightning.types import Facts
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, encoder_settings
+from rcg_lightning.types import DataSpec
 
 
 @pytest.fixture
@@ -82,17 +82,17 @@ def test_principal_components_are_an_encoder(tmp_path):
         TrainedEncoder(tmp_path / "pca", head=True).setup()
 
 
-def test_a_network_that_is_no_encoder_is_refused(tmp_path):
+def test_a_network_that_is_no_encoder_is_rejected(tmp_path):
     save_network(tmp_path / "n", SmallConvNet(1, 8), {"classes": 10})
     with pytest.raises(UserError, match="no encoder"):
         TrainedEncoder(tmp_path / "n").setup()
 
 
 def test_pixels_are_inverse_and_clamped():
-    codec, facts = Pixels(), Facts(image=(1, 8, 8))
+    codec, spec = Pixels(), DataSpec(image=(1, 8, 8))
     image = torch.rand(2, 1, 8, 8)
     z = codec.encode({"image": image})
-    assert codec.shape(facts) == tuple(z.shape[1:])
+    assert codec.shape(spec) == tuple(z.shape[1:])
     torch.testing.assert_close(codec.decode(z), image)
     assert z.min() < 0
     assert codec.decode(3 * torch.ones(1, 1, 8, 8)).max() == 1
@@ -100,16 +100,16 @@ def test_pixels_are_inverse_and_clamped():
 
 def test_representations_come_from_the_store_or_the_encoder(folder):
     encoder = TrainedEncoder(folder)
-    facts = Facts(image=(1, 8, 8), columns={"representation": {"shape": [4]}})
+    spec = DataSpec(image=(1, 8, 8), columns={"representation": {"shape": [4]}})
     stored, online = Representations(), Representations(encoder)
     assert (stored.needs, online.needs) == (frozenset({"representation"}), frozenset({"image"}))
-    assert stored.shape(facts) == online.shape(Facts(image=(1, 8, 8))) == (4,)
+    assert stored.shape(spec) == online.shape(DataSpec(image=(1, 8, 8))) == (4,)
     image = torch.rand(2, 1, 8, 8, requires_grad=True)
     assert torch.equal(online.encode({"image": image}), encoder(image))
     assert not online.encode({"image": image}).requires_grad
     h = torch.randn(2, 4)
     assert stored.encode({"representation": h}) is stored.decode(h) is h
     with pytest.raises(UserError, match="store"):
-        stored.shape(Facts(image=(1, 8, 8)))
+        stored.shape(DataSpec(image=(1, 8, 8)))
     with pytest.raises(UserError, match="store"):
         stored.encode({"image": image})

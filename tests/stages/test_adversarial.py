@@ -7,7 +7,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from rcg_lightning.conditions import ClassCondition, NoCondition, RepresentationCondition
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.none import NoCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.adversarial import GradientPenalty, Hinge, LeCam, Logistic, OneStep, PathLength
 from rcg_lightning.core.diffaugment import Augmentation
 from rcg_lightning.core.guidance import Guidance
@@ -22,9 +24,9 @@ from rcg_lightning.pretrained.codecs import Pixels, Representations
 from rcg_lightning.stages.adversarial import AdversarialStage
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.optimization import AdamW
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts((1, 8, 8), 10)
+SPEC = DataSpec((1, 8, 8), 10)
 
 
 def gan(condition=None, **settings):
@@ -59,7 +61,7 @@ class Spy(nn.Module):
 
 
 def test_made_and_real_are_judged_together_under_one_condition():
-    stage = gan(loss=Logistic()).build(FACTS).eval()
+    stage = gan(loss=Logistic()).build(SPEC).eval()
     stage.discriminator = spy = Spy(stage.discriminator)
     given = batch()
     losses = stage.discriminator_losses(given)
@@ -73,12 +75,12 @@ def test_made_and_real_are_judged_together_under_one_condition():
     right = [float((logits[8:] > 0).float().mean()), float((logits[:8] <= 0).float().mean())]
     assert [float(losses["real_accuracy"]), float(losses["fake_accuracy"])] == right
     made = stage.generator_losses(given)
-    assert torch.equal(spy.seen[-1][0], both[:8])  # in validation a picture's noise is always the same
+    assert torch.equal(spy.seen[-1][0], both[:8])  # in validation a image's noise is always the same
     assert float(made["loss"]) == pytest.approx(float(Logistic().generator(logits[:8])))
 
 
 def test_made_and_real_are_judged_apart_where_a_batch_is_compared():
-    stage = gan(loss=Logistic()).build(FACTS).eval()
+    stage = gan(loss=Logistic()).build(SPEC).eval()
     stage.discriminator = spy = Spy(stage.discriminator)
     together = stage.discriminator_losses(batch())
     spy.together = False
@@ -89,7 +91,7 @@ def test_made_and_real_are_judged_apart_where_a_batch_is_compared():
 
 
 def test_the_generators_loss_reaches_it_through_the_discriminator():
-    stage = gan().build(FACTS)
+    stage = gan().build(SPEC)
     stage.generator_losses(batch())["loss"].backward()
     assert all(p.grad is not None for module in (stage.generator, stage.conditioner) for p in module.parameters())
     stage.zero_grad()
@@ -99,14 +101,14 @@ def test_the_generators_loss_reaches_it_through_the_discriminator():
 
 
 def test_a_penalty_is_due_now_and_then():
-    stage = gan(penalty=GradientPenalty(4.0, every=3), loss=Hinge()).build(FACTS)
+    stage = gan(penalty=GradientPenalty(4.0, every=3), loss=Hinge()).build(SPEC)
     stage.discriminator.dropout.p = 0.0
     seen = {}
     for stage.steps in range(4):
         seen[stage.steps] = stage.discriminator_losses(batch()).get("penalty")
     assert [step for step, penalty in seen.items() if penalty is not None] == [0, 3]
     x = (batch()["image"] * 2 - 1).requires_grad_()
-    logits = stage.judge(x, (batch()["label"],), 8)
+    logits = stage.discriminate(x, (batch()["label"],), 8)
     (gradient,) = torch.autograd.grad(logits.sum(), x)
     assert float(seen[0]) == pytest.approx(3 * 4 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4)
     assert "penalty" not in stage.eval().losses(batch())
@@ -122,7 +124,7 @@ class Styled(ConditionalGenerator):
 
 def test_paths_and_logits_are_regularised_where_asked_for():
     network = Styled(6, 16, 8, 16, law=NormalNoise())
-    stage = gan(generator=network, path_length=PathLength(every=2, decay=0.5), lecam=LeCam(decay=0.5)).build(FACTS)
+    stage = gan(generator=network, path_length=PathLength(every=2, decay=0.5), lecam=LeCam(decay=0.5)).build(SPEC)
     assert "path_length" in stage.generator_losses(batch())
     assert float(stage.mean_length) > 0
     assert "lecam" in stage.discriminator_losses(batch())
@@ -140,7 +142,7 @@ class Flip(Augmentation):
 
 
 def test_the_discriminator_sees_everything_augmented_in_training():
-    stage = gan(augmentation=Flip()).build(FACTS)
+    stage = gan(augmentation=Flip()).build(SPEC)
     stage.discriminator = spy = Spy(stage.discriminator)
     stage.discriminator_losses(batch())
     assert torch.equal(spy.seen[-1][0][8:], -(batch()["image"] * 2 - 1))
@@ -151,7 +153,7 @@ def test_the_discriminator_sees_everything_augmented_in_training():
 
 
 def test_training_checkpoint_and_samples(tmp_path, trainer, digits):
-    stage = gan(turns=2, accumulate=2)
+    stage = gan(n_critic=2, accumulate=2)
     fit = trainer(tmp_path, 4, checkpoint_every=2, val_check_interval=2, log_every_n_steps=2)
     fit.fit(stage, digits())
     assert (fit.global_step, stage.steps, stage.ema.updates) == (4, 4, 4)
@@ -165,8 +167,8 @@ def test_training_checkpoint_and_samples(tmp_path, trainer, digits):
     assert whole.shape == (40, 1, 8, 8)
     assert torch.equal(whole[7:20], again.sample({"seed": seeds[7:20]}))
     assert torch.equal(whole, stage.eval().sample({"seed": seeds}))
-    assert again.averages == ["ema", "trained"]
-    assert not torch.equal(whole, again.sample({"seed": seeds}, average="trained"))
+    assert again.ema_names == ["ema", "trained"]
+    assert not torch.equal(whole, again.sample({"seed": seeds}, ema_name="trained"))
 
 
 class Killed(Exception):
@@ -181,7 +183,7 @@ class Kill(Callback):
 
 def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
     def run(folder, resume=None, **settings):
-        stage = gan(turns=2, ema=EMA(0.9, start=2, buffers=True), penalty=GradientPenalty(1.0, every=2))
+        stage = gan(n_critic=2, ema=EMA(0.9, start=2, buffers=True), penalty=GradientPenalty(1.0, every=2))
         trainer(tmp_path / folder, 6, checkpoint_every=3, **settings).fit(stage, digits(), ckpt_path=resume)
         return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
 
@@ -194,7 +196,7 @@ def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
 
 
 def test_temperature_scales_the_noise():
-    stage = gan().build(FACTS).eval()
+    stage = gan().build(SPEC).eval()
     asked = {"seed": torch.arange(4), "label": torch.zeros(4, dtype=torch.long)}
     plain = stage.sample(asked)
     assert torch.equal(stage.sample(asked, sampler=OneStep()), plain)
@@ -206,17 +208,17 @@ def test_temperature_scales_the_noise():
 def test_what_does_not_fit_is_told():
     for blind in ({"discriminator_conditioner": None}, {"discriminator": PatchDiscriminator(8, 1)}):
         with pytest.raises(UserError, match=r"discriminator reads none.*set discriminator_conditioner"):
-            gan(**blind).build(FACTS)
-    gan(NoCondition(), discriminator_conditioner=None).build(FACTS)
-    gan(NoCondition(), discriminator=PatchDiscriminator(8, 1)).build(FACTS)
+            gan(**blind).build(SPEC)
+    gan(NoCondition(), discriminator_conditioner=None).build(SPEC)
+    gan(NoCondition(), discriminator=PatchDiscriminator(8, 1)).build(SPEC)
     with pytest.raises(UserError, match="set drop to 0"):
         gan(conditioner=Conditioner(drop=0.1))
-    stage = gan().build(FACTS).eval()
+    stage = gan().build(SPEC).eval()
     with pytest.raises(UserError, match="samples in one step, not with DDIM"):
         stage.sample({"seed": torch.arange(2)}, sampler=DDIM(4))
     with pytest.raises(UserError, match="cannot be guided"):
         stage.sample({"seed": torch.arange(2)}, guidance=Guidance(2.0))
-    uniform = gan(generator=ConditionalGenerator(6, 16, 8, 16)).build(FACTS).eval()
+    uniform = gan(generator=ConditionalGenerator(6, 16, 8, 16)).build(SPEC).eval()
     with pytest.raises(UserError, match="noise is not normal"):
         uniform.sample({"seed": torch.arange(2)}, sampler=OneStep(0.5))
 
@@ -241,7 +243,7 @@ def test_collapse_is_seen(made, tmp_path, trainer, digits, caplog):
 
 
 def test_a_discriminator_that_wins_is_told(caplog):
-    stage = gan().build(FACTS)
+    stage = gan().build(SPEC)
     stage.steps = 500
     with caplog.at_level(logging.WARNING, "rcg_lightning"):
         stage.warn(diversity=0.9, accuracy=0.99)
@@ -250,7 +252,7 @@ def test_a_discriminator_that_wins_is_told(caplog):
     assert "the discriminator has won: at step 500" in caplog.text
 
 
-def test_representations_of_a_prior_are_made_into_pictures(make_stage, tmp_path, trainer, digits):
+def test_representations_of_a_prior_are_made_into_images(make_stage, tmp_path, trainer, digits):
     data = digits(tmp_path)
     trainer(tmp_path / "rdm", 1).fit(make_stage(codec=Representations()), data)
     stage = gan(RepresentationCondition())
@@ -267,7 +269,7 @@ def test_representations_of_a_prior_are_made_into_pictures(make_stage, tmp_path,
 
 
 class Attending(DiscriminatorNetwork):
-    """Fused attention between the rows of a picture: its backward pass has no derivative."""
+    """Fused attention between the rows of a image: its backward pass has no derivative."""
 
     def condition_width(self, shape):
         return 4
@@ -281,7 +283,7 @@ class Attending(DiscriminatorNetwork):
 
 def test_a_gradient_penalty_goes_through_attention():
     stage = gan(discriminator=Attending(), penalty=GradientPenalty(1.0))
-    stage.build(FACTS)
+    stage.build(SPEC)
     losses = stage.train().discriminator_losses(batch())
     losses["loss"].backward()
     assert losses["penalty"] > 0

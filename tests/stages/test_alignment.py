@@ -12,12 +12,12 @@ from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.rdm_mlp import ModulatedMLP
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, encoder_settings
 from rcg_lightning.stages.alignment import Alignment
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts((1, 8, 8))
+SPEC = DataSpec((1, 8, 8))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def aligned(make_stage, encoder, **settings):
 
 
 def test_the_loss_is_minus_the_cosine_place_by_place(make_stage, encoder_at, awake):
-    stage = awake(aligned(make_stage, encoder_at()).build(FACTS))
+    stage = awake(aligned(make_stage, encoder_at()).build(SPEC))
     torch.manual_seed(0)
     tokens, image = torch.randn(5, 16, 16), torch.rand(5, 1, 8, 8)
     aim = stage.alignment.encoder.feature_map(image)  # (5, 20, 4, 4), the grid of the tokens
@@ -62,19 +62,19 @@ def test_a_coarser_map_is_interpolated_and_a_vector_is_spread(make_stage, encode
     coarse = encoder_at("coarse", (8, 8, 8, 8, 40))
     image = torch.rand(3, 1, 8, 8)
     assert coarse.feature_map(image).shape == (3, 40, 2, 2)
-    stage = aligned(make_stage, coarse).build(FACTS)
+    stage = aligned(make_stage, coarse).build(SPEC)
     stage.alignment.projector = torch.nn.Identity()
     aim = F.interpolate(coarse.feature_map(image), (4, 4), mode="bilinear", align_corners=False)
     loss = stage.alignment(aim.flatten(2).transpose(1, 2), image)
     assert float(loss) == pytest.approx(-1, abs=1e-5)
     whole = coarse.feature_map(image).mean((2, 3))
-    coarse.feature_map = lambda picture: whole[:, :, None, None]  # as an encoder without a map gives it
+    coarse.feature_map = lambda image: whole[:, :, None, None]  # as an encoder without a map gives it
     everywhere = whole[:, None].expand(-1, 16, -1)
     assert float(stage.alignment(everywhere, image)) == pytest.approx(-1, abs=1e-5)
 
 
 def test_tokens_are_those_after_so_many_blocks(make_stage, encoder_at, awake):
-    network = awake(aligned(make_stage, encoder_at()).build(FACTS)).denoiser.network
+    network = awake(aligned(make_stage, encoder_at()).build(SPEC)).denoiser.network
     seen = []
     network.blocks[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     x, k, c = torch.randn(2, 1, 8, 8), torch.tensor([3, 70]), torch.zeros(2, 0)
@@ -84,7 +84,7 @@ def test_tokens_are_those_after_so_many_blocks(make_stage, encoder_at, awake):
 
 
 def test_a_step_sums_both_losses_and_moves_every_trained_part(make_stage, encoder_at, awake):
-    stage = awake(aligned(make_stage, encoder_at(), weight=0.25).build(FACTS)).train()
+    stage = awake(aligned(make_stage, encoder_at(), weight=0.25).build(SPEC)).train()
     assert "image" in stage.needs
     torch.manual_seed(0)
     batch = {"image": torch.rand(8, 1, 8, 8), "index": torch.arange(8)}
@@ -99,7 +99,7 @@ def test_a_step_sums_both_losses_and_moves_every_trained_part(make_stage, encode
     blocks = stage.denoiser.network.blocks
     assert blocks[1].attn.qkv.weight.grad is not None
     assert blocks[2].attn.qkv.weight.grad is None
-    plain = make_stage(denoiser=Denoiser(DiT(2, 16, 3, 2)), ema=None).build(FACTS)
+    plain = make_stage(denoiser=Denoiser(DiT(2, 16, 3, 2)), ema=None).build(SPEC)
     assert set(plain.eval().losses(batch)) == {"loss"}
 
 
@@ -130,9 +130,9 @@ def test_training_resumes_and_sampling_needs_no_encoder(make_stage, encoder_at, 
 def test_what_cannot_be_aligned(make_stage, encoder_at):
     encoder = encoder_at()
     with pytest.raises(UserError, match="after block 4 of a DiT of 3"):
-        aligned(make_stage, encoder, depth=4).build(FACTS)
+        aligned(make_stage, encoder, depth=4).build(SPEC)
     with pytest.raises(UserError, match="ModulatedMLP has none"):
-        make_stage(denoiser=Denoiser(ModulatedMLP(8, 1)), alignment=Alignment(encoder)).build(FACTS)
+        make_stage(denoiser=Denoiser(ModulatedMLP(8, 1)), alignment=Alignment(encoder)).build(SPEC)
     with pytest.raises(UserError, match="positive"):
         Alignment(encoder, weight=0.0)
 

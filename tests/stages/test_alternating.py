@@ -6,16 +6,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.stages.alternating import AlternatingStage, Player, split
+from rcg_lightning.stages.alternating import AlternatingStage, OptimizedNetwork, split
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.stages.optimization import SGD, AdamW, Cosine
-from rcg_lightning.types import Facts
+from rcg_lightning.stages.optimization import SGD, AdamW, CosineLR
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts((1, 8, 8), classes=10)
+SPEC = DataSpec((1, 8, 8), classes=10)
 
 
 class Duel(AlternatingStage):
-    """One weight follows the pictures' brightness, the other the first one, with noise where asked for."""
+    """One weight follows the images' brightness, the other the first one, with noise where asked for."""
 
     def __init__(self, optimizer=None, other=None, accumulate=1, turns=1, since=0, noise=0.0, seed: int = 0) -> None:
         super().__init__(optimizer or SGD(lr=0.1, momentum=0.0), seed)
@@ -23,13 +23,15 @@ class Duel(AlternatingStage):
         self.turns, self.since, self.noise = turns, since, noise
         self.seen, self.followed = [], 0
 
-    def build_networks(self, facts: Facts) -> None:
+    def build_networks(self, spec: DataSpec) -> None:
         self.leader, self.follower = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
         self.norm = nn.BatchNorm1d(1, affine=False)
 
-    def players(self):
-        follow = Player("follower", [self.follower, self.norm], self.other, self.follow, self.turns, self.since)
-        return [follow, Player("leader", [self.leader], self.optimizer, self.lead)]
+    def optimized_networks(self):
+        follow = OptimizedNetwork(
+            "follower", [self.follower, self.norm], self.other, self.follow, self.turns, self.since
+        )
+        return [follow, OptimizedNetwork("leader", [self.leader], self.optimizer, self.lead)]
 
     def follow(self, batch):
         self.seen.append((self.follower.weight.requires_grad, self.leader.weight.requires_grad))
@@ -61,7 +63,7 @@ def test_steps_are_those_written_by_hand(accumulate, turns, tmp_path, trainer, d
             lights.append(batch["image"].flatten(1).mean(1))
 
     lights = []
-    stage = Duel(accumulate=accumulate, turns=turns).build(FACTS)
+    stage = Duel(accumulate=accumulate, turns=turns).build(SPEC)
     start = weights(stage)
     trainer(tmp_path, 3, callbacks=[Look()]).fit(stage, digits())
     a, b = start["leader"], start["follower"]
@@ -111,7 +113,7 @@ def test_each_player_is_clipped_and_follows_its_own_rate(tmp_path, trainer, digi
 
     rates = []
     slow = SGD(lr=1.0, momentum=0.0, clip=0.01)
-    stage = Duel(slow, SGD(lr=0.2, momentum=0.0, rate=Cosine()), turns=2, since=2).build(FACTS)
+    stage = Duel(slow, SGD(lr=0.2, momentum=0.0, lr_schedule=CosineLR()), turns=2, since=2).build(SPEC)
     start = weights(stage)
     fit = trainer(tmp_path, 4, callbacks=[Rates()])
     fit.fit(stage, digits())
@@ -121,7 +123,7 @@ def test_each_player_is_clipped_and_follows_its_own_rate(tmp_path, trainer, digi
 
 
 def test_a_player_may_join_later(tmp_path, trainer, digits):
-    stage = Duel(since=3).build(FACTS)
+    stage = Duel(since=3).build(SPEC)
     start = weights(stage)
     trainer(tmp_path, 3).fit(stage, digits())
     assert weights(stage)["follower"] == start["follower"]
@@ -139,7 +141,7 @@ class Kill(Callback):
 
 def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
     def run(folder, resume=None, **settings):
-        rates = {"rate": Cosine(warmup=2)}
+        rates = {"rate": CosineLR(warmup=2)}
         stage = Duel(AdamW(1e-2, **rates), AdamW(1e-2, **rates), 2, 2, since=2, noise=0.1)
         fit = trainer(tmp_path / folder, 6, checkpoint_every=3, val_check_interval=3, **settings)
         fit.fit(stage, digits(), ckpt_path=resume)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from rcg_lightning.conditions import ClassCondition, RepresentationCondition
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.core.samplers import DDIM, Heun
 from rcg_lightning.core.schedule import CosineSchedule, LinearSchedule
 from rcg_lightning.errors import UserError
@@ -14,9 +15,9 @@ from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.networks.rdm_mlp import ModulatedMLP
 from rcg_lightning.pretrained.codecs import Representations
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts(
+SPEC = DataSpec(
     (1, 8, 8),
     classes=10,
     columns={"representation": {"shape": [6]}},
@@ -24,8 +25,8 @@ FACTS = Facts(
 )
 
 
-def made(make_stage, awake, condition=None, seed=0, facts=FACTS, **settings):
-    return awake(make_stage(condition, **settings).build(facts), seed).eval()
+def made(make_stage, awake, condition=None, seed=0, spec=SPEC, **settings):
+    return awake(make_stage(condition, **settings).build(spec), seed).eval()
 
 
 def test_the_weaker_model_takes_the_place_of_the_null(make_stage, awake):
@@ -48,7 +49,7 @@ def test_the_weaker_model_takes_the_place_of_the_null(make_stage, awake):
 
 
 @pytest.mark.parametrize("sampler", [DDIM(3, eta=1), Heun(3)], ids=["ddim", "heun"])
-@pytest.mark.parametrize("space", ["pictures", "representations"])
+@pytest.mark.parametrize("space", ["images", "representations"])
 def test_without_any_condition_a_sample_depends_on_its_seed_alone(make_stage, awake, space, sampler):
     settings = {"sampler": sampler} | ({"codec": Representations()} if space == "representations" else {})
     strong, weak = (made(make_stage, awake, seed=seed, **settings) for seed in (0, 1))
@@ -68,14 +69,14 @@ def test_other_weights_of_the_same_model(make_stage, awake):
     strong = made(make_stage, awake, ema=EMA({"long": 0.9, "0.5": 0.5}))
     other = made(make_stage, awake, ema=EMA({"long": 0.9, "0.5": 0.5}))
     asked = {"seed": torch.arange(5)}
-    strong.use_weak(average="0.5")
+    strong.use_weak(ema_name="0.5")
     other.use_weak(other, "trained")
     guided = strong.sample(asked, Guidance(2.0))
     assert not torch.allclose(guided, other.sample(asked, Guidance(2.0)))
     assert strong.weak_identity[1] == "0.5"
     assert strong.weak_identity != other.weak_identity
-    with pytest.raises(UserError, match="no average 'short'"):
-        strong.use_weak(average="short")
+    with pytest.raises(UserError, match="no EMA weights 'short'"):
+        strong.use_weak(ema_name="short")
     with pytest.raises(UserError, match="give a weaker model"):
         strong.use_weak()
 
@@ -111,15 +112,15 @@ def test_outside_the_interval_the_weaker_model_is_not_asked(make_stage, awake):
 def test_models_that_cannot_guide(make_stage, awake):
     strong = made(make_stage, awake, RepresentationCondition())
     wrong = {
-        "makes images as \\(1, 4, 4\\)": made(make_stage, awake, facts=Facts((1, 4, 4))),
+        "makes images as \\(1, 4, 4\\)": made(make_stage, awake, spec=DataSpec((1, 4, 4))),
         "makes representations": made(make_stage, awake, codec=Representations()),
         "is told \\(Classes": made(make_stage, awake, ClassCondition()),
-        "other noise levels": made(make_stage, awake, denoiser=Denoiser(ModulatedMLP(8, 1), LinearSchedule(100))),
+        "other timesteps": made(make_stage, awake, denoiser=Denoiser(ModulatedMLP(8, 1), LinearSchedule(100))),
         "trained on representation encoder-2": made(
             make_stage,
             awake,
             RepresentationCondition(),
-            facts=Facts((1, 8, 8), None, FACTS.columns, {"representation": "encoder-2"}),
+            spec=DataSpec((1, 8, 8), None, SPEC.columns, {"representation": "encoder-2"}),
         ),
     }
     for words, weak in wrong.items():

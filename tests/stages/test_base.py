@@ -6,11 +6,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.stages.base import Stage, check_facts
-from rcg_lightning.stages.optimization import SGD, AdamW, Cosine
-from rcg_lightning.types import Facts
+from rcg_lightning.stages.base import Stage, check_spec
+from rcg_lightning.stages.optimization import SGD, AdamW, CosineLR
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts((1, 8, 8), classes=10)
+SPEC = DataSpec((1, 8, 8), classes=10)
 
 
 class Line(Stage):
@@ -20,9 +20,9 @@ class Line(Stage):
         super().__init__(optimizer or SGD(lr=0.1, momentum=0.0), seed)
         self.width, self.steps, self.built = width, 0, 0
 
-    def build_networks(self, facts: Facts) -> None:
+    def build_networks(self, spec: DataSpec) -> None:
         self.built += 1
-        self.network = nn.Linear(facts.image[1] * facts.image[2], self.width)
+        self.network = nn.Linear(spec.image[1] * spec.image[2], self.width)
 
     def losses(self, batch):
         return {"loss": 50 * self.network(batch["image"].flatten(1)).square().mean(), "other": torch.ones(())}
@@ -35,55 +35,59 @@ class Other(Line):
     pass
 
 
-def test_networks_are_built_once_from_the_facts():
+def test_networks_are_built_once_from_the_spec():
     stage = Line()
     assert not list(stage.parameters())
-    assert stage.build(FACTS) is stage
+    assert stage.build(SPEC) is stage
     weight = stage.network.weight
     assert weight.shape == (3, 64)
-    stage.build(FACTS)
+    stage.build(SPEC)
     assert stage.built == 1
     assert stage.network.weight is weight
-    with pytest.raises(UserError, match=r"built for pictures of \(1, 8, 8\), the data give \(3, 8, 8\)"):
-        stage.build(Facts((3, 8, 8)))
+    with pytest.raises(UserError, match=r"built for images of \(1, 8, 8\), the data give \(3, 8, 8\)"):
+        stage.build(DataSpec((3, 8, 8)))
 
 
 def test_initial_weights_depend_on_the_seed_alone_and_disturb_nobody():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first = Line().build(FACTS).network.weight
+    first = Line().build(SPEC).network.weight
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(2)
-    assert torch.equal(Line().build(FACTS).network.weight, first)
-    assert not torch.equal(Line(seed=1).build(FACTS).network.weight, first)
+    assert torch.equal(Line().build(SPEC).network.weight, first)
+    assert not torch.equal(Line(seed=1).build(SPEC).network.weight, first)
 
 
 @pytest.mark.parametrize(
     ("given", "needs", "message"),
     [
-        (Facts((1, 9, 8), 10), {"image"}, "pictures"),
-        (Facts((1, 9, 8), 10), {"label"}, None),
-        (Facts((1, 8, 8), 7), {"label"}, "built for 10 classes, the data have 7"),
-        (Facts((1, 8, 8), 7), {"image"}, None),
-        (Facts((1, 8, 8), 10, identities={"representation": "b"}), {"representation"}, "trained on representation a"),
-        (Facts((1, 8, 8), 10, identities={"representation": "b"}), {"image"}, None),
-        (Facts((1, 8, 8), 10, identities={"representation": "a"}), {"representation"}, None),
-        (Facts((1, 8, 8), 10), {"representation"}, None),  # data without that store cannot contradict
+        (DataSpec((1, 9, 8), 10), {"image"}, "images"),
+        (DataSpec((1, 9, 8), 10), {"label"}, None),
+        (DataSpec((1, 8, 8), 7), {"label"}, "built for 10 classes, the data have 7"),
+        (DataSpec((1, 8, 8), 7), {"image"}, None),
+        (
+            DataSpec((1, 8, 8), 10, identities={"representation": "b"}),
+            {"representation"},
+            "trained on representation a",
+        ),
+        (DataSpec((1, 8, 8), 10, identities={"representation": "b"}), {"image"}, None),
+        (DataSpec((1, 8, 8), 10, identities={"representation": "a"}), {"representation"}, None),
+        (DataSpec((1, 8, 8), 10), {"representation"}, None),  # data without that store cannot contradict
     ],
 )
 def test_data_must_agree_in_what_is_read(given, needs, message):
-    built = Facts((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"representation": "a"})
+    built = DataSpec((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"representation": "a"})
     if message is None:
-        check_facts(built, given, frozenset(needs))
+        check_spec(built, given, frozenset(needs))
     else:
         with pytest.raises(UserError, match=message):
-            check_facts(built, given, frozenset(needs))
+            check_spec(built, given, frozenset(needs))
 
 
-def test_facts_travel_as_plain_data():
-    facts = Facts((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"dataset": "x"})
-    assert Facts.from_plain(facts.plain()) == facts
+def test_spec_travel_as_plain_data():
+    spec = DataSpec((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"dataset": "x"})
+    assert DataSpec.from_plain(spec.plain()) == spec
 
 
 def test_after_step_follows_the_optimizer_and_not_the_batch(tmp_path, trainer, digits):
@@ -96,7 +100,7 @@ def test_after_step_follows_the_optimizer_and_not_the_batch(tmp_path, trainer, d
 def test_gradients_are_clipped(tmp_path, trainer, digits):
     moved = {}
     for clip in (None, 0.01):
-        stage = Line(SGD(lr=1.0, momentum=0.0, clip=clip)).build(FACTS)
+        stage = Line(SGD(lr=1.0, momentum=0.0, clip=clip)).build(SPEC)
         start = stage.network.weight.detach().clone()
         trainer(tmp_path / str(clip), 1).fit(stage, digits())
         moved[clip] = float((stage.network.weight.detach() - start).norm())
@@ -106,7 +110,7 @@ def test_gradients_are_clipped(tmp_path, trainer, digits):
 
 def test_losses_are_logged(tmp_path, trainer, digits):
     fit = trainer(tmp_path, 2)
-    fit.fit(Line(AdamW(lr=1e-2, rate=Cosine(warmup=1))), digits())
+    fit.fit(Line(AdamW(lr=1e-2, lr_schedule=CosineLR(warmup=1))), digits())
     assert {"train/loss", "train/other", "val/loss", "val/other"} <= fit.callback_metrics.keys()
 
 
@@ -114,11 +118,11 @@ def test_a_stage_without_data_module_says_so(tmp_path, trainer):
     batch = {"image": torch.rand(2, 1, 8, 8), "index": torch.arange(2)}
     with pytest.raises(UserError, match="needs a data module"):
         trainer(tmp_path, 1).fit(Line(), DataLoader([batch], batch_size=None))
-    trainer(tmp_path, 1).fit(Line().build(FACTS), DataLoader([batch], batch_size=None))
+    trainer(tmp_path, 1).fit(Line().build(SPEC), DataLoader([batch], batch_size=None))
 
 
 def test_a_checkpoint_rebuilds_its_stage(tmp_path, save):
-    stage = Line(AdamW(lr=0.5, betas=(0.1, 0.2)), width=5, seed=9).build(FACTS)
+    stage = Line(AdamW(lr=0.5, betas=(0.1, 0.2)), width=5, seed=9).build(SPEC)
     with torch.no_grad():
         stage.network.bias.fill_(7)
     path = save(stage, tmp_path / "a.ckpt")
@@ -126,14 +130,14 @@ def test_a_checkpoint_rebuilds_its_stage(tmp_path, save):
         assert type(again) is Line
         assert (again.width, again.seed, again.optimizer.lr) == (5, 9, 0.5)
         assert torch.equal(again.network.bias, stage.network.bias)
-        assert again.facts == FACTS
+        assert again.spec == SPEC
         assert not again.training
 
 
 def test_what_is_no_checkpoint_of_this_kind_is_told(tmp_path, save):
     with pytest.raises(UserError, match=r"no checkpoint at .*absent"):
         Stage.load(tmp_path / "absent.ckpt")
-    path = save(Line().build(FACTS), tmp_path / "line.ckpt")
+    path = save(Line().build(SPEC), tmp_path / "line.ckpt")
     with pytest.raises(UserError, match="holds a Line, where a Other is needed"):
         Other.load(path)
     torch.save({"model": torch.zeros(2)}, tmp_path / "foreign.ckpt")
@@ -158,7 +162,7 @@ class Payload:
 @pytest.mark.parametrize("kind", ["torch", "pickle"])
 def test_nothing_in_a_file_is_run(kind, tmp_path, save):
     path = tmp_path / "evil.ckpt"
-    checkpoint = torch.load(save(Line().build(FACTS), path), weights_only=True) | {"payload": Payload()}
+    checkpoint = torch.load(save(Line().build(SPEC), path), weights_only=True) | {"payload": Payload()}
     if kind == "torch":
         torch.save(checkpoint, path)
     else:
@@ -169,7 +173,7 @@ def test_nothing_in_a_file_is_run(kind, tmp_path, save):
 
 
 def test_a_checkpoint_cannot_name_a_foreign_class(tmp_path, save):
-    path = save(Line().build(FACTS), tmp_path / "a.ckpt")
+    path = save(Line().build(SPEC), tmp_path / "a.ckpt")
     checkpoint = torch.load(path, weights_only=True)
     for place in (checkpoint["stage"], checkpoint["stage"]["init_args"].setdefault("optimizer", {})):
         before = dict(place)
@@ -183,14 +187,14 @@ def test_a_checkpoint_cannot_name_a_foreign_class(tmp_path, save):
 
 
 def test_resuming_from_the_wrong_file_is_told(tmp_path, trainer, digits, save):
-    path = save(Other().build(FACTS), tmp_path / "other.ckpt")
+    path = save(Other().build(SPEC), tmp_path / "other.ckpt")
     checkpoint = torch.load(path, weights_only=True)
     with pytest.raises(UserError, match=r"holds a .*Other, not a .*Line"):
-        Line().build(FACTS).on_load_checkpoint(checkpoint)
-    wide = save(Line(width=5).build(FACTS), tmp_path / "wide.ckpt")
+        Line().build(SPEC).on_load_checkpoint(checkpoint)
+    wide = save(Line(width=5).build(SPEC), tmp_path / "wide.ckpt")
     with pytest.raises(UserError, match="of other networks"):
-        Line().build(FACTS).on_load_checkpoint(torch.load(wide, weights_only=True))
-    own = save(Line().build(FACTS), tmp_path / "own.ckpt")
-    small = Line().build(Facts((1, 4, 4)))
-    with pytest.raises(UserError, match="built for pictures"):
+        Line().build(SPEC).on_load_checkpoint(torch.load(wide, weights_only=True))
+    own = save(Line().build(SPEC), tmp_path / "own.ckpt")
+    small = Line().build(DataSpec((1, 4, 4)))
+    with pytest.raises(UserError, match="built for images"):
         small.on_load_checkpoint(torch.load(own, weights_only=True))

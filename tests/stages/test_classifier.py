@@ -2,17 +2,17 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from rcg_lightning.data.augment import SmallGreyAugmentation
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.sources import Digits
+from rcg_lightning.data.augmentations import SmallGreyAugmentation
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.datasets import Digits
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.extractors import ClassifierExtractor
+from rcg_lightning.metrics.feature_extractors import ClassifierExtractor
 from rcg_lightning.stages.classifier import ClassifierStage
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
 
 def test_digits_are_learned_and_exported(tmp_path):
-    data = ImageData(Digits(), batch_size=128)
+    data = ImageDataModule(Digits(), batch_size=128)
     stage = ClassifierStage(augmentation=SmallGreyAugmentation(0.1, 8, 0.05, 0.06, 0.2, 0.0, 0.02))
     trainer = Trainer(
         default_root_dir=tmp_path,
@@ -31,19 +31,19 @@ def test_digits_are_learned_and_exported(tmp_path):
     assert trainer.callback_metrics["val/accuracy"] > 0.98
 
     extractor = ClassifierExtractor(tmp_path / "classifier")
-    pictures = data.pictures("heldout")
-    features, logits, _ = extractor(torch.from_numpy(pictures.array))
+    images = data.images("eval")
+    features, logits, _ = extractor(torch.from_numpy(images.array))
     assert features.shape == (451, extractor.dim) == (451, 64)
-    accuracy = (logits.argmax(1).numpy() == pictures.labels).mean()
+    accuracy = (logits.argmax(1).numpy() == images.labels).mean()
     assert accuracy == pytest.approx(trainer.callback_metrics["val/accuracy"].item(), abs=1e-6)
 
 
 def test_same_seed_same_network():
-    facts = Facts((3, 16, 16), classes=4)
-    first, again = (ClassifierStage(widths=(8, 8), seed=3).build(facts).state_dict() for _ in range(2))
+    spec = DataSpec((3, 16, 16), classes=4)
+    first, again = (ClassifierStage(widths=(8, 8), seed=3).build(spec).state_dict() for _ in range(2))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
-def test_data_without_labels_are_refused():
+def test_data_without_labels_are_rejected():
     with pytest.raises(UserError, match="needs labels"):
-        ClassifierStage().build(Facts((1, 8, 8)))
+        ClassifierStage().build(DataSpec((1, 8, 8)))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.stages.codebook import AveragedCodebook, CodebookTraining, perplexity
+from rcg_lightning.stages.codebook import CodebookTraining, EMACodebook, perplexity
 
 
 def outputs_of(codes, n=40, spread=0.01):
@@ -81,7 +81,7 @@ def test_there_may_be_fewer_outputs_than_codes_and_no_patience(codes):
 
 
 def test_an_averaged_code_is_the_mean_of_what_chose_it(codes):
-    training = AveragedCodebook(decay=0.9, patience=None)
+    training = EMACodebook(decay=0.9, patience=None)
     training.build(codes)
     assert not codes.requires_grad
     assert training.losses(torch.randn(2, 3), codes[:2]).keys() == {"commitment"}
@@ -101,7 +101,7 @@ def test_an_averaged_code_is_the_mean_of_what_chose_it(codes):
 
 
 def test_an_averaged_code_that_came_back_stays_near(codes):
-    training = AveragedCodebook(decay=0.5, patience=1)
+    training = EMACodebook(decay=0.5, patience=1)
     training.build(codes)
     outputs, indices = outputs_of(codes)
     training.observe(outputs, indices)

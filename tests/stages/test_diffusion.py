@@ -1,19 +1,19 @@
 import pytest
 import torch
 
-from rcg_lightning.conditions import ClassCondition
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.diffusion import FlowVelocity, Posterior
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.core.samplers import DDIM, Ancestral, Heun
 from rcg_lightning.core.schedule import CosineSchedule, FlowSchedule, LinearSchedule, LogitNormal
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.rdm_mlp import ModulatedMLP, ResidualMLP
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts((1, 8, 8), classes=10)
+SPEC = DataSpec((1, 8, 8), classes=10)
 
 
 def batch(n=64):
@@ -23,7 +23,7 @@ def batch(n=64):
 
 @pytest.mark.parametrize("n", [1, 7, 64, 300])
 def test_stratified_levels_cover_the_schedule_evenly(make_stage, n):
-    stage = make_stage(stratified=True).build(FACTS)
+    stage = make_stage(stratified=True).build(SPEC)
     steps = stage.denoiser.schedule.steps
     levels = stage._random_levels(n, torch.device("cpu"))
     assert levels.shape == (n,)
@@ -34,7 +34,7 @@ def test_stratified_levels_cover_the_schedule_evenly(make_stage, n):
 
 @pytest.mark.parametrize("stratified", [False, True])
 def test_levels_are_uniform(make_stage, stratified):
-    stage = make_stage(stratified=stratified).build(FACTS)
+    stage = make_stage(stratified=stratified).build(SPEC)
     torch.manual_seed(0)
     levels = torch.cat([stage._random_levels(50, torch.device("cpu")) for _ in range(400)])
     counts = torch.bincount(levels, minlength=100)
@@ -43,7 +43,7 @@ def test_levels_are_uniform(make_stage, stratified):
 
 
 def test_validation_loss_is_the_same_every_time_and_for_every_batch(make_stage, awake):
-    stage = awake(make_stage(ClassCondition()).build(FACTS)).eval()
+    stage = awake(make_stage(ClassCondition()).build(SPEC)).eval()
     first = stage.losses(batch())["loss"]
     torch.rand(3)
     assert torch.equal(stage.losses(batch())["loss"], first)
@@ -55,7 +55,7 @@ def test_validation_loss_is_the_same_every_time_and_for_every_batch(make_stage, 
 
 def test_guidance_mixes_the_two_estimates(make_stage, awake):
     """One DDIM step to clean gives the estimate itself, so guided samples can be computed by hand."""
-    stage = awake(make_stage(ClassCondition(), sampler=DDIM(1), ema=None).build(FACTS)).eval()
+    stage = awake(make_stage(ClassCondition(), sampler=DDIM(1), ema=None).build(SPEC)).eval()
     seeds, labels = torch.arange(16), torch.randint(10, (16,))
     x, k = SeededNoise(seeds, stage.codec.stream).normal(0, 1, 8, 8), torch.zeros(16, dtype=torch.long)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_guidance_mixes_the_two_estimates(make_stage, awake):
 
 
 def test_the_null_is_not_computed_outside_the_interval(make_stage, awake):
-    stage = awake(make_stage(ClassCondition(), sampler=DDIM(5), ema=None).build(FACTS)).eval()
+    stage = awake(make_stage(ClassCondition(), sampler=DDIM(5), ema=None).build(SPEC)).eval()
     rows = []
     stage.denoiser.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     stage.sample({"seed": torch.arange(16)}, Guidance(2.0, interval=(0.4, 0.8)))
@@ -83,7 +83,7 @@ def test_the_null_is_not_computed_outside_the_interval(make_stage, awake):
 def test_any_network_trains_and_samples(make_stage, awake, network, learned):
     denoiser = Denoiser(network, LinearSchedule(50), learned_variance=learned)
     stage = make_stage(ClassCondition(), denoiser=denoiser, sampler=Ancestral(3), guidance=Guidance(2.0, channels=1))
-    awake(stage.build(FACTS)).train()
+    awake(stage.build(SPEC)).train()
     loss = stage.losses(batch(8))["loss"]
     assert bool(loss.isfinite())
     loss.backward()
@@ -93,7 +93,7 @@ def test_any_network_trains_and_samples(make_stage, awake, network, learned):
 
 def test_a_guided_step_keeps_the_conditional_variance(make_stage, awake):
     denoiser = Denoiser(ResidualMLP(16, 1), LinearSchedule(50), learned_variance=True)
-    stage = awake(make_stage(ClassCondition(), denoiser=denoiser, ema=None).build(FACTS)).eval()
+    stage = awake(make_stage(ClassCondition(), denoiser=denoiser, ema=None).build(SPEC)).eval()
     seen = []
 
     class Look(Ancestral):
@@ -121,7 +121,7 @@ def test_a_few_steps_of_training_lower_the_loss(make_stage, tmp_path, trainer, d
 
 def test_a_flow_is_trained_at_any_time_and_sampled_by_seed(make_stage, awake):
     denoiser = Denoiser(ModulatedMLP(16, 1, time_dim=16), FlowSchedule(100), FlowVelocity())
-    stage = awake(make_stage(ClassCondition(), denoiser=denoiser, sampler=Heun(3), stratified=True).build(FACTS))
+    stage = awake(make_stage(ClassCondition(), denoiser=denoiser, sampler=Heun(3), stratified=True).build(SPEC))
     torch.manual_seed(0)
     levels = stage._random_levels(1000, torch.device("cpu"))
     assert levels.dtype == torch.float32

@@ -1,14 +1,17 @@
-"""Sampling by seed, averages, checkpoints and continuation: what holds for every generator."""
+"""Sampling by seed, EMA weights, checkpoints and continuation: what holds for every generator."""
 
 import jsonargparse
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rcg_lightning.conditions import ClassCondition, ClusterCondition, JointCondition, RepresentationCondition
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.cluster import ClusterCondition
+from rcg_lightning.conditions.joint import JointCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.config import describe
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import DDIM, Ancestral
-from rcg_lightning.described import describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
@@ -16,14 +19,14 @@ from rcg_lightning.networks.principal_components import PrincipalComponents
 from rcg_lightning.pretrained.codecs import Representations
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, encoder_settings
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.diffusion import DiffusionStage
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.stages.optimization import AdamW, Cosine
-from rcg_lightning.types import Facts
+from rcg_lightning.stages.optimization import AdamW, CosineLR
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts(
+SPEC = DataSpec(
     (1, 8, 8),
     classes=10,
     columns={"representation": {"shape": [6]}, "cluster": {"shape": [], "sizes": [600, 600, 146]}},
@@ -51,7 +54,7 @@ def batch(n=12):
 
 def make(make_stage, kind, **settings):
     condition = CONDITIONS[kind]
-    return make_stage(condition() if condition else None, **settings).build(FACTS)
+    return make_stage(condition() if condition else None, **settings).build(SPEC)
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------------
@@ -125,36 +128,36 @@ def test_guidance_and_sampler_can_be_told(make_stage, awake):
         awake(make(make_stage, "class", conditioner=Conditioner(drop=0.0))).sample(asked, Guidance(2.0))
 
 
-def test_averages_are_sampled_from(make_stage, awake):
-    with_average, without = make(make_stage, "class"), make(make_stage, "class", ema=None)
+def test_ema_weights_are_sampled_from(make_stage, awake):
+    with_ema, without = make(make_stage, "class"), make(make_stage, "class", ema=None)
     awake(without)
     for name, module in (("network", without.denoiser), ("conditioner", without.conditioner)):
-        with_average.ema.averaged()[name].load_state_dict(module.state_dict())
+        with_ema.ema.averaged()[name].load_state_dict(module.state_dict())
     asked = {"seed": torch.arange(4)}
-    assert torch.equal(with_average.sample(asked), without.sample(asked))
-    assert with_average.for_sampling()[1] is not with_average.conditioner
-    alone = make(make_stage, "class", average_conditioner=False)
+    assert torch.equal(with_ema.sample(asked), without.sample(asked))
+    assert with_ema.for_sampling()[1] is not with_ema.conditioner
+    alone = make(make_stage, "class", ema_conditioner=False)
     assert alone.for_sampling()[1] is alone.conditioner
     assert "conditioner" not in alone.ema.averaged()
 
 
-def test_any_of_several_averages_can_be_sampled_from(make_stage, awake):
+def test_any_of_several_ema_weights_can_be_sampled_from(make_stage, awake):
     stage = awake(make(make_stage, "class", ema=EMA({"short": 0.5, "long": 0.9})))
-    assert stage.averages == ["short", "long", "trained"]
+    assert stage.ema_names == ["short", "long", "trained"]
     asked = {"seed": torch.arange(4)}
-    made = {name: stage.sample(asked, average=name) for name in stage.averages}
+    made = {name: stage.sample(asked, ema_name=name) for name in stage.ema_names}
     assert torch.equal(stage.sample(asked), made["short"])
     assert not torch.allclose(made["short"], made["long"])
     without = make(make_stage, "class", ema=None)
     without.denoiser.load_state_dict(stage.denoiser.state_dict())
     without.conditioner.load_state_dict(stage.conditioner.state_dict())
     assert torch.equal(without.sample(asked), made["trained"])
-    assert without.averages == ["trained"]
-    with pytest.raises(UserError, match="no average 'middle': this generator has short, long, trained"):
-        stage.sample(asked, average="middle")
+    assert without.ema_names == ["trained"]
+    with pytest.raises(UserError, match="no EMA weights 'middle': this generator has short, long, trained"):
+        stage.sample(asked, ema_name="middle")
 
 
-def test_pictures_and_representations_are_columns_of_a_store(make_stage, awake):
+def test_images_and_representations_are_columns_of_a_store(make_stage, awake):
     stage = awake(make(make_stage, "class"))
     columns = stage.predict_step(batch(), 0)
     assert columns["image"].shape == (12, 8, 8, 1)
@@ -192,20 +195,20 @@ def test_needs_are_what_is_read(make_stage, kind):
     assert make(make_stage, "class", codec=Representations()).needs == {"representation", "label"}
 
 
-def test_averages_follow_each_step(make_stage, tmp_path, trainer, digits):
+def test_ema_weights_follow_each_step(make_stage, tmp_path, trainer, digits):
     class Watch(Callback):
         """Keeps the weights after every step, when they are saved."""
 
         def on_train_batch_end(self, trainer, stage, *_):
             history.append([p.detach().clone() for p in stage.denoiser.parameters()])
-            averages.append([p.clone() for p in stage.ema.averaged()["network"].parameters()])
+            ema_names.append([p.clone() for p in stage.ema.averaged()["network"].parameters()])
 
-    history, averages = [], []
+    history, ema_names = [], []
     stage = make(make_stage, "class")
     start = [p.detach().clone() for p in stage.denoiser.parameters()]
     trainer(tmp_path, 3, callbacks=[Watch()]).fit(stage, digits())
     expected = start
-    for weights, averaged in zip(history, averages, strict=True):
+    for weights, averaged in zip(history, ema_names, strict=True):
         expected = [0.5 * old + 0.5 * new for old, new in zip(expected, weights)]
         for ours, should in zip(averaged, expected):
             torch.testing.assert_close(ours, should)
@@ -219,7 +222,7 @@ CONFIG = {
     "class_path": "rcg_lightning.stages.diffusion.DiffusionStage",
     "init_args": {
         "codec": {"class_path": "rcg_lightning.pretrained.codecs.Pixels"},
-        "condition": {"class_path": "rcg_lightning.conditions.ClassCondition"},
+        "condition": {"class_path": "rcg_lightning.conditions.class_label.ClassCondition"},
         "conditioner": {"drop": 0.2},
         "denoiser": {
             "network": {
@@ -247,7 +250,7 @@ def from_config():
 def test_a_trained_checkpoint_samples_the_same(make_stage, awake, origin, tmp_path, trainer, digits):
     stage = make_stage(ClassCondition()) if origin == "python" else from_config()
     data = digits()
-    awake(stage.build(data.facts))
+    awake(stage.build(data.spec))
     trainer(tmp_path, 2).fit(stage, data)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert content["global_step"] == 2
@@ -260,7 +263,7 @@ def test_a_trained_checkpoint_samples_the_same(make_stage, awake, origin, tmp_pa
         assert type(again) is DiffusionStage
         assert describe(again) == describe(stage)
         assert again.identity == stage.identity
-        assert again.facts == stage.facts
+        assert again.spec == stage.spec
         assert torch.equal(again.sample({"seed": torch.arange(5)}), expected)
     if origin == "config":
         assert (again.guidance.scale, again.ema.warmup, again.ema.updates) == (2.0, True, 2)
@@ -298,7 +301,7 @@ def test_an_online_encoder_stays_out_of_the_checkpoint(make_stage, use, encoder,
     assert str(tmp_path) not in str(content["stage"])
 
     again = Stage.load(tmp_path / "last.ckpt")  # where the encoder is not at hand
-    assert again.facts.identities["representation"] == encoder.identity
+    assert again.spec.identities["representation"] == encoder.identity
     asked = {"seed": torch.arange(3), "label": torch.arange(3), "representation": torch.randn(3, 6)}
     assert torch.equal(again.sample(asked), stage.eval().sample(asked))
     images = torch.rand(3, 1, 8, 8)
@@ -334,7 +337,7 @@ def test_a_killed_run_continues_to_the_last_bit(make_stage, tmp_path, trainer, d
             conditioner=Conditioner(drop=0.3, noise=0.2),
             stratified=True,
             ema=EMA(0.9, warmup=True),
-            optimizer=AdamW(lr=1e-2, rate=Cosine(warmup=2)),
+            optimizer=AdamW(lr=1e-2, lr_schedule=CosineLR(warmup=2)),
         )
         fit = trainer(tmp_path / folder, 6, checkpoint_every=3, val_check_interval=3, **settings)
         fit.fit(stage, digits(tmp_path), ckpt_path=resume)

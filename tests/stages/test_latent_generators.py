@@ -1,18 +1,18 @@
-"""Generators of tokens and latents: the same loss from a store and from pictures, and one autoencoder throughout."""
+"""Generators of tokens and latents: the same loss from a store and from images, and one autoencoder throughout."""
 
 import pytest
 import torch
 
-from autoencoders import save_kl, save_vq
-from rcg_lightning.callbacks.grids import SampleGrid
-from rcg_lightning.callbacks.store import StoreCollector, predict_store
-from rcg_lightning.conditions import NoCondition
+from helpers.autoencoders import save_kl, save_vq
+from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.callbacks.sample_grid import SampleGrid
+from rcg_lightning.conditions.none import NoCondition
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.schedule import CosineSchedule
-from rcg_lightning.data.geometry import Views
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.sources import Digits
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.datasets import Digits
 from rcg_lightning.data.store import Store, StoreWriter
+from rcg_lightning.data.transforms import Views
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
@@ -43,21 +43,21 @@ def made(tmp_path, make_stage, trainer):
                 save_vq(self.folder, network, seed)
 
         def store(self, split="train"):
-            """Extract once; two views of each training picture."""
-            codec, data = self.kind(self.folder), ImageData(Digits(limit=64), batch_size=32, views=FLIPPED)
+            """Extract once; two views of each training image."""
+            codec, data = self.kind(self.folder), ImageDataModule(Digits(limit=64), batch_size=32, views=FLIPPED)
             work, path = Extraction(None, [codec]), tmp_path / f"{self.folder.name}-{split}-store"
             identity = {**data.store_identity(split), **work.identities}
-            size = len(data.pictures(split))
+            size = len(data.images(split))
             writer = StoreWriter(path, size, data.view_count(split), 50, identity)
-            fit = trainer(tmp_path, 1, callbacks=[StoreCollector(writer)])
+            fit = trainer(tmp_path, 1, callbacks=[PredictionWriter(writer)])
             data.extract(split, writer.pending())
-            return predict_store(fit, work, data, writer, work.columns(data.facts.image))
+            return predict_store(fit, work, data, writer, work.columns(data.spec.image))
 
         def data(self, stored=True):
             paths = [self.store().path] if stored else []
-            held = [self.store("heldout").path] if stored else []
+            held = [self.store("eval").path] if stored else []
             source = Digits(limit=64)
-            return ImageData(source, batch_size=32, views=FLIPPED, stores=paths, heldout_stores=held)
+            return ImageDataModule(source, batch_size=32, views=FLIPPED, stores=paths, eval_stores=held)
 
         def stage(self, codec, **more):
             if self.kind is not VQTokens:
@@ -90,8 +90,8 @@ class Losses(SampleGrid):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_training_and_validation_lose_the_same_from_a_store_and_from_pictures(made, trainer, tmp_path, name):
-    """On the same views: a mirrored picture is encoded, its latent is not the mirrored one's."""
+def test_training_and_validation_lose_the_same_from_a_store_and_from_images(made, trainer, tmp_path, name):
+    """On the same views: a mirrored image is encoded, its latent is not the mirrored one's."""
     it, seen = made(name), []
     for stored in (True, False):
         stage, losses = it.stage(it.kind(it.folder, stored=stored)), Losses()
@@ -99,12 +99,12 @@ def test_training_and_validation_lose_the_same_from_a_store_and_from_pictures(ma
         torch.manual_seed(0)
         run.fit(stage, datamodule=it.data(stored))
         seen.append(losses.seen)
-        assert stage.facts.identities[it.kind.column] == it.kind(it.folder).identity
+        assert stage.spec.identities[it.kind.column] == it.kind(it.folder).identity
     assert len(seen[0]) >= 4
     assert seen[0] == pytest.approx(seen[1], rel=1e-5)
 
 
-def test_a_mirrored_picture_is_encoded_itself(made):
+def test_a_mirrored_image_is_encoded_itself(made):
     it = made("latents")
     rows = torch.from_numpy(it.store().whole("latent"))
     assert rows.shape == (64, 2, 4, 4, 4)
@@ -117,7 +117,7 @@ def test_a_mirrored_picture_is_encoded_itself(made):
 
 def test_training_from_a_store_reads_no_autoencoder_and_sampling_takes_the_one_it_was_made_by(made, tmp_path, save):
     it, other = made("tokens"), made("tokens", seed=1)
-    stage = it.stage(VQTokens()).build(it.data().facts)
+    stage = it.stage(VQTokens()).build(it.data().spec)
     path = save(stage, tmp_path / "it.ckpt")
     with pytest.raises(UserError, match="--autoencoder"):
         stage.sample({"seed": torch.arange(2)})

@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from rcg_lightning.bench.host_syncs import HostSyncs
-from rcg_lightning.conditions import ClassCondition, JointCondition, NoCondition, RepresentationCondition
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.joint import JointCondition
+from rcg_lightning.conditions.none import NoCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.config import describe
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.masking import MaskRate, ParallelDecoding, masked_cross_entropy
+from rcg_lightning.core.masking import MaskRatio, ParallelDecoding, masked_cross_entropy
 from rcg_lightning.core.samplers import DDIM
-from rcg_lightning.described import describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
@@ -19,10 +22,10 @@ from rcg_lightning.networks.mage import MAGE
 from rcg_lightning.pretrained.codecs import Pixels
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.masked import MaskedStage
-from rcg_lightning.stages.optimization import AdamW, Constant
-from rcg_lightning.types import Codec, Facts
+from rcg_lightning.stages.optimization import AdamW, ConstantLR
+from rcg_lightning.types import Codec, DataSpec
 
-FACTS = Facts((1, 8, 8), classes=10, columns={"representation": {"shape": [6]}})
+SPEC = DataSpec((1, 8, 8), classes=10, columns={"representation": {"shape": [6]}})
 CODES = 4
 CONDITIONS = {
     "none": NoCondition,
@@ -33,12 +36,12 @@ CONDITIONS = {
 
 
 class Quarters(Codec):
-    """16 tokens of an 8x8 picture: the brightness of 2x2 pixels, one of four; those of a batch that has some."""
+    """16 tokens of an 8x8 image: the brightness of 2x2 pixels, one of four; those of a batch that has some."""
 
-    def shape(self, facts):
+    def shape(self, spec):
         return (16,)
 
-    def count(self, facts):
+    def count(self, spec):
         return CODES
 
     def encode(self, batch):
@@ -55,7 +58,7 @@ def make(kind="class", **settings):
         "codec": Quarters(),
         "transformer": MAGE(16, 1, 2, 16, 1, 2, dropout=0.1),
         "conditioner": Conditioner(drop=0.2),
-        "optimizer": AdamW(lr=3e-3, rate=Constant(warmup=2), decay_vectors=False, clip=3.0),
+        "optimizer": AdamW(lr=3e-3, lr_schedule=ConstantLR(warmup=2), decay_vectors=False, clip=3.0),
         "sampler": ParallelDecoding(4, 1.0),
         "tile": 16,
     }
@@ -74,7 +77,7 @@ def batch(n=24):
 
 @pytest.fixture
 def built(awake):
-    return lambda kind="class", **settings: awake(make(kind, **settings).build(FACTS))
+    return lambda kind="class", **settings: awake(make(kind, **settings).build(SPEC))
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -120,7 +123,7 @@ def test_validation_loss_is_the_same_every_time_and_for_every_batch(built):
 
 def test_the_loss_is_that_of_the_network(built):
     """With a rate of one everything is masked, so nothing but the condition is read."""
-    stage = built("representation", rate=MaskRate(low=1.0), smoothing=0.3).eval()
+    stage = built("representation", rate=MaskRatio(low=1.0), smoothing=0.3).eval()
     data = batch()
     tokens = stage.codec.encode(data)
     everything = torch.ones_like(tokens, dtype=torch.bool)
@@ -131,9 +134,9 @@ def test_the_loss_is_that_of_the_network(built):
 
 
 def test_it_learns_and_makes_what_it_learnt():
-    """Eight pictures by heart: from their representations alone it decodes their tokens."""
+    """Eight images by heart: from their representations alone it decodes their tokens."""
     network = MAGE(32, 1, 4, 32, 1, 4, dropout=0.0)
-    stage = make("representation", transformer=network, conditioner=Conditioner(drop=0.0), smoothing=0.0).build(FACTS)
+    stage = make("representation", transformer=network, conditioner=Conditioner(drop=0.0), smoothing=0.0).build(SPEC)
     torch.manual_seed(0)
     data = {"tokens": torch.randint(CODES, (8, 16)), "representation": torch.randn(8, 6), "index": torch.arange(8)}
     optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-2)
@@ -214,17 +217,17 @@ def test_guidance_is_of_logits_and_grows_to_its_scale_at_the_last_step(built):
 
 
 def test_it_can_be_guided_away_from_a_weaker_model(built, awake):
-    stage, weak = built("none"), awake(make("none", seed=1).build(FACTS), seed=1)
+    stage, weak = built("none"), awake(make("none", seed=1).build(SPEC), seed=1)
     stage.use_weak(weak)
     asked = {"seed": torch.arange(16)}
     assert not torch.equal(stage.sample(asked, Guidance(4.0)), stage.sample(asked))
     assert torch.equal(stage.sample(asked, Guidance(0.0)), weak.sample(asked))
 
 
-def test_averages_are_sampled_from(built):
+def test_ema_weights_are_sampled_from(built):
     stage = built(ema=EMA(0.5))
     asked = {"seed": torch.arange(16)}
-    assert not torch.equal(stage.sample(asked), stage.sample(asked, average="trained"))
+    assert not torch.equal(stage.sample(asked), stage.sample(asked, ema_name="trained"))
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def test_averages_are_sampled_from(built):
 
 def test_what_does_not_fit_is_told(built, awake):
     with pytest.raises(UserError, match="MaskedStage models tokens, and Pixels makes none"):
-        make(codec=Pixels()).build(FACTS)
+        make(codec=Pixels()).build(SPEC)
     stage = built()
     with pytest.raises(UserError, match="DDIM does not decode tokens"):
         stage.sample({"seed": torch.arange(2)}, sampler=DDIM(3))

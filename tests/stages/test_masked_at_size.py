@@ -9,7 +9,7 @@ import yaml
 from torch.overrides import TorchFunctionMode
 
 from rcg_lightning.bench.host_syncs import HostSyncs
-from rcg_lightning.conditions import RepresentationCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
@@ -17,7 +17,7 @@ from rcg_lightning.pretrained.codecs import VQTokens
 from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.stages.masked import MaskedStage
 from rcg_lightning.stages.optimization import AdamW
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
 CONFIG = Path(__file__).parents[2] / "configs" / "network" / "mage_b.yaml"
 ROWS = 64
@@ -48,7 +48,7 @@ def stage(monkeypatch):
     with torch.device("meta"):
         network = MAGE(**yaml.safe_load(CONFIG.read_text())["init_args"])
         made = MaskedStage(VQTokens(), RepresentationCondition(), network, Conditioner(drop=0.1), AdamW())
-        return made.build(Facts((3, 256, 256), 1000, columns))
+        return made.build(DataSpec((3, 256, 256), 1000, columns))
 
 
 def test_a_training_step_uses_fused_attention_and_no_frozen_network(stage):

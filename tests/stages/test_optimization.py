@@ -6,7 +6,7 @@ from torch import nn
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
-from rcg_lightning.stages.optimization import SGD, AdamW, Constant, Cosine, Exponential
+from rcg_lightning.stages.optimization import SGD, AdamW, ConstantLR, CosineLR, ExponentialLR
 from rcg_lightning.types import Vector
 
 
@@ -15,29 +15,29 @@ def rates(rate, steps, total=None):
 
 
 def test_constant_rate_after_a_linear_warm_up():
-    assert rates(Constant(), 3) == [1, 1, 1]
-    assert rates(Constant(4), 6) == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert rates(Constant(2), 4, total=-1) == [0.5, 1, 1, 1]  # no set end
+    assert rates(ConstantLR(), 3) == [1, 1, 1]
+    assert rates(ConstantLR(4), 6) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert rates(ConstantLR(2), 4, total=-1) == [0.5, 1, 1, 1]  # no set end
 
 
 def test_cosine_rate():
-    law = Cosine(warmup=2)
+    law = CosineLR(warmup=2)
     expected = [0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8))]
     assert rates(law, 10) == pytest.approx(expected)
     assert law.factor(10, 10) == pytest.approx(0, abs=1e-12)
     assert law.factor(20, 10) == pytest.approx(0, abs=1e-12)
-    assert Cosine(final=0.1).factor(5, 10) == pytest.approx(0.55)
-    assert Cosine(final=0.1).factor(10, 10) == pytest.approx(0.1)
+    assert CosineLR(final=0.1).factor(5, 10) == pytest.approx(0.55)
+    assert CosineLR(final=0.1).factor(10, 10) == pytest.approx(0.1)
 
 
 def test_a_cosine_needs_an_end():
     with pytest.raises(UserError, match="max_steps"):
-        Cosine(warmup=2).factor(3, -1)
+        CosineLR(warmup=2).factor(3, -1)
 
 
 @pytest.mark.parametrize("total", [1, 2])
 def test_training_may_end_with_its_warm_up(total):
-    assert [Cosine(warmup=2).factor(step, total) for step in range(3)] == [0.5, 1, 1]
+    assert [CosineLR(warmup=2).factor(step, total) for step in range(3)] == [0.5, 1, 1]
 
 
 def network():
@@ -84,7 +84,9 @@ def test_several_modules_with_equal_names_are_all_trained_and_frozen_ones_are_no
         assert trained == {id(p) for module in (first, second) for p in module.parameters()}
 
 
-@pytest.mark.parametrize("settings", [AdamW(lr=0.5, rate=Cosine(warmup=2)), SGD(lr=0.5, rate=Cosine(warmup=2))])
+@pytest.mark.parametrize(
+    "settings", [AdamW(lr=0.5, lr_schedule=CosineLR(warmup=2)), SGD(lr=0.5, lr_schedule=CosineLR(warmup=2))]
+)
 def test_the_scheduler_follows_the_law(settings):
     optimizer, scheduler = settings.make([network()], 6)
     seen = []
@@ -92,7 +94,7 @@ def test_the_scheduler_follows_the_law(settings):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    assert seen == pytest.approx([0.5 * factor for factor in rates(Cosine(warmup=2), 6)])
+    assert seen == pytest.approx([0.5 * factor for factor in rates(CosineLR(warmup=2), 6)])
 
 
 def test_settings_reach_torch():
@@ -106,10 +108,10 @@ def test_settings_reach_torch():
 
 
 def test_exponential_rate_falls_to_its_floor():
-    law = Exponential(2.0, floor=0.2)
+    law = ExponentialLR(2.0, floor=0.2)
     assert rates(law, 5, total=-1) == [1, 0.5, 0.25, 0.2, 0.2]
     with pytest.raises(UserError, match="at least 1"):
-        Exponential(0.9)
+        ExponentialLR(0.9)
 
 
 def test_momentum_grows_and_resumes():

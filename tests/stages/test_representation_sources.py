@@ -4,17 +4,17 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rcg_lightning.callbacks.store import StoreCollector, predict_store
-from rcg_lightning.conditions import RepresentationCondition
-from rcg_lightning.data.geometry import Views
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.sources import Digits
+from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.datasets import Digits
 from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.data.transforms import Views
 from rcg_lightning.networks.principal_components import fit_principal_components
 from rcg_lightning.pretrained.codecs import Representations
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.trained import TrainedEncoder, encoder_settings
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, encoder_settings
 from rcg_lightning.stages.extract import Extraction
 
 FLIPPED = Views(flips=True)
@@ -47,29 +47,29 @@ def encoder(tmp_path):
 
 @pytest.fixture
 def stores(tmp_path, trainer, encoder):
-    """What the encoder makes of two views of each training picture, and of the held-out pictures."""
+    """What the encoder makes of two views of each training image, and of the evaluation images."""
 
     def extract(split):
-        data, work = ImageData(Digits(limit=64), batch_size=32, views=FLIPPED), Extraction(encoder, [])
+        data, work = ImageDataModule(Digits(limit=64), batch_size=32, views=FLIPPED), Extraction(encoder, [])
         identity = {**data.store_identity(split), **work.identities}
-        writer = StoreWriter(tmp_path / split, len(data.pictures(split)), data.view_count(split), 50, identity)
+        writer = StoreWriter(tmp_path / split, len(data.images(split)), data.view_count(split), 50, identity)
         data.extract(split, writer.pending())
-        run = trainer(tmp_path, 1, callbacks=[StoreCollector(writer)])
-        return predict_store(run, work, data, writer, work.columns(data.facts.image)).path
+        run = trainer(tmp_path, 1, callbacks=[PredictionWriter(writer)])
+        return predict_store(run, work, data, writer, work.columns(data.spec.image)).path
 
-    return {"stores": [extract("train")], "heldout_stores": [extract("heldout")]}
+    return {"stores": [extract("train")], "eval_stores": [extract("eval")]}
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_training_and_validation_lose_the_same_from_a_store_and_from_pictures(
+def test_training_and_validation_lose_the_same_from_a_store_and_from_images(
     make_stage, trainer, tmp_path, encoder, stores, name
 ):
     seen = []
     for stored in (True, False):
         stage, losses = make_stage(**STAGES[name](None if stored else encoder)), Losses()
-        data = ImageData(Digits(limit=64), batch_size=32, views=FLIPPED, **(stores if stored else {}))
+        data = ImageDataModule(Digits(limit=64), batch_size=32, views=FLIPPED, **(stores if stored else {}))
         trainer(tmp_path / str(stored), 4, callbacks=[losses]).fit(stage, datamodule=data)
-        assert stage.facts.identities["representation"] == encoder.identity
+        assert stage.spec.identities["representation"] == encoder.identity
         seen.append(losses.seen)
     assert len(seen[0]) == 5
     assert len(set(seen[0])) == 5

@@ -7,21 +7,21 @@ import torch
 from lightning.pytorch import Trainer
 
 from rcg_lightning.callbacks.reseed import Reseed
-from rcg_lightning.data.augment import MoCoV3Colour, SmallGreyAugmentation
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.data.sources import Digits
+from rcg_lightning.data.augmentations import MoCoV3Colour, SmallGreyAugmentation
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.datasets import Digits
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.heads import Predictor, Projected, ProjectionHead
 from rcg_lightning.pretrained.normalisation import Identity
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.trained import TrainedEncoder
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.stages.optimization import AdamW, Cosine
+from rcg_lightning.stages.optimization import AdamW, CosineLR
 from rcg_lightning.stages.ssl import MoCoV3Stage, cosine_momentum, gather
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
-DIGITS = Facts(image=(1, 8, 8), classes=10)
+DIGITS = DataSpec(image=(1, 8, 8), classes=10)
 
 
 def digits_stage(**settings) -> MoCoV3Stage:
@@ -30,7 +30,7 @@ def digits_stage(**settings) -> MoCoV3Stage:
         "predictor": Predictor(16, 64, 16),
         "view1": SmallGreyAugmentation(),
         "view2": SmallGreyAugmentation(),
-        "optimizer": AdamW(lr=4e-3, weight_decay=1e-4, rate=Cosine(warmup=6)),
+        "optimizer": AdamW(lr=4e-3, weight_decay=1e-4, lr_schedule=CosineLR(warmup=6)),
         "momentum": 0.98,
         "preprocess": Preprocess([0.5], [0.5]),
     }
@@ -54,15 +54,15 @@ def trainer(folder, steps, **settings):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A stage after 60 steps on the digits, its trainer, and the figures of validation at step 2 and at the end."""
+    """A stage after 60 steps on the digits, its trainer, and the metrics of validation at step 2 and at the end."""
     folder = tmp_path_factory.mktemp("moco")
-    stage, data = digits_stage(), ImageData(Digits(), batch_size=96)
+    stage, data = digits_stage(), ImageDataModule(Digits(), batch_size=96)
     fit = trainer(folder, 60, val_check_interval=60)
     torch.manual_seed(0)
     fit.fit(stage, datamodule=data)
     after = {name: float(value) for name, value in fit.callback_metrics.items()}
     untrained = trainer(folder, 1)
-    before = untrained.validate(digits_stage(), datamodule=ImageData(Digits(), batch_size=96), verbose=False)[0]
+    before = untrained.validate(digits_stage(), datamodule=ImageDataModule(Digits(), batch_size=96), verbose=False)[0]
     return stage, fit, before, after
 
 
@@ -105,7 +105,7 @@ def test_resumed_training_ends_where_uninterrupted_training_does(tmp_path):
         # laws that do not know that the first run stops early
         stage = digits_stage(final_momentum=0.98, optimizer=AdamW(lr=1e-3))
         fit = trainer(tmp_path, steps, callbacks=[Reseed()])
-        fit.fit(stage, datamodule=ImageData(Digits(), batch_size=32), ckpt_path=resume)
+        fit.fit(stage, datamodule=ImageDataModule(Digits(), batch_size=32), ckpt_path=resume)
         fit.save_checkpoint(tmp_path / f"{steps}.ckpt")
         return stage.state_dict()
 
@@ -161,7 +161,7 @@ def test_keys_use_the_statistics_of_their_own_batch():
 
 
 def test_views_swapped_give_the_same_loss():
-    colours = MoCoV3Colour(jitter_chance=0, grey_chance=0, blur_chance=0)
+    colours = MoCoV3Colour(jitter_probability=0, grey_probability=0, blur_probability=0)
     stage = digits_stage(view1=colours, view2=colours).build(DIGITS).train()
     one, two = torch.rand(2, 8, 1, 8, 8)
     torch.testing.assert_close(
@@ -171,7 +171,7 @@ def test_views_swapped_give_the_same_loss():
 
 def keys_of_a_process(rank, path, results):
     torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    keys = torch.arange(12.0).view(2, 6, 1)[:, 3 * rank : 3 * rank + 3]  # two views of three pictures
+    keys = torch.arange(12.0).view(2, 6, 1)[:, 3 * rank : 3 * rank + 3]  # two views of three images
     gathered, offset = gather(keys)
     results.put((rank, offset, gathered.flatten(1).tolist()))
     torch.distributed.destroy_process_group()
@@ -210,16 +210,16 @@ def test_initial_weights_depend_on_the_seed_only():
     assert not torch.equal(first[name], third[name])
 
 
-def test_views_that_crop_need_one_picture_others_two():
+def test_views_that_crop_need_one_image_others_two():
     assert digits_stage().needs == {"image"}
     assert digits_stage().build(DIGITS).needs == {"image", "label"}
-    assert digits_stage(view2=MoCoV3Colour()).build(Facts((1, 8, 8))).needs == {"image", "pair"}
+    assert digits_stage(view2=MoCoV3Colour()).build(DataSpec((1, 8, 8))).needs == {"image", "pair"}
 
 
-def test_uncropped_views_are_refused(tmp_path):
+def test_uncropped_views_are_rejected(tmp_path):
     stage = digits_stage(view1=MoCoV3Colour(), view2=MoCoV3Colour())
     with pytest.raises(UserError, match="RandomResizedCrop"):
-        trainer(tmp_path, 2).fit(stage, datamodule=ImageData(Digits(), batch_size=8))
+        trainer(tmp_path, 2).fit(stage, datamodule=ImageDataModule(Digits(), batch_size=8))
 
 
 def test_networks_that_do_not_fit_are_told():

@@ -11,12 +11,12 @@ from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
 from rcg_lightning.pretrained.autoencoders import VQAutoencoder
 from rcg_lightning.pretrained.perceptual import PerceptualLoss
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.stages.codebook import AveragedCodebook, CodebookTraining
+from rcg_lightning.stages.codebook import CodebookTraining, EMACodebook
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.stages.tokenizer import Adversary, TokenizerStage
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
-FACTS = Facts((1, 8, 8))
+SPEC = DataSpec((1, 8, 8))
 
 
 def adversary(since=0, **settings):
@@ -44,10 +44,10 @@ class Brightness(PerceptualLoss):
 
 @pytest.mark.parametrize("kind", [MaskGITVQGAN, VQGAN])
 def test_losses_are_those_of_the_parts(kind):
-    stage = tokenizer(kind, absolute=0.5, squared=2.0, perceptual=Brightness(), perceptual_weight=3.0).build(FACTS)
+    stage = tokenizer(kind, absolute=0.5, squared=2.0, perceptual=Brightness(), perceptual_weight=3.0).build(SPEC)
     image = batch()["image"]
     losses = stage.autoencoder_losses(batch())
-    low, high = stage.network.picture_range
+    low, high = stage.network.image_range
     z = stage.network.encode(low + (high - low) * image)
     chosen, indices = stage.network.quantise(z)
     made = (stage.network.decode(chosen) - low) / (high - low)
@@ -68,7 +68,7 @@ def test_losses_are_those_of_the_parts(kind):
 
 
 def test_the_gradient_goes_straight_through_the_codes():
-    stage = tokenizer(codebook=AveragedCodebook()).build(FACTS)
+    stage = tokenizer(codebook=EMACodebook()).build(SPEC)
     stage.codebook.commitment = 0.0
     stage.autoencoder_losses(batch())["loss"].backward()
     reached = [name for name, p in stage.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
@@ -77,24 +77,24 @@ def test_the_gradient_goes_straight_through_the_codes():
 
 
 def test_the_adversary_pulls_as_hard_as_the_reconstruction():
-    stage = tokenizer(adversary=adversary(weight=0.5)).build(FACTS)
+    stage = tokenizer(adversary=adversary(weight=0.5)).build(SPEC)
     given = batch()
     losses = stage.autoencoder_losses(given)
     z, chosen, _ = stage.encode(given["image"])
     made = stage.decode(z + (chosen - z).detach())
-    fooled = Hinge().generator(stage.judge(made))
+    fooled = Hinge().generator(stage.discriminate(made))
     error = (made - given["image"]).abs().mean()
     weight = adaptive_weight(error, fooled, stage.network.decoder.out_conv.weight)
     torch.testing.assert_close(losses["adversarial"], 0.5 * weight * fooled, rtol=1e-3, atol=1e-6)
     judged = stage.discriminator_losses(given)  # of the very reconstruction
-    logits = stage.judge(torch.cat([made, given["image"]])).chunk(2)
+    logits = stage.discriminate(torch.cat([made, given["image"]])).chunk(2)
     torch.testing.assert_close(judged["loss"], Hinge().discriminator(logits[1], logits[0]), rtol=1e-4, atol=1e-6)
     assert not stage._made
     assert not any(p.grad is not None for p in stage.network.parameters())
 
 
-@pytest.mark.parametrize("codebook", [CodebookTraining(patience=4), AveragedCodebook(decay=0.9, patience=4)])
-def test_training_gives_pictures_back_and_exports_them(codebook, tmp_path, trainer, digits):
+@pytest.mark.parametrize("codebook", [CodebookTraining(patience=4), EMACodebook(decay=0.9, patience=4)])
+def test_training_gives_images_back_and_exports_them(codebook, tmp_path, trainer, digits):
     stage = tokenizer(codebook=codebook, squared=1.0)
     first = trainer(tmp_path / "first", 1)
     first.fit(tokenizer(codebook=type(codebook)()), digits())
@@ -139,7 +139,7 @@ class Kill(Callback):
 
 def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
     def run(folder, resume=None, **settings):
-        stage = tokenizer(codebook=AveragedCodebook(patience=2), adversary=adversary(since=2))
+        stage = tokenizer(codebook=EMACodebook(patience=2), adversary=adversary(since=2))
         trainer(tmp_path / folder, 6, checkpoint_every=3, **settings).fit(stage, digits(), ckpt_path=resume)
         return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
 
@@ -153,16 +153,16 @@ def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
 
 def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
-    one = tokenizer().build(FACTS).state_dict()
+    one = tokenizer().build(SPEC).state_dict()
     torch.manual_seed(2)
-    other = tokenizer().build(FACTS).state_dict()
+    other = tokenizer().build(SPEC).state_dict()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_what_does_not_fit_is_told():
-    with pytest.raises(UserError, match="reads pictures of 1 channels"):
-        tokenizer().build(Facts((3, 8, 8)))
+    with pytest.raises(UserError, match="reads images of 1 channels"):
+        tokenizer().build(DataSpec((3, 8, 8)))
     with pytest.raises(UserError, match="absolute or squared"):
         tokenizer(absolute=0.0)
     with pytest.raises(UserError, match="set its layers"):
-        tokenizer(adversary=Adversary(PatchDiscriminator(4, 3), AdamW(1e-3))).build(FACTS)
+        tokenizer(adversary=Adversary(PatchDiscriminator(4, 3), AdamW(1e-3))).build(SPEC)

@@ -36,7 +36,7 @@ class RandomTokenizer(VQAutoencoder):
         super().__init__(Path("random weights"))
 
     def load(self) -> tuple[nn.Module, tuple[float, float]]:
-        return MaskGITVQGAN(), MaskGITVQGAN.picture_range
+        return MaskGITVQGAN(), MaskGITVQGAN.image_range
 
 
 class RandomKL(KLAutoencoder):
@@ -66,13 +66,13 @@ class RandomKL(KLAutoencoder):
 
 
 class FrozenNetworks:
-    """Makes what a store holds of random pictures; these and the networks are made at the first use.
+    """Makes what a store holds of random images; these and the networks are made at the first use.
 
     Args:
-        batch: pictures, of 256 x 256.
+        batch: images, of 256 x 256.
         autoencoder: for tokens or latents as well.
-        device: of the pictures.
-        at_once: pictures that are encoded together.
+        device: of the images.
+        at_once: images that are encoded together.
     """
 
     def __init__(
@@ -86,23 +86,23 @@ class FrozenNetworks:
         self.encoder = RandomViT()
 
     @cached_property
-    def pictures(self) -> Tensor:
+    def images(self) -> Tensor:
         """(B, 3, 256, 256) in [0, 1]."""
         return torch.rand(self.batch, 3, 256, 256, device=self.device)
 
     def __call__(self) -> dict[str, Tensor]:
-        parts = [self._columns(part) for part in self.pictures.split(self.at_once)]
+        parts = [self._columns(part) for part in self.images.split(self.at_once)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def networks(self) -> list[nn.Module]:
-        """Return the networks that have a plain way of their own."""
+        """Return the networks that have a baseline of their own."""
         self.encoder.setup()
         return [self.encoder.backbone]
 
-    def _columns(self, pictures: Tensor) -> dict[str, Tensor]:
-        columns = {"representation": self.encoder(pictures)}
+    def _columns(self, images: Tensor) -> dict[str, Tensor]:
+        columns = {"representation": self.encoder(images)}
         if isinstance(self.autoencoder, RandomTokenizer):
-            columns["tokens"] = self.autoencoder.tokens(pictures)
+            columns["tokens"] = self.autoencoder.tokens(images)
         elif self.autoencoder is not None:
-            columns["latent"] = self.autoencoder.moments(pictures)
+            columns["latent"] = self.autoencoder.moments(images)
         return columns

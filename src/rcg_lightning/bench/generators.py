@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from rcg_lightning.bench.baselines import switched
 from rcg_lightning.bench.frozen import DIM, FrozenNetworks, RandomKL, RandomTokenizer
-from rcg_lightning.bench.plain import switched
-from rcg_lightning.bench.training import TrainingStep, sampling_ways, training_ways
-from rcg_lightning.bench.workload import Baseline, Ways, Workload, in_training_precision, shipped_stage
-from rcg_lightning.commands.parsing import say
+from rcg_lightning.bench.training import TrainingStep, sampling_variants, training_variants
+from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, in_training_precision, shipped_stage
+from rcg_lightning.cli.parsing import echo
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.samplers import Ancestral, Sampler
@@ -19,11 +19,11 @@ from rcg_lightning.networks.layers import SelfAttention
 from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import Batch, Facts
+from rcg_lightning.types import Batch, DataSpec
 
 TOKENS, CODES = 256, 1024
 LATENT = (8, 32, 32)  # mean and deviation of four channels, as stores hold them
-FACTS = Facts(
+SPEC = DataSpec(
     (3, 256, 256),
     columns={
         "representation": {"shape": [DIM]},
@@ -34,7 +34,7 @@ FACTS = Facts(
 
 
 def stored(batch: int) -> Batch:
-    """What a store gives for ``batch`` pictures, made up."""
+    """What a store gives for ``batch`` images, made up."""
     return {
         "index": torch.arange(batch),
         "representation": torch.randn(batch, DIM),
@@ -53,26 +53,26 @@ class MAGETraining(Workload):
         self.name = f"MAGE-B training step, batch {batch}" + (without if dropout else ", without dropout")
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
-        frozen = "tokenises and encodes the pictures"
+    def baselines(self) -> dict[str, OfficialCost]:
+        frozen = "tokenises and encodes the images"
         if not self.dropout:
             return {}
         if self.attention_dropout is None:
-            return {"equal mathematics, with the frozen networks": Baseline(10.45 / 2, 1.9, frozen)}
-        return {"with the frozen networks and attention dropout": Baseline(10.45 / 2, 2.1, frozen)}
+            return {"equal mathematics, with the frozen networks": OfficialCost(10.45 / 2, 1.9, frozen)}
+        return {"with the frozen networks and attention dropout": OfficialCost(10.45 / 2, 2.1, frozen)}
 
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         network: dict[str, Any] = {"class_path": "rcg_lightning.networks.mage.MAGE"}
         network["init_args"] = {"width": 768, "depth": 12, "heads": 12, "dropout": self.dropout}
         network["init_args"] |= {"attention_dropout": self.attention_dropout}
-        stage = shipped_stage("imagenet256_mage_b_rep", FACTS, transformer=network)
+        stage = shipped_stage("imagenet256_mage_b_rep", SPEC, transformer=network)
         step = TrainingStep(stage, stored(self.batch), device)
         if not self.dropout:
-            return Ways(step, self.batch, step.plain)
+            return Variants(step, self.batch, step.plain)
         frozen = FrozenNetworks(self.batch, device, RandomTokenizer())
-        ways = training_ways(step, self.batch, frozen, frozen.networks)
-        assert ways.recomputing is not None
-        return replace(ways, recomputing=with_attention_dropout(stage, self.dropout, ways.recomputing))
+        variants = training_variants(step, self.batch, frozen, frozen.networks)
+        assert variants.recomputing is not None
+        return replace(variants, recomputing=with_attention_dropout(stage, self.dropout, variants.recomputing))
 
 
 def with_attention_dropout(stage: Stage, dropout: float, work: Callable[[], object]) -> Callable[[], None]:
@@ -89,14 +89,14 @@ def with_attention_dropout(stage: Stage, dropout: float, work: Callable[[], obje
 
 
 class TokenDecoding(Workload):
-    """MaskGIT's decoder: the part of MAGE's sampling that comes once for a picture."""
+    """MaskGIT's decoder: the part of MAGE's sampling that comes once for a image."""
 
-    name = "VQGAN, tokens to pictures"
+    name = "VQGAN, tokens to images"
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
 
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         tokenizer = MaskGITVQGAN().to(device).eval()
         tokens = torch.randint(CODES, (self.batch, 16, 16), device=device)
 
@@ -104,7 +104,7 @@ class TokenDecoding(Workload):
         def work() -> None:
             tokenizer.decode(tokenizer.lookup(tokens))
 
-        return Ways(work, self.batch)
+        return Variants(work, self.batch)
 
 
 class Sampling(Workload):
@@ -126,8 +126,8 @@ class Sampling(Workload):
         """Return arguments of the stage that differ from the config's."""
         return {}
 
-    def prepare(self, device: torch.device) -> Ways:
-        stage = shipped_stage(self.config, FACTS, tile=self.batch, **self.settings())
+    def prepare(self, device: torch.device) -> Variants:
+        stage = shipped_stage(self.config, SPEC, tile=self.batch, **self.settings())
         assert isinstance(stage, Generator)
         stage.to(device).eval()
         seeds = torch.arange(self.batch, device=device)
@@ -138,7 +138,7 @@ class Sampling(Workload):
             with in_training_precision(device):
                 stage.sample_z(seeds, raw, self.guidance, self.sampler())
 
-        return sampling_ways(work, self.batch * self.timed / self.steps, stage)
+        return sampling_variants(work, self.batch * self.timed / self.steps, stage)
 
 
 class MAGESampling(Sampling):
@@ -152,9 +152,9 @@ class MAGESampling(Sampling):
         self.name = f"MAGE-B sampling, {self.steps} steps{', guided' if guided else ''}, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
+    def baselines(self) -> dict[str, OfficialCost]:
         seconds = 2.06 if self.guidance.scale != 1 else 1.10
-        return {"same work": Baseline(self.steps * seconds, 1.1)}
+        return {"same work": OfficialCost(self.steps * seconds, 1.1)}
 
     def sampler(self) -> Sampler:
         return ParallelDecoding(self.timed)
@@ -169,20 +169,20 @@ class DiTTraining(Workload):
         self.name = f"DiT-{size[:-1].upper()}/{size[-1]} training step, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
+    def baselines(self) -> dict[str, OfficialCost]:
         if self.size != "b2":
             return {}
-        also = "makes latents and representations of the pictures"
-        return {"with the frozen networks": Baseline(6.5, 3.0, also)}
+        also = "makes latents and representations of the images"
+        return {"with the frozen networks": OfficialCost(6.5, 3.0, also)}
 
-    def prepare(self, device: torch.device) -> Ways:
-        stage = shipped_stage("imagenet256_dit_rep", FACTS, denoiser=dit(self.size))
+    def prepare(self, device: torch.device) -> Variants:
+        stage = shipped_stage("imagenet256_dit_rep", SPEC, denoiser=dit(self.size))
         step = TrainingStep(stage, stored(self.batch), device)
         if not RandomKL.available():
-            say(f"{self.name}: without diffusers there is no KL autoencoder to compute latents with in every step")
-            return training_ways(step, self.batch, None, list)
+            echo(f"{self.name}: without diffusers there is no KL autoencoder to compute latents with in every step")
+            return training_variants(step, self.batch, None, list)
         frozen = FrozenNetworks(self.batch, device, RandomKL())
-        return training_ways(step, self.batch, frozen, frozen.networks)
+        return training_variants(step, self.batch, frozen, frozen.networks)
 
 
 class DiTSampling(Sampling):

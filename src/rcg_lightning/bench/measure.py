@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rcg_lightning.bench.host_syncs import HostSyncs
-from rcg_lightning.core.products import onednn_products
+from rcg_lightning.callbacks.onednn import onednn_matmul
 
 LONG, FEW = 10.0, 3  # seconds of a run, and how often one is run that takes longer
 
@@ -26,7 +26,7 @@ class Cost:
     Attributes:
         cpu: CPU seconds of the process.
         wall: seconds on the clock, with the device's work finished.
-        flops: counted floating-point operations of matrix products, convolutions and attention.
+        flops: counted floating-point operations of matmuls, convolutions and attention.
         syncs: host synchronisations in one run, not for each item.
         peak: most bytes in use during the runs, weights included: of the device, or of the process on a CPU; None where
             the system does not tell.
@@ -52,16 +52,16 @@ def measure(work: Callable[[], object], items: float, times: int, device: torch.
 
 
 def measure_in_turns(
-    ways: Sequence[tuple[Callable[[], object], float]], times: int, device: torch.device
+    variants: Sequence[tuple[Callable[[], object], float]], times: int, device: torch.device
 ) -> list[Cost]:
     """Measure several pieces of work, each with its number of items, in turns: what else runs falls on all alike.
 
     What takes longer than ``LONG`` is run ``FEW`` times at most.
     """
-    counts = [_counted(work, device) for work, _ in ways]
-    runs: list[list[tuple[float, float]]] = [[] for _ in ways]
+    counts = [_counted(work, device) for work, _ in variants]
+    runs: list[list[tuple[float, float]]] = [[] for _ in variants]
     for turn in range(times):
-        for (work, _), spent in zip(ways, runs):
+        for (work, _), spent in zip(variants, runs):
             if turn < FEW or spent[0][1] < LONG:
                 spent.append(_clocked(work, device))
     return [
@@ -73,7 +73,7 @@ def measure_in_turns(
             peak=count.peak,
             saved=count.saved / items,
         )
-        for (_, items), spent, count in zip(ways, runs, counts)
+        for (_, items), spent, count in zip(variants, runs, counts)
     ]
 
 
@@ -93,7 +93,7 @@ def _counted(work: Callable[[], object], device: torch.device) -> _Count:
     with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, kept.hooks():
         work()
     wait(device)
-    if time.perf_counter() - started < LONG:  # by now all is there that stays, such as an optimizer's averages
+    if time.perf_counter() - started < LONG:  # by now all is there that stays, such as an optimizer's EMA weights
         reset_peak(device)
         work()
         wait(device)
@@ -110,7 +110,7 @@ def _clocked(work: Callable[[], object], device: torch.device) -> tuple[float, f
 
 
 class SavedBytes:
-    """Sums the storages that autograd keeps for the backward pass, each once, and no weights."""
+    """SumMetric the storages that autograd keeps for the backward pass, each once, and no weights."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -130,7 +130,7 @@ class SavedBytes:
 
 
 def matrix_rate(device: torch.device, size: int = 1536, times: int = 7) -> float:
-    """Return the floating-point operations a second of square matrix products in the device's training precision."""
+    """Return the floating-point operations a second of square matmuls in the device's training precision."""
     fast = device.type == "cuda"
     size = 8192 if fast else size
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -149,7 +149,7 @@ def matrix_rate(device: torch.device, size: int = 1536, times: int = 7) -> float
 def limit(device: torch.device) -> tuple[float, float]:
     """Return the matrix rate as torch has it, and that of the faster library where the trainer chooses another."""
     usual = matrix_rate(device)
-    with onednn_products():
+    with onednn_matmul():
         return usual, max(usual, matrix_rate(device) if device.type == "cpu" else 0.0)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rcg_lightning.bench.workload import Ways, Workload
+from rcg_lightning.bench.workload import Variants, Workload
 from rcg_lightning.data.neighbours import Products
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
-from rcg_lightning.data.stored_neighbours import FaissProducts, StoredNeighbours
+from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours
 
 
 class NeighbourSearch(Workload):
@@ -32,10 +32,10 @@ class NeighbourSearch(Workload):
         means = "faiss" if faiss else "products"
         self.name = f"{self.K} neighbours among {size} by {means}, {memory / 1e6:g} MB"
 
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         folder = tempfile.TemporaryDirectory()
         store = self.made(Path(folder.name) / "store")
-        index, where = (FaissProducts, torch.device("cpu")) if self.faiss else (Products, device)
+        index, where = (FaissIndex, torch.device("cpu")) if self.faiss else (Products, device)
 
         def work() -> None:
             _ = folder  # is removed together with this function
@@ -43,7 +43,7 @@ class NeighbourSearch(Workload):
             for start in range(0, self.queries, search.chunks.queries):
                 search.of(start, min(start + search.chunks.queries, self.queries))
 
-        return Ways(work, self.queries)
+        return Variants(work, self.queries)
 
     def made(self, folder: Path) -> Store:
         """Write a store of random representations."""

@@ -1,4 +1,4 @@
-"""Measured costs as tables and as plain data, beside the plain way's, the official code's and those of another run."""
+"""Measured costs as tables and as plain data, next to the baseline's, the official code's and those of another run."""
 
 import platform
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rcg_lightning.bench.measure import Cost
-from rcg_lightning.bench.workload import OFFICIAL_RATE, Baseline, Workload
+from rcg_lightning.bench.workload import OFFICIAL_RATE, OfficialCost, Workload
 
 LIBRARIES = ("torch", "torchvision", "lightning", "timm")
 
@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         rate: of torch's own products, which scales the official code's times.
-        ways: costs of its other ways, by their names in ``Ways``; empty where they were not measured.
+        ways: costs of its other ways, by their names in ``Variants``; empty where they were not measured.
         best: of the faster library, where there is one; 0 for ``rate``.
     """
 
@@ -27,7 +27,7 @@ class Row:
     cost: Cost
     rate: float
     gpu: bool
-    ways: dict[str, Cost] = field(default_factory=dict)
+    variants: dict[str, Cost] = field(default_factory=dict)
     best: float = 0.0
 
     @property
@@ -53,21 +53,21 @@ class Row:
 
     def times_as_fast(self, way: str) -> float | None:
         """How many times as fast as another way of this run."""
-        return self.of(self.ways[way]) / self.seconds if way in self.ways else None
+        return self.of(self.variants[way]) / self.seconds if way in self.variants else None
 
     @property
     def fewer_bytes(self) -> float | None:
-        """How many times the bytes are that the plain way keeps for the backward pass, by the official mathematics."""
-        other = self.ways.get("recomputing", self.ways.get("plain"))
+        """How many times the bytes are that the baseline keeps for the backward pass, by the official mathematics."""
+        other = self.variants.get("recomputing", self.variants.get("plain"))
         return other.saved / self.cost.saved if other and self.cost.saved else None
 
     @property
     def epochs(self) -> float | None:
-        """Epochs after which a store of one view has cost less than the plain way without a store; None for never."""
-        if "caching" not in self.ways:
+        """Epochs after which a store of one view has cost less than the baseline without a store; None for never."""
+        if "caching" not in self.variants:
             return None
-        saved = self.of(self.ways["recomputing"]) - self.seconds
-        return self.of(self.ways["caching"]) / saved if saved > 0 else None
+        saved = self.of(self.variants["recomputing"]) - self.seconds
+        return self.of(self.variants["caching"]) / saved if saved > 0 else None
 
     def goals(self, way: str) -> list[float]:
         """How many times as fast as a way this project means to be."""
@@ -81,25 +81,31 @@ class Row:
         }
         speed = {"items_per_second": 1 / self.seconds, "matrix_rate": self.rate, "share_of_matrix_rate": self.share}
         speed["best_matrix_rate"] = self.best or self.rate
-        return {"unit": self.workload.unit, **self.cost.plain(), **speed, "official": against, **self._plain_ways()}
+        return {
+            "unit": self.workload.unit,
+            **self.cost.plain(),
+            **speed,
+            "official": against,
+            **self._baseline_variants(),
+        }
 
-    def _plain_ways(self) -> dict[str, Any]:
-        ratios = {name: self.times_as_fast(name) for name in ("plain", "recomputing") if name in self.ways}
+    def _baseline_variants(self) -> dict[str, Any]:
+        ratios = {name: self.times_as_fast(name) for name in ("plain", "recomputing") if name in self.variants}
         found = {
-            "ways": {name: cost.plain() for name, cost in self.ways.items()},
+            "ways": {name: cost.plain() for name, cost in self.variants.items()},
             "times_as_fast": {name: {"times": ratio, "goals": self.goals(name)} for name, ratio in ratios.items()},
             "fewer_bytes": self.fewer_bytes,
             "epochs_until_the_cache_pays": self.epochs,
         }
-        return found if self.ways else {}
+        return found if self.variants else {}
 
 
-def _against_official(base: Baseline, ratio: float) -> dict[str, Any]:
+def _against_official(base: OfficialCost, ratio: float) -> dict[str, Any]:
     return {"times as fast": ratio, "goal": base.goal, "official also": base.work}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Say in plain data where and with what the figures were made."""
+    """Say in plain data where and with what the metrics were made."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     libraries = {library: version(library) for library in LIBRARIES}
     threads = torch.get_num_threads()
@@ -128,11 +134,11 @@ def table(rows: list[Row], other: dict[str, Any] | None = None) -> str:
 
 
 def comparison(rows: list[Row]) -> str:
-    """Return a table in Markdown of how many times as fast each workload is as the plain way and the official code."""
-    head = ["workload", "than plainly", "than plainly without a store", "store, s an item", "pays after"]
-    lines = [[*head, "bytes saved, plainly over here", "than the official code, scaled"]]
+    """Return a table in Markdown of how many times as fast each workload is as the baseline and the official code."""
+    head = ["workload", "than as_baseline", "than as_baseline without a store", "store, s an item", "pays after"]
+    lines = [[*head, "bytes saved, as_baseline over here", "than the official code, scaled"]]
     for row in rows:
-        epochs, caching = row.epochs, row.ways.get("caching")
+        epochs, caching = row.epochs, row.variants.get("caching")
         cells = [
             row.workload.name,
             judged(row.times_as_fast("plain"), row.goals("plain")),
@@ -151,8 +157,8 @@ def judged(ratio: float | None, goals: list[float]) -> str:
     """Say a ratio, and whether it is what was meant to be."""
     if ratio is None:
         return ""
-    said = [f"goal {goal:g} {'met' if ratio >= goal else 'not met'}" for goal in goals]
-    return f"{ratio:.2f}x" + (f" ({', '.join(said)})" if said else "")
+    output = [f"goal {goal:g} {'met' if ratio >= goal else 'not met'}" for goal in goals]
+    return f"{ratio:.2f}x" + (f" ({', '.join(output)})" if output else "")
 
 
 def markdown(lines: list[list[str]]) -> str:

@@ -2,38 +2,38 @@
 
 import torch
 
+from rcg_lightning.bench.baselines import as_baseline
 from rcg_lightning.bench.frozen import DIM, FrozenNetworks, RandomViT
-from rcg_lightning.bench.plain import plainly
-from rcg_lightning.bench.training import TrainingStep, training_ways
-from rcg_lightning.bench.workload import Baseline, Ways, Workload, in_training_precision, shipped_stage
-from rcg_lightning.core.samplers import DDIM, OffsetGrid
+from rcg_lightning.bench.training import TrainingStep, training_variants
+from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, in_training_precision, shipped_stage
+from rcg_lightning.core.samplers import DDIM, OffsetSpacing
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
 STORED = {"representation": {"shape": [DIM]}}
 
 
 class Extraction(Workload):
-    """Representations of pictures that are in memory already."""
+    """Representations of images that are in memory already."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
         self.name = f"extract representations, ViT-B, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
-        return {"same work": Baseline(0.488, 1.12)}
+    def baselines(self) -> dict[str, OfficialCost]:
+        return {"same work": OfficialCost(0.488, 1.12)}
 
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         encoder = RandomViT()
         encoder.setup()
-        pictures = torch.rand(self.batch, 3, 256, 256, device=device)
+        images = torch.rand(self.batch, 3, 256, 256, device=device)
 
         @torch.no_grad()
         def work() -> None:
-            encoder(pictures)
+            encoder(images)
 
-        return Ways(work, self.batch, plainly(work, encoder.backbone))
+        return Variants(work, self.batch, as_baseline(work, encoder.backbone))
 
 
 class RDMTraining(Workload):
@@ -46,24 +46,24 @@ class RDMTraining(Workload):
         self.name = f"RDM training step, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
+    def baselines(self) -> dict[str, OfficialCost]:
         if self.batch == 16:
-            return {"with the encoder in every step": Baseline(7.45 / 16, 25, "encodes the pictures")}
+            return {"with the encoder in every step": OfficialCost(7.45 / 16, 25, "encodes the images")}
         if self.batch == 128:
-            encoding = Baseline(0.495, 65, "encodes the pictures")
-            return {"with the encoder in every step": encoding, "same work": Baseline(0.95 / 128, 1.2)}
+            encoding = OfficialCost(0.495, 65, "encodes the images")
+            return {"with the encoder in every step": encoding, "same work": OfficialCost(0.95 / 128, 1.2)}
         return {}
 
-    def prepare(self, device: torch.device) -> Ways:
-        stage = shipped_stage("imagenet256_rdm", Facts((3, 256, 256), columns=STORED))
+    def prepare(self, device: torch.device) -> Variants:
+        stage = shipped_stage("imagenet256_rdm", DataSpec((3, 256, 256), columns=STORED))
         batch = {"representation": torch.randn(self.batch, DIM), "index": torch.arange(self.batch)}
         frozen = FrozenNetworks(self.batch, device)
         step = TrainingStep(stage, batch, device)  # type: ignore[arg-type]
-        return training_ways(step, self.batch, frozen, frozen.networks)
+        return training_variants(step, self.batch, frozen, frozen.networks)
 
 
 class RDMSampling(Workload):
-    """Sampling representations: a part of the 250 steps is timed, all alike. The plain way has the official batch."""
+    """Sampling representations: a part of the 250 steps is timed, all alike. The baseline has the official batch."""
 
     unit = "representation"
     STEPS, TIMED, OFFICIAL_BATCH = 250, 10, 16
@@ -73,14 +73,14 @@ class RDMSampling(Workload):
         self.name = f"RDM sampling, {self.STEPS} steps, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
-        return {"same work, the official batch of 16": Baseline(1 / 0.98, 2.4 if self.batch > 64 else 1.1)}
+    def baselines(self) -> dict[str, OfficialCost]:
+        return {"same work, the official batch of 16": OfficialCost(1 / 0.98, 2.4 if self.batch > 64 else 1.1)}
 
-    def prepare(self, device: torch.device) -> Ways:
-        stage = shipped_stage("imagenet256_rdm", Facts((3, 256, 256), columns=STORED))
+    def prepare(self, device: torch.device) -> Variants:
+        stage = shipped_stage("imagenet256_rdm", DataSpec((3, 256, 256), columns=STORED))
         assert isinstance(stage, Generator)
         stage.to(device).eval()
-        sampler = DDIM(self.TIMED, eta=1.0, grid=OffsetGrid())
+        sampler = DDIM(self.TIMED, eta=1.0, spacing=OffsetSpacing())
 
         @torch.no_grad()
         def sample(batch: int) -> None:
@@ -89,9 +89,9 @@ class RDMSampling(Workload):
                 stage.sample({"seed": torch.arange(batch, device=device)}, sampler=sampler)
 
         share = self.TIMED / self.STEPS
-        return Ways(
+        return Variants(
             lambda: sample(self.batch),
             self.batch * share,
-            plainly(lambda: sample(self.OFFICIAL_BATCH), stage),
+            as_baseline(lambda: sample(self.OFFICIAL_BATCH), stage),
             self.OFFICIAL_BATCH * share,
         )

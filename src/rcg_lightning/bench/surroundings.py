@@ -1,4 +1,4 @@
-"""Workloads around the networks: reading pictures, and scoring samples."""
+"""Workloads around the networks: reading images, and scoring samples."""
 
 import io
 import tempfile
@@ -10,19 +10,19 @@ from PIL import Image
 from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, Resize, ToTensor
 from torchvision.transforms import RandomCrop as PillowCrop
 
-from rcg_lightning.bench.workload import Baseline, Ways, Workload
+from rcg_lightning.bench.evaluation_cost import random_network, streaming
+from rcg_lightning.bench.workload import OfficialCost, Variants, Workload
 from rcg_lightning.data.decode import decode
-from rcg_lightning.data.draws import uniform
-from rcg_lightning.data.geometry import RandomCrop
-from rcg_lightning.evaluation.benchmark import random_network, streaming
-from rcg_lightning.evaluation.extractors import InceptionExtractor
+from rcg_lightning.data.numpy_rng import uniform
+from rcg_lightning.data.transforms import RandomCrop
+from rcg_lightning.metrics.feature_extractors import InceptionExtractor
 from rcg_lightning.types import require
 
 
 class Input(Workload):
     """From the bytes of a JPEG file to the pixels of a random crop, as ImageNet's configs read them.
 
-    The plain way is the official transform, with Pillow. Ours ends with 8-bit pixels; the device makes them floats.
+    The baseline is the official transform, with Pillow. Ours ends with 8-bit pixels; the device makes them floats.
     """
 
     name = "decode, resize, crop and mirror JPEG files"
@@ -31,25 +31,25 @@ class Input(Workload):
         self.folder = folder
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
-        return {"same work": Baseline(0.0059, 2)}
+    def baselines(self) -> dict[str, OfficialCost]:
+        return {"same work": OfficialCost(0.0059, 2)}
 
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         files = jpeg_files(self.folder)
-        geometry = RandomCrop(256)
-        chance = uniform(geometry.draws, np.arange(len(files)))  # where the crops lie: the same in every run
+        transform = RandomCrop(256)
+        probability = uniform(transform.draws, np.arange(len(files)))  # where the crops lie: the same in every run
         steps = [Resize(256, InterpolationMode.BICUBIC), PillowCrop(256), RandomHorizontalFlip(), ToTensor()]
         official = Compose(steps)
 
         def work() -> None:
             for i, content in enumerate(files):
-                geometry(decode(content, 3), chance[i], mirror=i % 2 == 0).contiguous()
+                transform(decode(content, 3), probability[i], mirror=i % 2 == 0).contiguous()
 
         def plain() -> None:
             for content in files:
                 official(Image.open(io.BytesIO(content)).convert("RGB"))
 
-        return Ways(work, len(files), plain)
+        return Variants(work, len(files), plain)
 
 
 class Decoding(Workload):
@@ -59,14 +59,14 @@ class Decoding(Workload):
         self.library, self.folder = library, folder
         self.name = f"decode JPEG files, {library}"
 
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         files, read = jpeg_files(self.folder), DECODERS[self.library]
 
         def work() -> None:
             for content in files:
                 read(content)
 
-        return Ways(work, len(files))
+        return Variants(work, len(files))
 
 
 def by_torchvision(content: bytes) -> object:
@@ -81,9 +81,9 @@ def by_pillow(content: bytes) -> object:
 
 def by_pillow_scaled(content: bytes) -> object:
     """At a half, a quarter or an eighth of the size, where 256 pixels are left: fewer cosines, other pixels."""
-    picture = Image.open(io.BytesIO(content))
-    picture.draft("RGB", (256, 256))
-    return picture.convert("RGB")
+    image = Image.open(io.BytesIO(content))
+    image.draft("RGB", (256, 256))
+    return image.convert("RGB")
 
 
 DECODERS = {"torchvision": by_torchvision, "Pillow": by_pillow, "Pillow, scaled by DCT": by_pillow_scaled}
@@ -93,7 +93,7 @@ def jpeg_files(folder: Path | None, count: int = 32) -> list[bytes]:
     """Return the first files of a folder, or where there is none some of ImageNet's usual size, made of noise."""
     if folder is not None:
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        require(bool(found), f"{folder} holds no JPEG files: give another folder with --pictures")
+        require(bool(found), f"{folder} holds no JPEG files: give another folder with --images")
         return [path.read_bytes() for path in found[:count]]
     made = []
     for seed in range(count):
@@ -105,22 +105,22 @@ def jpeg_files(folder: Path | None, count: int = 32) -> list[bytes]:
 
 
 class Scoring(Workload):
-    """Features and moments of generated pictures, through Inception, without a file."""
+    """Features and moments of generated images, through Inception, without a file."""
 
     def __init__(self, count: int = 32) -> None:
         self.count = count
-        self.name = "FID and IS of pictures in memory"
+        self.name = "FID and IS of images in memory"
 
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         with tempfile.TemporaryDirectory() as name:
             _, path = random_network(Path(name))
             extractor = InceptionExtractor(path)
             extractor.setup()
         coarse = torch.rand(self.count, 3, 32, 32, device=device)
-        pictures = torch.nn.functional.interpolate(coarse, size=(256, 256), mode="bilinear")
+        images = torch.nn.functional.interpolate(coarse, size=(256, 256), mode="bilinear")
 
         @torch.no_grad()
         def work() -> None:
-            streaming(pictures, extractor)
+            streaming(images, extractor)
 
-        return Ways(work, self.count)
+        return Variants(work, self.count)

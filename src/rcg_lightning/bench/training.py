@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.bench.plain import clip_one_by_one, plain_networks, plain_optimizer, plainly
-from rcg_lightning.bench.workload import Ways, in_training_precision
+from rcg_lightning.bench.baselines import as_baseline, baseline_networks, baseline_optimizer, clip_one_by_one
+from rcg_lightning.bench.workload import Variants, in_training_precision
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.types import Batch
 
@@ -15,7 +15,7 @@ Made = dict[str, Tensor]  # columns of a store
 
 
 class TrainingStep:
-    """One step: forward, backward, clipping, optimizer and averages, in the precision of training.
+    """One step: forward, backward, clipping, optimizer and EMA weights, in the precision of training.
 
     Args:
         stage: built already.
@@ -37,8 +37,8 @@ class TrainingStep:
         self._finish()
 
     def plain(self, made: Made | None = None) -> None:
-        """Take the step the plain way, on columns that were just made where there are any."""
-        with plain_networks(self.stage), plain_optimizer(self.optimizer):
+        """Take the step the baseline, on columns that were just made where there are any."""
+        with baseline_networks(self.stage), baseline_optimizer(self.optimizer):
             self.losses(made)["loss"].backward()
             clip_one_by_one(self.parameters, self.stage.optimizer.clip)
             self.optimizer.step()
@@ -55,31 +55,31 @@ class TrainingStep:
         self.stage.after_step()
 
 
-def training_ways(
+def training_variants(
     step: TrainingStep, items: float, frozen: Callable[[], Made] | None, networks: Callable[[], list[nn.Module]]
-) -> Ways:
+) -> Variants:
     """Return a step from a store, and with the frozen networks in it.
 
     Args:
         items: rows of the batch.
         frozen: makes the columns of the batch that a store holds; None where that cannot be done here.
-        networks: those among the frozen networks that have a plain way.
+        networks: those among the frozen networks that have a baseline.
     """
     if frozen is None:
-        return Ways(step, items, step.plain)
+        return Variants(step, items, step.plain)
     make = torch.no_grad()(frozen)
 
     def recompute() -> None:
-        with plain_networks(*networks()):
+        with baseline_networks(*networks()):
             made = make()
         step.plain(made)
 
-    return Ways(step, items, step.plain, recomputing=recompute, caching=make)
+    return Variants(step, items, step.plain, recomputing=recompute, caching=make)
 
 
-def sampling_ways(work: Callable[[], object], items: float, network: nn.Module) -> Ways:
+def sampling_variants(work: Callable[[], object], items: float, network: nn.Module) -> Variants:
     """Return sampling from ``network``, both ways."""
-    return Ways(work, items, plainly(work, network))
+    return Variants(work, items, as_baseline(work, network))
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,4 +1,4 @@
-"""One thing that is timed, and the figures that it is held against."""
+"""One thing that is timed, and the metrics that it is held against."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from rcg_lightning.commands.parsing import find_config, read_config
-from rcg_lightning.core.products import onednn_products
+from rcg_lightning.callbacks.onednn import onednn_matmul
+from rcg_lightning.cli.parsing import find_config, read_config
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.types import Facts
+from rcg_lightning.types import DataSpec
 
-OFFICIAL_RATE = 68.5e9  # matrix products of the core on which the official code was timed, operations a second
+OFFICIAL_RATE = 68.5e9  # matmuls of the core on which the official code was timed, operations a second
 
 
 @dataclass(frozen=True)
-class Baseline:
+class OfficialCost:
     """What the official code (LTH14/rcg at 0c4433c, timm 0.3.2) needs on one core of ``OFFICIAL_RATE``.
 
     Attributes:
         seconds: CPU seconds an item.
         goal: how many times as fast this project means to be.
-        work: what the official figure holds that ours does not; empty for the same work.
+        work: what the official metric holds that ours does not; empty for the same work.
     """
 
     seconds: float
@@ -33,22 +33,22 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Ways:
+class Variants:
     """The ways to do the same work, each a function that deals with a number of items.
 
     Attributes:
         fast: as the stages do it.
         items: of one call of every function here but ``plain``.
-        plain: the plain way; None where there is no other.
-        plain_items: of one call of ``plain``, where it differs.
-        recomputing: the plain way, with the frozen networks in every step whose results a store holds.
+        plain: the baseline; None where there is no other.
+        baseline_items: of one call of ``plain``, where it differs.
+        recomputing: the baseline, with the frozen networks in every step whose results a store holds.
         caching: what a store saves: these frozen networks, the fast way.
     """
 
     fast: Callable[[], object]
     items: float
     plain: Callable[[], object] | None = None
-    plain_items: float | None = None
+    baseline_items: float | None = None
     recomputing: Callable[[], object] | None = None
     caching: Callable[[], object] | None = None
 
@@ -59,16 +59,16 @@ class Ways:
             caching = as_in_a_run(self.caching) if self.caching is not None else None
             others = {"plain": self.plain, "recomputing": self.recomputing, "caching": caching}
             found |= {name: (work, self.items) for name, work in others.items() if work is not None}
-            if self.plain is not None and self.plain_items is not None:
-                found["plain"] = (self.plain, self.plain_items)
+            if self.plain is not None and self.baseline_items is not None:
+                found["plain"] = (self.plain, self.baseline_items)
         return found
 
 
 def as_in_a_run(work: Callable[[], object]) -> Callable[[], None]:
-    """Return ``work`` with the library of matrix products that the trainer chooses."""
+    """Return ``work`` with the library of matmuls that the trainer chooses."""
 
     def chosen() -> None:
-        with onednn_products():
+        with onednn_matmul():
             work()
 
     return chosen
@@ -81,27 +81,27 @@ class Workload(ABC):
         name: of the workload, in the table and for ``--only``.
         unit: what an item is.
         baselines: the official code's cost, by the name of what it is compared on.
-        memory_goal: how many times fewer bytes than the plain way this project means to keep for the backward pass.
+        memory_goal: how many times fewer bytes than the baseline this project means to keep for the backward pass.
         heavy: needs more time or memory than a small machine has; done only where it is asked for or on a GPU.
     """
 
     name: str
-    unit = "picture"
+    unit = "image"
     memory_goal: float | None = None
     heavy = False
 
     @property
-    def baselines(self) -> dict[str, Baseline]:
+    def baselines(self) -> dict[str, OfficialCost]:
         """Costs of the official code to hold this against."""
         return {}
 
     @abstractmethod
-    def prepare(self, device: torch.device) -> Ways:
+    def prepare(self, device: torch.device) -> Variants:
         """Return what is to be timed."""
 
 
-def shipped_stage(config: str, facts: Facts, **changes: Any) -> Stage:
-    """Return the stage of a shipped experiment, built for ``facts``.
+def shipped_stage(config: str, spec: DataSpec, **changes: Any) -> Stage:
+    """Return the stage of a shipped experiment, built for ``data spec``.
 
     Args:
         changes: arguments of the stage to replace, as in a config.
@@ -111,7 +111,7 @@ def shipped_stage(config: str, facts: Facts, **changes: Any) -> Stage:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Stage, "model")
     stage = parser.instantiate(parser.parse_object({"model": content})).model
-    return stage.build(facts)
+    return stage.build(spec)
 
 
 def in_training_precision(device: torch.device) -> AbstractContextManager[Any]:

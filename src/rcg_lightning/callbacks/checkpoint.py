@@ -11,8 +11,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rcg_lightning.errors import UserError
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and then renames it: killed or out of space, the one before it stays."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint next to its place and then renames it: killed or out of space, the one before it stays."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         place = Path(path)

@@ -21,9 +21,9 @@ GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 class Compilation(Callback):
     """Compiles the networks of a stage while it trains, or those that samples are made with while they are made.
 
-    Where that fails, work goes on without, after one warning. Only calls are replaced: names in checkpoints, averages
+    Where that fails, work goes on without, after one warning. Only calls are replaced: names in checkpoints, EMA weights
     and what samplers use stay as they are. Validation is not compiled, since other batch sizes and modes would each be
-    compiled anew; samples are made in tiles of one shape. On a GPU the mode ``reduce-overhead`` records the calls as
+    compiled again; samples are made in tiles of one shape. On a GPU the mode ``reduce-overhead`` records the calls as
     CUDA graphs.
 
     Args:
@@ -89,7 +89,7 @@ class Compilation(Callback):
         self._networks, self._calls = [], []
 
     def _put(self, calls: list[Any]) -> None:
-        """Let the networks be called by ``calls``, or plainly where there are none."""
+        """Let the networks be called by ``calls``, or as_baseline where there are none."""
         for network, call in zip(self._networks, calls or [None] * len(self._networks)):
             network._compiled_call_impl = call  # what nn.Module.compile sets: no part of its state, nor of copies
 

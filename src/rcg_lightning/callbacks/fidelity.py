@@ -1,29 +1,29 @@
-"""FID, Inception score and their likes during training, on the averaged weights."""
+"""FID, Inception score and their likes during training, on the EMA weights."""
 
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 
-from rcg_lightning.callbacks.intervals import EveryNth
-from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.published_statistics import read_statistics
+from rcg_lightning.callbacks.every_nth import EveryNth
 from rcg_lightning.evaluation.reference import reference_of
-from rcg_lightning.evaluation.scores import CHEAP, Scorer
+from rcg_lightning.evaluation.reference_files import read_statistics
+from rcg_lightning.evaluation.scorer import CHEAP, Scorer
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, require, to_uint8
 
 
 class Fidelity(EveryNth):
-    """Scores one sample for each held-out picture, under that picture's condition, at every n-th validation.
+    """Scores one sample for each evaluation image, under that image's condition, at every n-th validation.
 
-    Conditions are observed, so no prior is needed: a generator of representations' pictures is judged by itself. The
+    Conditions are observed, so no prior is needed: a generator of representations' images is judged by itself. The
     metrics' names say extractor, number of samples and reference.
 
     Args:
         extractor: features to compare in.
         count: at most so many samples.
-        statistics: published reference statistics (.npz with mu and sigma); None measures the data's own pictures.
+        statistics: published reference statistics (.npz with mu and sigma); None measures the data's own images.
         every: at every n-th validation.
         coverage: precision, recall, density and coverage, too: a generator that has collapsed can have a good distance,
             but covers little. All features are kept for it.
@@ -49,7 +49,7 @@ class Fidelity(EveryNth):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
-        require(fits, "Fidelity scores what a generator of pictures makes: use it with one")
+        require(fits, "Fidelity scores what a generator of images makes: use it with one")
         pl_module.codec.check_decoding()  # type: ignore[union-attr]
         self.extractor.setup()  # weights that are missing should stop the run before it has begun
 

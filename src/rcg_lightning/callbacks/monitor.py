@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from rcg_lightning import interruption
-from rcg_lightning.described import Described, describe
+from rcg_lightning.config import ConfigMixin, describe
 
 
 class Interruption(Callback):
@@ -48,12 +48,12 @@ class Progress(TQDMProgressBar):
 
 
 def is_loss(name: str) -> bool:
-    """Whether a logged figure is what some optimizer minimises."""
+    """Whether a logged metric is what some optimizer minimises."""
     return name.startswith("train/") and name.endswith("loss")
 
 
 class Throughput(Callback):
-    """Logs pictures (or representations) trained on per second, over all processes, without waiting for the device."""
+    """Logs images (or representations) trained on per second, over all processes, without waiting for the device."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -77,7 +77,7 @@ class Hyperparameters(Callback):
     """Writes the stage's description, flat, with its final metrics: TensorBoard's HPARAMS table."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger) and isinstance(pl_module, Described):
+        if isinstance(trainer.logger, TensorBoardLogger) and isinstance(pl_module, ConfigMixin):
             scalars = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if isinstance(value, Tensor)
             }

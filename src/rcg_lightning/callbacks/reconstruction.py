@@ -1,27 +1,27 @@
-"""How well a tokenizer gives held-out pictures back, watched as training goes on."""
+"""How well a tokenizer gives evaluation images back, watched as training goes on."""
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from rcg_lightning.callbacks.grids import tensorboard_grid
-from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.metrics import metric_name
-from rcg_lightning.evaluation.reconstruction import Backbone, Reconstruction
+from rcg_lightning.callbacks.sample_grid import tensorboard_grid
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor
+from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.reconstruction import Backbone, Reconstruction
 from rcg_lightning.stages.tokenizer import TokenizerStage
 from rcg_lightning.types import Batch, require, to_uint8
 
 
 class Reconstructions(Callback):
-    """Adds a grid of held-out pictures above their reconstructions, and figures of all of them, at every validation.
+    """Adds a grid of evaluation images above their reconstructions, and metrics of all of them, at every validation.
 
-    The figures' names say in whose eyes and of how many pictures they are: ``rfd/classifier_451``, ``ssim/pixels_451``.
+    The metrics' names say in whose eyes and of how many images they are: ``rfd/classifier_451``, ``ssim/pixels_451``.
 
     Args:
-        extractor: for the Fréchet distance of reconstructions to the same pictures; None leaves it out.
+        extractor: for the Fréchet distance of reconstructions to the same images; None leaves it out.
         lpips: network of LPIPS, None leaves it out.
-        columns: pictures in the grid; below each stands what came back of it.
+        columns: images in the grid; below each stands what came back of it.
     """
 
     def __init__(
@@ -68,6 +68,6 @@ class Reconstructions(Callback):
             return
         assert isinstance(pl_module, TokenizerStage)
         real = self._shown["image"]
-        pictures = torch.cat([real, pl_module.reconstruct(real).to(real.dtype)])
-        grid = tensorboard_grid(pictures, len(real))
+        images = torch.cat([real, pl_module.reconstruct(real).to(real.dtype)])
+        grid = tensorboard_grid(images, len(real))
         trainer.logger.experiment.add_image("reconstructions", grid, trainer.global_step)

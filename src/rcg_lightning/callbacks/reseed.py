@@ -4,11 +4,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rcg_lightning.data import draws
+from rcg_lightning.data import numpy_rng
 
 
 class Reseed(Callback):
-    """Seeds torch before every batch from (seed, batch, rank), so a resumed run draws what an unbroken one would.
+    """Seed torch before every batch from (seed, batch, rank), so a resumed run draws what an unbroken one would.
 
     No generator state has to be saved. Validation has a seed of its own for each batch, so that its losses are
     comparable from one time to the next and running it changes nothing in training.
@@ -42,4 +42,4 @@ def reseed(seed: int) -> None:
 
 def seed_of(*counters: int) -> int:
     """Hash counters into a seed for torch."""
-    return int(draws.key(*counters)[0] >> 1)
+    return int(numpy_rng.key(*counters)[0] >> 1)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.samplers import Sampler
-from rcg_lightning.described import Described
 from rcg_lightning.types import require
 
 
-class AdversarialLoss(Described):
+class AdversarialLoss(ConfigMixin):
     """What a discriminator and a generator minimise, from logits of any shape to a scalar."""
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Hinge(AdversarialLoss):
 
 
 class Logistic(AdversarialLoss):
-    """Binary cross-entropy; the generator wants its pictures called real (Goodfellow et al. 2014, StyleGAN2).
+    """Binary cross-entropy; the generator wants its images called real (Goodfellow et al. 2014, StyleGAN2).
 
     Args:
         real_target: probability that the discriminator should give real examples; .9 keeps it from being too sure.
@@ -78,7 +78,7 @@ def gradient_penalty(logits: Tensor, *examples: Tensor) -> Tensor:
     return sum((g.float().square().flatten(1).sum(1) for g in gradients), torch.zeros((), device=logits.device)).mean()
 
 
-class GradientPenalty(Described):
+class GradientPenalty(ConfigMixin):
     """R1: a discriminator should be flat at real examples (Mescheder et al. 2018), applied now and then (StyleGAN2).
 
     Args:
@@ -99,18 +99,18 @@ class GradientPenalty(Described):
         return self.weight / 2 * self.every * gradient_penalty(logits, *examples)
 
 
-def path_lengths(pictures: Tensor, styles: Tensor) -> Tensor:
-    """Return how far pictures (B, C, H, W) move for a small step of each of their styles (B, layers, D): (B,).
+def path_lengths(images: Tensor, styles: Tensor) -> Tensor:
+    """Return how far images (B, C, H, W) move for a small step of each of their styles (B, layers, D): (B,).
 
     The norm of a random projection's gradient, as StyleGAN2 estimates the size of the Jacobian; it can be minimised.
     """
-    direction = torch.randn_like(pictures) / (pictures.shape[2] * pictures.shape[3]) ** 0.5
-    (gradients,) = torch.autograd.grad((pictures * direction).sum(), styles, create_graph=True)
+    direction = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
+    (gradients,) = torch.autograd.grad((images * direction).sum(), styles, create_graph=True)
     return gradients.float().square().sum(2).mean(1).sqrt()
 
 
-class PathLength(Described):
-    """A generator of styles should move pictures equally far everywhere (Karras et al. 2020), applied now and then.
+class PathLength(ConfigMixin):
+    """A generator of styles should move images equally far everywhere (Karras et al. 2020), applied now and then.
 
     Args:
         weight: of the squared deviation of lengths from their running mean.
@@ -132,8 +132,8 @@ class PathLength(Described):
         return self.weight * self.every * (lengths - mean).square().mean()
 
 
-class LeCam(Described):
-    """Keeps logits near the running means of the other side's, where pictures are few (Tseng et al. 2021, eq. 5).
+class LeCam(ConfigMixin):
+    """Keeps logits near the running means of the other side's, where images are few (Tseng et al. 2021, eq. 5).
 
     Args:
         weight: of the penalty.

@@ -1,4 +1,4 @@
-"""The contrastive loss of MoCo v3, and two figures that tell a collapsed representation from a good one."""
+"""The contrastive loss of MoCo v3, and two metrics that tell a collapsed representation from a good one."""
 
 import torch
 import torch.nn.functional as F

@@ -1,8 +1,8 @@
-"""Differentiable augmentation (Zhao et al. 2020, arXiv 2006.10738): a discriminator sees all pictures disturbed.
+"""Differentiable augmentation (Zhao et al. 2020, arXiv 2006.10738): a discriminator sees all images disturbed.
 
-Pictures made and real are disturbed by the same law, and the gradient flows through to the generator. Every picture of
-a batch (B, C, H, W) has draws of its own, from torch's generator on the pictures' device; shapes are static and nothing
-is read back by the host. Pictures are in [-1, 1], so that what leaves the frame shows grey, and may leave that range.
+Images made and real are disturbed by the same law, and the gradient flows through to the generator. Every image of
+a batch (B, C, H, W) has draws of its own, from torch's generator on the images' device; shapes are static and nothing
+is read back by the host. Images are in [-1, 1], so that what leaves the frame shows grey, and may leave that range.
 """
 
 from abc import abstractmethod
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 
-class Augmentation(Described):
-    """A random, differentiable disturbance of pictures."""
+class Augmentation(ConfigMixin):
+    """A random, differentiable disturbance of images."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -36,14 +36,14 @@ class Colour(Augmentation):
 
 
 class Translation(Augmentation):
-    """Moves pictures by whole pixels, independently across and down.
+    """Moves images by whole pixels, independently across and down.
 
     Args:
-        ratio: largest move over the picture's side, rounded to pixels.
+        ratio: largest move over the image's side, rounded to pixels.
     """
 
     def __init__(self, ratio: float = 0.125) -> None:
-        require(0 <= ratio <= 1, f"a picture moves by a share of its side, in [0, 1], not {ratio}")
+        require(0 <= ratio <= 1, f"a image moves by a share of its side, in [0, 1], not {ratio}")
         self.ratio = ratio
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -60,14 +60,14 @@ class Translation(Augmentation):
 
 
 class Cutout(Augmentation):
-    """Empties a rectangle, whose centre may lie anywhere in the picture.
+    """Empties a rectangle, whose centre may lie anywhere in the image.
 
     Args:
-        ratio: side of the rectangle over that of the picture, rounded to pixels.
+        ratio: side of the rectangle over that of the image, rounded to pixels.
     """
 
     def __init__(self, ratio: float = 0.5) -> None:
-        require(0 <= ratio <= 1, f"what is cut out is a share of the picture's side, in [0, 1], not {ratio}")
+        require(0 <= ratio <= 1, f"what is cut out is a share of the image's side, in [0, 1], not {ratio}")
         self.ratio = ratio
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class DiffAugment(Augmentation):
     """Several augmentations, one after the other.
 
     Args:
-        steps: in their order; None for colour, translation and cutout, the paper's policy for few pictures.
+        steps: in their order; None for colour, translation and cutout, the paper's policy for few images.
     """
 
     def __init__(self, steps: list[Augmentation] | None = None) -> None:

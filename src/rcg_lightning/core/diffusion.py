@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.schedule import Schedule
-from rcg_lightning.described import Described
 from rcg_lightning.types import require
 
 
@@ -30,13 +30,13 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def add_noise(z: Tensor, k: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+def add_noise(z: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
     """q(x_k | z): z and noise (B, *S), k (B,) -> (B, *S)."""
-    signal, sigma = schedule.scales(k)
+    signal, sigma = schedule.scales(t)
     return expand(signal, z) * z + expand(sigma, z) * noise
 
 
-class Prediction(Described):
+class Prediction(ConfigMixin):
     """What the network's output means. Everything outside the denoiser speaks of x̂₀."""
 
     needs_signal = False  # whether x̂₀ cannot be told where an example holds no signal at all
@@ -92,8 +92,8 @@ class FlowVelocity(Prediction):
         return (x - sigma * output) / (signal + sigma)
 
 
-class Weighting(Described):
-    """How much the squared error at a noise level counts."""
+class Weighting(ConfigMixin):
+    """How much the squared error at a timestep counts."""
 
     @abstractmethod
     def __call__(self, prediction: Prediction, signal: Tensor, sigma: Tensor) -> Tensor:
@@ -130,15 +130,15 @@ class Transition:
     log_large: float
 
     @classmethod
-    def between(cls, schedule: Schedule, k: int, s: int) -> "Transition":
+    def between(cls, schedule: Schedule, t: int, t_next: int) -> "Transition":
         """Compute the step k → s. Where s is clean, the small variance of the step 1 → 0 stands in for zero."""
-        (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
-        added = added_variance(schedule, k, s)
-        floor_k, floor_s = (k, s) if s >= 0 else (1, 0)
+        (signal, sigma), (signal_next, sigma_next) = schedule.at(t), schedule.at(t_next)
+        added = added_variance(schedule, t, t_next)
+        floor_t, floor_next = (t, t_next) if t_next >= 0 else (1, 0)
         return cls(
-            from_clean=signal_s * added / sigma_k**2,
-            from_noisy=signal_k / signal_s * (sigma_s / sigma_k) ** 2,
-            log_small=math.log(bridge_variance(schedule, floor_k, floor_s)),
+            from_clean=signal_next * added / sigma**2,
+            from_noisy=signal / signal_next * (sigma_next / sigma) ** 2,
+            log_small=math.log(bridge_variance(schedule, floor_t, floor_next)),
             log_large=math.log(added),
         )
 
@@ -147,19 +147,19 @@ class Transition:
         return self.log_small if mix is None else mix * self.log_large + (1 - mix) * self.log_small
 
 
-def added_variance(schedule: Schedule, k: int, s: int) -> float:
+def added_variance(schedule: Schedule, t: int, t_next: int) -> float:
     """Return the variance of q(x_k | x_s), s < k: the noise that is added on the way from s to k."""
-    (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
-    return sigma_k**2 - (signal_k / signal_s * sigma_s) ** 2
+    (signal, sigma), (signal_next, sigma_next) = schedule.at(t), schedule.at(t_next)
+    return sigma**2 - (signal / signal_next * sigma_next) ** 2
 
 
-def bridge_variance(schedule: Schedule, k: int, s: int) -> float:
+def bridge_variance(schedule: Schedule, t: int, t_next: int) -> float:
     """Return the variance of q(x_s | x_k, x₀), s < k."""
-    return (schedule.at(s)[1] / schedule.at(k)[1]) ** 2 * added_variance(schedule, k, s)
+    return (schedule.at(t_next)[1] / schedule.at(t)[1]) ** 2 * added_variance(schedule, t, t_next)
 
 
 def variational_bound(
-    z: Tensor, x: Tensor, k: Tensor, posterior: Posterior, transitions: Tensor, bin_half_width: float = 1 / 255
+    z: Tensor, x: Tensor, t: Tensor, posterior: Posterior, transitions: Tensor, bin_half_width: float = 1 / 255
 ) -> Tensor:
     """Return the variational bound of each example in bits per dimension, (B,).
 
@@ -169,23 +169,23 @@ def variational_bound(
 
     Args:
         z, x: clean and noised examples (B, *S).
-        k: levels (B,).
+        t: levels (B,).
         transitions: (T, 4) table, row k holds (from_clean, from_noisy, log_small, log_large) of the step k → k - 1.
     """
     assert posterior.variance_mix is not None, "the bound trains a learned variance"
-    from_clean, from_noisy, log_small, log_large = (expand(column, x) for column in transitions[k].T)
+    from_clean, from_noisy, log_small, log_large = (expand(column, x) for column in transitions[t].T)
     true_mean = from_clean * z + from_noisy * x
     mean = from_clean * posterior.mean.detach() + from_noisy * x
     log_variance = posterior.variance_mix * log_large + (1 - posterior.variance_mix) * log_small
     divergence = _normal_kl(true_mean, log_small, mean, log_variance)
     likelihood = -_discretised_log_likelihood(z, mean, 0.5 * log_variance, bin_half_width)
-    bound = torch.where(expand(k == 0, x), likelihood, divergence)
+    bound = torch.where(expand(t == 0, x), likelihood, divergence)
     return bound.flatten(1).mean(1) / math.log(2)
 
 
 def transition_table(schedule: Schedule) -> Tensor:
     """Return (T, 4) float32: the ``Transition`` k → k - 1 of every level, as ``variational_bound`` wants it."""
-    rows = [Transition.between(schedule, k, k - 1) for k in range(schedule.steps)]
+    rows = [Transition.between(schedule, t, t - 1) for t in range(schedule.steps)]
     return torch.tensor([[r.from_clean, r.from_noisy, r.log_small, r.log_large] for r in rows], dtype=torch.float32)
 
 

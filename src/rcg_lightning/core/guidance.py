@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 
-class Guidance(Described):
+class Guidance(ConfigMixin):
     """``null + s · (cond - null)``; scale 1 is off.
 
     The paper's τ for MAGE, which grows linearly over the N sampling steps, is ``scale = 1 + τ`` with ``ramp``: at

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rcg_lightning.core.random import SeededNoise
+from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.samplers import Sampler
-from rcg_lightning.described import Described
 from rcg_lightning.types import require
 
 Predict = Callable[[Tensor, Tensor, float], Tensor]  # (tokens (B, N), masked (B, N), progress) -> logits (B, N, K)
 
 
-class MaskRate(Described):
+class MaskRatio(ConfigMixin):
     """The law of the share of tokens that training masks: a normal, truncated.
 
     Args:
@@ -106,7 +106,7 @@ def masked_again(confidence: Tensor, masked: Tensor, left: int) -> Tensor:
     return order.argsort(dim=1) < left
 
 
-class Draws(Protocol):
+class DecodingNoise(Protocol):
     """The chances that decoding takes."""
 
     rows: int  # B
@@ -121,7 +121,7 @@ class Draws(Protocol):
         ...
 
 
-class SeededDraws:
+class SeededDecodingNoise:
     """Chances by seed: row i depends on the noise's seed i alone. Two draws of the noise belong to each step."""
 
     def __init__(self, noise: SeededNoise) -> None:
@@ -136,7 +136,7 @@ class SeededDraws:
 
 
 @dataclass(frozen=True)
-class Round:
+class DecodingStep:
     """What one step of decoding leaves.
 
     Attributes:
@@ -165,12 +165,12 @@ class ParallelDecoding(Sampler):
         super().__init__(steps, temperature)
         require(steps > 0, f"parallel decoding takes at least one step, not {steps}")
 
-    def run(self, predict: Predict, draws: Draws, tokens: int) -> Tensor:
+    def run(self, predict: Predict, draws: DecodingNoise, tokens: int) -> Tensor:
         """Return tokens (B, N) int64 in [0, K)."""
         return deque(self.rounds(predict, draws, tokens), maxlen=1)[0].tokens
 
     @torch.no_grad()
-    def rounds(self, predict: Predict, draws: Draws, tokens: int) -> Iterator[Round]:
+    def rounds(self, predict: Predict, draws: DecodingNoise, tokens: int) -> Iterator[DecodingStep]:
         """Yield what each step leaves; at step i of n, guidance has made the progress (i + 1) / n."""
         ids = torch.zeros(draws.rows, tokens, dtype=torch.int64, device=draws.device)
         masked = torch.ones_like(ids, dtype=torch.bool)
@@ -179,7 +179,7 @@ class ParallelDecoding(Sampler):
             logits = predict(ids, masked, progress)
             log_p = logits.float().log_softmax(dim=2)
             ids = torch.where(masked, draws.tokens(step, log_p), ids)
-            chance = self.temperature * (1 - progress) * draws.gumbel(step, tokens)
-            confidence = log_p.gather(2, ids[:, :, None])[:, :, 0] + chance.to(log_p.dtype)
+            probability = self.temperature * (1 - progress) * draws.gumbel(step, tokens)
+            confidence = log_p.gather(2, ids[:, :, None])[:, :, 0] + probability.to(log_p.dtype)
             masked = masked_again(confidence, masked, left)
-            yield Round(ids, masked, logits)
+            yield DecodingStep(ids, masked, logits)

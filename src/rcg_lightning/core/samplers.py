@@ -1,4 +1,4 @@
-"""Sampling from a denoiser: grids of noise levels, one step rule for each sampler, and the one loop."""
+"""Sampling from a denoiser: grids of timesteps, one step rule for each sampler, and the one loop."""
 
 import math
 from abc import abstractmethod
@@ -11,56 +11,58 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.diffusion import Posterior, Transition, bridge_variance
-from rcg_lightning.core.random import SeededNoise
 from rcg_lightning.core.schedule import Schedule
-from rcg_lightning.described import Described
 from rcg_lightning.types import require
 
-Draw = Callable[[], Tensor]  # fresh standard normal noise of the shape of x
+NoiseFn = Callable[[], Tensor]  # fresh standard normal noise of the shape of x
 Denoise = Callable[[Tensor, int, float], Posterior]  # (x (B, *S), level k, progress in [0, 1]) -> Posterior
 
 
-class Grid(Described):
+class TimestepSpacing(ConfigMixin):
     """Which levels a sampler visits: an explicit descending list whose last entry is where sampling ends."""
 
     @abstractmethod
-    def levels(self, steps: int, total: int) -> list[int]:
+    def timesteps(self, steps: int, total: int) -> list[int]:
         """Return the levels for ``steps`` of ``total``; -1 is clean."""
 
 
-class StrideGrid(Grid):
+class LeadingSpacing(TimestepSpacing):
     """Every (total // steps)-th level from 0 up, then clean: 960, …, 40, 0, -1 for 25 of 1000 (ADM's "ddim25")."""
 
-    def levels(self, steps: int, total: int) -> list[int]:
+    def timesteps(self, steps: int, total: int) -> list[int]:
         return [*_strided(steps, total)[::-1], -1]
 
 
-class OffsetGrid(Grid):
+class OffsetSpacing(TimestepSpacing):
     """The stride grid plus one, down to level 0 rather than clean: 997, …, 5, 1, 0 for 250 of 1000 (official RDM, LDM).
 
     Where ``steps`` does not divide ``total`` there are more steps than asked for, as in the official code.
     """
 
-    def levels(self, steps: int, total: int) -> list[int]:
-        levels = [*(k + 1 for k in _strided(steps, total)[::-1]), 0]
-        require(levels[0] < total, f"{steps} of {total} steps run out of the schedule with an OffsetGrid: take fewer")
-        return levels
+    def timesteps(self, steps: int, total: int) -> list[int]:
+        timesteps = [*(t + 1 for t in _strided(steps, total)[::-1]), 0]
+        require(
+            timesteps[0] < total, f"{steps} of {total} steps run out of the schedule with an OffsetSpacing: take fewer"
+        )
+        return timesteps
 
 
-class EvenGrid(Grid):
+class LinspaceSpacing(TimestepSpacing):
     """Evenly spread and rounded, from total - 1 to 0, then clean (DiT and ADM with "250")."""
 
-    def levels(self, steps: int, total: int) -> list[int]:
-        require(2 <= steps <= total, f"an EvenGrid takes 2 to {total} steps, not {steps}")
+    def timesteps(self, steps: int, total: int) -> list[int]:
+        require(2 <= steps <= total, f"an LinspaceSpacing takes 2 to {total} steps, not {steps}")
         stride = (total - 1) / (steps - 1)
         return [*(round(i * stride) for i in range(steps - 1, -1, -1)), -1]
 
 
-class TrailingGrid(Grid):
+class TrailingSpacing(TimestepSpacing):
     """From the noisiest level to clean in equal strides, rounded: 999, 959, …, 39, -1 for 25 of 1000 (flows, ODEs)."""
 
-    def levels(self, steps: int, total: int) -> list[int]:
+    def timesteps(self, steps: int, total: int) -> list[int]:
         require(1 <= steps <= total, f"sampling takes 1 to {total} steps, not {steps}")
         return [round(total * i / steps) - 1 for i in range(steps, -1, -1)]
 
@@ -70,7 +72,7 @@ def _strided(steps: int, total: int) -> list[int]:
     return list(range(0, total, total // steps))
 
 
-class Sampler(Described):
+class Sampler(ConfigMixin):
     """How a generator that works in steps samples; each family of generators has its own kind.
 
     Args:
@@ -84,7 +86,7 @@ class Sampler(Described):
 
 
 @dataclass(frozen=True)
-class Stride:
+class SamplingStep:
     """One step of a sampling loop, from level k to a cleaner level s.
 
     Attributes:
@@ -94,12 +96,12 @@ class Stride:
         last: whether sampling ends at s.
     """
 
-    k: int
-    s: int
+    t: int
+    t_next: int
     schedule: Schedule
     here: Callable[[Tensor], Posterior]
     there: Callable[[Tensor], Posterior]
-    noise: Draw
+    noise: NoiseFn
     before: tuple[int, Tensor] | None
     last: bool
 
@@ -109,23 +111,23 @@ class DiffusionSampler(Sampler):
 
     Args:
         steps: number of steps.
-        grid: levels to visit.
+        spacing: levels to visit.
         clip: bound |x̂₀| (1 for pixels, as ADM does), None for no bound.
         temperature: factor of every noise draw, of the start and of the steps.
     """
 
-    def __init__(self, steps: int, grid: Grid, clip: float | None, temperature: float = 1.0) -> None:
+    def __init__(self, steps: int, spacing: TimestepSpacing, clip: float | None, temperature: float = 1.0) -> None:
         super().__init__(steps, temperature)
-        self.grid, self.clip = grid, clip
+        self.spacing, self.clip = spacing, clip
 
     @abstractmethod
-    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
+    def step(self, x: Tensor, posterior: Posterior, t: int, t_next: int, schedule: Schedule, noise: NoiseFn) -> Tensor:
         """Return x (B, *S) at level s, given x at level k and what the denoiser says of it."""
 
-    def advance(self, x: Tensor, stride: Stride) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, stride: SamplingStep) -> tuple[Tensor, Tensor]:
         """Return x at the next level, and x̂₀ at this one: one estimate and the step rule, unless overridden."""
         posterior = stride.here(x)
-        return self.step(x, posterior, stride.k, stride.s, stride.schedule, stride.noise), posterior.mean
+        return self.step(x, posterior, stride.t, stride.t_next, stride.schedule, stride.noise), posterior.mean
 
     def run(self, denoise: Denoise, schedule: Schedule, noise: SeededNoise, shape: tuple[int, ...]) -> Tensor:
         """Return samples (B, *shape), one for each seed of ``noise``."""
@@ -136,20 +138,22 @@ class DiffusionSampler(Sampler):
         self, denoise: Denoise, schedule: Schedule, noise: SeededNoise, shape: tuple[int, ...]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, x̂₀) after each step; draw 0 of the noise is the start, draw i + 1 belongs to step i."""
-        levels = self.grid.levels(self.steps, schedule.steps)
-        final, heat = len(levels) - 2, self.temperature
+        timesteps = self.spacing.timesteps(self.steps, schedule.steps)
+        final, heat = len(timesteps) - 2, self.temperature
 
         def estimate(i: int, x: Tensor) -> Posterior:
-            return self._bounded(denoise(x, levels[i], i / max(final, 1)))
+            return self._bounded(denoise(x, timesteps[i], i / max(final, 1)))
 
         x, before = heat * noise.normal(0, *shape), None
-        for i, (k, s) in enumerate(pairwise(levels)):
+        for i, (t, t_next) in enumerate(pairwise(timesteps)):
             here, there = partial(estimate, i), partial(estimate, i + 1)
             x, mean = self.advance(
                 x,
-                Stride(k, s, schedule, here, there, lambda i=i: heat * noise.normal(i + 1, *shape), before, i == final),
+                SamplingStep(
+                    t, t_next, schedule, here, there, lambda i=i: heat * noise.normal(i + 1, *shape), before, i == final
+                ),
             )
-            before = (k, mean)
+            before = (t, mean)
             yield x, mean
 
     def _bounded(self, posterior: Posterior) -> Posterior:
@@ -165,18 +169,18 @@ class DDIM(DiffusionSampler):
         self,
         steps: int = 50,
         eta: float = 0.0,
-        grid: Grid | None = None,
+        spacing: TimestepSpacing | None = None,
         clip: float | None = None,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, grid or StrideGrid(), clip, temperature)
+        super().__init__(steps, spacing or LeadingSpacing(), clip, temperature)
         self.eta = eta
 
-    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
-        (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
-        eps = (x - signal_k * posterior.mean) / sigma_k
-        deviation = self.eta * math.sqrt(bridge_variance(schedule, k, s))
-        x = signal_s * posterior.mean + math.sqrt(max(sigma_s**2 - deviation**2, 0.0)) * eps
+    def step(self, x: Tensor, posterior: Posterior, t: int, t_next: int, schedule: Schedule, noise: NoiseFn) -> Tensor:
+        (signal, sigma), (signal_next, sigma_next) = schedule.at(t), schedule.at(t_next)
+        eps = (x - signal * posterior.mean) / sigma
+        deviation = self.eta * math.sqrt(bridge_variance(schedule, t, t_next))
+        x = signal_next * posterior.mean + math.sqrt(max(sigma_next**2 - deviation**2, 0.0)) * eps
         return x + deviation * noise() if deviation > 0 else x
 
 
@@ -184,9 +188,13 @@ class Euler(DDIM):
     """Euler's method: on a flow the step x + (s - t) v along the velocity, elsewhere DDIM without noise."""
 
     def __init__(
-        self, steps: int = 50, grid: Grid | None = None, clip: float | None = None, temperature: float = 1.0
+        self,
+        steps: int = 50,
+        spacing: TimestepSpacing | None = None,
+        clip: float | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, 0.0, grid or TrailingGrid(), clip, temperature)
+        super().__init__(steps, 0.0, spacing or TrailingSpacing(), clip, temperature)
 
 
 class Heun(Euler):
@@ -195,16 +203,16 @@ class Heun(Euler):
     N steps evaluate the denoiser 2N - 1 times, the one to clean being Euler's. On a flow the mean is of velocities.
     """
 
-    def advance(self, x: Tensor, stride: Stride) -> tuple[Tensor, Tensor]:
-        k, s, schedule = stride.k, stride.s, stride.schedule
-        (signal_k, sigma_k), (signal_s, sigma_s) = schedule.at(k), schedule.at(s)
+    def advance(self, x: Tensor, stride: SamplingStep) -> tuple[Tensor, Tensor]:
+        t, t_next, schedule = stride.t, stride.t_next, stride.schedule
+        (signal, sigma), (signal_next, sigma_next) = schedule.at(t), schedule.at(t_next)
         first = stride.here(x).mean
-        ahead = self.step(x, Posterior(first), k, s, schedule, stride.noise)
-        if sigma_s == 0:
+        ahead = self.step(x, Posterior(first), t, t_next, schedule, stride.noise)
+        if sigma_next == 0:
             return ahead, first
         second = stride.there(ahead).mean
-        eps = (x - signal_k * first) / sigma_k + (ahead - signal_s * second) / sigma_s
-        return x + (signal_s - signal_k) / 2 * (first + second) + (sigma_s - sigma_k) / 2 * eps, first
+        eps = (x - signal * first) / sigma + (ahead - signal_next * second) / sigma_next
+        return x + (signal_next - signal) / 2 * (first + second) + (sigma_next - sigma) / 2 * eps, first
 
 
 class DPMSolver2M(Euler):
@@ -213,18 +221,18 @@ class DPMSolver2M(Euler):
     The first and the last step are of first order; so is the second of a flow, whose first level holds no signal.
     """
 
-    def advance(self, x: Tensor, stride: Stride) -> tuple[Tensor, Tensor]:
-        k, s, schedule = stride.k, stride.s, stride.schedule
+    def advance(self, x: Tensor, stride: SamplingStep) -> tuple[Tensor, Tensor]:
+        t, t_next, schedule = stride.t, stride.t_next, stride.schedule
         mean = ahead = stride.here(x).mean
         if stride.before is not None and not stride.last:
             earlier, old = stride.before
-            logs = [_half_log_snr(schedule, level) for level in (earlier, k, s)]
+            logs = [_half_log_snr(schedule, timestep) for timestep in (earlier, t, t_next)]
             ahead = mean + (logs[2] - logs[1]) / (logs[1] - logs[0]) / 2 * (mean - old)
-        return self.step(x, Posterior(ahead), k, s, schedule, stride.noise), mean
+        return self.step(x, Posterior(ahead), t, t_next, schedule, stride.noise), mean
 
 
-def _half_log_snr(schedule: Schedule, k: int) -> float:
-    signal, sigma = schedule.at(k)
+def _half_log_snr(schedule: Schedule, t: int) -> float:
+    signal, sigma = schedule.at(t)
     return math.log(signal / sigma) if signal > 0 else -math.inf
 
 
@@ -232,14 +240,18 @@ class Ancestral(DiffusionSampler):
     """Sampling from q(x_s | x_k, x̂₀) (DDPM; with a learned variance: improved DDPM). No noise in the last step."""
 
     def __init__(
-        self, steps: int = 250, grid: Grid | None = None, clip: float | None = None, temperature: float = 1.0
+        self,
+        steps: int = 250,
+        spacing: TimestepSpacing | None = None,
+        clip: float | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, grid or EvenGrid(), clip, temperature)
+        super().__init__(steps, spacing or LinspaceSpacing(), clip, temperature)
 
-    def step(self, x: Tensor, posterior: Posterior, k: int, s: int, schedule: Schedule, noise: Draw) -> Tensor:
-        if s < 0:
+    def step(self, x: Tensor, posterior: Posterior, t: int, t_next: int, schedule: Schedule, noise: NoiseFn) -> Tensor:
+        if t_next < 0:
             return posterior.mean
-        transition = Transition.between(schedule, k, s)
+        transition = Transition.between(schedule, t, t_next)
         mean = transition.from_clean * posterior.mean + transition.from_noisy * x
         half = 0.5 * transition.log_variance(posterior.variance_mix)
         deviation = half.to(x.dtype).exp() if isinstance(half, Tensor) else math.exp(half)

@@ -1,6 +1,6 @@
-"""Noise levels: how much signal and how much noise a noised example holds.
+"""Timesteps: how much signal and how much noise a noised example holds.
 
-An example at level k in [0, T) is ``signal(k) * z + noise(k) * eps``; level -1 is clean. Variance-preserving diffusion
+An example at level k in [0, T) is ``signal(t) * z + noise(t) * eps``; level -1 is clean. Variance-preserving diffusion
 has signal² + noise² = 1 and whole levels. A flow's time t in [0, 1] is level T t - 1, so it has levels in between.
 """
 
@@ -10,15 +10,15 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 
-class Schedule(Described):
+class Schedule(ConfigMixin):
     """Levels of noise.
 
     Args:
-        steps: T, the number of whole noise levels: those that samplers visit.
+        steps: T, the number of whole timesteps: those that samplers visit.
     """
 
     def __init__(self, steps: int = 1000) -> None:
@@ -26,15 +26,15 @@ class Schedule(Described):
         self.steps = steps
 
     @abstractmethod
-    def at(self, k: int) -> tuple[float, float]:
+    def at(self, t: int) -> tuple[float, float]:
         """Return (signal, noise) of a whole level in [-1, T), in double precision."""
 
     @abstractmethod
-    def scales(self, k: Tensor) -> tuple[Tensor, Tensor]:
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (signal, noise), each (B,) float32, of levels k (B,) in [-1, T)."""
 
     @abstractmethod
-    def levels(self, u: Tensor) -> Tensor:
+    def timesteps(self, u: Tensor) -> Tensor:
         """Return the levels (B,) at fractions u (B,) in [0, 1] of the way from the cleanest to the noisiest."""
 
 
@@ -42,7 +42,7 @@ class VariancePreserving(Schedule):
     """Levels of diffusion, signal² + noise² = 1. Tables are float64 on the CPU and used as float32; levels are int64.
 
     Args:
-        steps: T, the number of noise levels.
+        steps: T, the number of timesteps.
     """
 
     def __init__(self, steps: int = 1000) -> None:
@@ -58,22 +58,22 @@ class VariancePreserving(Schedule):
     def betas(self) -> Tensor:
         """Return (T,) float64: the variance added from one level to the next."""
 
-    def alpha_bar(self, k: int) -> float:
+    def alpha_bar(self, t: int) -> float:
         """Return signal² at level k, -1 being clean."""
-        return self._bars[k + 1]
+        return self._bars[t + 1]
 
-    def at(self, k: int) -> tuple[float, float]:
-        bar = self.alpha_bar(k)
+    def at(self, t: int) -> tuple[float, float]:
+        bar = self.alpha_bar(t)
         return math.sqrt(bar), math.sqrt(1 - bar)
 
-    def scales(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        if k.device not in self._tables:
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        if t.device not in self._tables:
             tables = torch.stack([self.alphas_bar.sqrt(), (1 - self.alphas_bar).sqrt()])
-            self._tables[k.device] = tables.float().to(k.device)
-        signal, noise = self._tables[k.device][:, k + 1]
+            self._tables[t.device] = tables.float().to(t.device)
+        signal, noise = self._tables[t.device][:, t + 1]
         return signal, noise
 
-    def levels(self, u: Tensor) -> Tensor:
+    def timesteps(self, u: Tensor) -> Tensor:
         return (u * self.steps).long().clamp_(max=self.steps - 1)
 
 
@@ -107,8 +107,8 @@ class CosineSchedule(VariancePreserving):
         super().__init__(steps)
 
     def betas(self) -> Tensor:
-        t = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
-        alphas_bar = torch.cos((t + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
+        time = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+        alphas_bar = torch.cos((time + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
         return (1 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=0.999)
 
 
@@ -119,19 +119,19 @@ class FlowSchedule(Schedule):
     T - 1, holds no signal at all, so the noise cannot be what a network predicts; ``FlowVelocity`` is what suits.
     """
 
-    def at(self, k: int) -> tuple[float, float]:
-        t = (k + 1) / self.steps
-        return 1 - t, t
+    def at(self, t: int) -> tuple[float, float]:
+        time = (t + 1) / self.steps
+        return 1 - time, time
 
-    def scales(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        t = (k.float() + 1) / self.steps
-        return 1 - t, t
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        time = (t.float() + 1) / self.steps
+        return 1 - time, time
 
-    def levels(self, u: Tensor) -> Tensor:
+    def timesteps(self, u: Tensor) -> Tensor:
         return u * self.steps - 1
 
 
-class LevelLaw(Described):
+class TimestepDistribution(ConfigMixin):
     """How often training visits the levels: a map of the fractions that it draws evenly."""
 
     @abstractmethod
@@ -139,7 +139,7 @@ class LevelLaw(Described):
         """Return fractions (B,) in [0, 1] of the way to the noisiest level for uniform u (B,): a quantile function."""
 
 
-class LogitNormal(LevelLaw):
+class LogitNormal(TimestepDistribution):
     """The logit of the fraction is normal: the middle of the way is visited most (Esser et al. 2024, SD3).
 
     Args:

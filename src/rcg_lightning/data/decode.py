@@ -1,4 +1,4 @@
-"""One picture file to one 8-bit picture, whatever the file holds."""
+"""One image file to one 8-bit image, whatever the file holds."""
 
 import io
 import warnings
@@ -15,18 +15,18 @@ _JPEG = b"\xff\xd8\xff"
 
 
 class Unreadable(Exception):
-    """A file that holds no picture; the message says why."""
+    """A file that holds no image; the message says why."""
 
 
 def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
-    """Return the picture as uint8 (C, H, W), with 1 or 3 channels.
+    """Return the image as uint8 (C, H, W), with 1 or 3 channels.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; transparency is dropped, and of an animation the first frame
+    Grey, palette, CMYK and 16-bit images are converted; transparency is dropped, and of an animation the first frame
     is taken, as torchvision's ImageFolder does. ``orient`` applies the camera's EXIF orientation, which the official
     code ignores. JPEG files take a faster way to the same pixels.
 
     Raises:
-        Unreadable: broken or truncated, not a picture, or of a kind without a fixed range of values.
+        Unreadable: broken or truncated, not a image, or of a kind without a fixed range of values.
     """
     if channels == 3 and content.startswith(_JPEG):
         try:
@@ -44,40 +44,40 @@ def _as_tensor(content: bytes) -> Tensor:
 
 def _by_pillow(content: bytes, channels: int, orient: bool) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
             if orient:
-                picture = ImageOps.exif_transpose(picture)
-            return _to_eight_bits(picture).convert(MODES[channels])
+                image = ImageOps.exif_transpose(image)
+            return _to_eight_bits(image).convert(MODES[channels])
     except Unreadable:
         raise
     except Image.DecompressionBombError as error:
         raise Unreadable(f"too large ({error})") from error
     except Exception as error:  # broken files make PIL's plugins raise OSError, SyntaxError, struct.error, ValueError …
         known = not isinstance(error, UnidentifiedImageError) and str(error)
-        raise Unreadable(known or "in no format of a picture") from error
+        raise Unreadable(known or "in no format of a image") from error
 
 
-def _to_eight_bits(picture: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits (PIL's own conversion clips it) and show palettes as what they look like."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise Unreadable("32-bit integers have no fixed range of values")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if picture.mode == "F":
-        raise Unreadable("floating-point pictures have no fixed range of values")
-    if picture.mode in ("P", "PA"):
-        return picture.convert("RGBA")
-    return picture
+    if image.mode == "F":
+        raise Unreadable("floating-point images have no fixed range of values")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA")
+    return image
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
-    """Return a picture of mode L or RGB as uint8 (C, H, W)."""
-    pixels = np.array(picture)
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return a image of mode L or RGB as uint8 (C, H, W)."""
+    pixels = np.array(image)
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def to_picture(pixels: np.ndarray) -> Image.Image:
+def to_pil(pixels: np.ndarray) -> Image.Image:
     """Invert ``to_tensor``, for an array (C, H, W)."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))

@@ -1,4 +1,4 @@
-"""The list of a folder's pictures: scanned once, cached, held in arrays that the loader's workers share."""
+"""The list of a folder's images: scanned once, cached, held in arrays that the loader's workers share."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _SETTLED = 2.0  # seconds after which a change of a folder surely changes its ti
 
 @dataclass
 class FolderIndex:
-    """Names and sizes of the pictures below ``root``, sorted by name.
+    """Names and sizes of the images below ``root``, sorted by name.
 
     Attributes:
         text: (bytes,) uint8, all relative names one after the other.
@@ -67,7 +67,7 @@ def index_folder(root: Path) -> FolderIndex:
     """
     root = root.expanduser()
     if not root.is_dir():
-        raise UserError(f"no folder of pictures at {root}: give the root of the data set")
+        raise UserError(f"no folder of images at {root}: give the root of the data set")
     place = cache_folder() / "folders" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
     cached = _read(place, root)
     if cached is not None:
@@ -75,7 +75,7 @@ def index_folder(root: Path) -> FolderIndex:
     started = time.time()
     index, stamps = _scan(root)
     seconds = time.time() - started
-    log.info("found %d pictures below %s in %.1f s (index kept in %s)", len(index), root, seconds, place)
+    log.info("found %d images below %s in %.1f s (index kept in %s)", len(index), root, seconds, place)
     if started - max(stamp for _, stamp in stamps) / 1e9 > _SETTLED:
         _write(place, index, stamps)
     return index
@@ -142,16 +142,16 @@ _ARRAYS = ("text", "ends", "sizes", "folders")
 def _read(place: Path, root: Path) -> FolderIndex | None:
     """Return the cached index, or None where there is none, it is broken or a folder has changed."""
     try:
-        facts = json.loads((place / "index.json").read_text())
-        if facts["version"] != _VERSION or facts["root"] != str(root.resolve()):
+        spec = json.loads((place / "index.json").read_text())
+        if spec["version"] != _VERSION or spec["root"] != str(root.resolve()):
             return None
-        if any(os.stat(root / folder).st_mtime_ns != stamp for folder, stamp in facts["stamps"]):
+        if any(os.stat(root / folder).st_mtime_ns != stamp for folder, stamp in spec["stamps"]):
             return None
-        folder = place / facts["arrays"]
+        folder = place / spec["arrays"]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        if len(arrays["sizes"]) != facts["pictures"] or arrays["ends"][-1] != len(arrays["text"]):
+        if len(arrays["sizes"]) != spec["images"] or arrays["ends"][-1] != len(arrays["text"]):
             return None
-        return FolderIndex(root=root, classes=facts["classes"], **arrays)
+        return FolderIndex(root=root, classes=spec["classes"], **arrays)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -159,11 +159,11 @@ def _read(place: Path, root: Path) -> FolderIndex | None:
 def _write(place: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> None:
     """Keep the index; arrays first, in a folder of their own, then index.json that names it, in one step."""
     version = f"{time.time_ns():x}-{os.getpid()}"
-    facts = {
+    spec = {
         "version": _VERSION,
         "root": str(index.root.resolve()),
         "arrays": version,
-        "pictures": len(index),
+        "images": len(index),
         "classes": index.classes,
         "stamps": stamps,
     }
@@ -172,7 +172,7 @@ def _write(place: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> No
         for name in _ARRAYS:
             np.save(place / version / f"{name}.npy", getattr(index, name))
         draft = place / f"{version}.json"
-        draft.write_text(json.dumps(facts))
+        draft.write_text(json.dumps(spec))
         os.replace(draft, place / "index.json")
     except OSError as error:
         log.info("the index of %s is not cached: %s", index.root, error)

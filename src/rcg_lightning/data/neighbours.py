@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rcg_lightning.types import require
 
 Metric = Literal["euclidean", "cosine"]
-SPARE = 8  # candidates beyond k, so that rounding in the matrix product cannot lose a true neighbour
+SPARE = 8  # candidates beyond k, so that rounding in the matmul cannot lose a true neighbour
 _LANES = 16  # entries of a group in ``lowest``
 
 
@@ -50,7 +50,7 @@ Index = Callable[[Tensor], Search]  # prepared rows (B, d) -> what searches them
 
 
 class Products:
-    """Searches ``rows`` (B, d) by one matrix product; a score is |q - b|² without |q|²."""
+    """Searches ``rows`` (B, d) by one matmul; a score is |q - b|² without |q|²."""
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
@@ -93,7 +93,7 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Return distances (n, k), ascending, and indices (n, k) int64 of the rows of ``bank`` nearest to each query.
 
-    A query that is in the bank finds itself first. Candidates come from matrix products of a chunk of rows at a time;
+    A query that is in the bank finds itself first. Candidates come from matmuls of a chunk of rows at a time;
     their distances are then computed again from differences, so that small ones are exact. Equal distances are in the
     order of their indices.
 

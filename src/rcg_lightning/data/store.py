@@ -1,4 +1,4 @@
-"""A store: named columns over the views of a data set's pictures, made once by any number of processes.
+"""A store: named columns over the views of a data set's images, made once by any number of processes.
 
 Rows are cut into shards whose bounds depend on the data set's size and ``shard_rows`` only. A shard is complete when
 its ``.json``, written last, is there; a store is when its ``manifest.json`` is. So making one can be stopped at any
@@ -25,10 +25,10 @@ class Store:
 
     Attributes:
         path: its folder.
-        size: number of pictures N.
-        views: number of views V of each picture.
-        columns: name to facts: ``shape`` of one row, ``dtype``, and what the maker added.
-        identity: what made it: ``dataset`` (fingerprint), ``split``, ``geometry`` (what the views are), and one for
+        size: number of images N.
+        views: number of views V of each image.
+        columns: name to data spec: ``shape`` of one row, ``dtype``, and what the maker added.
+        identity: what made it: ``dataset`` (fingerprint), ``split``, ``transform`` (what the views are), and one for
             each column, such as the encoder's.
     """
 
@@ -73,12 +73,12 @@ class Store:
         return {**self.__dict__, "_maps": {}}  # each process maps the files itself
 
     def read(self, column: str, index: np.ndarray, view: int | np.ndarray = 0) -> np.ndarray:
-        """Return rows (n, *shape) of ``column`` for pictures ``index`` (n,) and ``view``, one for all or (n,)."""
+        """Return rows (n, *shape) of ``column`` for images ``index`` (n,) and ``view``, one for all or (n,)."""
         index = np.asarray(index)
         view = np.broadcast_to(np.asarray(view), index.shape)
         self._require_column(column)
         if len(index) and not (index.min() >= 0 and index.max() < self.size):
-            raise IndexError(f"index {index.min()} to {index.max()} in a store of {self.size} pictures")
+            raise IndexError(f"index {index.min()} to {index.max()} in a store of {self.size} images")
         out = np.empty((len(index), *self.columns[column]["shape"]), self.columns[column]["dtype"])
         numbers = index // self.shard_rows
         for number in np.unique(numbers):
@@ -90,8 +90,8 @@ class Store:
     def whole(self, column: str) -> np.ndarray:
         """Return all of ``column``, (N, V, *shape), in memory."""
         self._require_column(column)
-        facts = self.columns[column]
-        out = np.empty((self.size, self.views, *facts["shape"]), facts["dtype"])
+        spec = self.columns[column]
+        out = np.empty((self.size, self.views, *spec["shape"]), spec["dtype"])
         for shard in self._shards:
             out[shard.start : shard.stop] = self._map(column, shard.number)
         return out
@@ -103,9 +103,9 @@ class Store:
             UserError: names the first file that is not what was written.
         """
         for shard, files in zip(self._shards, self._files):
-            for column, facts in files.items():
+            for column, spec in files.items():
                 path = self._path(column, shard)
-                if file_sha256(path) != facts["sha256"]:
+                if file_sha256(path) != spec["sha256"]:
                     raise UserError(
                         f"{path} is damaged: remove it with {shard.stem}.json and {MANIFEST}, extract again"
                     )
@@ -138,11 +138,11 @@ class Store:
             len(self._files) == len(self._shards), f"{self.path / MANIFEST} does not list all shards: extract again"
         )
         for shard, files in zip(self._shards, self._files):
-            for column, facts in files.items():
+            for column, spec in files.items():
                 path = self._path(column, shard)
                 found = path.stat().st_size if path.exists() else 0
-                if found != facts["bytes"]:
+                if found != spec["bytes"]:
                     raise UserError(
-                        f"{path} has {found} bytes, not {facts['bytes']}: "
+                        f"{path} has {found} bytes, not {spec['bytes']}: "
                         f"remove {shard.stem}.json and {MANIFEST} there and run extract again"
                     )

@@ -18,11 +18,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StoreWriter:
-    """Writes the store of ``size`` pictures with ``views`` views each into ``folder``.
+    """Writes the store of ``size`` images with ``views`` views each into ``folder``.
 
     Args:
         folder: made if needed; one that holds the beginning of the same store is continued.
-        shard_rows: pictures in a shard; together with ``size`` it fixes the shards' bounds.
+        shard_rows: images in a shard; together with ``size`` it fixes the shards' bounds.
         identity: plain data, what makes the store what it is; see ``Store.identity``.
         floats: how floating-point columns are stored.
 
@@ -39,13 +39,13 @@ class StoreWriter:
         identity: Mapping[str, Any],
         floats: Literal["float16", "float32"] = "float32",
     ) -> None:
-        require(size > 0 and views > 0 and shard_rows > 0, "a store has at least one picture, view and row in a shard")
+        require(size > 0 and views > 0 and shard_rows > 0, "a store has at least one image, view and row in a shard")
         self.folder = Path(folder).expanduser()
         self.views = views
         self.floats = floats
         self.shards = cut(size, shard_rows)
-        facts = {"size": size, "views": views, "shard_rows": shard_rows, "floats": floats, "identity": dict(identity)}
-        self._facts = json.loads(json.dumps({"format": FORMAT, **facts}))
+        spec = {"size": size, "views": views, "shard_rows": shard_rows, "floats": floats, "identity": dict(identity)}
+        self._spec = json.loads(json.dumps({"format": FORMAT, **spec}))
         self._space_checked = False
         self._begin()
 
@@ -61,39 +61,38 @@ class StoreWriter:
         """
         arrays = {name: self._checked(name, array, shard) for name, array in columns.items()}
         self._require_space(shard, sum(array.nbytes for array in arrays.values()))
-        facts = {}
+        spec = {}
         for name, array in arrays.items():
             path = self.folder / f"{shard.stem}.{name}.npy"
             checksum = self._replace(path, lambda file, array=array: np.save(file, array, allow_pickle=False))
-            facts[name] = {
+            spec[name] = {
                 "sha256": checksum,
                 "bytes": path.stat().st_size,
                 "dtype": str(array.dtype),
                 "shape": list(array.shape[2:]),
             }
-        self._write_json(self._done(shard), {"start": shard.start, "stop": shard.stop, "columns": facts})
+        self._write_json(self._done(shard), {"start": shard.start, "stop": shard.stop, "columns": spec})
 
     def finish(self, columns_meta: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Write the manifest, once every shard is there (one process, after the others are done).
 
-        ``columns_meta`` adds plain facts to columns, such as ``count`` of what an integer column counts.
+        ``columns_meta`` adds plain data spec to columns, such as ``count`` of what an integer column counts.
         """
         missing = self.pending()
         if missing:
             raise UserError(f"{len(missing)} of {len(self.shards)} shards of {self.folder} are missing: extract again")
         done = [json.loads(self._done(shard).read_text())["columns"] for shard in self.shards]
-        columns = {name: {"shape": facts["shape"], "dtype": facts["dtype"]} for name, facts in done[0].items()}
+        columns = {name: {"shape": spec["shape"], "dtype": spec["dtype"]} for name, spec in done[0].items()}
         for shard, files in zip(self.shards, done):
-            found = {name: {"shape": facts["shape"], "dtype": facts["dtype"]} for name, facts in files.items()}
+            found = {name: {"shape": spec["shape"], "dtype": spec["dtype"]} for name, spec in files.items()}
             require(found == columns, f"shard {shard.stem} of {self.folder} has columns {found}, the first {columns}")
         for name, meta in (columns_meta or {}).items():
-            require(name in columns, f"facts for column {name!r}, but {self.folder} has only {sorted(columns)}")
+            require(name in columns, f"data spec for column {name!r}, but {self.folder} has only {sorted(columns)}")
             columns[name] = {**meta, **columns[name]}
         shards = [
-            {name: {"sha256": facts["sha256"], "bytes": facts["bytes"]} for name, facts in files.items()}
-            for files in done
+            {name: {"sha256": spec["sha256"], "bytes": spec["bytes"]} for name, spec in files.items()} for files in done
         ]
-        self._write_json(self.folder / MANIFEST, {**self._facts, "columns": columns, "shards": shards})
+        self._write_json(self.folder / MANIFEST, {**self._spec, "columns": columns, "shards": shards})
         for draft in self.folder.glob(".*.draft"):  # left by processes that were killed
             draft.unlink(missing_ok=True)
 
@@ -109,13 +108,13 @@ class StoreWriter:
             strangers = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
             if strangers and not path.exists():
                 raise UserError(f"{self.folder} holds {strangers[0]!r} but no store: give an empty or new folder")
-            self._write_json(path, self._facts)
+            self._write_json(path, self._spec)
             return
         try:
             found = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path} is damaged: remove the folder and extract again") from error
-        for name, wanted in _flat(self._facts).items():
+        for name, wanted in _flat(self._spec).items():
             if _flat(found).get(name) != wanted:
                 raise UserError(
                     f"{self.folder} holds a store whose {name} is {_flat(found).get(name)!r}, not {wanted!r}: "
@@ -137,9 +136,7 @@ class StoreWriter:
             finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
             if not finite.all():
                 row = shard.start + int(np.argmin(finite))
-                raise UserError(
-                    f"{name!r} of picture {row} is not finite in {self.floats}: check encoder and precision"
-                )
+                raise UserError(f"{name!r} of image {row} is not finite in {self.floats}: check encoder and precision")
         return np.ascontiguousarray(array)
 
     def _require_space(self, shard: Shard, bytes_of_shard: int) -> None:
@@ -188,9 +185,9 @@ class ShardCollector:
         self._filled: dict[int, np.ndarray] = {}
 
     def add(self, index: np.ndarray, view: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
-        """Take rows (n, *shape) of every column for pictures ``index`` (n,) and views ``view`` (n,), of one shard."""
+        """Take rows (n, *shape) of every column for images ``index`` (n,) and views ``view`` (n,), of one shard."""
         numbers = np.unique(index // self.writer.shards[0].stop)
-        require(len(numbers) == 1, "a batch of extraction spans several shards: use ImageData.extract's loader")
+        require(len(numbers) == 1, "a batch of extraction spans several shards: use ImageDataModule.extract's loader")
         shard = self.writer.shards[int(numbers[0])]
         rows = index - shard.start
         space = (shard.stop - shard.start, self.writer.views)
@@ -204,8 +201,8 @@ class ShardCollector:
             del self._parts[shard.number], self._filled[shard.number]
 
 
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: value for name, value in facts.items() if name != "identity"}, **facts.get("identity", {})}
+def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in spec.items() if name != "identity"}, **spec.get("identity", {})}
 
 
 def _no_room(folder: Path, needed: int, free: int) -> str:

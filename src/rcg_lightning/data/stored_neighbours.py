@@ -16,13 +16,13 @@ from rcg_lightning.types import require
 
 _LEAST = Chunks(queries=16, bank=1024, tile=16, exact=1)  # fewer at a time would take for ever
 _MOST = Chunks(queries=16384, bank=65536, tile=2048, exact=1024)  # more at a time is not faster
-_PRODUCTS = 2**25  # entries of a matrix product, likewise
+_PRODUCTS = 2**25  # entries of a matmul, likewise
 
 
 class StoredRows:
     """View 0 of a store's column of vectors (d), as (N, d), read when asked for.
 
-    Files are mapped anew for each reading: what has been read counts as this process's memory for no longer.
+    Files are mapped again for each reading: what has been read counts as this process's memory for no longer.
     """
 
     def __init__(self, store: Store, column: str = "representation") -> None:
@@ -57,7 +57,7 @@ class StoredNeighbours:
         rows = StoredRows(store)
         require(
             0 < k <= len(rows),
-            f"{k} neighbours were asked for, and {store.path} holds {len(rows)} pictures: choose k from 1 to that",
+            f"{k} neighbours were asked for, and {store.path} holds {len(rows)} images: choose k from 1 to that",
         )
         self.k, self.device, self.index = k, device, index
         kept = np.dtype(store.columns[rows.column]["dtype"]).itemsize * len(rows) * rows.shape[1]
@@ -138,7 +138,7 @@ def itself_first(index: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.take_along_axis(index, np.argsort(index != own, axis=1, kind="stable"), axis=1)
 
 
-class FaissProducts:
+class FaissIndex:
     """Finds candidates among ``rows`` (B, d) of length one, on the CPU, by their inner products in faiss."""
 
     def __init__(self, rows: Tensor) -> None:

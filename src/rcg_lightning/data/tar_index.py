@@ -1,4 +1,4 @@
-"""The list of the pictures in tar shards: where each lies in which file, found once, cached, read by position."""
+"""The list of the images in tar shards: where each lies in which file, found once, cached, read by position."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ _ARRAYS = ("text", "ends", "sizes", "folders", "shards", "offsets")
 
 @dataclass
 class TarIndex(FolderIndex):
-    """Pictures in the ``*.tar`` of a folder, in webdataset's layout: ``key.jpg``, its class's number in ``key.cls``.
+    """Images in the ``*.tar`` of a folder, in webdataset's layout: ``key.jpg``, its class's number in ``key.cls``.
 
     Names are ``shard.tar/key.jpg``; ``folders`` holds class numbers, -1 where there is none; ``classes`` their names,
-    which are the numbers, and is empty where no picture has one.
+    which are the numbers, and is empty where no image has one.
 
     Attributes:
-        shards: (N,) int64, position in ``files`` of the tar that each picture lies in.
+        shards: (N,) int64, position in ``files`` of the tar that each image lies in.
         offsets: (N,) int64, its first byte there.
         files: names of the tars, sorted.
     """
@@ -66,13 +66,13 @@ def _scan(root: Path, files: list[str]) -> dict[str, np.ndarray]:
     text, ends = joined_names([entry[0] for entry in found])
     columns = np.asarray([entry[1:] for entry in found], np.int64).reshape(-1, 4)
     sizes, folders, shards, offsets = columns.T.copy()
-    log.info("found %d pictures in %d tars of %s", len(found), len(files), root)
+    log.info("found %d images in %d tars of %s", len(found), len(files), root)
     return {"text": text, "ends": ends, "sizes": sizes, "folders": folders, "shards": shards, "offsets": offsets}
 
 
 def _entries(path: Path, number: int) -> Iterator[tuple[bytes, int, int, int, int]]:
-    """Yield (name, size, class, shard, offset) of the pictures of one tar."""
-    pictures: dict[str, tarfile.TarInfo] = {}
+    """Yield (name, size, class, shard, offset) of the images of one tar."""
+    images: dict[str, tarfile.TarInfo] = {}
     classes: dict[str, int] = {}
     try:
         with tarfile.open(path, "r:") as tar:
@@ -82,14 +82,14 @@ def _entries(path: Path, number: int) -> Iterator[tuple[bytes, int, int, int, in
                 if not member.isfile():
                     continue
                 if member.name.lower().endswith(SUFFIXES):
-                    pictures[key] = member
+                    images[key] = member
                 elif member.name.endswith(".cls"):
                     classes[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
     except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path} cannot be read as an uncompressed tar ({error}): make it anew") from error
+        raise UserError(f"{path} cannot be read as an uncompressed tar ({error}): make it again") from error
     except ValueError as error:
         raise UserError(f"{path}: the class of {member.name} is no whole number ({error})") from error
-    for key, member in pictures.items():
+    for key, member in images.items():
         name = os.fsencode(f"{path.name}/{member.name.removeprefix('./')}")
         yield name, member.size, classes.get(key, -1), number, member.offset_data
 

@@ -1,7 +1,7 @@
-"""How a figure was made, as an object: a figure without it cannot be compared with another.
+"""How a metric was made, as an object: a metric without it cannot be compared with another.
 
 A ``Protocol`` says what was asked for; ``record`` adds what was found (checksums, file format) and is what is stored
-beside every figure; records.py tells whether two records are of one protocol.
+next to every metric; records.py tells whether two records are of one protocol.
 """
 
 import difflib
@@ -14,28 +14,28 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.described import Described, describe
+from rcg_lightning.config import ConfigMixin, describe
+from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.extractors import FeatureExtractor, InceptionExtractor
-from rcg_lightning.evaluation.manifold import NEIGHBOURS, all_radii
-from rcg_lightning.evaluation.published_statistics import read_statistics
-from rcg_lightning.evaluation.reading import Samples, open_samples
 from rcg_lightning.evaluation.records import LOSSLESS
 from rcg_lightning.evaluation.reference import Reference, reference_of
-from rcg_lightning.evaluation.representations import RealRepresentations
-from rcg_lightning.evaluation.scores import check_size
+from rcg_lightning.evaluation.reference_files import read_statistics
+from rcg_lightning.evaluation.sample_readers import Samples, open_samples
+from rcg_lightning.evaluation.scorer import check_size
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor, InceptionExtractor
+from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii
+from rcg_lightning.metrics.representation_distance import RealRepresentations
 from rcg_lightning.pretrained.network_folder import file_digest
 from rcg_lightning.types import require, to_uint8
 
-Split = Literal["train", "heldout", "statistics"]
+Split = Literal["train", "eval", "statistics"]
 Labels = Literal["generated", "balanced", "random"]
 Quantisation = Literal["round", "truncate"]
 INCEPTION = "inception-6726825d"  # how the identity of the published weights begins
 
 
-class Protocol(Described):
-    """A way to make figures.
+class Protocol(ConfigMixin):
+    """A way to make metrics.
 
     Args:
         name: of the protocol; ``own`` is any that has no name.
@@ -45,8 +45,8 @@ class Protocol(Described):
         reference: what samples are compared with: a split of the data, or a file of statistics; None: both splits.
         number: samples; None: as many as there are.
         labels: classes as the model draws them, each equally often in turn, or uniformly at random.
-        quantisation: how pictures in [0, 1] become integers; official codes truncate, which darkens by half a level.
-        resize: what the geometry of the real pictures says of itself; None: any.
+        quantisation: how images in [0, 1] become integers; official codes truncate, which darkens by half a level.
+        resize: what the transform of the real images says of itself; None: any.
         format: of files that samples are read from, if they are: ``png`` stands for all that lose nothing.
         neighbours: k of precision, recall, density and coverage.
     """
@@ -77,7 +77,7 @@ class Protocol(Described):
         return type(self)(**{**self._arguments, **{key: value for key, value in settings.items() if value is not None}})
 
     def quantise(self, images: Tensor) -> Tensor:
-        """Pictures in [0, 1] -> uint8, rounded or truncated."""
+        """Images in [0, 1] -> uint8, rounded or truncated."""
         if self.quantisation == "truncate":
             whole = (images.clamp(0, 1) * 255).floor() / 255  # levels that rounding does not move
             images = torch.where(images.isfinite(), whole, images)
@@ -91,13 +91,13 @@ class Protocol(Described):
         format: str = "memory",
         asked: "Protocol | None" = None,
     ) -> dict[str, Any]:
-        """Return in plain data how figures were made.
+        """Return in plain data how metrics were made.
 
         Args:
             extractor: the one that was used, or the identity of the encoder whose stored representations are compared.
             reference: what ``bind`` found.
             number: samples scored.
-            format: ``memory`` for pictures that were scored as they were made, else of their files.
+            format: ``memory`` for images that were scored as they were made, else of their files.
             asked: the named protocol that this one is a variant of; what differs from it becomes part of the name.
         """
         made = format == "memory"
@@ -110,7 +110,7 @@ class Protocol(Described):
             "weights": weights,
             "reference": dict(reference),
             "number": number,
-            # of pictures from files it is not known; what `rcg sample` wrote was rounded
+            # of images from files it is not known; what `rcg sample` wrote was rounded
             "labels": self.labels if made else None,
             "quantisation": None if stored else self.quantisation if made else "round" if format == "store" else None,
             "resize": reference.get("resize"),
@@ -141,17 +141,17 @@ class Protocol(Described):
 def presets() -> dict[str, Protocol]:
     """Return the named protocols.
 
-    Those of natural pictures take the published Inception weights; ``digits`` and ``mnist`` a classifier trained on the
+    Those of natural images take the published Inception weights; ``digits`` and ``mnist`` a classifier trained on the
     data, whose folder the user gives. ``rep-train`` is of representations.
     """
     inception: dict[str, Any] = {"extractor": InceptionExtractor(), "weights": INCEPTION, "number": 50_000}
     imagenet = inception | {"quantisation": "truncate", "resize": "shorter side 256, centre 256", "neighbours": 3}
     named = [
         Protocol("adm-256", **{**imagenet, "resize": None}, reference="statistics"),
-        Protocol("val-50k", **imagenet, reference="heldout"),
+        Protocol("val-50k", **imagenet, reference="eval"),
         Protocol("train-50k", **imagenet, reference="train"),
         Protocol("cifar10-train", **inception, reference="train", quantisation="truncate", resize="as is"),
-        Protocol("icgan", **inception, reference="heldout"),
+        Protocol("icgan", **inception, reference="eval"),
         Protocol("digits", weights="classifier-", reference="train", number=1346, resize="as is"),
         Protocol("mnist", weights="classifier-", reference="train", number=10_000, resize="as is"),
         Protocol("rep-train", reference="train", number=50_000),
@@ -170,7 +170,7 @@ def find_protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Real:
-    """Where the real pictures, or what stands for them, lie: one of three.
+    """Where the real images, or what stands for them, lie: one of three.
 
     Attributes:
         data: a data set.
@@ -179,16 +179,16 @@ class Real:
         folder: where features are kept for the next time, if anywhere.
     """
 
-    data: ImageData | None = None
+    data: ImageDataModule | None = None
     statistics: Path | None = None
     samples: Path | None = None
     folder: Path | None = None
 
     def check_size(self, shape: tuple[int, int, int]) -> None:
-        """Raise a UserError, before any work, where samples (C, H, W) are of another size than the real pictures."""
+        """Raise a UserError, before any work, where samples (C, H, W) are of another size than the real images."""
         if self.data is not None:
             self.data.prepare_data()
-            check_size(shape[1:], self.data.facts.image[1:])
+            check_size(shape[1:], self.data.spec.image[1:])
         if self.samples is not None:
             check_size(shape[1:], open_samples(self.samples).shape[1:])
 
@@ -208,30 +208,34 @@ class Real:
 
 
 def bind_data(
-    protocol: Protocol, data: ImageData, extractor: FeatureExtractor, folder: Path | None, device: torch.device | str
+    protocol: Protocol,
+    data: ImageDataModule,
+    extractor: FeatureExtractor,
+    folder: Path | None,
+    device: torch.device | str,
 ) -> tuple[Reference, dict[str, Any]]:
     """Return the split of the data that a protocol compares with, and what to record of it.
 
-    Without a choice of split figures are of both. Nearest pictures and copies are always those of training.
+    Without a choice of split metrics are of both. Nearest images and copies are always those of training.
     """
     data.prepare_data()
     real = reference_of(data, extractor, folder, device)
-    split = "heldout" if protocol.reference == "heldout" else "train"
-    pictures = data.pictures(split)
-    facts = {
+    split = "eval" if protocol.reference == "eval" else "train"
+    images = data.images(split)
+    spec = {
         "set": split,
-        "identity": pictures.fingerprint,
-        "pictures": len(pictures),
-        "resize": data.geometry.says(False),
+        "identity": images.fingerprint,
+        "images": len(images),
+        "resize": data.transform.says(False),
     }
-    if split == "heldout":
-        seen = real.heldout
+    if split == "eval":
+        seen = real.evaluation
         if seen is None or seen.features is None:
-            raise UserError(f"protocol {protocol.name} compares with held-out pictures: these data have too few")
+            raise UserError(f"protocol {protocol.name} compares with evaluation images: these data have too few")
         near = all_radii(seen.features.to(device)).cpu() if len(seen.features) > NEIGHBOURS else None
-        seen = replace(seen, pictures=real.train.pictures)
-        return replace(real, train=seen, heldout=None, radii=near, name="heldout"), facts
-    return (real if protocol.reference is None else replace(real, heldout=None)), facts
+        seen = replace(seen, images=real.train.images)
+        return replace(real, train=seen, evaluation=None, radii=near, name="eval"), spec
+    return (real if protocol.reference is None else replace(real, evaluation=None)), spec
 
 
 def bind_statistics(
@@ -239,7 +243,7 @@ def bind_statistics(
 ) -> tuple[Reference, dict[str, Any]]:
     """Return the reference that a file of statistics is, and what to record of it: its name and SHA-256.
 
-    Features of pictures in the file are kept in ``folder``, by default the user's cache.
+    Features of images in the file are kept in ``folder``, by default the user's cache.
     """
     real = read_statistics(path, extractor, device, folder)
     return real, {"set": "statistics", "file": path.name, "identity": file_digest(path)}
@@ -251,27 +255,27 @@ def bind_samples(
     """Return other samples as the reference, and what to record of them: a SHA-256 of all their pixels."""
     samples, digest = open_samples(path), hashlib.sha256()
     real = Reference.measure(_digested(samples, digest), None, extractor, device=device)
-    real = replace(real, train=replace(real.train, pictures=None), name="samples")  # no training pictures to be copied
-    return real, {"set": "samples", "identity": digest.hexdigest(), "pictures": samples.count, "format": samples.format}
+    real = replace(real, train=replace(real.train, images=None), name="samples")  # no training images to be copied
+    return real, {"set": "samples", "identity": digest.hexdigest(), "images": samples.count, "format": samples.format}
 
 
-def bind_representations(data: ImageData) -> tuple[RealRepresentations, dict[str, Any]]:
+def bind_representations(data: ImageDataModule) -> tuple[RealRepresentations, dict[str, Any]]:
     """Return the stored representations that a data module joins, and what to record of them.
 
     Raises:
-        UserError: it joins none of the training pictures.
+        UserError: it joins none of the training images.
     """
     data.prepare_data()
     train = data.columns("train").get("representation")
     if train is None:
         raise UserError("representations are compared with stored ones: join a store of rcg extract by --data.stores")
-    real = RealRepresentations(train, data.columns("heldout").get("representation"))
-    geometry = train.identity.get("geometry")
+    real = RealRepresentations(train, data.columns("eval").get("representation"))
+    transform = train.identity.get("transform")
     return real, {
         "set": "train",
         "identity": train.identity.get("dataset"),
-        "pictures": real.pictures,
-        "resize": geometry,
+        "images": real.images,
+        "resize": transform,
     }
 
 

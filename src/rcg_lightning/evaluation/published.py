@@ -1,4 +1,4 @@
-"""Published figures as data.
+"""Published metrics as data.
 
 Nothing here imports torch: a table is shown at once.
 """
@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a figure was measured.
+    """How a metric was measured.
 
     Attributes:
         name: of the protocol.
@@ -27,7 +27,7 @@ class Protocol:
         extractor: whose features, None where there are none.
         number: samples.
         reference: set that the samples are compared with; None where it is a file of statistics.
-        settings: what else is known of it, as a record of a measured figure has it: quantisation, resize, neighbours, …
+        settings: what else is known of it, as a record of a measured metric has it: quantisation, resize, neighbours, …
     """
 
     name: str
@@ -45,19 +45,19 @@ class Row:
     Attributes:
         id: ``table/row``.
         name: as the table calls it.
-        figures: metric to published value.
+        metrics: metric to published value.
         protocols: metric to the protocol it was measured by.
-        sources: where the figures were read, in words.
+        sources: where the metrics were read, in words.
         config: what trains it here, None where nothing does yet.
         options: what is added to the command that trains it.
-        makes: the figures that ``config`` can give.
+        makes: the metrics that ``config`` can give.
         errors: metric to the published uncertainty.
         unconfirmed: metrics whose published value was found in no text at hand: never compared.
     """
 
     id: str
     name: str
-    figures: dict[str, float]
+    metrics: dict[str, float]
     protocols: dict[str, Protocol]
     sources: tuple[str, ...]
     config: str | None = None
@@ -67,7 +67,7 @@ class Row:
     unconfirmed: frozenset[str] = frozenset()
 
     def trained_by(self, metric: str) -> str:
-        """Return what is typed after `rcg` to train what gives a figure, or that nothing does yet."""
+        """Return what is typed after `rcg` to train what gives a metric, or that nothing does yet."""
         if self.config is None or metric not in self.makes:
             return NOT_YET
         return f"{self.config} {self.options}".strip()
@@ -79,7 +79,7 @@ class Table:
 
     Attributes:
         pipeline: name of the pipeline whose results fill it; empty where rows are measured one by one.
-        orientation: its figures were measured on other data and are never subtracted.
+        orientation: its metrics were measured on other data and are never subtracted.
     """
 
     name: str
@@ -94,8 +94,8 @@ class Table:
 def tables() -> dict[str, Table]:
     """Return every published table by its name."""
     content = yaml.safe_load(FILE.read_text())
-    protocols = {name: Protocol(name, **facts) for name, facts in content["protocols"].items()}
-    return {name: _table(name, facts, protocols, content["sources"]) for name, facts in content["tables"].items()}
+    protocols = {name: Protocol(name, **spec) for name, spec in content["protocols"].items()}
+    return {name: _table(name, spec, protocols, content["sources"]) for name, spec in content["tables"].items()}
 
 
 def find_table(name: str) -> Table:
@@ -119,23 +119,23 @@ def find_row(row_id: str) -> Row:
     return known[row_id]
 
 
-def _table(name: str, facts: dict[str, Any], protocols: dict[str, Protocol], sources: dict[str, str]) -> Table:
-    by_metric, usual = facts.get("protocols", {}), facts["protocol"]
+def _table(name: str, spec: dict[str, Any], protocols: dict[str, Protocol], sources: dict[str, str]) -> Table:
+    by_metric, usual = spec.get("protocols", {}), spec["protocol"]
     rows = {}
-    for key, told in facts["rows"].items():
-        figures = told["figures"]
-        used = {metric: protocols[by_metric.get(metric, told.get("protocol", usual))] for metric in figures}
+    for key, row in spec["rows"].items():
+        metrics = row["metrics"]
+        used = {metric: protocols[by_metric.get(metric, row.get("protocol", usual))] for metric in metrics}
         rows[key] = Row(
             f"{name}/{key}",
-            told["name"],
-            {metric: float(value) for metric, value in figures.items()},
+            row["name"],
+            {metric: float(value) for metric, value in metrics.items()},
             used,
-            tuple(sources[source] for source in told["source"]),
-            told["config"],
-            told.get("options", ""),
-            frozenset(told.get("makes", figures)),
-            told.get("errors", {}),
-            frozenset(told.get("unconfirmed", ())),
+            tuple(sources[source] for source in row["source"]),
+            row["config"],
+            row.get("options", ""),
+            frozenset(row.get("makes", metrics)),
+            row.get("errors", {}),
+            frozenset(row.get("unconfirmed", ())),
         )
-    more = {key: facts[key] for key in ("note", "pipeline", "orientation") if key in facts}
-    return Table(name, facts["title"], rows, **more)
+    more = {key: spec[key] for key in ("note", "pipeline", "orientation") if key in spec}
+    return Table(name, spec["title"], rows, **more)

@@ -1,4 +1,4 @@
-"""What stands beside every figure, and whether two figures may be compared. Nothing here imports torch."""
+"""What stands next to every metric, and whether two metrics may be compared. Nothing here imports torch."""
 
 import logging
 from collections.abc import Mapping
@@ -12,40 +12,40 @@ _SETTINGS = ("name", "version", "number", "labels", "quantisation", "resize", "n
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return in words how two records (``Protocol.record``) differ; what either does not know is no difference."""
-    told = []
+    found = []
     for name in _SETTINGS:
         pair = one.get(name), other.get(name)
         if None not in pair and pair[0] != pair[1] and not (name == "name" and "own" in pair):
-            told.append(f"{name} {pair[0]} and {pair[1]}")
+            found.append(f"{name} {pair[0]} and {pair[1]}")
     weights = one.get("weights"), other.get("weights")
     if None not in weights and weights[0] != weights[1]:
-        told.append(f"features of {weights[0]} and {weights[1]}")
+        found.append(f"features of {weights[0]} and {weights[1]}")
     elif None not in (one.get("extractor"), other.get("extractor")) and one["extractor"] != other["extractor"]:
-        told.append("settings of the extractor")
+        found.append("settings of the extractor")
     real = [record.get("reference") or {} for record in (one, other)]
     pairs = [(real[0].get(key), real[1].get(key)) for key in ("set", "identity")]
     if any(None not in pair and pair[0] != pair[1] for pair in pairs):
         names = [_reference(found) for found in real]
-        told.append(f"reference {names[0]} and {names[1]}")
+        found.append(f"reference {names[0]} and {names[1]}")
     formats = [_losses(record.get("format")) for record in (one, other)]
     if None not in formats and formats[0] != formats[1]:
-        told.append(f"format {formats[0]} and {formats[1]}")
-    return told
+        found.append(f"format {formats[0]} and {formats[1]}")
+    return found
 
 
 def comparable(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether figures with these records may be compared; if not, one warning names all that differs."""
-    told = ["the protocol of one is not recorded"] if not one or not other else differences(one, other)
-    if told:
-        log.warning("these figures are of different protocols and not comparable: %s", "; ".join(told))
-    return not told
+    """Whether metrics with these records may be compared; if not, one warning names all that differs."""
+    found = ["the protocol of one is not recorded"] if not one or not other else differences(one, other)
+    if found:
+        log.warning("these metrics are of different protocols and not comparable: %s", "; ".join(found))
+    return not found
 
 
 def one_format(formats: Mapping[str, str | None]) -> bool:
-    """Whether pictures from several places all lost nothing, or the same way; if not, one warning names them.
+    """Whether images from several places all lost nothing, or the same way; if not, one warning names them.
 
     Args:
-        formats: where pictures come from, in words, to their format; None where there are no pictures.
+        formats: where images come from, in words, to their format; None where there are no images.
     """
     kinds = {_losses(format) for format in formats.values() if format is not None}
     if len(kinds) > 1:

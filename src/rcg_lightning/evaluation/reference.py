@@ -1,4 +1,4 @@
-"""The real pictures that samples are compared with: measured once for a data set and an extractor, kept in a file."""
+"""The real images that samples are compared with: measured once for a data set and an extractor, kept in a file."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from rcg_lightning.data.images import ImageData
+from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.manifold import NEIGHBOURS, all_radii, copy_threshold
-from rcg_lightning.evaluation.metrics import FeatureStatistics, Moments
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments
+from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii, copy_threshold
 from rcg_lightning.types import require
 
-BATCH = 256  # fixed, so that features of one picture set are always made in the same batches, to the last digit
-FEATURES_KEPT = 10_000  # of each set, for metrics of neighbours, whose cost is quadratic
-BYTES_KEPT = 512 * 2**20  # of training pictures, for distances in pixels
+BATCH = 256  # fixed, so that features of one image set are always made in the same batches, to the last digit
+MAX_STORED_FEATURES = 10_000  # of each set, for metrics of neighbours, whose cost is quadratic
+MAX_STORED_BYTES = 512 * 2**20  # of training images, for distances in pixels
 FORMAT = 2
 
 
@@ -33,34 +33,34 @@ class RealSet:
     """What is known of one split.
 
     Attributes:
-        moments: of the features of all its pictures.
-        features: (N, d) float32, of at most FEATURES_KEPT; None where only moments are known.
-        pictures: (N, C, H, W) uint8; None where they are more than BYTES_KEPT.
+        moments: of the features of all its images.
+        features: (N, d) float32, of at most MAX_STORED_FEATURES; None where only moments are known.
+        images: (N, C, H, W) uint8; None where they are more than MAX_STORED_BYTES.
         spatial: moments of the spatial features, for sFID; None where they are not known.
-        size: height and width of the pictures, None where only moments are known.
+        size: height and width of the images, None where only moments are known.
     """
 
     moments: Moments
     features: Tensor | None = None
-    pictures: Tensor | None = None
+    images: Tensor | None = None
     spatial: Moments | None = None
     size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real training and held-out pictures in one extractor's features.
+    """Real training and evaluation images in one extractor's features.
 
     Attributes:
         identity: hash of all that it depends on; empty for moments from elsewhere.
         radii: (N, NEIGHBOURS), distances of the training features to their nearest other ones.
-        copy_threshold: pixel distance to training below which a picture counts as a copy.
-        name: what the first set is called in the names of figures.
+        copy_threshold: pixel distance to training below which a image counts as a copy.
+        name: what the first set is called in the names of metrics.
     """
 
     identity: str
     train: RealSet
-    heldout: RealSet | None = None
+    evaluation: RealSet | None = None
     radii: Tensor | None = None
     copy_threshold: float | None = None
     name: str = "train"
@@ -69,41 +69,39 @@ class Reference:
     def measure(
         cls,
         train: Tensor | Iterable[Tensor],
-        heldout: Tensor | Iterable[Tensor] | None,
+        evaluation: Tensor | Iterable[Tensor] | None,
         extractor: FeatureExtractor,
         identity: str = "",
         device: torch.device | str = "cpu",
     ) -> "Reference":
-        """Measure uint8 pictures (N, C, H, W), or batches of them, on ``device``; ``heldout`` may be missing."""
+        """Measure uint8 images (N, C, H, W), or batches of them, on ``device``; ``eval`` may be missing."""
         seen = _measure(train, extractor, device)
-        unseen = None if heldout is None else _measure(heldout, extractor, device)
+        unseen = None if evaluation is None else _measure(evaluation, extractor, device)
         near = _radii(seen.features, device)
         threshold = None
-        if unseen is not None and unseen.pictures is not None and seen.pictures is not None:
-            threshold = copy_threshold(unseen.pictures.to(device), seen.pictures)
+        if unseen is not None and unseen.images is not None and seen.images is not None:
+            threshold = copy_threshold(unseen.images.to(device), seen.images)
         return cls(identity, seen, unseen, near, threshold)
 
     def save(self, path: Path) -> None:
         """Write a .safetensors file; it appears complete or not at all."""
         tensors: dict[str, Tensor] = {}
-        facts: dict[str, Any] = {"format": FORMAT, "identity": self.identity, "copy_threshold": self.copy_threshold}
-        for split, real in (("train", self.train), ("heldout", self.heldout)):
+        spec: dict[str, Any] = {"format": FORMAT, "identity": self.identity, "copy_threshold": self.copy_threshold}
+        for split, real in (("train", self.train), ("eval", self.evaluation)):
             if real is None:
                 continue
-            values = {"features": real.features, "pictures": real.pictures}
-            facts[split] = {"size": real.size}
+            values = {"features": real.features, "images": real.images}
+            spec[split] = {"size": real.size}
             for name, moments in (("moments", real.moments), ("spatial", real.spatial)):
                 if moments is not None:
-                    facts[split][name] = {"count": moments.count, "identity": moments.identity}
+                    spec[split][name] = {"count": moments.count, "identity": moments.identity}
                     values |= {f"{name}.mean": moments.mean, f"{name}.covariance": moments.covariance}
             tensors |= {f"{split}.{name}": value for name, value in values.items() if value is not None}
         if self.radii is not None:
             tensors["radii"] = self.radii
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()}, fresh, {"reference": json.dumps(facts)}
-        )
+        save_file({name: value.contiguous() for name, value in tensors.items()}, fresh, {"reference": json.dumps(spec)})
         fresh.replace(path)
 
     @classmethod
@@ -112,16 +110,16 @@ class Reference:
         require(path.is_file(), f"no reference at {path}: correct the path or measure it first")
         try:
             with safe_open(path, "pt") as file:
-                facts = json.loads(file.metadata()["reference"])
+                spec = json.loads(file.metadata()["reference"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is not a reference, or it is damaged: delete it and measure it anew") from error
-        require(facts["format"] == FORMAT, f"{path} has format {facts['format']}, not {FORMAT}: delete it")
+            raise UserError(f"{path} is not a reference, or it is damaged: delete it and measure it again") from error
+        require(spec["format"] == FORMAT, f"{path} has format {spec['format']}, not {FORMAT}: delete it")
 
         def split(name: str) -> RealSet | None:
-            if name not in facts:
+            if name not in spec:
                 return None
-            known = facts[name]
+            known = spec[name]
             moments, spatial = (
                 Moments(tensors[f"{name}.{kind}.mean"], tensors[f"{name}.{kind}.covariance"], **known[kind])
                 if kind in known
@@ -130,15 +128,15 @@ class Reference:
             )
             assert moments is not None
             size = tuple(known["size"]) if known["size"] else None
-            return RealSet(moments, tensors.get(f"{name}.features"), tensors.get(f"{name}.pictures"), spatial, size)
+            return RealSet(moments, tensors.get(f"{name}.features"), tensors.get(f"{name}.images"), spatial, size)
 
         train = split("train")
         assert train is not None
-        return cls(facts["identity"], train, split("heldout"), tensors.get("radii"), facts["copy_threshold"])
+        return cls(spec["identity"], train, split("eval"), tensors.get("radii"), spec["copy_threshold"])
 
 
 def reference_of(
-    data: ImageData, extractor: FeatureExtractor, folder: Path | None, device: torch.device | str = "cpu"
+    data: ImageDataModule, extractor: FeatureExtractor, folder: Path | None, device: torch.device | str = "cpu"
 ) -> Reference:
     """Return the reference of a data set, from ``folder`` where it has been measured before; else measure and keep it.
 
@@ -148,34 +146,34 @@ def reference_of(
     path = None if folder is None else folder / f"reference-{extractor.name}-{identity}.safetensors"
     if path is not None and path.is_file():
         return Reference.load(path)
-    heldout = real_pictures(data, "heldout") if len(data.pictures("heldout")) > 1 else None
-    reference = Reference.measure(real_pictures(data, "train"), heldout, extractor, identity, device)
+    evaluation = real_images(data, "eval") if len(data.images("eval")) > 1 else None
+    reference = Reference.measure(real_images(data, "train"), evaluation, extractor, identity, device)
     if path is not None:
         reference.save(path)
     return reference
 
 
-def reference_identity(data: ImageData, extractor: FeatureExtractor) -> str:
+def reference_identity(data: ImageDataModule, extractor: FeatureExtractor) -> str:
     """Return a hash of everything that a reference depends on."""
-    splits = [data.pictures(split).fingerprint for split in ("train", "heldout")]
-    parts = [*splits, data.geometry.says(False), extractor.identity, extractor.spatial_dim]
-    parts += [NEIGHBOURS, FEATURES_KEPT, BYTES_KEPT, FORMAT]
+    splits = [data.images(split).fingerprint for split in ("train", "eval")]
+    parts = [*splits, data.transform.says(False), extractor.identity, extractor.spatial_dim]
+    parts += [NEIGHBOURS, MAX_STORED_FEATURES, MAX_STORED_BYTES, FORMAT]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def real_pictures(data: ImageData, split: str, index: np.ndarray | None = None) -> Iterator[Tensor]:
-    """Yield uint8 batches (BATCH, C, H, W) of a split, each picture in its deterministic view.
+def real_images(data: ImageDataModule, split: str, index: np.ndarray | None = None) -> Iterator[Tensor]:
+    """Yield uint8 batches (BATCH, C, H, W) of a split, each image in its deterministic view.
 
     Args:
-        index: which pictures, with repetitions if wished; all in order by default.
+        index: which images, with repetitions if wished; all in order by default.
     """
     return (batch["image"] for batch in data.plain(split, frozenset({"image"}), index, BATCH))
 
 
-def batches(pictures: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Cut pictures (N, C, H, W), or batches of any sizes, into batches of BATCH; the last may be smaller."""
+def batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Cut images (N, C, H, W), or batches of any sizes, into batches of BATCH; the last may be smaller."""
     waiting: list[Tensor] = []
-    for part in [pictures] if isinstance(pictures, Tensor) else pictures:
+    for part in [images] if isinstance(images, Tensor) else images:
         waiting.append(part)
         if sum(map(len, waiting)) >= BATCH:
             *full, rest = torch.cat(waiting).split(BATCH)
@@ -187,7 +185,7 @@ def batches(pictures: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def _measure(pictures: Tensor | Iterable[Tensor], extractor: FeatureExtractor, device: torch.device | str) -> RealSet:
+def _measure(images: Tensor | Iterable[Tensor], extractor: FeatureExtractor, device: torch.device | str) -> RealSet:
     """Extract the features of one split in one pass, in memory that does not grow with it."""
     # every process measures for itself: nothing is to be summed over processes
     statistics = FeatureStatistics(
@@ -199,7 +197,7 @@ def _measure(pictures: Tensor | Iterable[Tensor], extractor: FeatureExtractor, d
     kept: list[Tensor] | None = []
     seen, stride = 0, 1
     size: tuple[int, int] | None = None
-    for batch in tqdm(batches(pictures), "measuring real pictures", delay=3, leave=False):
+    for batch in tqdm(batches(images), "measuring real images", delay=3, leave=False):
         found, logits, places = extractor(batch.to(device))
         statistics.update(found, logits)
         if spatial is not None and places is not None:
@@ -207,15 +205,15 @@ def _measure(pictures: Tensor | Iterable[Tensor], extractor: FeatureExtractor, d
         size = batch.shape[2], batch.shape[3]
         features.append(found[-seen % stride :: stride].cpu())  # those whose number is a multiple of the stride
         seen += len(batch)
-        if seen > 2 * FEATURES_KEPT * stride:
+        if seen > 2 * MAX_STORED_FEATURES * stride:
             features, stride = [torch.cat(features)[::2]], 2 * stride
         if kept is not None:
             kept.append(batch.cpu())
-            if sum(part.nbytes for part in kept) > BYTES_KEPT:
+            if sum(part.nbytes for part in kept) > MAX_STORED_BYTES:
                 kept = None
     return RealSet(
         statistics.compute().moments.cpu(),
-        spread(torch.cat(features), FEATURES_KEPT),
+        spread(torch.cat(features), MAX_STORED_FEATURES),
         torch.cat(kept) if kept else None,
         None if spatial is None else spatial.compute().moments.cpu(),
         size,

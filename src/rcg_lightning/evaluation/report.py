@@ -1,4 +1,4 @@
-"""The table of a comparison: one row a condition and seed, as JSON, Markdown and a picture."""
+"""The table of a comparison: one row a condition and seed, as JSON, Markdown and a image."""
 
 import json
 import statistics
@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcg_lightning.data.images import ImageData
-from rcg_lightning.evaluation.extractors import FeatureExtractor
-from rcg_lightning.evaluation.grid import labelled_grid
-from rcg_lightning.evaluation.reference import Reference, real_pictures
-from rcg_lightning.evaluation.scores import score
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.evaluation.image_grid import labelled_grid
+from rcg_lightning.evaluation.reference import Reference, real_images
+from rcg_lightning.evaluation.scorer import score
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.types import require
 
-REAL = "real"  # the condition of rows that no model made: floors, told apart by their part
-HELD_OUT, DRAWN_ANEW = "held_out", "training_set_drawn_anew"
-_SHOWN = 18  # samples of a row in the picture
+REAL = "real"  # the condition of rows that no model made: reference values, told apart by their part
+EVALUATION, DRAWN_ANEW = "evaluation", "training_set_drawn_anew"
+_SHOWN = 18  # samples of a row in the image
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One set of samples and its figures.
+    """One set of samples and its metrics.
 
     Attributes:
         condition: none, cluster, class, representation, …, or real.
@@ -34,8 +34,8 @@ class Row:
         metrics: name to value, as ``score`` gives them.
         n: number of samples.
         seconds: time to make them, or to read them where they are real.
-        samples: some of them, uint8 (m, C, H, W), for the picture.
-        part: which real pictures, HELD_OUT or DRAWN_ANEW; None for samples.
+        samples: some of them, uint8 (m, C, H, W), for the image.
+        part: which real images, EVALUATION or DRAWN_ANEW; None for samples.
     """
 
     condition: str
@@ -48,41 +48,41 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What stands in tables and pictures."""
+        """What stands in tables and images."""
         return " ".join(word for word in (self.condition, self.part) if word).replace("_", " ")
 
     def plain(self) -> dict[str, Any]:
         """Return what stands in results.json."""
-        figures = {"condition": self.condition, "seed": self.seed, "metrics": self.metrics}
-        figures |= {} if self.part is None else {"part": self.part}
-        return figures | {"n": self.n, "seconds": round(self.seconds, 3)}
+        metrics = {"condition": self.condition, "seed": self.seed, "metrics": self.metrics}
+        metrics |= {} if self.part is None else {"part": self.part}
+        return metrics | {"n": self.n, "seconds": round(self.seconds, 3)}
 
 
 def floors(
-    data: ImageData,
+    data: ImageDataModule,
     reference: Reference,
     extractor: FeatureExtractor,
     n: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[Row]:
-    """Return what real pictures score: the best any generator can hope for, and how far from zero that is.
+    """Return what real images score: the best any generator can hope for, and how far from zero that is.
 
-    The first row is of ``n`` training pictures drawn with replacement (its copy rate is 1 by construction), the second
-    of held-out pictures, ``n`` of them or all there are.
+    The first row is of ``n`` training images drawn with replacement (its copy rate is 1 by construction), the second
+    of evaluation images, ``n`` of them or all there are.
     """
-    # which real pictures a seed compares, no sample: a local generator, so that its floors are always the same ones
+    # which real images a seed compares, no sample: a local generator, so that its reference values are always the same ones
     draw = np.random.default_rng(seed)
-    held, train = len(data.pictures("heldout")), len(data.pictures("train"))
-    held_out = draw.permutation(held)[:n]
-    chosen = {DRAWN_ANEW: ("train", draw.integers(0, train, n)), HELD_OUT: ("heldout", held_out)}
+    held, train = len(data.images("eval")), len(data.images("train"))
+    evaluation = draw.permutation(held)[:n]
+    chosen = {DRAWN_ANEW: ("train", draw.integers(0, train, n)), EVALUATION: ("eval", evaluation)}
     rows = []
     for part, (split, index) in chosen.items():
         if len(index) < 2:
             continue
         start = monotonic()
-        metrics = score(real_pictures(data, split, index), reference, extractor, device)
-        shown = torch.cat(list(real_pictures(data, split, index[:_SHOWN])))
+        metrics = score(real_images(data, split, index), reference, extractor, device)
+        shown = torch.cat(list(real_images(data, split, index[:_SHOWN])))
         rows.append(Row(REAL, seed, metrics, len(index), monotonic() - start, shown, part))
     return rows
 
@@ -92,35 +92,35 @@ def write_results(folder: Path, rows: Sequence[Row], note: str = "") -> None:
 
     Args:
         rows: in the order of the table; rows of one condition are the seeds of one line.
-        note: stands above the table: extractor, reference, what else a figure depends on.
+        note: stands above the table: extractor, reference, what else a metric depends on.
     """
     require(bool(rows), "there are no results to write")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps([row.plain() for row in rows], indent=2) + "\n")
     (folder / "results.md").write_text(f"{note}\n\n{table(rows)}".lstrip())
-    pictured: dict[str, Row] = {}
+    drawn: dict[str, Row] = {}
     for row in rows:
         if row.samples is not None:
-            pictured.setdefault(row.title, row)
-    if pictured:
-        strips = [(row.title, row.samples[:_SHOWN]) for row in pictured.values() if row.samples is not None]
+            drawn.setdefault(row.title, row)
+    if drawn:
+        strips = [(row.title, row.samples[:_SHOWN]) for row in drawn.values() if row.samples is not None]
         labelled_grid(strips, _SHOWN).save(folder / "grid.png")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return a Markdown table, mean ± standard deviation over seeds where there are several; floors come last."""
+    """Return a Markdown table, mean ± standard deviation over seeds where there are several; reference values come last."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.title, []).append(row)
     lines = [
-        "| condition | n | seeds | FD to train | FD to held-out | IS | precision / recall | copy rate | seconds |",
+        "| condition | n | seeds | FD to train | FD to evaluation | IS | precision / recall | copy rate | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for title, group in sorted(groups.items(), key=lambda item: item[1][0].condition == REAL):  # stable
-        name = f"*floor: {title}*" if group[0].condition == REAL else title
+        name = f"*reference value: {title}*" if group[0].condition == REAL else title
         sizes = "/".join(str(n) for n in dict.fromkeys(row.n for row in group))
         pair = f"{_over_seeds(group, 'precision', 2)} / {_over_seeds(group, 'recall', 2)}"
-        cells = [name, sizes, str(len(group)), _over_seeds(group, "fd", 3), _over_seeds(group, "fd_heldout", 3)]
+        cells = [name, sizes, str(len(group)), _over_seeds(group, "fd", 3), _over_seeds(group, "fd_eval", 3)]
         cells += [_over_seeds(group, "is", 2), pair, _over_seeds(group, "copy_rate", 3)]
         cells.append(mean_and_deviation([row.seconds for row in group], lambda value: f"{value:.1f}"))
         lines.append("| " + " | ".join(cells) + " |")

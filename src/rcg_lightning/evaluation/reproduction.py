@@ -1,4 +1,4 @@
-"""What was measured here, read from files of figures and put beside what was published."""
+"""What was measured here, read from files of metrics and put next to what was published."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.published import Protocol, Row, Table
 from rcg_lightning.evaluation.records import differences
 
-# a published figure, and under which names it is measured here
+# a published metric, and under which names it is measured here
 MEASURED_AS = {
     "fid": ("fid", "fd"),
     "log_likelihood": ("log_likelihood", "parzen", "parzen_log_likelihood"),
@@ -21,12 +21,12 @@ MEASURED_AS = {
 PER_CENT = frozenset({"linear_accuracy"})  # published as such, measured as a share
 _NAME = re.compile(r"(?P<kind>\w+)/(?:(?P<extractor>[a-z][\w-]*?)_)?(?P<size>\d+k?)(?:_(?P<reference>\w+))?$")
 _WITHOUT_REFERENCE = frozenset({"is", "uniformity"})
-_HELD_OUT = frozenset({"val", "heldout", "test"})  # names of one thing: pictures that nothing was trained on
+_EVALUATION = frozenset({"val", "eval", "test"})  # names of one thing: images that nothing was trained on
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure that was measured here, over one or more seeds.
+    """A metric that was measured here, over one or more seeds.
 
     Attributes:
         values: one for each seed.
@@ -51,27 +51,27 @@ class Measured:
 
     def differs(self, protocol: Protocol) -> list[str]:
         """Return in words how this was measured otherwise than ``protocol`` says."""
-        told = []
+        found = []
         if protocol.number is not None and self.number != protocol.number:
-            told.append(f"{self.number or 'an unknown number of'} samples, not {protocol.number}")
+            found.append(f"{self.number or 'an unknown number of'} samples, not {protocol.number}")
         if protocol.extractor is not None and self.extractor != protocol.extractor:
-            told.append(f"features of {self.extractor or 'an unnamed extractor'}, not {protocol.extractor}")
+            found.append(f"features of {self.extractor or 'an unnamed extractor'}, not {protocol.extractor}")
         named = self.protocol not in (None, "own")
         if named and self.protocol != protocol.name:
-            told.append(f"protocol {self.protocol}, not {protocol.name}")
+            found.append(f"protocol {self.protocol}, not {protocol.name}")
         compared = not named and self.metric not in _WITHOUT_REFERENCE
         if compared and _plain(self.reference) != (_plain(protocol.reference) or "statistics"):
-            told.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.says}")
+            found.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.says}")
         if self.record is not None:
-            told += differences(self.record, protocol.settings)
-        if not told and self.protocol is None:
-            told.append(f"its file does not say whether it is {protocol.name}")
-        return told
+            found += differences(self.record, protocol.settings)
+        if not found and self.protocol is None:
+            found.append(f"its file does not say whether it is {protocol.name}")
+        return found
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of a table, published and measured."""
+    """One metric of a table, published and measured."""
 
     row: Row
     metric: str
@@ -83,11 +83,11 @@ class Line:
         """Measured minus published; None where either is missing, unconfirmed, or of other data."""
         if self.measured is None or self.metric in self.row.unconfirmed or self.orientation:
             return None
-        return self.measured.mean - self.row.figures[self.metric]
+        return self.measured.mean - self.row.metrics[self.metric]
 
     @property
     def warnings(self) -> list[str]:
-        """How the measured figure is not of the published protocol."""
+        """How the measured metric is not of the published protocol."""
         return [] if self.measured is None else self.measured.differs(self.row.protocols[self.metric])
 
     def plain(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Line:
         return {
             "row": self.row.id,
             "metric": self.metric,
-            "published": self.row.figures[self.metric],
+            "published": self.row.metrics[self.metric],
             "confirmed": self.metric not in self.row.unconfirmed,
             "protocol": self.row.protocols[self.metric].name,
             "sources": list(self.row.sources),
@@ -107,17 +107,17 @@ class Line:
         }
 
 
-def read_figures(path: Path) -> list[Measured]:
-    """Return the figures of a JSON file: full names as `rcg evaluate` writes them, or short ones under ``metrics``.
+def read_metrics(path: Path) -> list[Measured]:
+    """Return the metrics of a JSON file: full names as `rcg evaluate` writes them, or short ones under ``metrics``.
 
     Raises:
-        UserError: the file is not there or holds no figures.
+        UserError: the file is not there or holds no metrics.
     """
     content = _read(path)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} should hold figures by name, as `rcg evaluate --out` writes them")
+        raise UserError(f"{path} should hold metrics by name, as `rcg evaluate --out` writes them")
     metrics = next(
-        (content[name] for name in ("metrics", "figures") if isinstance(content.get(name), Mapping)), content
+        (content[name] for name in ("metrics", "metrics") if isinstance(content.get(name), Mapping)), content
     )
     found = [
         _measured(name, (float(value),), content, path)
@@ -125,12 +125,12 @@ def read_figures(path: Path) -> list[Measured]:
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("n", "number", "seed")
     ]
     if not found:
-        raise UserError(f"{path} holds no figures: give what `rcg evaluate --out` wrote")
+        raise UserError(f"{path} holds no metrics: give what `rcg evaluate --out` wrote")
     return found
 
 
 def read_results(path: Path) -> dict[str, list[Measured]]:
-    """Return the figures of a pipeline's results.json by condition, those of all seeds together."""
+    """Return the metrics of a pipeline's results.json by condition, those of all seeds together."""
     content = _read(path)
     if not isinstance(content, list) or not all(isinstance(row, dict) and "metrics" in row for row in content):
         raise UserError(f"{path} should be the results.json of a pipeline: a list of rows with condition and metrics")
@@ -146,17 +146,17 @@ def read_results(path: Path) -> dict[str, list[Measured]]:
 
 
 def lines(table: Table, measured: Mapping[str, Iterable[Measured]]) -> list[Line]:
-    """Return every figure of a table, with what was measured of its row, by the row's key or id."""
+    """Return every metric of a table, with what was measured of its row, by the row's key or id."""
     found = []
     for key, row in table.rows.items():
         mine = list(measured.get(row.id, measured.get(key, ())))
-        for metric in row.figures:
+        for metric in row.metrics:
             found.append(Line(row, metric, _closest(mine, metric, row.protocols[metric]), table.orientation))
     return found
 
 
 def comparison(table: Table, found: list[Line]) -> str:
-    """Return a table's published and measured figures as Markdown, with every difference in protocol named below."""
+    """Return a table's published and measured metrics as Markdown, with every difference in protocol named below."""
     heads = ["row", "figure", "published", "measured", "difference", "source", "trained by"]
     text = [f"## {table.name}: {table.title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     notes: dict[str, list[str]] = {}
@@ -176,18 +176,18 @@ def comparison(table: Table, found: list[Line]) -> str:
     text += [table.note] if table.note else []
     if table.orientation and any(line.measured for line in found):
         text.append(f"warning: another protocol: {'; '.join(_orientation(found))}")
-    text += [f"† warning: {', '.join(names)}: {told}" for told, names in notes.items()]
+    text += [f"† warning: {', '.join(names)}: {found}" for found, names in notes.items()]
     return "\n".join(text) + "\n"
 
 
 def _orientation(found: list[Line]) -> list[str]:
-    """What is different about all measured figures of a table that is for orientation only."""
-    return list(dict.fromkeys(told for line in found for told in line.warnings))
+    """What is different about all measured metrics of a table that is for orientation only."""
+    return list(dict.fromkeys(found for line in found for found in line.warnings))
 
 
 def _published(line: Line) -> str:
     error = line.row.errors.get(line.metric)
-    text = f"{line.row.figures[line.metric]:g}" + (f" ± {error:g}" if error else "")
+    text = f"{line.row.metrics[line.metric]:g}" + (f" ± {error:g}" if error else "")
     return f"{text} (unconfirmed)" if line.metric in line.row.unconfirmed else text
 
 
@@ -207,14 +207,14 @@ def _difference(line: Line) -> str:
 
 
 def _closest(found: list[Measured], metric: str, protocol: Protocol) -> Measured | None:
-    """Of the figures measured, the one of a metric that is nearest to how it was published."""
+    """Of the metrics measured, the one of a metric that is nearest to how it was published."""
     same = [one for one in found if one.metric in MEASURED_AS.get(metric, (metric,))]
     wanted = _plain(protocol.reference)
     return min(same, key=lambda one: (_plain(one.reference) != wanted, len(one.differs(protocol))), default=None)
 
 
 def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], path: Path) -> Measured:
-    """Make sense of a figure's name, short or full, and of what stands beside it in its file."""
+    """Make sense of a metric's name, short or full, and of what stands next to it in its file."""
     protocol = about.get("protocol")
     record = protocol if isinstance(protocol, Mapping) else None
     protocol = protocol if record is None else record.get("name")
@@ -227,19 +227,19 @@ def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], pa
         number = int(size[:-1]) * 1000 if size.endswith("k") else int(size)
         extractor = full["extractor"] or extractor
     if reference is None and kind.startswith("fd"):
-        reference = "heldout" if kind.endswith("_heldout") else "train"
-    kind = kind.removesuffix("_heldout")
+        reference = "eval" if kind.endswith("_eval") else "train"
+    kind = kind.removesuffix("_eval")
     values = tuple(100 * value for value in values) if kind in PER_CENT else values
     named = extractor if isinstance(extractor, str) else None
     return Measured(values, kind, named, number, reference, str(protocol) if protocol else None, path, record)
 
 
 def _plain(reference: str | None) -> str | None:
-    return "heldout" if reference in _HELD_OUT else reference
+    return "eval" if reference in _EVALUATION else reference
 
 
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a JSON file of figures: {error}") from error
+        raise UserError(f"{path} cannot be read as a JSON file of metrics: {error}") from error

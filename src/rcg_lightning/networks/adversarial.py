@@ -2,7 +2,7 @@
 
 Each of the two reads the condition through a ``Conditioner`` of its own, which alone embeds it: ``condition_width`` is
 what the conditioner is built with, what it returns goes to ``build``. A conditioner is called as often as its network
-and on the same rows, because spectral normalisation counts forward passes: where pictures made and real go through a
+and on the same rows, because spectral normalisation counts forward passes: where images made and real go through a
 discriminator together, so do their conditions.
 """
 
@@ -11,12 +11,12 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.core.random import SeededNoise
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.types import require
 
 
-class NoiseLaw(Described):
+class NoiseDistribution(ConfigMixin):
     """How the noise of a generator is distributed."""
 
     @abstractmethod
@@ -28,7 +28,7 @@ class NoiseLaw(Described):
         """Return (B, dim) float32, row i by the i-th seed, for sampling."""
 
 
-class NormalNoise(NoiseLaw):
+class NormalNoise(NoiseDistribution):
     """Independent standard normals."""
 
     def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
@@ -38,7 +38,7 @@ class NormalNoise(NoiseLaw):
         return noise.normal(step, dim)
 
 
-class UniformNoise(NoiseLaw):
+class UniformNoise(NoiseDistribution):
     """Independent and uniform in [0, 1], the unit hypercube of the conditional GAN of 2014."""
 
     def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
@@ -48,7 +48,7 @@ class UniformNoise(NoiseLaw):
         return noise.uniform(step, dim)
 
 
-class GeneratorNetwork(Described, nn.Module):
+class GeneratorNetwork(ConfigMixin, nn.Module):
     """Noise and condition to an example. Sizes that follow from the data go to ``build``, not to the constructor.
 
     Attributes:
@@ -57,7 +57,7 @@ class GeneratorNetwork(Described, nn.Module):
     """
 
     noise_dim: int
-    law: NoiseLaw
+    law: NoiseDistribution
 
     @abstractmethod
     def condition_width(self, shape: tuple[int, ...]) -> int:
@@ -72,12 +72,12 @@ class GeneratorNetwork(Described, nn.Module):
         """noise (B, noise_dim), c (B, condition_dim) -> (B, *shape) in the codec's range (pixels: [-1, 1])."""
 
 
-class DiscriminatorNetwork(Described, nn.Module):
+class DiscriminatorNetwork(ConfigMixin, nn.Module):
     """Example and condition to a logit. Sizes that follow from the data go to ``build``, not to the constructor.
 
     Attributes:
-        together: whether pictures made and real may go through in one pass, pictures made first; False where the
-            network compares the pictures of a batch, so that each kind needs a pass of its own.
+        together: whether images made and real may go through in one pass, images made first; False where the
+            network compares the images of a batch, so that each kind needs a pass of its own.
     """
 
     together: bool = True
@@ -96,17 +96,17 @@ class DiscriminatorNetwork(Described, nn.Module):
 
 
 def doublings(shape: tuple[int, ...], name: str) -> tuple[int, int]:
-    """Return the side of the smallest map, 4 at least, and how often it is doubled to give pictures of ``shape``.
+    """Return the side of the smallest map, 4 at least, and how often it is doubled to give images of ``shape``.
 
     28 pixels are 7 doubled twice, 256 are 4 doubled six times.
 
     Raises:
-        UserError: ``name`` has no such pictures: not square, or of an odd side.
+        UserError: ``name`` has no such images: not square, or of an odd side.
     """
-    require(len(shape) == 3 and shape[1] == shape[2], f"{name} makes square pictures (C, H, H), not {tuple(shape)}")
+    require(len(shape) == 3 and shape[1] == shape[2], f"{name} makes square images (C, H, H), not {tuple(shape)}")
     side, count = shape[1], 0
     while side % 2 == 0 and side >= 8:
         side, count = side // 2, count + 1
-    smallest = f"a small map is doubled to the picture's side, which {shape[1]} pixels do not allow"
+    smallest = f"a small map is doubled to the image's side, which {shape[1]} pixels do not allow"
     require(count > 0 and side < 16, f"{name}: {smallest}: resize to a multiple of a power of two, such as 32 or 28")
     return side, count

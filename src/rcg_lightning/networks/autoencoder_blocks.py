@@ -90,11 +90,11 @@ class Half(nn.Module):
     With ``checkpointing`` what lies inside a level is computed again in the backward pass and not kept.
 
     Args:
-        in_conv: reads the picture, or the latent.
+        in_conv: reads the image, or the latent.
         levels: by the size of their maps, the largest first, in encoder and decoder alike.
         middle: blocks on the smallest maps.
         out_norm: of the last map.
-        out_conv: makes the latent, or the picture.
+        out_conv: makes the latent, or the image.
     """
 
     checkpointing = False
@@ -123,14 +123,14 @@ class Half(nn.Module):
 
 
 class Encoder(Half):
-    """Picture -> latent: maps shrink from level to level."""
+    """Image -> latent: maps shrink from level to level."""
 
     def path(self) -> list[nn.Module]:
         return [*self.levels, self.middle]
 
 
 class Decoder(Half):
-    """Latent -> picture: maps grow from level to level."""
+    """Latent -> image: maps grow from level to level."""
 
     def path(self) -> list[nn.Module]:
         return [self.middle, *reversed(self.levels)]

@@ -1,4 +1,4 @@
-"""BigGAN (Brock et al. 2019) for pictures of 8 to 256 pixels, as the backbone of IC-GAN (Casanova et al. 2021)."""
+"""BigGAN (Brock et al. 2019) for images of 8 to 256 pixels, as the backbone of IC-GAN (Casanova et al. 2021)."""
 
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ GENERATOR = {
     5: (16, 16, 8, 4, 2, 1),
     6: (16, 16, 8, 8, 4, 2, 1),
 }
-# channels after each block; small pictures are halved at most twice, the others in every block but the last
+# channels after each block; small images are halved at most twice, the others in every block but the last
 DISCRIMINATOR = {
     1: (4, 4, 4, 4),
     2: (4, 4, 4, 4),
@@ -28,7 +28,7 @@ DISCRIMINATOR = {
     5: (1, 2, 4, 8, 16, 16),
     6: (1, 2, 4, 8, 8, 16, 16),
 }
-SMALL = 3  # doublings of a picture of 32 pixels
+SMALL = 3  # doublings of a image of 32 pixels
 
 
 class BatchNorm(nn.Module):
@@ -144,9 +144,9 @@ class DiscriminatorBlock(nn.Module):
 
 
 def doublings_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return side of the smallest map and doublings from there to pictures of ``shape``."""
+    """Return side of the smallest map and doublings from there to images of ``shape``."""
     bottom, count = doublings(shape, "BigGAN")
-    require(count in GENERATOR, f"BigGAN makes pictures of 8 to 256 pixels a side, not {shape[1]}")
+    require(count in GENERATOR, f"BigGAN makes images of 8 to 256 pixels a side, not {shape[1]}")
     return bottom, count
 
 
@@ -156,7 +156,7 @@ class BigGANGenerator(GeneratorNetwork):
     Args:
         channels: width; the maps have 1 to 16 times as many channels.
         noise_dim: entries of the noise, rounded down to a multiple of blocks + 1 where it is hierarchical.
-        hierarchical: whether every block gets a part of the noise of its own, beside the condition.
+        hierarchical: whether every block gets a part of the noise of its own, next to the condition.
         attention: sides of the maps that self-attention follows.
         eps: of the spectral normalisation.
     """
@@ -185,11 +185,11 @@ class BigGANGenerator(GeneratorNetwork):
         chunk = self.noise_dim // self.chunks
         require(chunk > 0, f"BigGAN splits its noise into {self.chunks}: noise_dim cannot be {self.noise_dim}")
         self.noise_dim = chunk * self.chunks
-        told = condition_dim + (chunk if self.hierarchical else 0)
+        block_dim = condition_dim + (chunk if self.hierarchical else 0)
         self.linear = SpectralLinear(chunk, widths[0] * self.bottom**2, eps=self.eps)
         attends = attended([self.bottom * 2 ** (i + 1) for i in range(count)], self.attention)
         self.blocks = nn.ModuleList(
-            GeneratorBlock(before, after, told, attend, self.eps)
+            GeneratorBlock(before, after, block_dim, attend, self.eps)
             for (before, after), attend in zip(pairwise(widths), attends)
         )
         self.out_norm = BatchNorm(widths[-1])
@@ -208,7 +208,7 @@ class BigGANDiscriminator(DiscriminatorNetwork):
 
     Args:
         channels: width; the maps have 1 to 16 times as many channels.
-        attention: sides of the maps that self-attention follows; up to 32 pixels half the picture's side stands for
+        attention: sides of the maps that self-attention follows; up to 32 pixels half the image's side stands for
             every map.
         eps: of the spectral normalisation.
     """
@@ -246,7 +246,7 @@ def halvings(side: int, count: int) -> tuple[list[bool], list[int]]:
     """Return for each block of a discriminator whether it halves, and the side by which attention is asked for.
 
     Args:
-        side: of the pictures.
+        side: of the images.
         count: how often the generator doubles its smallest map.
     """
     small, blocks = count <= SMALL, len(DISCRIMINATOR[count])

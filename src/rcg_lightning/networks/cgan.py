@@ -1,10 +1,10 @@
-"""The conditional GAN of Mirza & Osindero (2014, arXiv 1411.1784), for its pictures and for its word vectors.
+"""The conditional GAN of Mirza & Osindero (2014, arXiv 1411.1784), for its images and for its word vectors.
 
 In the paper the condition y goes through a layer of its own before it meets noise or data. Here the linear part of that
 layer is the ``Conditioner`` and its nonlinearity stands at the door of the network: ReLU(W y + b) for a vector y. A
 class is a row of a table, which is the column of W for its one-hot vector with b added: the same functions, one
 redundant parameter less. So ``condition_width`` is the width before the nonlinearity, and a conditioner that is told
-another width is refused.
+another width is rejected.
 """
 
 import math
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
-from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNetwork, NoiseLaw, UniformNoise
+from rcg_lightning.config import ConfigMixin
+from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNetwork, NoiseDistribution, UniformNoise
 from rcg_lightning.types import require
 
 
-class Units(Described):
+class Units(ConfigMixin):
     """A layer's nonlinearity: ``width`` numbers of the linear map become ``count`` units."""
 
     count: int
@@ -68,7 +68,7 @@ def spread(module: nn.Module, reach: float) -> None:
 
 
 class ConditionalGenerator(GeneratorNetwork):
-    """Noise and condition each through a layer of ReLU, joined, to an example. The defaults are the pictures'.
+    """Noise and condition each through a layer of ReLU, joined, to an example. The defaults are the images'.
 
     Without a condition the noise's layer alone is what the joint layer reads.
 
@@ -77,7 +77,7 @@ class ConditionalGenerator(GeneratorNetwork):
         noise_units: ReLU units that the noise is mapped to.
         condition_units: ReLU units that the condition is mapped to.
         joint_units: ReLU units that both are mapped to; None maps them to the example at once (the word vectors).
-        squashed: whether the example is a picture: a sigmoid, scaled to [-1, 1]. Otherwise the output is linear.
+        squashed: whether the example is a image: a sigmoid, scaled to [-1, 1]. Otherwise the output is linear.
         dropout: probability of silencing a hidden unit in training.
         lasting: whether units are silenced in sampling, too. Dropout is then a part of the noise, of which further
             entries, uniform, decide which units are silenced: so a seed still names its sample.
@@ -94,7 +94,7 @@ class ConditionalGenerator(GeneratorNetwork):
         squashed: bool = True,
         dropout: float = 0.5,
         lasting: bool = False,
-        law: NoiseLaw | None = None,
+        law: NoiseDistribution | None = None,
         reach: float = 0.05,
     ) -> None:
         super().__init__()
@@ -113,40 +113,40 @@ class ConditionalGenerator(GeneratorNetwork):
         self.shape = shape
         width = self.noise_units + condition_dim
         self.noise_linear = nn.Linear(self.noise_dim, self.noise_units)
-        self.chances = [
+        self.probabilities = [
             self.noise_dim,
             width,
             self.joint_units or 0,
         ]  # entries of the noise: z, and what silences units
         if self.lasting:
-            self.noise_dim = sum(self.chances)
+            self.noise_dim = sum(self.probabilities)
         self.joint_linear = nn.Linear(width, self.joint_units) if self.joint_units else None
         self.out_linear = nn.Linear(self.joint_units or width, math.prod(shape))
         spread(self, self.reach)
 
     def forward(self, noise: Tensor, c: Tensor) -> Tensor:
-        z, first, second = noise.split(self.chances, dim=1) if self.lasting else (noise, None, None)
+        z, first, second = noise.split(self.probabilities, dim=1) if self.lasting else (noise, None, None)
         h = self._thinned(F.relu(torch.cat([self.noise_linear(z), c], dim=1)), first)  # (B, noise and condition units)
         if self.joint_linear is not None:
             h = self._thinned(F.relu(self.joint_linear(h)), second)  # (B, joint_units)
         out = self.out_linear(h).unflatten(1, self.shape)  # (B, *shape)
         return 2 * out.sigmoid() - 1 if self.squashed else out
 
-    def _thinned(self, h: Tensor, chances: Tensor | None) -> Tensor:
+    def _thinned(self, h: Tensor, probabilities: Tensor | None) -> Tensor:
         """Silence units: those whose chance, uniform in [0, 1], is small, or at random in training."""
-        if chances is None:
+        if probabilities is None:
             return self.dropout(h)
-        return h * (chances >= self.dropout.p) / (1 - self.dropout.p)
+        return h * (probabilities >= self.dropout.p) / (1 - self.dropout.p)
 
 
 class ConditionalDiscriminator(DiscriminatorNetwork):
-    """Example and condition each through a layer, joined by a third, to a logit. The defaults are the pictures'.
+    """Example and condition each through a layer, joined by a third, to a logit. The defaults are the images'.
 
     Args:
         example: units that the example is mapped to; None for 240 of maxout with 5 pieces.
         condition: units that the condition is mapped to; None for 50 of maxout with 5 pieces.
         joint: units that both are mapped to; None for 240 of maxout with 4 pieces.
-        pictures: whether examples are pictures in [-1, 1], which are read in [0, 1] as in the paper.
+        images: whether examples are images in [-1, 1], which are read in [0, 1] as in the paper.
         dropout: probability of silencing a hidden unit in training.
         input_dropout: probability of silencing an entry of the example in training.
         reach: largest weight at the start.
@@ -157,14 +157,14 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         example: Units | None = None,
         condition: Units | None = None,
         joint: Units | None = None,
-        pictures: bool = True,
+        images: bool = True,
         dropout: float = 0.5,
         input_dropout: float = 0.0,
         reach: float = 0.005,
     ) -> None:
         super().__init__()
         self.example, self.condition = example or Maxout(240, 5), condition or Maxout(50, 5)
-        self.joint, self.pictures, self.reach = joint or Maxout(240, 4), pictures, reach
+        self.joint, self.images, self.reach = joint or Maxout(240, 4), images, reach
         self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
 
     def condition_width(self, shape: tuple[int, ...]) -> int:
@@ -172,14 +172,14 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
 
     def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
         check_width(condition_dim, self.condition.width, "discriminator")
-        told = self.condition.count if condition_dim else 0
+        condition_count = self.condition.count if condition_dim else 0
         self.example_linear = nn.Linear(math.prod(shape), self.example.width)
-        self.joint_linear = nn.Linear(self.example.count + told, self.joint.width)
+        self.joint_linear = nn.Linear(self.example.count + condition_count, self.joint.width)
         self.out_linear = nn.Linear(self.joint.count, 1)
         spread(self, self.reach)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        x = (x + 1) / 2 if self.pictures else x
+        x = (x + 1) / 2 if self.images else x
         h = self.example(self.example_linear(self.input_dropout(x.flatten(1))))  # (B, example units)
         if c.shape[1]:
             h = torch.cat([h, self.condition(c)], dim=1)  # (B, example and condition units)

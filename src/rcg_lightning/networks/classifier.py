@@ -1,20 +1,20 @@
-"""A classifier whose features metrics compare pictures in."""
+"""A classifier whose features metrics compare images in."""
 
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.convnet import ResNet18, SmallConvNet
 
 
-class Classifier(Described, nn.Module):
+class Classifier(ConfigMixin, nn.Module):
     """A convolutional backbone and one linear layer.
 
     A Fréchet distance grows with the square of its features, whose size is an accident of training. ``standardise``
-    fixes it, so that figures from two trainings of the classifier lie on one scale.
+    fixes it, so that metrics from two trainings of the classifier lie on one scale.
 
     Args:
-        backbone: picture -> features (B, backbone.dim).
+        backbone: image -> features (B, backbone.dim).
         classes: K.
     """
 
@@ -31,6 +31,6 @@ class Classifier(Described, nn.Module):
         self.scale *= (variance / features.var(dim=0).mean()).sqrt()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Picture (B, C, H, W) in [0, 1] -> features (B, dim), logits (B, K)."""
+        """Image (B, C, H, W) in [0, 1] -> features (B, dim), logits (B, K)."""
         features = self.backbone(2 * image - 1)  # (B, dim)
         return self.scale * features, self.head(features)

@@ -5,9 +5,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
-from rcg_lightning.networks.maps import Maps
+from rcg_lightning.networks.embedding_layers import Maps
 from rcg_lightning.types import Classes, Part, Raw, Vector, require
 
 
@@ -76,7 +76,7 @@ class VectorItself(PartEmbedding):
         return self.fake.expand(n, -1)
 
 
-class Conditioner(Described, nn.Module):
+class Conditioner(ConfigMixin, nn.Module):
     """Embeds a raw condition of any number of parts: their embeddings are added, or stand side by side.
 
     Without parts the embedding has no entries: (n, 0).

@@ -1,4 +1,4 @@
-"""Convolutional backbones for small pictures: from 8 x 8 digits to CIFAR."""
+"""Convolutional backbones for small images: from 8 x 8 digits to CIFAR."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 import torchvision
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 
-class SmallConvNet(Described, nn.Module):
+class SmallConvNet(ConfigMixin, nn.Module):
     """3 x 3 convolutions with BatchNorm and ReLU, then the average over positions: (B, C, H, W) -> (B, widths[-1]).
 
     Args:
-        channels: channels of the picture.
+        channels: channels of the image.
         size: height and width that the net is laid out for; other sizes work, with the same strides.
         widths: channels after each convolution.
         strides: one for each convolution; by default the map is halved until 2 to 4 pixels remain, spread over the
@@ -40,29 +40,29 @@ class SmallConvNet(Described, nn.Module):
         self.dim = widths[-1]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised picture (B, C, H, W) -> feature (B, dim)."""
+        """Normalised image (B, C, H, W) -> feature (B, dim)."""
         return self.forward_features(image).mean((2, 3))
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Normalised picture (B, C, H, W) -> the map before pooling, (B, dim, h, w)."""
+        """Normalised image (B, C, H, W) -> the map before pooling, (B, dim, h, w)."""
         return self.layers(image)
 
 
 def spread_strides(size: int, layers: int) -> list[int]:
     """Strides that halve ``size`` until 2 to 4 pixels remain, spread over all layers but the first.
 
-    A picture of 8 and 5 layers: [1, 2, 1, 2, 1].
+    A image of 8 and 5 layers: [1, 2, 1, 2, 1].
     """
     halvings = min(layers - 1, max(0, int(math.log2(size)) - 1))
     strided = {1 + i * (layers - 1) // halvings for i in range(halvings)}
     return [2 if i in strided else 1 for i in range(layers)]
 
 
-class ResNet18(Described, torchvision.models.ResNet):
-    """ResNet-18 for small pictures: a 3 x 3 stem without stride and pooling. (B, C, H, W) -> (B, 512).
+class ResNet18(ConfigMixin, torchvision.models.ResNet):
+    """ResNet-18 for small images: a 3 x 3 stem without stride and pooling. (B, C, H, W) -> (B, 512).
 
     Args:
-        channels: channels of the picture.
+        channels: channels of the image.
     """
 
     def __init__(self, channels: int = 3) -> None:
@@ -74,6 +74,6 @@ class ResNet18(Described, torchvision.models.ResNet):
         self.dim = 512
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Normalised picture (B, C, H, W) -> the map before pooling, (B, 512, h, w)."""
+        """Normalised image (B, C, H, W) -> the map before pooling, (B, 512, h, w)."""
         x = self.relu(self.bn1(self.conv1(image)))  # (B, 64, H, W)
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))

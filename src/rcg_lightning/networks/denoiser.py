@@ -1,8 +1,9 @@
-"""A network, the noise levels it knows and what it predicts: together they say what x̂₀ is."""
+"""A network, the timesteps it knows and what it predicts: together they say what x̂₀ is."""
 
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.diffusion import (
     Clean,
     Posterior,
@@ -14,16 +15,15 @@ from rcg_lightning.core.diffusion import (
     variational_bound,
 )
 from rcg_lightning.core.schedule import CosineSchedule, Schedule
-from rcg_lightning.described import Described
 from rcg_lightning.types import Backbone, require
 
 
-class Denoiser(Described, nn.Module):
+class Denoiser(ConfigMixin, nn.Module):
     """Maps a noised example to the posterior of the clean one. Only it knows what the network predicts.
 
     Args:
         network: the backbone, x (B, *S), k (B,), c (B, D) -> (B, *S).
-        schedule: noise levels.
+        schedule: timesteps.
         prediction: meaning of the network's output.
         learned_variance: the network gives twice the channels, the second half being the variance (ADM, DiT).
         weighting: how much the squared error at a level counts; None counts all alike.
@@ -63,26 +63,26 @@ class Denoiser(Described, nn.Module):
         output, variance = output.chunk(2, dim=1)
         return output, (variance + 1) / 2
 
-    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Posterior:
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Posterior:
         """x (B, *S) at levels k (B,), c (B, D) -> Posterior of the clean example."""
-        output, mix = self._parts(self.network(x, k, c), x)
-        signal, sigma = (expand(scale, x) for scale in self.schedule.scales(k))
+        output, mix = self._parts(self.network(x, t, c), x)
+        signal, sigma = (expand(scale, x) for scale in self.schedule.scales(t))
         return Posterior(self.prediction.mean(output, x, signal, sigma), mix)
 
-    def loss(self, z: Tensor, k: Tensor, c: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, z: Tensor, t: Tensor, c: Tensor, noise: Tensor) -> Tensor:
         """Return the loss of each example (B,): squared error, plus the bound where the variance is learned."""
-        x = add_noise(z, k, noise, self.schedule)
-        return self._loss(self.network(x, k, c), z, x, k, noise)
+        x = add_noise(z, t, noise, self.schedule)
+        return self._loss(self.network(x, t, c), z, x, t, noise)
 
-    def loss_and_tokens(self, z: Tensor, k: Tensor, c: Tensor, noise: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    def loss_and_tokens(self, z: Tensor, t: Tensor, c: Tensor, noise: Tensor, depth: int) -> tuple[Tensor, Tensor]:
         """Return the loss and what a transformer holds after ``depth`` blocks, (B, N, D), from one forward pass."""
-        x = add_noise(z, k, noise, self.schedule)
-        output, tokens = self.network(x, k, c, depth)
-        return self._loss(output, z, x, k, noise), tokens
+        x = add_noise(z, t, noise, self.schedule)
+        output, tokens = self.network(x, t, c, depth)
+        return self._loss(output, z, x, t, noise), tokens
 
-    def _loss(self, output: Tensor, z: Tensor, x: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+    def _loss(self, output: Tensor, z: Tensor, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         output, mix = self._parts(output, x)
-        scales = self.schedule.scales(k)
+        scales = self.schedule.scales(t)
         signal, sigma = (expand(scale, x) for scale in scales)
         error = (self.prediction.target(z, noise, signal, sigma) - output).square().flatten(1).mean(1)
         if self.weighting is not None:
@@ -90,4 +90,4 @@ class Denoiser(Described, nn.Module):
         if mix is None:
             return error
         posterior = Posterior(self.prediction.mean(output.detach(), x, signal, sigma), mix)
-        return error + variational_bound(z, x, k, posterior, torch.as_tensor(self.transitions))
+        return error + variational_bound(z, x, t, posterior, torch.as_tensor(self.transitions))

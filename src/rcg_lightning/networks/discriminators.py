@@ -10,18 +10,18 @@ from rcg_lightning.types import require
 
 
 class PatchDiscriminator(DiscriminatorNetwork):
-    """Says of every patch of a picture whether it is real (Isola et al. 2017, as VQGAN has it).
+    """Says of every patch of a image whether it is real (Isola et al. 2017, as VQGAN has it).
 
     Normalises by groups of channels instead of by the batch: no statistics that processes would have to share.
 
     Args:
         width: channels after the first convolution; they double with every halving up to eight times as many.
-        layers: how often the picture is halved; a patch of three layers is 70 pixels wide, of one layer 16.
+        layers: how often the image is halved; a patch of three layers is 70 pixels wide, of one layer 16.
     """
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
         super().__init__()
-        require(layers > 0, f"PatchDiscriminator halves the picture at least once, not {layers} times")
+        require(layers > 0, f"PatchDiscriminator halves the image at least once, not {layers} times")
         self.width, self.layers = width, layers
 
     def condition_width(self, shape: tuple[int, ...]) -> int:
@@ -31,7 +31,7 @@ class PatchDiscriminator(DiscriminatorNetwork):
         require(condition_dim == 0, "PatchDiscriminator is told no condition: take another discriminator for that")
         channels, side = shape[0], min(shape[1:])
         most = max(int(math.log2(max(side, 3) / 3)), 0)
-        fits = f"pictures of {side} pixels can be halved {most} times before PatchDiscriminator's last layers"
+        fits = f"images of {side} pixels can be halved {most} times before PatchDiscriminator's last layers"
         require(self.layers <= most, f"{fits}: set its layers to at most that, not {self.layers}")
         widths = [self.width * min(2**i, 8) for i in range(self.layers + 1)]
         body: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, padding=1), nn.LeakyReLU(0.2)]

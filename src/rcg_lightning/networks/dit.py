@@ -59,7 +59,7 @@ class DiT(Backbone):
         self.condition_width, self.checkpointing = width, checkpointing
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
-        require(len(shape) == 3, f"DiT models pictures or latents (C, H, W), not examples of shape {shape}")
+        require(len(shape) == 3, f"DiT models images or latents (C, H, W), not examples of shape {shape}")
         channels, height, width = shape
         divides = height % self.patch == 0 and width % self.patch == 0
         require(divides, f"DiT: patch {self.patch} does not divide {height}x{width}: change patch or image size")
@@ -91,11 +91,11 @@ class DiT(Backbone):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # every block starts as the identity, the network at zero
 
-    def forward(self, x: Tensor, k: Tensor, c: Tensor, depth: int | None = None) -> Any:
+    def forward(self, x: Tensor, t: Tensor, c: Tensor, depth: int | None = None) -> Any:
         """x (B, C, H, W), k (B,), c (B, D) -> output like x; with ``depth`` also the tokens after so many blocks."""
         h = self.embed(x).flatten(2).transpose(1, 2) + torch.as_tensor(self.positions)  # (B, N, D)
-        t = self.time_embed(sinusoidal_embedding(k, 256))  # (B, D)
-        c = t + c if c.shape[1] else t  # (B, D)
+        t_emb = self.time_embed(sinusoidal_embedding(t, 256))  # (B, D)
+        c = t_emb + c if c.shape[1] else t_emb  # (B, D)
         tokens = None
         for number, block in enumerate(self.blocks, 1):
             h = run_block(block, h, c, checkpointing=self.checkpointing)  # (B, N, D)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 
-class EMA(Described, nn.Module):
+class EMA(ConfigMixin, nn.Module):
     """Averaged copies of an explicit list of modules, updated once after each optimizer step.
 
     Only parameters are averaged, unless told otherwise; buffers are taken over as they are. With ``warmup`` the decay
@@ -75,9 +75,9 @@ class EMA(Described, nn.Module):
             if whole:
                 torch._foreach_copy_([averaged for averaged, _ in whole], [buffer for _, buffer in whole])
 
-    def move(self, averages: list[Tensor], weights: list[Tensor], rate: float) -> None:
-        """Move each of ``averages`` towards its weight by ``rate`` of the way, all by one operation."""
-        torch._foreach_lerp_(averages, weights, rate)
+    def move(self, ema_weights: list[Tensor], weights: list[Tensor], rate: float) -> None:
+        """Move each of ``ema_weights`` towards its weight by ``rate`` of the way, all by one operation."""
+        torch._foreach_lerp_(ema_weights, weights, rate)
 
     def get_extra_state(self) -> Tensor:
         """The update count, as a tensor because a state dict holds tensors."""

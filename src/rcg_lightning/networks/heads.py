@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 
-class MLPHead(Described, nn.Sequential):
+class MLPHead(ConfigMixin, nn.Sequential):
     """Linear-BatchNorm-ReLU ... Linear-BatchNorm, no biases in the linear layers: (B, in_dim) -> (B, dim).
 
     Its state dict has the names of MoCo v3's heads and predictor (``0.weight``, ``1.running_mean``, ...).
@@ -46,7 +46,7 @@ class Predictor(MLPHead):
         super().__init__(in_dim, hidden, dim, layers)
 
 
-class BottleneckHead(Described, nn.Module):
+class BottleneckHead(ConfigMixin, nn.Module):
     """The head of DINO and iBOT up to its bottleneck: Linear-GELU-Linear-GELU-Linear with biases.
 
     As RCG uses it: without the L2 normalisation and the prototypes that follow in training. (B, in_dim) -> (B, dim).
@@ -67,7 +67,7 @@ class BottleneckHead(Described, nn.Module):
         return self.mlp(feature)
 
 
-class LinearHead(Described, nn.Linear):
+class LinearHead(ConfigMixin, nn.Linear):
     """A classifier: (B, in_dim) -> logits (B, dim)."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
@@ -75,8 +75,8 @@ class LinearHead(Described, nn.Linear):
         self.dim = dim
 
 
-class Projected(Described, nn.Module):
-    """A backbone and its head as one network: normalised picture (B, C, H, W) -> (B, head.dim).
+class Projected(ConfigMixin, nn.Module):
+    """A backbone and its head as one network: normalised image (B, C, H, W) -> (B, head.dim).
 
     This is what pre-training here exports; ``backbone`` and ``head`` stay separately usable.
     """

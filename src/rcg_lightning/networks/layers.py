@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def sinusoidal_embedding(k: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Noise levels (B,) -> (B, dim) float32, [cos | sin] with geometric frequencies (DDPM; dim is even)."""
+def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Timesteps (B,) -> (B, dim) float32, [cos | sin] with geometric frequencies (DDPM; dim is even)."""
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=k.device, dtype=torch.float32) / half)
-    angles = k.float()[:, None] * frequencies
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 

@@ -1,10 +1,10 @@
-"""MAGE (Li et al. 2023), the masked generative encoder: a transformer that fills in masked tokens of a picture."""
+"""MAGE (Li et al. 2023), the masked generative encoder: a transformer that fills in masked tokens of a image."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.layers import SelfAttention, run_block
 from rcg_lightning.types import require
 
@@ -44,7 +44,7 @@ class Head(nn.Module):
         return F.linear(self.norm(F.gelu(self.linear(h))), words, self.bias[0, 0, : len(words)])
 
 
-class MAGE(Described, nn.Module):
+class MAGE(ConfigMixin, nn.Module):
     """Agrees with RCG's MAGE, whose surprises are its own.
 
     The encoder sees a slot for the condition and some of the tokens; the decoder sees all. The condition takes its slot
@@ -89,7 +89,7 @@ class MAGE(Described, nn.Module):
         self.attention_dropout = attention_dropout
 
     def build(self, tokens: int, codes: int, condition_dim: int) -> None:
-        """Create the parameters for pictures of ``tokens`` tokens, each one of ``codes``."""
+        """Create the parameters for images of ``tokens`` tokens, each one of ``codes``."""
         fits = condition_dim in (0, self.width)
         require(fits, f"MAGE puts the condition among its tokens: conditioner.dim must be {self.width} or null")
         self.codes, self.fake, self.mask = codes, codes + FAKE_LABEL, codes + MASK

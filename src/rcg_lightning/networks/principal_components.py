@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
-LARGEST = 4096  # numbers in a picture; beyond this the covariance takes minutes and gigabytes
+LARGEST = 4096  # numbers in a image; beyond this the covariance takes minutes and gigabytes
 
 
-class PrincipalComponents(Described, nn.Module):
+class PrincipalComponents(ConfigMixin, nn.Module):
     """Projection on fixed directions of pixel space: (B, C, H, W) -> (B, dim).
 
     Args:
-        shape: (C, H, W) of a picture.
+        shape: (C, H, W) of a image.
         dim: number of components.
     """
 
@@ -29,10 +29,10 @@ class PrincipalComponents(Described, nn.Module):
         self.register_buffer("components", torch.zeros(dim, size))  # (dim, P)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Picture (B, C, H, W) -> coefficients (B, dim)."""
+        """Image (B, C, H, W) -> coefficients (B, dim)."""
         require(
             tuple(image.shape[1:]) == self.shape,
-            f"these principal components are of pictures {self.shape}, got {tuple(image.shape[1:])}",
+            f"these principal components are of images {self.shape}, got {tuple(image.shape[1:])}",
         )
         return (image.flatten(1) - self.mean) @ self.components.T
 
@@ -42,12 +42,12 @@ def fit_principal_components(images: Tensor, dim: int, whiten: bool = False) -> 
     """Return the ``dim`` directions of largest variance of ``images`` (N, C, H, W) float.
 
     Directions have length one (with ``whiten``, coefficients have unit variance instead), and their largest entry is
-    positive, so that the same pictures give the same signs everywhere.
+    positive, so that the same images give the same signs everywhere.
     """
     flat = images.detach().cpu().double().flatten(1)  # (N, P)
     count, size = flat.shape
-    require(size <= LARGEST, f"pictures of {size} numbers are too large for principal components: {LARGEST} at most")
-    require(dim <= min(count - 1, size), f"{count} pictures of {size} numbers have no {dim} principal components")
+    require(size <= LARGEST, f"images of {size} numbers are too large for principal components: {LARGEST} at most")
+    require(dim <= min(count - 1, size), f"{count} images of {size} numbers have no {dim} principal components")
     mean = flat.mean(0)
     centred = flat - mean
     variances, directions = torch.linalg.eigh(centred.T @ centred / (count - 1))  # ascending

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from rcg_lightning.networks.layers import mlp_silu, run_block, sinusoidal_embedding
 from rcg_lightning.types import Backbone, require
 
-LEVEL_FEATURES = 64  # sinusoids of the noise level that ModulatedMLP reads
+TIMESTEP_FEATURES = 64  # sinusoids of the timestep that ModulatedMLP reads
 
 
 class ResidualBlock(nn.Module):
@@ -23,9 +23,9 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out_linear = nn.Linear(bottleneck, width)
 
-    def forward(self, h: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, t_emb: Tensor, c: Tensor | None) -> Tensor:
         u = self.in_linear(nn.functional.silu(self.in_norm(h)))  # (B, bottleneck)
-        u = u + self.time(t)
+        u = u + self.time(t_emb)
         if self.condition is not None:
             u = u + self.condition(c)
         return h + self.out_linear(self.dropout(nn.functional.silu(self.out_norm(u))))  # (B, width)
@@ -71,12 +71,12 @@ class ResidualMLP(Backbone):
             nn.init.zeros_(linear.weight)  # every block starts as the identity, the network at zero
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
-        t = nn.functional.silu(self.time_embed(sinusoidal_embedding(k, self.width)))  # (B, time_dim)
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        t_emb = nn.functional.silu(self.time_embed(sinusoidal_embedding(t, self.width)))  # (B, time_dim)
         condition = nn.functional.silu(c) if c.shape[1] else None  # (B, condition_dim)
         h = self.input_proj(x.flatten(1))  # (B, width)
         for block in self.blocks:
-            h = run_block(block, h, t, condition, checkpointing=self.checkpointing, random=self.dropout > 0)
+            h = run_block(block, h, t_emb, condition, checkpointing=self.checkpointing, random=self.dropout > 0)
         out = self.out_linear(nn.functional.silu(self.out_norm(h)))  # (B, prod(S))
         return out.view(-1, *self.out_shape)
 
@@ -94,8 +94,8 @@ class ModulatedBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)  # the gate starts closed: the block is the identity
 
-    def forward(self, h: Tensor, t: Tensor) -> Tensor:
-        scale, shift, gate = self.modulation(t).chunk(3, dim=1)  # each (B, width)
+    def forward(self, h: Tensor, t_emb: Tensor) -> Tensor:
+        scale, shift, gate = self.modulation(t_emb).chunk(3, dim=1)  # each (B, width)
         u = nn.functional.silu(self.in_linear(self.norm(h) * (1 + scale) + shift))  # (B, bottleneck)
         return h + gate * self.out_linear(self.dropout(u))  # (B, width)
 
@@ -123,7 +123,7 @@ class ModulatedMLP(ResidualMLP):
         require(fits, f"ModulatedMLP adds condition and level: conditioner.dim must be {self.time_dim} or null")
         self.out_shape = (shape[0] * out_factor, *shape[1:])
         self.input_proj = nn.Linear(math.prod(shape), self.width)
-        self.time_embed = mlp_silu(LEVEL_FEATURES, self.time_dim)
+        self.time_embed = mlp_silu(TIMESTEP_FEATURES, self.time_dim)
         self.blocks = nn.ModuleList(
             ModulatedBlock(self.width, self.bottleneck, self.time_dim, self.dropout) for _ in range(self.depth)
         )
@@ -132,10 +132,10 @@ class ModulatedMLP(ResidualMLP):
         nn.init.zeros_(self.out_linear.weight)
         nn.init.zeros_(self.out_linear.bias)
 
-    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
-        t = self.time_embed(sinusoidal_embedding(k, LEVEL_FEATURES))  # (B, time_dim)
-        t = nn.functional.silu(t + c if c.shape[1] else t)
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        t_emb = self.time_embed(sinusoidal_embedding(t, TIMESTEP_FEATURES))  # (B, time_dim)
+        t_emb = nn.functional.silu(t_emb + c if c.shape[1] else t_emb)
         h = self.input_proj(x.flatten(1))  # (B, width)
         for block in self.blocks:
-            h = run_block(block, h, t, checkpointing=self.checkpointing, random=self.dropout > 0)
+            h = run_block(block, h, t_emb, checkpointing=self.checkpointing, random=self.dropout > 0)
         return self.out_linear(self.out_norm(h)).view(-1, *self.out_shape)

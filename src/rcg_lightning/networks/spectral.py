@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcg_lightning.networks.maps import Maps
+from rcg_lightning.networks.embedding_layers import Maps
 
 EPS = 1e-6  # of the official training code
 
 
 class Spectral(nn.Module):
-    """What makes a layer's ``weight`` spectrally normalised, for layers to inherit beside torch's own.
+    """What makes a layer's ``weight`` spectrally normalised, for layers to inherit next to torch's own.
 
     Buffers: ``u`` (1, out) the left singular vector, ``sigma`` (1,) the value that was found last.
     """

@@ -17,7 +17,7 @@ from rcg_lightning.networks.stylegan2_blocks import (
     EqualisedLinear,
     Mapping,
     StyledConv,
-    ToPicture,
+    ToImage,
     deviation,
     doubled,
     steep,
@@ -40,7 +40,7 @@ class SynthesisBlock(nn.Module):
         channels: of the input; 0 in the first block.
         out_channels: of the output.
         side: of the output.
-        colours: channels of the picture.
+        colours: channels of the image.
         clamp: largest activation.
     """
 
@@ -54,21 +54,21 @@ class SynthesisBlock(nn.Module):
             self.start = nn.Parameter(torch.randn(out_channels, side, side))
         self.first = not channels
         self.conv1 = StyledConv(style_dim, out_channels, out_channels, side, False, clamp)
-        self.picture = ToPicture(style_dim, out_channels, colours, clamp)
+        self.image = ToImage(style_dim, out_channels, colours, clamp)
 
-    def forward(self, x: Tensor | None, picture: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and picture of the last block, styles (B, 2 or 3, style_dim) -> both of this one."""
+    def forward(self, x: Tensor | None, image: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and image of the last block, styles (B, 2 or 3, style_dim) -> both of this one."""
         styles = iter(w.unbind(1))
         h: Tensor = self.start.expand(len(w), -1, -1, -1) if x is None else self.conv0(x, next(styles))
         h = self.conv1(h, next(styles))  # (B, C, side, side)
-        added = self.picture(h, next(styles))  # (B, colours, side, side)
-        return h, added if picture is None else doubled(picture) + added
+        added = self.image(h, next(styles))  # (B, colours, side, side)
+        return h, added if image is None else doubled(image) + added
 
 
 class StyleGAN2Generator(GeneratorNetwork):
     """Agrees with the generator of IC-GAN on StyleGAN2-ADA.
 
-    In evaluation the noise of the layers is a stored constant, so that a picture is named by its seed; the official
+    In evaluation the noise of the layers is a stored constant, so that a image is named by its seed; the official
     code draws it there too.
 
     Args:
@@ -77,7 +77,7 @@ class StyleGAN2Generator(GeneratorNetwork):
         layers: of the mapping.
         base: channels of a map are this over its side,
         most: and at most this many.
-        mixing: probability in training that a picture's later layers get the style of another noise.
+        mixing: probability in training that a image's later layers get the style of another noise.
         truncation: in evaluation, share of a style's distance to the mean style that is kept.
         momentum: of the mean style.
         rate: learning rate of the mapping over that of other layers.
@@ -146,15 +146,15 @@ class StyleGAN2Generator(GeneratorNetwork):
         return torch.where((later & happens)[None, :, None], other, w)
 
     def synthesise(self, w: Tensor) -> Tensor:
-        """Styles (B, style_count, width) -> pictures (B, *shape), about [-1, 1]; path length regularises this part."""
-        x = picture = None
+        """Styles (B, style_count, width) -> images (B, *shape), about [-1, 1]; path length regularises this part."""
+        x = image = None
         first = 0
         for block in self.blocks:
             count = 2 if block.first else 3  # the last style of a block is the next one's first
-            x, picture = block(x, picture, w[:, first : first + count])
+            x, image = block(x, image, w[:, first : first + count])
             first += count - 1
-        assert picture is not None
-        return picture
+        assert image is not None
+        return image
 
 
 class DiscriminatorBlock(nn.Module):
@@ -178,7 +178,7 @@ class StyleGAN2Discriminator(DiscriminatorNetwork):
         layers: of the mapping.
         base: channels of a map are this over its side,
         most: and at most this many.
-        group: pictures whose difference is made a feature.
+        group: images whose difference is made a feature.
         rate: learning rate of the mapping over that of other layers.
         clamp: largest activation; None for no bound.
     """
@@ -195,7 +195,7 @@ class StyleGAN2Discriminator(DiscriminatorNetwork):
         clamp: float | None = CLAMP,
     ) -> None:
         super().__init__()
-        require(group > 0, f"pictures are compared in groups of at least one, not {group}")
+        require(group > 0, f"images are compared in groups of at least one, not {group}")
         self.layers, self.base, self.most, self.group = layers, base, most, group
         self.rate, self.clamp = rate, clamp
 
@@ -206,7 +206,7 @@ class StyleGAN2Discriminator(DiscriminatorNetwork):
         widths = widths_of(shape, self.base, self.most)
         bottom, width = next(iter(widths.items()))
         channels = list(reversed(widths.values()))
-        self.picture = EqualisedConv(shape[0], channels[0], 1, clamp=self.clamp)
+        self.image = EqualisedConv(shape[0], channels[0], 1, clamp=self.clamp)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(before, after, self.clamp) for before, after in itertools.pairwise(channels)
         )
@@ -216,7 +216,7 @@ class StyleGAN2Discriminator(DiscriminatorNetwork):
         self.out_linear = EqualisedLinear(width, width if condition_dim else 1)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        x = self.picture(x)  # (B, C, H, H)
+        x = self.image(x)  # (B, C, H, H)
         for block in self.blocks:
             x = block(x)  # (B, C, side, side)
         x = self.conv(deviation(x, self.group))  # (B, width, bottom, bottom)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcg_lightning.networks.maps import Maps
+from rcg_lightning.networks.embedding_layers import Maps
 
 CLAMP = 256.0  # largest activation, which half precision needs
 
@@ -174,8 +174,8 @@ class ModulatedConv(nn.Module):
 class StyledConv(nn.Module):
     """Modulated convolution, noise, bias, ``steep``.
 
-    The noise is one value for each place: drawn anew for every picture in training, and a stored constant otherwise, so
-    that a picture is determined by what the network is given.
+    The noise is one value for each place: drawn again for every image in training, and a stored constant otherwise, so
+    that a image is determined by what the network is given.
     """
 
     constant: Tensor
@@ -197,8 +197,8 @@ class StyledConv(nn.Module):
         return steep(x + noise * self.strength + self.bias[:, None, None], clamp=self.clamp)
 
 
-class ToPicture(nn.Module):
-    """A modulated 1 x 1 convolution and a bias: what a block adds to the picture."""
+class ToImage(nn.Module):
+    """A modulated 1 x 1 convolution and a bias: what a block adds to the image."""
 
     def __init__(self, style_dim: int, channels: int, out_channels: int, clamp: float | None) -> None:
         super().__init__()
@@ -237,9 +237,9 @@ class Mapping(nn.Module):
 
 
 def deviation(x: Tensor, group: int) -> Tensor:
-    """Append to x (B, C, H, W) a channel: how much the pictures of a group differ, the mean over all features.
+    """Append to x (B, C, H, W) a channel: how much the images of a group differ, the mean over all features.
 
-    A group has ``group`` pictures, or the next smaller number that divides the batch.
+    A group has ``group`` images, or the next smaller number that divides the batch.
     """
     size = next(n for n in range(min(group, len(x)), 0, -1) if len(x) % n == 0)
     groups = x.float().unflatten(0, (size, -1))  # (size, groups, C, H, W)

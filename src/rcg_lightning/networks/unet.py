@@ -23,7 +23,7 @@ from rcg_lightning.types import Backbone, require
 
 
 class UNet(Backbone):
-    """U-Net on pictures or latents whose condition is added to the level embedding. Agrees with RCG's ADM.
+    """U-Net on images or latents whose condition is added to the level embedding. Agrees with RCG's ADM.
 
     Maps grow smaller level by level, then larger again; every map on the way down is shown to one block on the way up.
     Defaults are those of ADM at 256 pixels.
@@ -32,7 +32,7 @@ class UNet(Backbone):
         width: base number of channels.
         multipliers: channels of each level over ``width``; each level after the first halves the map.
         depth: residual blocks of a level on the way down; one more on the way up.
-        attention: side of the picture over the side of the maps that have attention. The smallest map always has one.
+        attention: side of the image over the side of the maps that have attention. The smallest map always has one.
         head_width: channels of an attention head.
         groups: of the norms.
         dropout: in the residual blocks.
@@ -62,16 +62,16 @@ class UNet(Backbone):
         self.widths, self.attention = [width * factor for factor in multipliers], set(attention)
         self.dropout, self.modulated, self.residual_resizing = dropout, modulated, residual_resizing
         self.checkpointing = checkpointing
-        self.level_dim = self.condition_width = 4 * width
+        self.time_dim = self.condition_width = 4 * width
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
-        require(len(shape) == 3, f"a U-Net models pictures or latents (C, H, W), not examples of shape {shape}")
+        require(len(shape) == 3, f"a U-Net models images or latents (C, H, W), not examples of shape {shape}")
         channels, height, width = shape
         side = 2 ** (len(self.widths) - 1)
         divides = height % side == 0 and width % side == 0
         require(divides, f"a U-Net of {len(self.widths)} levels takes sides that {side} divides, not {height}x{width}")
         self.take_condition(condition_dim)
-        self.time_embed = mlp_silu(self.width, self.level_dim)
+        self.time_embed = mlp_silu(self.width, self.time_dim)
         here = self.widths[0]
         self.down = nn.ModuleList([Blocks(Convolution(channels, here))])
         kept = [here]  # channels of the maps that wait for the way up
@@ -102,7 +102,7 @@ class UNet(Backbone):
 
     def residual(self, channels: int, out: int, resize: Resize | None = None) -> ResidualBlock:
         """A residual block, from ``channels`` to ``out``."""
-        return ResidualBlock(channels, out, self.level_dim, self.groups, self.dropout, self.modulated, resize)
+        return ResidualBlock(channels, out, self.time_dim, self.groups, self.dropout, self.modulated, resize)
 
     def halving(self, channels: int) -> nn.Module:
         """What halves a map."""
@@ -124,32 +124,32 @@ class UNet(Backbone):
 
     def take_condition(self, condition_dim: int) -> None:
         """Prepare for conditions of this width, 0 for none."""
-        fits = condition_dim in (0, self.level_dim)
-        require(fits, f"UNet adds condition and level: conditioner.dim must be {self.level_dim} or null")
+        fits = condition_dim in (0, self.time_dim)
+        require(fits, f"UNet adds condition and level: conditioner.dim must be {self.time_dim} or null")
 
     def attend(self, channels: int) -> nn.Module:
         """What lets positions of a map see each other."""
         return AttentionBlock(channels, self.heads(channels), self.groups)
 
-    def level(self, k: Tensor, c: Tensor) -> Tensor:
-        """Levels k (B,), condition c (B, condition_dim) -> (B, level_dim)."""
-        t = self.time_embed(sinusoidal_embedding(k, self.width))
-        return t + c if c.shape[1] else t
+    def time_embedding(self, t: Tensor, c: Tensor) -> Tensor:
+        """Levels k (B,), condition c (B, condition_dim) -> (B, time_dim)."""
+        t_emb = self.time_embed(sinusoidal_embedding(t, self.width))
+        return t_emb + c if c.shape[1] else t_emb
 
-    def forward(self, x: Tensor, k: Tensor, c: Tensor) -> Tensor:
-        t = F.silu(self.level(k, c))  # (B, level_dim)
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        t_emb = F.silu(self.time_embedding(t, c))  # (B, time_dim)
         h, kept = x, []
         for stage in self.down:
-            h = self.run(stage, h, t, c)  # (B, C', H', W')
+            h = self.run(stage, h, t_emb, c)  # (B, C', H', W')
             kept.append(h)
-        h = self.run(self.middle, h, t, c)
+        h = self.run(self.middle, h, t_emb, c)
         for stage in self.up:
-            h = self.run(stage, torch.cat([h, kept.pop()], dim=1), t, c)
+            h = self.run(stage, torch.cat([h, kept.pop()], dim=1), t_emb, c)
         return self.out_conv(F.silu(self.out_norm(h)))  # (B, C, H, W)
 
-    def run(self, stage: nn.Module, h: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """``stage(h, t, c)``, which with ``checkpointing`` is computed again in the backward pass."""
-        return run_block(stage, h, t, c, checkpointing=self.checkpointing, random=self.dropout > 0)
+    def run(self, stage: nn.Module, h: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:
+        """``stage(h, t_emb, c)``, which with ``checkpointing`` is computed again in the backward pass."""
+        return run_block(stage, h, t_emb, c, checkpointing=self.checkpointing, random=self.dropout > 0)
 
 
 class CrossAttentionUNet(UNet):
@@ -182,5 +182,5 @@ class CrossAttentionUNet(UNet):
     def attend(self, channels: int) -> nn.Module:
         return SpatialTransformer(channels, self.heads(channels), self.groups, self.context_dim, self.transformers)
 
-    def level(self, k: Tensor, c: Tensor) -> Tensor:
-        return self.time_embed(sinusoidal_embedding(k, self.width))
+    def time_embedding(self, t: Tensor, c: Tensor) -> Tensor:
+        return self.time_embed(sinusoidal_embedding(t, self.width))

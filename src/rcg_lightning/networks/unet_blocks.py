@@ -30,9 +30,9 @@ def zeroed(layer: nn.Module) -> nn.Module:
 class Blocks(nn.Sequential):
     """Blocks one after the other."""
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
         for block in self:
-            x = block(x, t, c)
+            x = block(x, t_emb, c)
         return x
 
 
@@ -42,15 +42,15 @@ class Convolution(nn.Conv2d):
     def __init__(self, channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(channels, out_channels, 3, stride, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)
 
 
 class DoublingConvolution(Convolution):
     """Doubles the map, then a 3 x 3 convolution."""
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        return super().forward(double(x), t, c)
+    def forward(self, x: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:
+        return super().forward(double(x), t_emb, c)
 
 
 class ResidualBlock(nn.Module):
@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
     Args:
         channels: of the input.
         out_channels: of the output.
-        level_dim: width of the level embedding, which comes with its SiLU applied.
+        time_dim: width of the level embedding, which comes with its SiLU applied.
         groups: of the norms.
         dropout: before the second convolution.
         modulated: whether the level scales and shifts the second norm's output (ADM); else it is added before (LDM).
@@ -70,7 +70,7 @@ class ResidualBlock(nn.Module):
         self,
         channels: int,
         out_channels: int,
-        level_dim: int,
+        time_dim: int,
         groups: int,
         dropout: float,
         modulated: bool,
@@ -80,23 +80,23 @@ class ResidualBlock(nn.Module):
         self.modulated, self.resize = modulated, resize
         self.in_norm = nn.GroupNorm(groups, channels)
         self.in_conv = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.level = nn.Linear(level_dim, (1 + modulated) * out_channels)
+        self.time_proj = nn.Linear(time_dim, (1 + modulated) * out_channels)
         self.out_norm = nn.GroupNorm(groups, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.out_conv = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:
         h = F.silu(self.in_norm(x))  # (B, C, H, W)
         if self.resize is not None:
             h, x = self.resize(h), self.resize(x)
         h = self.in_conv(h)  # (B, O, H', W')
-        level = self.level(t)[:, :, None, None]
+        shift_scale = self.time_proj(t_emb)[:, :, None, None]
         if self.modulated:
-            scale, shift = level.chunk(2, dim=1)  # (B, O, 1, 1) each
+            scale, shift = shift_scale.chunk(2, dim=1)  # (B, O, 1, 1) each
             h = self.out_norm(h) * (1 + scale) + shift
         else:
-            h = self.out_norm(h + level)
+            h = self.out_norm(h + shift_scale)
         return self.skip(x) + self.out_conv(self.dropout(F.silu(h)))  # (B, O, H', W')
 
 
@@ -109,7 +109,7 @@ class AttentionBlock(nn.Module):
         self.attn = SelfAttention(channels, heads)
         zeroed(self.attn.proj)
 
-    def forward(self, x: Tensor, t: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t_emb: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         h = self.attn(self.norm(x).flatten(2).transpose(1, 2))  # (B, H W, C)
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C, H, W)
 
@@ -161,7 +161,7 @@ class SpatialTransformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context_dim) for _ in range(depth))
         self.out_conv = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:
         h = self.in_conv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H W, C)
         for block in self.blocks:
             h = block(h, c)

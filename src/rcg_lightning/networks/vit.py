@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.layers import run_block
 from rcg_lightning.types import require
 
 
-class VisionTransformer(Described, timm_vit.VisionTransformer):
+class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
     """timm's Vision Transformer with MoCo v3's initialisation and position table; returns the class token's feature.
 
     Its state dict has the names of the official MoCo v3 files (``blocks.0.attn.qkv.weight``, ...), without the head.
     Pre-norm blocks, LayerNorm eps 1e-6, exact GELU, qkv with bias.
 
     Args:
-        image_size: height and width of the picture in pixels, a multiple of ``patch``.
+        image_size: height and width of the image in pixels, a multiple of ``patch``.
         patch: side of a patch in pixels.
-        channels: channels of the picture.
+        channels: channels of the image.
         width: size of a token and of the result.
         depth: number of blocks.
         heads: attention heads; MoCo v3 has 12 for its ViT-S of width 384 where others have 6.
@@ -51,7 +51,7 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         checkpointing: bool = False,
     ) -> None:
         require(
-            image_size % patch == 0, f"a picture of {image_size} pixels cannot be cut into patches of {patch}: pad it"
+            image_size % patch == 0, f"a image of {image_size} pixels cannot be cut into patches of {patch}: pad it"
         )
         require(width % heads == 0, f"a width of {width} cannot be split into {heads} attention heads")
         super().__init__(
@@ -94,11 +94,11 @@ class VisionTransformer(Described, timm_vit.VisionTransformer):
         nn.init.normal_(self.cls_token, std=1e-6)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised picture (B, C, H, W) -> feature of the class token (B, width), after the final norm."""
+        """Normalised image (B, C, H, W) -> feature of the class token (B, width), after the final norm."""
         expected = (self.in_chans, *self.patch_embed.img_size)  # type: ignore[misc]
         require(
             tuple(image.shape[1:]) == expected,
-            f"this Vision Transformer takes pictures of {expected}, got {tuple(image.shape[1:])}: resize them",
+            f"this Vision Transformer takes images of {expected}, got {tuple(image.shape[1:])}: resize them",
         )
         x = self._pos_embed(self.patch_embed(image))  # (B, 1 + N, width)
         for block in self.blocks[:-1]:

@@ -1,4 +1,4 @@
-"""Vector-quantising autoencoders: pictures as grids of codes (MaskGIT's VQGAN, and that of Esser et al. in LDM)."""
+"""Vector-quantising autoencoders: images as grids of codes (MaskGIT's VQGAN, and that of Esser et al. in LDM)."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.autoencoder_blocks import (
     EPS,
     Decoder,
@@ -24,11 +24,11 @@ from rcg_lightning.types import require
 _AT_ONCE = 2**28  # distances to codes that are held together, 1 GB
 
 
-class VQNetwork(Described, nn.Module):
+class VQNetwork(ConfigMixin, nn.Module):
     """Encoder, codebook and decoder. Every level after the first has maps of half the size.
 
     Args:
-        channels: of a picture.
+        channels: of a image.
         width: base number of channels.
         multipliers: channels of each level over ``width``, the largest maps first.
         blocks: residual blocks of a level.
@@ -38,7 +38,7 @@ class VQNetwork(Described, nn.Module):
         checkpointing: compute activations twice and keep few of them: less memory, a third more time.
     """
 
-    picture_range: ClassVar[tuple[float, float]]  # values of black and white in pictures read and made
+    image_range: ClassVar[tuple[float, float]]  # values of black and white in images read and made
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class VQNetwork(Described, nn.Module):
 
     @abstractmethod
     def ends(self) -> tuple[nn.Module, nn.Module]:
-        """The first and the last convolution of the encoder: picture to ``width``, ``widths[-1]`` to ``dim``."""
+        """The first and the last convolution of the encoder: image to ``width``, ``widths[-1]`` to ``dim``."""
 
     def attends(self, level: int) -> bool:
         """Whether the maps of a level have attention."""
@@ -90,7 +90,7 @@ class VQNetwork(Described, nn.Module):
     # -- both halves ---------------------------------------------------------------------------------------------------
 
     def make_encoder(self) -> Encoder:
-        """Return an encoder from a picture to maps of ``dim`` channels."""
+        """Return an encoder from a image to maps of ``dim`` channels."""
         before, last = [self.width, *self.widths], len(self.widths) - 1
         levels = [
             self.level(before[i], out, self.blocks, i, self.halving(out) if i < last else nn.Identity())
@@ -100,7 +100,7 @@ class VQNetwork(Described, nn.Module):
         return Encoder(in_conv, levels, self.middle(), nn.GroupNorm(self.groups, self.widths[-1], EPS), out_conv)
 
     def make_decoder(self) -> Decoder:
-        """Return a decoder from maps of ``dim`` channels to a picture."""
+        """Return a decoder from maps of ``dim`` channels to a image."""
         before, first = [*self.widths[1:], self.widths[-1]], self.widths[0]
         levels = [
             self.level(before[i], out, self.decoder_blocks, i, doubling(out) if i else nn.Identity())
@@ -125,30 +125,30 @@ class VQNetwork(Described, nn.Module):
 
     @property
     def factor(self) -> int:
-        """Side of a picture over the side of its latent."""
+        """Side of a image over the side of its latent."""
         return 2 ** (len(self.widths) - 1)
 
     def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the shape (D, h, w) of the latent of pictures (C, H, W).
+        """Return the shape (D, h, w) of the latent of images (C, H, W).
 
         Raises:
-            UserError: such pictures do not fit.
+            UserError: such images do not fit.
         """
         channels, height, width = image_shape
         require(
             channels == self.channels,
-            f"the autoencoder reads pictures of {self.channels} channels, the data have {channels}",
+            f"the autoencoder reads images of {self.channels} channels, the data have {channels}",
         )
         fits = height % self.factor == 0 and width % self.factor == 0 and min(height, width) > 0
         require(
             fits,
-            f"the autoencoder halves pictures {len(self.widths) - 1} times, so it takes sides that {self.factor} "
+            f"the autoencoder halves images {len(self.widths) - 1} times, so it takes sides that {self.factor} "
             f"divides, not {height}x{width}: resize or crop them",
         )
         return self.dim, height // self.factor, width // self.factor
 
     def encode(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in ``picture_range`` -> latents (B, D, h, w), before quantisation."""
+        """Images (B, C, H, W) in ``image_range`` -> latents (B, D, h, w), before quantisation."""
         return self.encoder(image)
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,22 +170,22 @@ class VQNetwork(Described, nn.Module):
         return self.codebook(indices).permute(0, 3, 1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Quantised latents (B, D, h, w) -> pictures (B, C, H, W) around ``picture_range``, not clamped."""
+        """Quantised latents (B, D, h, w) -> images (B, C, H, W) around ``image_range``, not clamped."""
         return self.decoder(z)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in ``picture_range`` -> what remains of them."""
+        """Images (B, C, H, W) in ``image_range`` -> what remains of them."""
         return self.decode(self.quantise(self.encode(image))[0])
 
 
 class MaskGITVQGAN(VQNetwork):
-    """The tokenizer of MaskGIT (Chang et al. 2022) that MAGE uses: pictures in [0, 1], no attention.
+    """The tokenizer of MaskGIT (Chang et al. 2022) that MAGE uses: images in [0, 1], no attention.
 
     Maps shrink by 2 x 2 means. Defaults are those of the official 256-pixel one, which makes 16 x 16 tokens. Agrees
     with RCG's ``vqgan``.
     """
 
-    picture_range = (0.0, 1.0)
+    image_range = (0.0, 1.0)
 
     def __init__(
         self,
@@ -212,16 +212,16 @@ class MaskGITVQGAN(VQNetwork):
 
 
 class VQGAN(VQNetwork):
-    """The autoencoder of Esser et al. 2021, as LDM's first stage: pictures in [-1, 1], attention on small maps.
+    """The autoencoder of Esser et al. 2021, as LDM's first stage: images in [-1, 1], attention on small maps.
 
     Maps shrink by strided convolutions, and the decoder has one block more in each level. Defaults are those of VQ-f8,
     which makes 32 x 32 latents of 4 channels. Agrees with RCG's LDM.
 
     Args:
-        attention: side of the picture over the side of the maps that have attention, besides the blocks in the middle.
+        attention: side of the image over the side of the maps that have attention, besides the blocks in the middle.
     """
 
-    picture_range = (-1.0, 1.0)
+    image_range = (-1.0, 1.0)
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rcg_lightning.pretrained.checkpoints import State, averaged_or_last, recognise
+from rcg_lightning.pretrained.checkpoints import State, ema_or_last, recognise
 from rcg_lightning.pretrained.unet_layout import official_unet_name, unet_name
 from rcg_lightning.types import Classes, Part, Vector, require
 
@@ -35,14 +35,14 @@ def adm_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = 
     Args:
         official: what ``read_checkpoint`` returned.
         parts: the condition that the model was trained with: at most one ``Classes`` and one ``Vector``.
-        ema: the averaged weights or those of the last step; the official code measures both.
+        ema: the EMA weights or those of the last step; the official code measures both.
         head_width: channels of an attention head, which the file does not tell. It holds query, key and value of one
             head after the other, here they are those of all heads.
 
     Raises:
         UserError: no such file, or the condition does not fit it.
     """
-    state = averaged_or_last(official, ema)
+    state = ema_or_last(official, ema)
     wanted = f"{'averaged weights' if ema else 'weights'} of an ADM"
     require("input_blocks.0.0.weight" in state, f"this holds no {wanted}, it is {recognise(official)}")
     sources = _sources(parts)

@@ -1,4 +1,4 @@
-"""Autoencoders that are used frozen: between pictures in [0, 1] and latents or tokens."""
+"""Autoencoders that are used frozen: between images in [0, 1] and latents or tokens."""
 
 import hashlib
 import json
@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.described import describe
+from rcg_lightning.config import describe
 from rcg_lightning.networks.vqgan import VQNetwork
 from rcg_lightning.pretrained.encoders import digest
 from rcg_lightning.pretrained.frozen import Frozen
-from rcg_lightning.pretrained.kl_files import load_kl
+from rcg_lightning.pretrained.kl_checkpoints import load_kl
 from rcg_lightning.pretrained.network_folder import load_network
 from rcg_lightning.types import require
 
 
 def autoencoder_settings(network: VQNetwork) -> dict[str, Any]:
     """Return what the network folder of an autoencoder must say, for ``save_network``."""
-    return {"kind": "vq", "picture_range": list(network.picture_range)}
+    return {"kind": "vq", "image_range": list(network.image_range)}
 
 
 class Autoencoder:
@@ -41,7 +41,7 @@ class Autoencoder:
 
     @abstractmethod
     def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the shape (D, h, w) of the latent of pictures (C, H, W); raise UserError where they do not fit."""
+        """Return the shape (D, h, w) of the latent of images (C, H, W); raise UserError where they do not fit."""
 
     def _make(self) -> nn.Module:
         module, self._range = self.load()
@@ -54,10 +54,10 @@ class Autoencoder:
 
     @property
     def identity(self) -> str:
-        """A short hash of all that latents and pictures depend on: weights, structure and range of the pictures."""
+        """A short hash of all that latents and images depend on: weights, structure and range of the images."""
         if self._identity is None:
             weights = digest(self.network.state_dict())
-            plain = {"network": self.structure(), "weights": weights, "picture_range": list(self._range)}
+            plain = {"network": self.structure(), "weights": weights, "image_range": list(self._range)}
             self._identity = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
         return self._identity
 
@@ -72,7 +72,7 @@ class Autoencoder:
         low, high = self._range
         return image * (high - low) + low
 
-    def _to_picture(self, values: Tensor) -> Tensor:
+    def _to_image(self, values: Tensor) -> Tensor:
         low, high = self._range
         return ((values - low) / (high - low)).clamp(0, 1)
 
@@ -92,7 +92,7 @@ class VQAutoencoder(Autoencoder):
         network, settings = load_network(self.folder)
         where = f"the network in {self.folder} is a {type(network).__name__}"
         require(isinstance(network, VQNetwork), f"{where}, which has no codebook: give the folder of a tokenizer")
-        low, high = settings.get("picture_range", network.picture_range)  # type: ignore[union-attr]
+        low, high = settings.get("image_range", network.image_range)  # type: ignore[union-attr]
         return network, (float(low), float(high))
 
     @property
@@ -111,11 +111,11 @@ class VQAutoencoder(Autoencoder):
         return self.network.codes
 
     def encode(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> latents (B, D, h, w), before quantisation."""
+        """Images (B, C, H, W) in [0, 1] -> latents (B, D, h, w), before quantisation."""
         return self._frozen.apply(lambda network, x: network.encode(self._to_network(x)), image)
 
     def tokens(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> (B, h w) int64, row by row."""
+        """Images (B, C, H, W) in [0, 1] -> (B, h w) int64, row by row."""
 
         def nearest(network: VQNetwork, x: Tensor) -> Tensor:
             return network.quantise(network.encode(self._to_network(x)))[1].flatten(1)
@@ -123,12 +123,12 @@ class VQAutoencoder(Autoencoder):
         return self._frozen.apply(nearest, image)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, D, h, w) -> pictures (B, C, H, W) in [0, 1]; quantises first."""
-        return self._frozen.apply(lambda network, x: self._to_picture(network.decode(network.quantise(x)[0])), z)
+        """Latents (B, D, h, w) -> images (B, C, H, W) in [0, 1]; quantises first."""
+        return self._frozen.apply(lambda network, x: self._to_image(network.decode(network.quantise(x)[0])), z)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Indices (B, h, w) int64 -> pictures (B, C, H, W) in [0, 1]."""
-        return self._frozen.apply(lambda network, x: self._to_picture(network.decode(network.lookup(x))), tokens)
+        """Indices (B, h, w) int64 -> images (B, C, H, W) in [0, 1]."""
+        return self._frozen.apply(lambda network, x: self._to_image(network.decode(network.lookup(x))), tokens)
 
 
 class KLAutoencoder(Autoencoder):
@@ -159,15 +159,15 @@ class KLAutoencoder(Autoencoder):
         config: Any = self.network.config
         channels, height, width = image_shape
         factor, reads = 2 ** (len(config.block_out_channels) - 1), config.in_channels
-        require(channels == reads, f"the autoencoder reads pictures of {reads} channels, the data have {channels}")
+        require(channels == reads, f"the autoencoder reads images of {reads} channels, the data have {channels}")
         require(
             height % factor == 0 and width % factor == 0,
-            f"the autoencoder takes pictures whose sides {factor} divides, not {height}x{width}: resize or crop them",
+            f"the autoencoder takes images whose sides {factor} divides, not {height}x{width}: resize or crop them",
         )
         return config.latent_channels, height // factor, width // factor
 
     def moments(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> (B, 2 D, h, w), means and then standard deviations of their latents."""
+        """Images (B, C, H, W) in [0, 1] -> (B, 2 D, h, w), means and then standard deviations of their latents."""
 
         def encode(network: Any, x: Tensor) -> Tensor:
             posterior = network[0].encode(self._to_network(x)).latent_dist
@@ -176,5 +176,5 @@ class KLAutoencoder(Autoencoder):
         return self._frozen.apply(encode, image)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, D, h, w) as the network has them -> pictures (B, C, H, W) in [0, 1]."""
-        return self._frozen.apply(lambda network, x: self._to_picture(network[0].decode(x).sample), z)
+        """Latents (B, D, h, w) as the network has them -> images (B, C, H, W) in [0, 1]."""
+        return self._frozen.apply(lambda network, x: self._to_image(network[0].decode(x).sample), z)

@@ -70,7 +70,7 @@ def entry(container: Mapping[str, Any], *names: str) -> State:
     return {}
 
 
-def averaged_or_last(official: Mapping[str, Any], ema: bool) -> State:
+def ema_or_last(official: Mapping[str, Any], ema: bool) -> State:
     """Return one of the two state dicts in a file of the official DiT or ADM; {} where it has no such."""
     state = entry({"it": official.get("model_ema" if ema else "model")}, "it") if "model" in official else {}
     return state or entry(official)
@@ -168,7 +168,7 @@ def rdm_state(official: Mapping[str, Any], ema: bool = True) -> RDMState:
 
     Args:
         official: what ``read_checkpoint`` returned.
-        ema: the averaged weights, which the official code samples with, or those of the last step. The class embedding
+        ema: the EMA weights, which the official code samples with, or those of the last step. The class embedding
             has no average.
     """
     state = entry(official, "model", "state_dict")
@@ -185,14 +185,14 @@ def latent_diffusion_names(state: Mapping[str, Tensor], ema: bool) -> dict[str, 
     Averages lie in the same state dict, under their parameter's name without its dots.
 
     Raises:
-        UserError: averages are asked for and absent.
+        UserError: EMA weights are asked for and absent.
     """
     names = {key.removeprefix(RDM_NETWORK): key for key in state if key.startswith(RDM_NETWORK)}
     if not ema:
         return names
     names = {name: "model_ema." + f"diffusion_model.{name}".replace(".", "") for name in names}
     absent = [key for key in names.values() if key not in state]
-    require(not absent, f"this checkpoint has no averaged weights ({absent[:1]} is missing): read it with ema off")
+    require(not absent, f"this checkpoint has no EMA weights ({absent[:1]} is missing): read it with ema off")
     return names
 
 

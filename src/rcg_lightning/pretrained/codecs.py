@@ -1,4 +1,4 @@
-"""What a generator models: pixels, what an autoencoder makes of pictures, or representations."""
+"""What a generator models: pixels, what an autoencoder makes of images, or representations."""
 
 from math import prod
 from pathlib import Path
@@ -7,30 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcg_lightning.core.random import LATENT_STREAM, SeededNoise
+from rcg_lightning.core.counter_rng import LATENT_STREAM, SeededNoise
+from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
 from rcg_lightning.pretrained.autoencoders import KLAutoencoder, VQAutoencoder
 from rcg_lightning.pretrained.encoders import Encoder
-from rcg_lightning.pretrained.latents import AutoencoderCodec
-from rcg_lightning.types import Batch, Codec, Facts, require
+from rcg_lightning.types import Batch, Codec, DataSpec, require
 
 
 class Pixels(Codec):
-    """The picture itself, in [-1, 1]."""
+    """The image itself, in [-1, 1]."""
 
-    def shape(self, facts: Facts) -> tuple[int, ...]:
-        return facts.image
+    def shape(self, spec: DataSpec) -> tuple[int, ...]:
+        return spec.image
 
     def encode(self, batch: Batch) -> Tensor:
         """``batch["image"]`` in [0, 1] -> z (B, C, H, W) in [-1, 1]."""
         return batch["image"] * 2 - 1  # type: ignore[reportTypedDictNotRequiredAccess]
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (B, C, H, W) -> picture clamped to [0, 1]."""
+        """z (B, C, H, W) -> image clamped to [0, 1]."""
         return ((z + 1) / 2).clamp(0, 1)
 
 
 class Representations(Codec):
-    """Representations, stored with the data or encoded from the pictures of each batch.
+    """Representations, stored with the data or encoded from the images of each batch.
 
     Args:
         encoder: for data without stored representations.
@@ -43,14 +43,14 @@ class Representations(Codec):
         self.encoder = encoder
         self.needs = frozenset({"representation"} if encoder is None else {"image"})
 
-    def shape(self, facts: Facts) -> tuple[int, ...]:
-        if self.encoder is not None and not facts.encoded_online:
+    def shape(self, spec: DataSpec) -> tuple[int, ...]:
+        if self.encoder is not None and not spec.encoded_online:
             return (self.encoder.dim,)
         require(
-            "representation" in facts.columns,
+            "representation" in spec.columns,
             "the data has no stored representations: extract them into a store and join it, or give an encoder",
         )
-        return tuple(facts.columns["representation"]["shape"])
+        return tuple(spec.columns["representation"]["shape"])
 
     def encode(self, batch: Batch) -> Tensor:
         """Return the stored representations (B, R), else those of ``batch["image"]``."""
@@ -62,7 +62,7 @@ class Representations(Codec):
             return self.encoder(batch["image"])  # type: ignore[misc]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Representations are what they are: no picture is made of them here."""
+        """Representations are what they are: no image is made of them here."""
         return z
 
 
@@ -80,7 +80,7 @@ class VQTokens(AutoencoderCodec[VQAutoencoder]):
     def packed(self, values: Tensor) -> Tensor:
         return values.to(torch.uint16 if self.autoencoder.codes <= 2**16 else torch.int32)
 
-    def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    def column_spec(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         return {"shape": [prod(self.autoencoder.shape(image_shape)[1:])], "count": self.autoencoder.codes}
 
     def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
@@ -90,12 +90,14 @@ class VQTokens(AutoencoderCodec[VQAutoencoder]):
 
     def check(self, autoencoder: VQAutoencoder, where: str) -> None:
         super().check(autoencoder, where)
-        told, codes = self.facts.columns.get(self.column, {}).get("count"), autoencoder.codes
-        require(told in (None, codes), f"{where} has {codes} codes, but the tokens here are of {told}: give theirs")
+        expected, codes = self.spec.columns.get(self.column, {}).get("count"), autoencoder.codes
+        require(
+            expected in (None, codes), f"{where} has {codes} codes, but the tokens here are of {expected}: give theirs"
+        )
 
     def decode(self, z: Tensor) -> Tensor:
-        """Tokens (B, h w) int64 -> pictures (B, C, H, W) in [0, 1]."""
-        _, *grid = self.autoencoder.shape(self.facts.image)
+        """Tokens (B, h w) int64 -> images (B, C, H, W) in [0, 1]."""
+        _, *grid = self.autoencoder.shape(self.spec.image)
         return self.autoencoder.decode_tokens(z.unflatten(1, grid))
 
 
@@ -110,7 +112,7 @@ class VQLatents(AutoencoderCodec[VQAutoencoder]):
     def encoded(self, image: Tensor) -> Tensor:
         return self.autoencoder.encode(image)
 
-    def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    def column_spec(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         return {"shape": list(self.autoencoder.shape(image_shape))}
 
     def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
@@ -118,15 +120,15 @@ class VQLatents(AutoencoderCodec[VQAutoencoder]):
         return super().shape_of(column)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, D, h, w) -> pictures (B, C, H, W) in [0, 1]."""
+        """Latents (B, D, h, w) -> images (B, C, H, W) in [0, 1]."""
         return self.autoencoder.decode(z)
 
 
 class KLLatents(AutoencoderCodec[KLAutoencoder]):
-    """Latents (B, D, h, w) drawn from what a KL autoencoder says of a picture, times ``scale`` (LDM, DiT).
+    """Latents (B, D, h, w) drawn from what a KL autoencoder says of a image, times ``scale`` (LDM, DiT).
 
-    A store holds means and standard deviations, so that each epoch draws anew. Outside of training the draw is a hash
-    of the picture's index.
+    A store holds means and standard deviations, so that each epoch draws again. Outside of training the draw is a hash
+    of the image's index.
 
     Args:
         folder: of the autoencoder in diffusers' layout, or its file in the original layout.
@@ -151,7 +153,7 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
     def encoded(self, image: Tensor) -> Tensor:
         return self.autoencoder.moments(image)
 
-    def column_facts(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    def column_spec(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         dim, *grid = self.autoencoder.shape(image_shape)
         return {"shape": [2 * dim, *grid], "moments": True}
 
@@ -172,5 +174,5 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
         return (mean + deviation * noise) * self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, D, h, w), scaled -> pictures (B, C, H, W) in [0, 1]."""
+        """Latents (B, D, h, w), scaled -> images (B, C, H, W) in [0, 1]."""
         return self.autoencoder.decode(z / self.scale)

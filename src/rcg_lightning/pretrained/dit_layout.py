@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rcg_lightning.pretrained.checkpoints import State, averaged_or_last, recognise, renamed
+from rcg_lightning.pretrained.checkpoints import State, ema_or_last, recognise, renamed
 from rcg_lightning.types import Classes, Part, Vector, require
 
 BLOCK = {
@@ -52,12 +52,12 @@ def dit_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = 
         official: what ``read_checkpoint`` returned.
         parts: the condition that the model was trained with, which the file does not tell: none, ``Classes`` or
             ``Vector``. With a vector the official code leaves the label's embedding out.
-        ema: the averaged weights, which the official code samples with, or those of the last step.
+        ema: the EMA weights, which the official code samples with, or those of the last step.
 
     Raises:
         UserError: no such file, or the condition does not fit it.
     """
-    state = averaged_or_last(official, ema)
+    state = ema_or_last(official, ema)
     wanted = f"{'averaged weights' if ema else 'weights'} of a DiT"
     require("x_embedder.proj.weight" in state, f"this holds no {wanted}, it is {recognise(official)}")
     network = {dit_name(name): tensor for name, tensor in state.items() if _is_of_the_network(name)}

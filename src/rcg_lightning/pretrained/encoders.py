@@ -1,4 +1,4 @@
-"""Encoders: picture in [0, 1] -> representation. Each owns its preprocessing, its head and its normalisation."""
+"""Encoders: image in [0, 1] -> representation. Each owns its preprocessing, its head and its normalisation."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described, describe
+from rcg_lightning.config import ConfigMixin, describe
 from rcg_lightning.networks.heads import BottleneckHead, LinearHead, Projected, ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.pretrained.encoder_layouts import EncoderState, build_backbone, build_head, deit, dino, ibot, moco_v3
 from rcg_lightning.pretrained.feature_map import feature_map
 from rcg_lightning.pretrained.frozen import Frozen
-from rcg_lightning.pretrained.layouts import EncoderState, build_backbone, build_head, deit, dino, ibot, moco_v3
 from rcg_lightning.pretrained.normalisation import Normalisation, PerSample
 from rcg_lightning.pretrained.preprocess import Preprocess
 
@@ -27,7 +27,7 @@ class Loaded:
     """What reading an encoder's weights gave.
 
     Attributes:
-        network: preprocessed picture -> (B, dim).
+        network: preprocessed image -> (B, dim).
         preprocess: what belongs in front of it.
         dim: size of what it returns.
         structure: the network in plain data.
@@ -45,10 +45,10 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
 
-class Encoder(Described):
-    """Picture (B, C, H, W) float in [0, 1] -> representation (B, dim) float32, through a frozen network.
+class Encoder(ConfigMixin):
+    """Image (B, C, H, W) float in [0, 1] -> representation (B, dim) float32, through a frozen network.
 
-    The network is read by ``setup``, or by the first use. A gradient can pass to the picture.
+    The network is read by ``setup``, or by the first use. A gradient can pass to the image.
 
     Args:
         normalise: from the network's output to the representation, ``PerSample`` by default.
@@ -57,7 +57,7 @@ class Encoder(Described):
     def __init__(self, normalise: Normalisation | None = None) -> None:
         self.normalise = normalise or PerSample()
         self._frozen = Frozen(self._make)
-        self._facts: dict[str, Any] = {}
+        self._spec: dict[str, Any] = {}
 
     @abstractmethod
     def load(self) -> Loaded:
@@ -65,7 +65,7 @@ class Encoder(Described):
 
     def _make(self) -> nn.Module:
         loaded = self.load()
-        self._facts |= {
+        self._spec |= {
             "dim": loaded.dim,
             "preprocess": describe(loaded.preprocess),  # plain: the module moves to a device, this travels to workers
             "structure": loaded.structure,
@@ -82,11 +82,11 @@ class Encoder(Described):
         self._frozen.release()
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Return the representations (B, dim) of pictures (B, C, H, W) in [0, 1]."""
+        """Return the representations (B, dim) of images (B, C, H, W) in [0, 1]."""
         return self._frozen(image)
 
     def feature_map(self, image: Tensor) -> Tensor:
-        """Return what the network says of each place of pictures, (B, D, h, w): before pooling, head, z-score.
+        """Return what the network says of each place of images, (B, D, h, w): before pooling, head, z-score.
 
         A network that has no such map gives its one vector as a map of one place.
         """
@@ -97,9 +97,9 @@ class Encoder(Described):
 
     def fact(self, name: str) -> Any:
         """Return something that is known once the network has been read."""
-        if name not in self._facts:
+        if name not in self._spec:
             self.setup()
-        return self._facts[name]
+        return self._spec[name]
 
     @property
     def dim(self) -> int:
@@ -108,7 +108,7 @@ class Encoder(Described):
 
     @property
     def preprocess(self) -> Preprocess:
-        """What is done to a picture in front of the network."""
+        """What is done to a image in front of the network."""
         return self._frozen.module[0]  # type: ignore[index]
 
     @property
@@ -117,7 +117,7 @@ class Encoder(Described):
 
         The same weights in another container, or on another machine, have the same identity.
         """
-        if "identity" not in self._facts:
+        if "identity" not in self._spec:
             module = self._frozen.module
             plain = {
                 "network": self.fact("structure"),
@@ -126,8 +126,8 @@ class Encoder(Described):
                 "normalise": describe(self.normalise),
                 "precision": str(self._frozen.dtype),
             }
-            self._facts["identity"] = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-        return self._facts["identity"]
+            self._spec["identity"] = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+        return self._spec["identity"]
 
     def report(self) -> str:
         """Say what was loaded, what was skipped and why, and whether the head comes from the file."""
@@ -264,5 +264,5 @@ class DeiTEncoder(OfficialEncoder):
         return LinearHead(sizes[0], sizes[-1])
 
     def notes(self, vit: VisionTransformer) -> tuple[str, ...]:
-        told = ("the head's output is class logits",) if self.head else ()
-        return (*super().notes(vit), *told)
+        note = ("the head's output is class logits",) if self.head else ()
+        return (*super().notes(vit), *note)

@@ -1,4 +1,4 @@
-"""What an encoder's network says of each place of a picture, before it is pooled."""
+"""What an encoder's network says of each place of a image, before it is pooled."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from rcg_lightning.networks.heads import Projected
 
 
 def feature_map(network: nn.Module, image: Tensor) -> Tensor:
-    """Return the map (B, D, h, w) of a network for preprocessed pictures (B, C, H, W).
+    """Return the map (B, D, h, w) of a network for preprocessed images (B, C, H, W).
 
     Networks that have one give it by ``forward_features``, as timm's do: tokens (B, prefix + h w, D) with the class
     token and the like in front, or a map. Any other network gives its one vector as a map of one place.

@@ -1,6 +1,6 @@
 """The key maps of IC-GAN's BigGAN files: G.pth, G_ema.pth and D.pth, each a bare state dict.
 
-The averages of G_ema.pth cover parameters and buffers, so all three have one layout.
+The EMA weights of G_ema.pth cover parameters and buffers, so all three have one layout.
 """
 
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ SYNTHESIS = {
     "const": "start",
     "conv0": "conv0",
     "conv1": "conv1",
-    "torgb": "picture",
+    "torgb": "image",
 }
 INNER = {  # tensors of a modulated layer
     "weight": "conv.weight",
@@ -126,7 +126,7 @@ def _discriminator_name(name: str, largest: int) -> str:
         return _mapping_name(name)
     side, layer, tensor = match.groups()
     if layer == "fromrgb":
-        return f"picture.{tensor}"
+        return f"image.{tensor}"
     if int(side) == 4:
         return f"{ {'conv': 'conv', 'fc': 'linear', 'out': 'out_linear'}[layer] }.{tensor}"
     return f"blocks.{int(math.log2(largest // int(side)))}.{layer}.{tensor}"

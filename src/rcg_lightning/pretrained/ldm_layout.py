@@ -1,4 +1,4 @@
-"""The key map of RCG's LDM files: the U-Net with cross-attention, and the frozen networks beside it."""
+"""The key map of RCG's LDM files: the U-Net with cross-attention, and the frozen networks next to it."""
 
 import re
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def ldm_state(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool = 
         official: what ``read_checkpoint`` returned.
         parts: the condition that the model was trained with, which the file does not tell: none, ``Classes`` or
             ``Vector``.
-        ema: the averaged weights, which the official code samples with, or those of the last step. The class embedding
+        ema: the EMA weights, which the official code samples with, or those of the last step. The class embedding
             has no average.
 
     Raises:
@@ -152,6 +152,6 @@ def _skipped(state: Mapping[str, Tensor], used: set[str], chosen: set[str]) -> d
     others = {key for key in state if key.startswith(("model.diffusion_model.", "model_ema."))} - chosen
     return {
         "over one token of context the softmax is 1, so queries and keys change nothing": sorted(chosen - used),
-        "the weights of the last step, or their averages: whichever was not asked for": sorted(others),
+        "the weights of the last step, or their EMA weights: whichever was not asked for": sorted(others),
         "the class embedding, which nothing reads": [EMBEDDING] if EMBEDDING not in used else [],
     }

@@ -61,7 +61,7 @@ class MAGEState:
 
 
 def mage_state(official: Mapping[str, Any], parts: tuple[Part, ...]) -> MAGEState:
-    """Translate the content of an official MAGE file. These have no averaged weights.
+    """Translate the content of an official MAGE file. These have no EMA weights.
 
     Args:
         official: what ``read_checkpoint`` returned.
@@ -83,7 +83,7 @@ def mage_state(official: Mapping[str, Any], parts: tuple[Part, ...]) -> MAGEStat
         "the positions' numbers, which are counted": lambda name: name == COUNTED,
         "the null of a condition that this model was not trained with": lambda name: name == FAKE,
     }
-    skipped = {reason: [name for name in left if told(name)] for reason, told in reasons.items()}
+    skipped = {reason: [name for name in left if applies(name)] for reason, applies in reasons.items()}
     unknown = set(left).difference(*skipped.values())
     require(not unknown, f"this MAGE has tensors that are not known here: {', '.join(sorted(unknown)[:3])}")
     network = {mage_name(name): state[name] for name in inside}
@@ -108,7 +108,7 @@ def official_mage(
         network: state dict of a ``MAGE``.
         conditioner: state dict of its ``Conditioner``, of one part at most.
         representation_dim: numbers of a representation, for a model that reads none.
-        patch: side in pixels of a token of a square colour picture: the size of what is never used.
+        patch: side in pixels of a token of a square colour image: the size of what is never used.
         classes: how many the model tells apart, where its condition is a class; None takes every row for one.
 
     Raises:

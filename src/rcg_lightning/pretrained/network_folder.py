@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described, construct, describe
+from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -23,15 +23,15 @@ DESCRIPTION, WEIGHTS, FORMAT = "network.json", "weights.safetensors", 1
 
 
 def save_network(folder: Path, module: nn.Module, settings: dict[str, Any]) -> None:
-    """Write ``module`` (a ``Described`` one) and plain ``settings``; ``folder`` appears complete or not at all.
+    """Write ``module`` (a ``ConfigMixin`` one) and plain ``settings``; ``folder`` appears complete or not at all.
 
     A network folder that is there already is replaced; anything else in its place is left alone.
 
     Raises:
         UserError: ``folder`` exists and is not a network folder.
     """
-    if not isinstance(module, Described):
-        raise TypeError(f"{type(module).__name__} is no Described class, so it could not be rebuilt from its folder")
+    if not isinstance(module, ConfigMixin):
+        raise TypeError(f"{type(module).__name__} is no ConfigMixin class, so it could not be rebuilt from its folder")
     description = {"format": FORMAT, "network": describe(module), "settings": describe(settings)}
     write_folder(folder, DESCRIPTION, description, module.state_dict(), "a network folder")
 
@@ -39,7 +39,7 @@ def save_network(folder: Path, module: nn.Module, settings: dict[str, Any]) -> N
 def write_folder(
     folder: Path, name: str, description: dict[str, Any], tensors: Mapping[str, Tensor], kind: str
 ) -> None:
-    """Write weights, and beside them their description as JSON; ``folder`` appears complete or not at all.
+    """Write weights, and next to them their description as JSON; ``folder`` appears complete or not at all.
 
     Args:
         folder: a new one, an empty one, or one of the same kind, which is replaced.
@@ -135,7 +135,7 @@ def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dic
     require(weights.is_file(), f"{weights} is missing: copy the whole folder")
     require(
         file_digest(weights) == description["sha256"],
-        f"{weights} is not what {name} beside it describes: it is damaged or was replaced, export it again",
+        f"{weights} is not what {name} next to it describes: it is damaged or was replaced, export it again",
     )
     try:
         return load_file(weights)

@@ -5,10 +5,10 @@ from abc import abstractmethod
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 
 
-class Normalisation(Described, nn.Module):
+class Normalisation(ConfigMixin, nn.Module):
     """Encoder output (B, R) -> representation (B, R). Part of the encoder's identity."""
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""How far two pictures are apart to a frozen network that knows pictures: losses, with a gradient to the picture."""
+"""How far two images are apart to a frozen network that knows images: losses, with a gradient to the image."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
@@ -20,16 +20,16 @@ _FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "sque
 SMALLEST = 32  # pixels, that LPIPS' poolings need
 
 
-class PerceptualLoss(Described):
-    """Distance of two pictures in the eyes of a frozen network."""
+class PerceptualLoss(ConfigMixin):
+    """Distance of two images in the eyes of a frozen network."""
 
     @abstractmethod
     def setup(self, shape: tuple[int, int, int]) -> None:
-        """Load the network; raise UserError where it is missing or pictures (C, H, W) do not fit it."""
+        """Load the network; raise UserError where it is missing or images (C, H, W) do not fit it."""
 
     @abstractmethod
     def __call__(self, made: Tensor, original: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1], both -> mean distance, a scalar."""
+        """Images (B, C, H, W) in [0, 1], both -> mean distance, a scalar."""
 
 
 class LPIPS(PerceptualLoss):
@@ -58,7 +58,7 @@ class LPIPS(PerceptualLoss):
 class FeatureLoss(PerceptualLoss):
     """Squared distance of an encoder's features at each place, scaled to length 1, as in LPIPS without learned weights.
 
-    For pictures that LPIPS' networks do not know, such as digits.
+    For images that LPIPS' networks do not know, such as digits.
 
     Args:
         encoder: any encoder; one that was trained on the same data.
@@ -78,12 +78,12 @@ class FeatureLoss(PerceptualLoss):
 
 
 def check_size(side: int) -> None:
-    """Raise a UserError where pictures are too small for LPIPS."""
-    require(side >= SMALLEST, f"LPIPS needs pictures from {SMALLEST} pixels on, not {side}: leave it out")
+    """Raise a UserError where images are too small for LPIPS."""
+    require(side >= SMALLEST, f"LPIPS needs images from {SMALLEST} pixels on, not {side}: leave it out")
 
 
 def perceptual_similarity(backbone: Backbone) -> LearnedPerceptualImagePatchSimilarity:
-    """Return torchmetrics' LPIPS for pictures in [0, 1]; raise UserError where its network has no weights."""
+    """Return torchmetrics' LPIPS for images in [0, 1]; raise UserError where its network has no weights."""
     require(backbone in _FILES, f"LPIPS has networks {', '.join(_FILES)}, not {backbone!r}")
     file = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[backbone]
     try:

@@ -1,4 +1,4 @@
-"""From a picture in [0, 1] to what an encoder's network was trained on."""
+"""From a image in [0, 1] to what an encoder's network was trained on."""
 
 from collections.abc import Sequence
 
@@ -6,24 +6,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Preprocess(Described, nn.Module):
+class Preprocess(ConfigMixin, nn.Module):
     """Subtract a mean, divide by a deviation, then resize: (B, C, H, W) in [0, 1] -> (B, len(mean), size, size).
 
-    A grey picture is repeated to the channels that the network wants. The result is not clamped, as in the official
+    A grey image is repeated to the channels that the network wants. The result is not clamped, as in the official
     code, so a bicubic resize may leave the range a little.
 
     Args:
         mean: for each channel of the network.
         std: for each channel of the network.
-        size: height and width that the network wants; None leaves the picture's size.
-        crop: None stretches the picture to ``size``; a fraction resizes its shorter side to size / crop and cuts out
+        size: height and width that the network wants; None leaves the image's size.
+        crop: None stretches the image to ``size``; a fraction resizes its shorter side to size / crop and cuts out
             the centre.
         antialias: smooth before shrinking. The official code does not: it changes features by about 1 %.
         interpolation: ``bicubic`` or ``bilinear``.
@@ -51,12 +51,12 @@ class Preprocess(Described, nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)  # (C, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Picture (B, C, H, W) float in [0, 1] -> (B, len(mean), size, size)."""
+        """Image (B, C, H, W) float in [0, 1] -> (B, len(mean), size, size)."""
         channels = len(self.mean)
-        require(image.is_floating_point(), f"an encoder takes pictures as float in [0, 1], got {image.dtype}")
+        require(image.is_floating_point(), f"an encoder takes images as float in [0, 1], got {image.dtype}")
         require(
             image.shape[1] in (1, channels),
-            f"the encoder takes {channels}-channel pictures, got {image.shape[1]} channels: set the data's channels",
+            f"the encoder takes {channels}-channel images, got {image.shape[1]} channels: set the data's channels",
         )
         image = image.expand(-1, channels, -1, -1)
         return self.resize((image - self.mean) / self.std)

@@ -25,7 +25,7 @@ HEADS = {
 class ResNet50Encoder(Encoder):
     """The 2,048 numbers of a ResNet-50 after its pooling, of length one, as IC-GAN conditions on them.
 
-    As in the official code a picture is stretched to 224 x 224 by a bicubic resize that does not smooth, which
+    As in the official code a image is stretched to 224 x 224 by a bicubic resize that does not smooth, which
     ``TimmEncoder`` does otherwise. Files of SwAV (the unlabelled IC-GAN), torchvision and timm (supervised, the
     class-conditional one) have one set of names; those of a network trained on ImageNet-LT are found in
     ``state_dict_best``.

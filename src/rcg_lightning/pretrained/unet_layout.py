@@ -10,7 +10,7 @@ OUTSIDE = {"time_embed.0": "time_embed.0", "time_embed.2": "time_embed.2", "out.
 RESIDUAL = {
     "in_layers.0": "in_norm",
     "in_layers.2": "in_conv",
-    "emb_layers.1": "level",
+    "emb_layers.1": "time_proj",
     "out_layers.0": "out_norm",
     "out_layers.3": "out_conv",
     "skip_connection": "skip",
@@ -24,7 +24,7 @@ def unet_name(official: str, layers: Mapping[str, str]) -> str:
 
     Args:
         official: the name.
-        layers: official layers of a block to ours, beside those of residual blocks and convolutions.
+        layers: official layers of a block to ours, next to those of residual blocks and convolutions.
     """
     name, _, kind = official.rpartition(".")
     if name in OUTSIDE:

@@ -12,13 +12,13 @@ from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDe
 from torch import Tensor, nn
 
 from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.distributed import average
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.stages.processes import average
 from rcg_lightning.types import Batch, require
 
 
 @dataclass(frozen=True)
-class Player:
+class OptimizedNetwork:
     """One of several that take turns in a step, each with an optimizer of its own.
 
     Attributes:
@@ -61,10 +61,12 @@ class AlternatingStage(Stage):
 
     accumulate: int = 1
     steps: int = 0
-    _moving: tuple[Player, dict[str, list[Tensor]]] | None = None  # while an optimizer steps: whose, and the logs
+    _moving: tuple[OptimizedNetwork, dict[str, list[Tensor]]] | None = (
+        None  # while an optimizer steps: whose, and the logs
+    )
 
     @abstractmethod
-    def players(self) -> list[Player]:
+    def optimized_networks(self) -> list[OptimizedNetwork]:
         """Return who takes turns, in their order."""
 
     @property
@@ -72,18 +74,22 @@ class AlternatingStage(Stage):
         return False
 
     def trained(self) -> list[nn.Module]:
-        return [module for player in self.players() if self._is_own(player) for module in player.modules]
+        return [module for network in self.optimized_networks() if self._is_own(network) for module in network.modules]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every player's losses, for validation."""
-        players = self.players()
-        return {self._named(player, key): value for player in players for key, value in player.losses(batch).items()}
+        optimized_networks = self.optimized_networks()
+        return {
+            self._named(network, key): value
+            for network in optimized_networks
+            for key, value in network.losses(batch).items()
+        }
 
-    def _is_own(self, player: Player) -> bool:
-        return player.optimizer is self.optimizer
+    def _is_own(self, network: OptimizedNetwork) -> bool:
+        return network.optimizer is self.optimizer
 
-    def _named(self, player: Player, key: str) -> str:
-        return key if self._is_own(player) else f"{player.name}_{key}"
+    def _named(self, network: OptimizedNetwork, key: str) -> str:
+        return key if self._is_own(network) else f"{network.name}_{key}"
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -97,48 +103,53 @@ class AlternatingStage(Stage):
     def configure_optimizers(self) -> Any:
         optimizers, schedulers = [], []
         total = self.trainer.max_steps
-        for player in self.players():
-            own = total - player.since if total > player.since else total  # one that never plays needs no law
-            optimizer, scheduler = player.optimizer.make(player.modules, own)
+        for network in self.optimized_networks():
+            own = total - network.since if total > network.since else total  # one that never plays needs no law
+            optimizer, scheduler = network.optimizer.make(network.modules, own)
             optimizers.append(optimizer)
-            schedulers.append({"scheduler": scheduler, "interval": "step", "name": f"lr-{player.name}"})
+            schedulers.append({"scheduler": scheduler, "interval": "step", "name": f"lr-{network.name}"})
         return optimizers, schedulers
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
-        players = self.players()
-        parts = split(batch, self.accumulate * max(player.steps for player in players))
+        optimized_networks = self.optimized_networks()
+        parts = split(batch, self.accumulate * max(network.steps for network in optimized_networks))
         logs: dict[str, list[Tensor]] = defaultdict(list)
-        turns = zip(players, _listed(self.optimizers()), _listed(self.lr_schedulers()), strict=True)
+        turns = zip(optimized_networks, _listed(self.optimizers()), _listed(self.lr_schedulers()), strict=True)
         with self._no_reducer():
-            for player, optimizer, scheduler in turns:
-                if self.steps < player.since:
+            for network, optimizer, scheduler in turns:
+                if self.steps < network.since:
                     continue
-                own = parts[-player.steps * self.accumulate :]
-                for share in range(player.steps):
+                own = parts[-network.steps * self.accumulate :]
+                for share in range(network.steps):
                     moving = own[share * self.accumulate :][: self.accumulate]
-                    self._turn(player, players, optimizer, moving, logs)
+                    self._turn(network, optimized_networks, optimizer, moving, logs)
                 scheduler.step()
-        average(b for p in players for m in p.modules for b in m.buffers() if b.is_floating_point())
+        average(b for p in optimized_networks for m in p.modules for b in m.buffers() if b.is_floating_point())
         self.steps += 1
         self.after_step()
         for name, values in logs.items():
             self.log(f"train/{name}", torch.stack(values).mean())
 
     def _turn(
-        self, player: Player, players: list[Player], optimizer: Any, parts: list[Batch], logs: dict[str, list[Tensor]]
+        self,
+        network: OptimizedNetwork,
+        optimized_networks: list[OptimizedNetwork],
+        optimizer: Any,
+        parts: list[Batch],
+        logs: dict[str, list[Tensor]],
     ) -> None:
         """Move one player by the gradients of some parts of the batch."""
-        moved = {id(parameter) for parameter in player.parameters()}
-        with without_gradient(p for other in players for p in other.parameters() if id(p) not in moved):
+        moved = {id(parameter) for parameter in network.parameters()}
+        with without_gradient(p for other in optimized_networks for p in other.parameters() if id(p) not in moved):
             for part in parts:
-                losses = player.losses(part)
+                losses = network.losses(part)
                 self.manual_backward(losses["loss"] / len(parts))
                 for key, value in losses.items():
-                    logs[self._named(player, key)].append(value.detach())
-        average(p.grad for p in player.parameters() if p.grad is not None)  # before a scaler looks for infinities
-        if not self._is_own(player):
+                    logs[self._named(network, key)].append(value.detach())
+        average(p.grad for p in network.parameters() if p.grad is not None)  # before a scaler looks for infinities
+        if not self._is_own(network):
             optimizer._on_before_step = optimizer._on_after_step = _nothing  # Lightning counts the others' steps only
-        self._moving = player, logs
+        self._moving = network, logs
         optimizer.step()
         self._moving = None
         optimizer.zero_grad()
@@ -146,14 +157,14 @@ class AlternatingStage(Stage):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the norm of the player's gradients now and then, and clip them."""
         assert self._moving is not None
-        player, logs = self._moving
+        network, logs = self._moving
         if (self.steps + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            gradients = [p.grad for p in player.parameters() if p.grad is not None]
-            logs[f"{player.name}_gradient"].append(torch.nn.utils.get_total_norm(gradients))
-        if self._is_own(player):
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
+            logs[f"{network.name}_gradient"].append(torch.nn.utils.get_total_norm(gradients))
+        if self._is_own(network):
             self.configure_gradient_clipping(optimizer)
-        elif player.optimizer.clip is not None:
-            self.clip_gradients(optimizer, player.optimizer.clip, "norm")
+        elif network.optimizer.clip is not None:
+            self.clip_gradients(optimizer, network.optimizer.clip, "norm")
 
     def _no_reducer(self) -> AbstractContextManager[Any]:
         strategy = self.trainer.strategy

@@ -1,4 +1,4 @@
-"""What every training stage shares: building from data facts, the step, the optimizer and its checkpoints."""
+"""What every training stage shares: building from the data spec, the step, the optimizer and its checkpoints."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -9,15 +9,15 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described, construct, describe
+from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
-from rcg_lightning.stages.folder import stage_content
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.stages.start import take_over
-from rcg_lightning.types import Batch, Facts, require
+from rcg_lightning.stages.stage_folder import stage_content
+from rcg_lightning.stages.warm_start import take_over
+from rcg_lightning.types import Batch, DataSpec, require
 
 
-class Stage(Described, LightningModule):
+class Stage(ConfigMixin, LightningModule):
     """A LightningModule whose networks are sized by the data and whose checkpoints rebuild it.
 
     Subclasses create their networks in ``build_networks`` and return their losses from ``losses``. ``seed`` makes the
@@ -28,7 +28,7 @@ class Stage(Described, LightningModule):
         seed: seed of the initial weights.
     """
 
-    facts: Facts | None = None
+    spec: DataSpec | None = None
 
     def __init__(self, optimizer: Optimizer, seed: int = 0) -> None:
         super().__init__()
@@ -40,15 +40,15 @@ class Stage(Described, LightningModule):
         return frozenset({"image"})
 
     @abstractmethod
-    def build_networks(self, facts: Facts) -> None:
-        """Create every parameter, from the facts alone."""
+    def build_networks(self, spec: DataSpec) -> None:
+        """Create every parameter, from the data spec alone."""
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return scalars to be logged; ``loss`` is the one that is minimised."""
 
     def after_step(self) -> None:
-        """Called after each optimizer step, before anything is saved: averages and counters."""
+        """Called after each optimizer step, before anything is saved: EMA weights and counters."""
 
     def trained(self) -> Iterable[nn.Module]:
         """The modules that the optimizer moves."""
@@ -60,22 +60,22 @@ class Stage(Described, LightningModule):
 
     # -- building ------------------------------------------------------------------------------------------------------
 
-    def build(self, facts: Facts) -> Self:
-        """Create the networks once; a second call only checks that the facts have not changed."""
-        if self.facts is None:
+    def build(self, spec: DataSpec) -> Self:
+        """Create the networks once; a second call only checks that the data spec have not changed."""
+        if self.spec is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                self.facts = facts
-                self.build_networks(facts)
+                self.spec = spec
+                self.build_networks(spec)
         else:
-            check_facts(self.facts, facts, self.needs)
+            check_spec(self.spec, spec, self.needs)
         return self
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "facts"):
-            self.build(datamodule.facts)
-        require(self.facts is not None, f"{type(self).__name__} needs a data module to know the size of its networks")
+        if datamodule is not None and hasattr(datamodule, "spec"):
+            self.build(datamodule.spec)
+        require(self.spec is not None, f"{type(self).__name__} needs a data module to know the size of its networks")
 
     def configure_model(self) -> None:
         if getattr(self.trainer, "channels_last", False):
@@ -99,8 +99,8 @@ class Stage(Described, LightningModule):
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=size, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return columns of a store: what the stage makes of each picture."""
-        raise UserError(f"{type(self).__name__} predicts nothing about pictures: `rcg validate` measures it")
+        """Return columns of a store: what the stage makes of each image."""
+        raise UserError(f"{type(self).__name__} predicts nothing about images: `rcg validate` measures it")
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self.optimizer.make(self.trained(), self.trainer.max_steps)
@@ -119,13 +119,13 @@ class Stage(Described, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = describe(self)
-        checkpoint["facts"] = self.facts.plain() if self.facts else None
+        checkpoint["spec"] = self.spec.plain() if self.spec else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         found = read_stage(checkpoint, "the checkpoint")["class_path"]
         mine = describe(self)["class_path"]
         require(found == mine, f"the checkpoint holds a {found}, not a {mine}: give one that this stage wrote")
-        self.build(Facts.from_plain(checkpoint["facts"]))
+        self.build(DataSpec.from_plain(checkpoint["spec"]))
         check_weights(self, checkpoint["state_dict"])
 
     def start_from(self, path: Path) -> list[str]:
@@ -138,8 +138,8 @@ class Stage(Described, LightningModule):
         read_stage(content, str(path))
         report = take_over(self, content, str(path))
         more = self.after_start(frozenset(report.fresh))
-        assert self.facts is not None
-        others = other_identities(self.facts, Facts.from_plain(content["facts"]), self.needs)
+        assert self.spec is not None
+        others = other_identities(self.spec, DataSpec.from_plain(content["spec"]), self.needs)
         return [*report.lines(), *more, *others]
 
     def after_start(self, fresh: frozenset[str]) -> list[str]:
@@ -160,7 +160,7 @@ class Stage(Described, LightningModule):
         stage = construct(read_stage(checkpoint, str(path)))
         if not isinstance(stage, cls):
             raise UserError(f"{path} holds a {type(stage).__name__}, where a {cls.__name__} is needed")
-        stage.build(Facts.from_plain(checkpoint["facts"]))
+        stage.build(DataSpec.from_plain(checkpoint["spec"]))
         stage.load_state_dict(checkpoint["state_dict"])
         return stage.to(device).eval()
 
@@ -198,10 +198,10 @@ def check_weights(module: nn.Module, weights: Mapping[str, Any]) -> None:
         )
 
 
-def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:
+def check_spec(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> None:
     """Raise UserError where data differ from those that the networks were built for, in something the stage reads."""
     if "image" in needs and built.image != given.image:
-        raise UserError(f"the networks were built for pictures of {built.image}, the data give {given.image}")
+        raise UserError(f"the networks were built for images of {built.image}, the data give {given.image}")
     if "label" in needs and built.classes != given.classes:
         raise UserError(f"the networks were built for {built.classes} classes, the data have {given.classes}")
     online = {name for name, column in built.columns.items() if column.get("online")}
@@ -213,7 +213,7 @@ def check_facts(built: Facts, given: Facts, needs: frozenset[str]) -> None:
             )
 
 
-def other_identities(built: Facts, given: Facts, needs: frozenset[str]) -> list[str]:
+def other_identities(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> list[str]:
     """Say which of the columns that a stage reads were made by something else when the weights were trained."""
     names = [name for name in sorted(needs) if name in given.identities and name in built.identities]
     pairs = [(name, given.identities[name], built.identities[name]) for name in names]

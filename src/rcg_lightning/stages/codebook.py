@@ -5,12 +5,12 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcg_lightning.described import Described
-from rcg_lightning.stages.processes import add_up, several
+from rcg_lightning.config import ConfigMixin
+from rcg_lightning.stages.distributed import add_up, several
 from rcg_lightning.types import require
 
 
-class CodebookTraining(Described, nn.Module):
+class CodebookTraining(ConfigMixin, nn.Module):
     """Codes move by gradient towards the encoder outputs that chose them (van den Oord et al. 2017, eq. 3).
 
     A code that nothing has chosen for some steps is put where an encoder output of the present batch lies, so that
@@ -91,7 +91,7 @@ class CodebookTraining(Described, nn.Module):
         return torch.stack(parts, 1).flatten(0, 1)[:count]
 
 
-class AveragedCodebook(CodebookTraining):
+class EMACodebook(CodebookTraining):
     """Each code is the moving average of the encoder outputs that chose it, of all processes; no optimizer moves it.
 
     Args:

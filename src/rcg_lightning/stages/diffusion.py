@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.config import describe
+from rcg_lightning.core.counter_rng import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.diffusion import Posterior
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.random import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.samplers import DDIM, DiffusionSampler, Sampler
-from rcg_lightning.core.schedule import LevelLaw
-from rcg_lightning.described import describe
+from rcg_lightning.core.schedule import TimestepDistribution
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
@@ -16,20 +16,20 @@ from rcg_lightning.networks.ema import EMA
 from rcg_lightning.stages.alignment import Alignment
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require
+from rcg_lightning.types import Batch, Codec, Condition, DataSpec, Raw, require
 
 
 class DiffusionStage(Generator):
     """Trains a denoiser on encoded examples and samples from it.
 
     Args:
-        denoiser: network, noise levels and what it predicts.
+        denoiser: network, timesteps and what it predicts.
         sampler: how to sample, unless told otherwise at sampling.
-        stratified: spread the noise levels of a batch evenly, which makes the loss less noisy; otherwise each is drawn
+        stratified: spread the timesteps of a batch evenly, which makes the loss less noisy; otherwise each is drawn
             by itself, as in the official code.
-        law: how often training visits the levels; None visits all alike.
+        timestep_distribution: how often training visits the levels; None visits all alike.
         alignment: an auxiliary loss that draws the network's tokens towards those of an encoder; None has none.
-        codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed: see ``Generator``.
+        codec, condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed: see ``Generator``.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class DiffusionStage(Generator):
         sampler: DiffusionSampler | None = None,
         ema: EMA | None = None,
         guidance: Guidance | None = None,
-        average_conditioner: bool = True,
+        ema_conditioner: bool = True,
         stratified: bool = False,
         tile: int = 64,
         seed: int = 0,
-        law: LevelLaw | None = None,
+        timestep_distribution: TimestepDistribution | None = None,
         alignment: Alignment | None = None,
     ) -> None:
-        super().__init__(codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed)
+        super().__init__(codec, condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed)
         self.denoiser = denoiser
         self.sampler = sampler or DDIM()
-        self.stratified, self.law, self.alignment = stratified, law, alignment
+        self.stratified, self.timestep_distribution, self.alignment = stratified, timestep_distribution, alignment
 
     @property
     def needs(self) -> frozenset[str]:
@@ -69,16 +69,16 @@ class DiffusionStage(Generator):
     def networks(self) -> list[nn.Module]:
         return [self.denoiser.network]
 
-    def sampling_networks(self, average: str | None = None) -> list[nn.Module]:
-        return [denoiser.network for denoiser in super().sampling_networks(average)]  # type: ignore[misc]
+    def sampling_networks(self, ema_name: str | None = None) -> list[nn.Module]:
+        return [denoiser.network for denoiser in super().sampling_networks(ema_name)]  # type: ignore[misc]
 
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
         self.denoiser.build(shape, condition_dim)
 
-    def build_networks(self, facts: Facts) -> None:
-        super().build_networks(facts)
+    def build_networks(self, spec: DataSpec) -> None:
+        super().build_networks(spec)
         if self.alignment is not None:
-            self.facts = self.alignment.build(self.denoiser.network, self.facts or facts)
+            self.spec = self.alignment.build(self.denoiser.network, self.spec or spec)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -92,44 +92,48 @@ class DiffusionStage(Generator):
         z = self.codec.encode(batch)
         n = len(z)
         if self.training:
-            k = self._random_levels(n, z.device)
+            t = self._random_timesteps(n, z.device)
             noise = torch.randn_like(z)
         else:
             fixed = SeededNoise(batch["index"], VALIDATION_STREAM)
-            k = fixed.integers(0, self.denoiser.schedule.steps)
+            t = fixed.integers(0, self.denoiser.schedule.steps)
             noise = fixed.normal(1, *z.shape[1:])
         c = self.conditioner(self.condition.observe(batch), n).to(z.device)
         if self.alignment is None:
-            return {"loss": self.denoiser.loss(z, k, c, noise).mean()}
-        errors, tokens = self.denoiser.loss_and_tokens(z, k, c, noise, self.alignment.depth)
+            return {"loss": self.denoiser.loss(z, t, c, noise).mean()}
+        errors, tokens = self.denoiser.loss_and_tokens(z, t, c, noise, self.alignment.depth)
         denoising, alignment = errors.mean(), self.alignment(tokens, batch["image"])
         return {"loss": denoising + self.alignment.weight * alignment, "denoising": denoising, "alignment": alignment}
 
-    def _random_levels(self, n: int, device: torch.device) -> Tensor:
+    def _random_timesteps(self, n: int, device: torch.device) -> Tensor:
         u = torch.rand(n, device=device)
         if self.stratified:
             u = ((torch.arange(n, device=device) + u) / n)[torch.randperm(n, device=device)]
-        return self.denoiser.schedule.levels(u if self.law is None else self.law(u))
+        return self.denoiser.schedule.timesteps(
+            u if self.timestep_distribution is None else self.timestep_distribution(u)
+        )
 
     def sample_z(
-        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, average: str | None = None
+        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, ema_name: str | None = None
     ) -> Tensor:
-        denoiser, conditioner = self.for_sampling(average)
+        denoiser, conditioner = self.for_sampling(ema_name)
         assert isinstance(denoiser, Denoiser)
         c = conditioner(raw, len(seeds)).to(seeds.device)
-        other, away = (denoiser, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), average)
+        other, away = (denoiser, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), ema_name)
 
-        def denoise(x: Tensor, k: int, progress: float) -> Posterior:
-            levels = torch.full((1,), k, device=x.device)  # one for all rows: what only levels decide is computed once
+        def denoise(x: Tensor, t: int, progress: float) -> Posterior:
+            timesteps = torch.full(
+                (1,), t, device=x.device
+            )  # one for all rows: what only levels decide is computed once
             if guidance.scale_at(progress) == 1:
-                return denoiser(x, levels, c)
+                return denoiser(x, timesteps, c)
             if other is denoiser:
-                both = denoiser(torch.cat([x, x]), levels, torch.cat([c, away]))
-                told, untold = both.mean.chunk(2)
+                both = denoiser(torch.cat([x, x]), timesteps, torch.cat([c, away]))
+                conditional, unconditional = both.mean.chunk(2)
                 mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
-                return Posterior(guidance(told, untold, progress), mix)
-            posterior = denoiser(x, levels, c)
-            return Posterior(guidance(posterior.mean, other(x, levels, away).mean, progress), posterior.variance_mix)
+                return Posterior(guidance(conditional, unconditional, progress), mix)
+            posterior = denoiser(x, timesteps, c)
+            return Posterior(guidance(posterior.mean, other(x, timesteps, away).mean, progress), posterior.variance_mix)
 
         noise = SeededNoise(seeds, self.codec.stream)
         return self.checked(sampler or self.sampler).run(denoise, denoiser.schedule, noise, self.shape)
@@ -137,10 +141,10 @@ class DiffusionStage(Generator):
     def check_weak(self, weak: Generator) -> None:
         super().check_weak(weak)
         same = isinstance(weak, DiffusionStage) and describe(weak.denoiser.schedule) == describe(self.denoiser.schedule)
-        require(same, "the weaker model has other noise levels: give one trained with the same schedule")
+        require(same, "the weaker model has other timesteps: give one trained with the same schedule")
 
     def checked(self, sampler: Sampler) -> DiffusionSampler:
         if not isinstance(sampler, DiffusionSampler):
             raise UserError(f"{type(sampler).__name__} does not sample from diffusion models: choose one such as DDIM")
-        sampler.grid.levels(sampler.steps, self.denoiser.schedule.steps)
+        sampler.spacing.timesteps(sampler.steps, self.denoiser.schedule.steps)
         return sampler

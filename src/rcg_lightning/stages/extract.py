@@ -1,4 +1,4 @@
-"""Stage 1: what frozen networks say of every picture, computed once."""
+"""Stage 1: what frozen networks say of every image, computed once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
 from rcg_lightning.pretrained.encoders import Encoder
-from rcg_lightning.pretrained.latents import AutoencoderCodec
 from rcg_lightning.types import Batch, require
 
 
 class Extraction(LightningModule):
-    """Predicts the columns of a store from batches of pictures, each of which is read once for all.
+    """Predicts the columns of a store from batches of images, each of which is read once for all.
 
     Args:
-        encoder: picture -> representation; None for none.
-        codecs: what autoencoders make of pictures, each in its column.
+        encoder: image -> representation; None for none.
+        codecs: what autoencoders make of images, each in its column.
     """
 
     needs = frozenset({"image"})
@@ -29,17 +29,17 @@ class Extraction(LightningModule):
         self.encoder, self.codecs = encoder, list(codecs)
 
     def columns(self, image_shape: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
-        """Return the facts of each column, for pictures (C, H, W).
+        """Return the data spec of each column, for images (C, H, W).
 
         Raises:
-            UserError: such pictures do not fit an autoencoder.
+            UserError: such images do not fit an autoencoder.
         """
-        facts: dict[str, dict[str, Any]] = {}
+        spec: dict[str, dict[str, Any]] = {}
         if self.encoder is not None:
-            facts["representation"] = {"encoder": self.encoder.identity}
+            spec["representation"] = {"encoder": self.encoder.identity}
         for codec in self.codecs:
-            facts[codec.column] = {**codec.column_facts(image_shape), "autoencoder": codec.identity}
-        return facts
+            spec[codec.column] = {**codec.column_spec(image_shape), "autoencoder": codec.identity}
+        return spec
 
     @property
     def identities(self) -> dict[str, str]:

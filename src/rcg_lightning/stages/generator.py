@@ -1,4 +1,4 @@
-"""What every generator shares: codec, condition, averages, and sampling by seed."""
+"""What every generator shares: codec, condition, EMA weights, and sampling by seed."""
 
 import hashlib
 import json
@@ -11,32 +11,32 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.config import describe
+from rcg_lightning.core.counter_rng import tile_rows
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.core.random import tile_rows
 from rcg_lightning.core.samplers import Sampler
-from rcg_lightning.described import describe
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.encoders import digest
 from rcg_lightning.stages.base import Stage
-from rcg_lightning.stages.folder import bundle_parts
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.types import Batch, Codec, Condition, Facts, Raw, require, to_uint8
+from rcg_lightning.stages.stage_folder import bundle_parts
+from rcg_lightning.types import Batch, Codec, Condition, DataSpec, Raw, require, to_uint8
 
-TRAINED = "trained"  # name of the weights themselves, beside those of their averages
+TRAINED = "trained"  # name of the weights themselves, next to those of their EMA weights
 
 
 class Generator(Stage):
     """A stage that learns p(z | condition) and generates by seed.
 
     Args:
-        codec: what is modelled in place of pictures.
+        codec: what is modelled in place of images.
         condition: where conditions come from.
         conditioner: how the network reads them.
         optimizer: settings of the optimizer.
-        ema: averages of what is trained; None samples with the trained weights themselves.
+        ema: EMA weights of what is trained; None samples with the trained weights themselves.
         guidance: how sampling is guided, unless told otherwise at sampling.
-        average_conditioner: whether the averages cover the conditioner (the official RDM leaves it out).
+        ema_conditioner: whether the EMA weights cover the conditioner (the official RDM leaves it out).
         tile: rows that are computed together in sampling; one tile size gives one result to the last bit.
         seed: seed of the initial weights.
     """
@@ -49,7 +49,7 @@ class Generator(Stage):
         optimizer: Optimizer,
         ema: EMA | None = None,
         guidance: Guidance | None = None,
-        average_conditioner: bool = True,
+        ema_conditioner: bool = True,
         tile: int = 64,
         seed: int = 0,
     ) -> None:
@@ -57,7 +57,7 @@ class Generator(Stage):
         require(tile > 0, f"a tile holds at least one row, not {tile}")
         self.codec, self.condition, self.conditioner = codec, condition, conditioner
         self.ema, self.guidance = ema, guidance or Guidance()
-        self.average_conditioner, self.tile = average_conditioner, tile
+        self.ema_conditioner, self.tile = ema_conditioner, tile
         self._weak: tuple[Generator, str | None] | None = None
 
     @property
@@ -80,26 +80,26 @@ class Generator(Stage):
 
     @abstractmethod
     def sample_z(
-        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, average: str | None = None
+        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, ema_name: str | None = None
     ) -> Tensor:
-        """Return z (B, *shape) for seeds (B,) under raw conditions of B rows, by what ``for_sampling(average)`` is."""
+        """Return z (B, *shape) for seeds (B,) under raw conditions of B rows, by what ``for_sampling(ema_name)`` is."""
 
     def checked(self, sampler: Sampler) -> Sampler:
         """Return ``sampler``; raise UserError where this kind of generator cannot sample with it."""
         return sampler
 
-    def build_networks(self, facts: Facts) -> None:
-        self.facts = facts = self.codec.noted(facts)
-        self.shape = self.codec.shape(facts)
-        dim = self.conditioner.build(self.condition.parts(facts), self.natural_width)
+    def build_networks(self, spec: DataSpec) -> None:
+        self.spec = spec = self.codec.noted(spec)
+        self.shape = self.codec.shape(spec)
+        dim = self.conditioner.build(self.condition.parts(spec), self.natural_width)
         self.build_network(self.shape, dim)
         if self.ema is not None:
-            self.ema.build(self._averaged_modules())
+            self.ema.build(self._ema_modules())
         encoder = getattr(self.codec, "encoder", None) or getattr(self.condition, "encoder", None)
-        if encoder is not None and not facts.encoded_online:
-            columns = {**facts.columns, "representation": {"shape": [encoder.dim], "online": True}}
-            identities = {**facts.identities, "representation": encoder.identity}
-            self.facts = replace(facts, columns=columns, identities=identities)
+        if encoder is not None and not spec.encoded_online:
+            columns = {**spec.columns, "representation": {"shape": [encoder.dim], "online": True}}
+            identities = {**spec.identities, "representation": encoder.identity}
+            self.spec = replace(spec, columns=columns, identities=identities)
 
     def trained(self) -> list[nn.Module]:
         return [self.network, self.conditioner]
@@ -107,34 +107,34 @@ class Generator(Stage):
     def networks(self) -> list[nn.Module]:
         return [self.network]
 
-    def sampling_networks(self, average: str | None = None) -> list[nn.Module]:
-        """The networks that sampling with these averaged weights calls."""
-        return [self.for_sampling(average)[0]]
+    def sampling_networks(self, ema_name: str | None = None) -> list[nn.Module]:
+        """The networks that sampling with these EMA weights calls."""
+        return [self.for_sampling(ema_name)[0]]
 
     def after_step(self) -> None:
         if self.ema is not None:
-            self.ema.update(self._averaged_modules())
+            self.ema.update(self._ema_modules())
 
-    def _averaged_modules(self) -> Mapping[str, nn.Module]:
+    def _ema_modules(self) -> Mapping[str, nn.Module]:
         modules = {"network": self.network}
-        return {**modules, "conditioner": self.conditioner} if self.average_conditioner else modules
+        return {**modules, "conditioner": self.conditioner} if self.ema_conditioner else modules
 
     @property
-    def averages(self) -> list[str]:
+    def ema_names(self) -> list[str]:
         """Names of the weights that can be sampled with: each average, the one used by default first, and TRAINED."""
         return [*(self.ema.decays if self.ema is not None else ()), TRAINED]
 
-    def for_sampling(self, average: str | None = None) -> tuple[nn.Module, Conditioner]:
+    def for_sampling(self, ema_name: str | None = None) -> tuple[nn.Module, Conditioner]:
         """Return network and conditioner to sample with.
 
         Args:
-            average: one of ``averages``; None for the first.
+            ema_name: one of ``ema_names``; None for the first.
 
         Raises:
             UserError: there is no average of this name.
         """
-        name = average or self.averages[0]
-        require(name in self.averages, f"no average {name!r}: this generator has {', '.join(self.averages)}")
+        name = ema_name or self.ema_names[0]
+        require(name in self.ema_names, f"no EMA weights {name!r}: this generator has {', '.join(self.ema_names)}")
         modules = {"network": self.network, "conditioner": self.conditioner}
         if self.ema is not None and name != TRAINED:
             modules |= dict(self.ema.averaged(name).items())
@@ -142,7 +142,7 @@ class Generator(Stage):
 
     # -- what guidance pushes away from -------------------------------------------------------------------------------
 
-    def use_weak(self, weak: "Generator | None" = None, average: str | None = None) -> None:
+    def use_weak(self, weak: "Generator | None" = None, ema_name: str | None = None) -> None:
         """Guide away from a weaker model under the same condition, not from no condition (autoguidance).
 
         It works without any condition, too (Karras et al. 2024, Guiding a diffusion model with a bad version of
@@ -150,30 +150,30 @@ class Generator(Stage):
 
         Args:
             weak: generator of the same examples, trained less or smaller; None for other weights of this one.
-            average: name of its averaged weights; None for the first of its ``averages``.
+            ema_name: name of its EMA weights; None for the first of its ``ema_names``.
 
         Raises:
             UserError: the weaker model is of other examples or reads another condition.
         """
-        require(weak is not None or average is not None, "give a weaker model, or other weights of this one")
+        require(weak is not None or ema_name is not None, "give a weaker model, or other weights of this one")
         weak = weak or self
-        weak.for_sampling(average)
+        weak.for_sampling(ema_name)
         self.check_weak(weak)
-        self._weak = (weak, average)  # in a tuple, so that it is no submodule: in no checkpoint, average or DDP bucket
+        self._weak = (weak, ema_name)  # in a tuple, so that it is no submodule: in no checkpoint, average or DDP bucket
 
     def check_weak(self, weak: "Generator") -> None:
         """Raise a UserError where the estimates of ``weak`` cannot be compared with this generator's."""
-        facts, others = self.facts, weak.facts
-        assert facts is not None, "a generator is built before it is guided"
+        spec, others = self.spec, weak.spec
+        assert spec is not None, "a generator is built before it is guided"
         assert others is not None, "the weaker model is built before it guides"
         require(
             (weak.shape, weak.codec.makes) == (self.shape, self.codec.makes),
             f"the weaker model makes {weak.codec.makes}s as {weak.shape}, this one {self.codec.makes}s as {self.shape}",
         )
-        mine, theirs = self.condition.parts(facts), weak.condition.parts(others)
+        mine, theirs = self.condition.parts(spec), weak.condition.parts(others)
         require(theirs in ((), mine), f"the weaker model is told {theirs}, this one {mine}: give one told the same")
         for name in ("representation", "tokens", "latent"):
-            one, other = facts.identities.get(name), others.identities.get(name)
+            one, other = spec.identities.get(name), others.identities.get(name)
             agree = None in (one, other) or one == other
             require(agree, f"the weaker model was trained on {name} {other}, this one on {one}: give one of the same")
 
@@ -182,21 +182,21 @@ class Generator(Stage):
         """What names the weaker model and its weights; None where there is none."""
         if self._weak is None:
             return None
-        weak, average = self._weak
-        return [weak.identity, average or weak.averages[0]]
+        weak, ema_name = self._weak
+        return [weak.identity, ema_name or weak.ema_names[0]]
 
-    def guided_from(self, raw: Raw, n: int, average: str | None = None) -> tuple[nn.Module, Tensor]:
+    def guided_from(self, raw: Raw, n: int, ema_name: str | None = None) -> tuple[nn.Module, Tensor]:
         """Return the network and the condition embedding (n, D) whose estimate guidance pushes away from.
 
         Raises:
             UserError: there is neither a null condition nor a weaker model.
         """
         if self._weak is None:
-            network, conditioner = self.for_sampling(average)
+            network, conditioner = self.for_sampling(ema_name)
             return network, conditioner.null(n)
-        weak, average = self._weak
+        weak, ema_name = self._weak
         device = next(self.network.parameters()).device
-        network, conditioner = weak.eval().to(device).for_sampling(average)
+        network, conditioner = weak.eval().to(device).for_sampling(ema_name)
         return network, conditioner(raw, n).to(device)
 
     def check_guidance(self, guidance: Guidance) -> None:
@@ -205,18 +205,18 @@ class Generator(Stage):
             self.conditioner.null(1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One sample for each picture, under the picture's condition; its position in the data set is the seed."""
+        """One sample for each image, under the image's condition; its position in the data set is the seed."""
         asked: Batch = {"seed": batch["index"], **self.observed(batch)}  # type: ignore[typeddict-item]
         return self.columns(self.sample(asked))
 
     def columns(self, made: Tensor) -> dict[str, Tensor]:
-        """Return samples as a column of a store: pictures as (B, H, W, C) uint8, as picture files have them."""
+        """Return samples as a column of a store: images as (B, H, W, C) uint8, as image files have them."""
         if self.codec.makes == "image":
             return {"image": to_uint8(made).permute(0, 2, 3, 1)}
         return {self.codec.makes: made}
 
     def observed(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the conditions of real pictures, under their keys in a batch that is to be sampled."""
+        """Return the conditions of real images, under their keys in a batch that is to be sampled."""
         kept: dict[str, Tensor] = {name: batch[name] for name in self.condition.needs if name != "image"}  # type: ignore
         encoder = getattr(self.condition, "encoder", None)
         if encoder is not None:
@@ -224,16 +224,16 @@ class Generator(Stage):
         return kept
 
     def after_start(self, fresh: frozenset[str]) -> list[str]:
-        """Begin averages that the file lacks with what they average."""
+        """Begin EMA weights that the file lacks with what they average."""
         if self.ema is None:
             return []
         places, lines = {id(module): f"{name}." for name, module in self.named_modules()}, []
         for name in self.ema.decays:
             copies = self.ema.averaged(name)
             if fresh.issuperset(places[id(copies)] + key for key in copies.state_dict()):
-                for part, module in self._averaged_modules().items():
+                for part, module in self._ema_modules().items():
                     copies[part].load_state_dict(module.state_dict())
-                lines.append(f"average {name}: begins with the trained weights, the file lacks it")
+                lines.append(f"EMA weights {name}: begin with the trained weights, the file lacks it")
         return lines
 
     @classmethod
@@ -265,7 +265,7 @@ class Generator(Stage):
         batch: Batch,
         guidance: Guidance | None = None,
         sampler: Sampler | None = None,
-        average: str | None = None,
+        ema_name: str | None = None,
     ) -> Tensor:
         """Generate what the codec decodes to, one row for each ``batch["seed"]``.
 
@@ -276,7 +276,7 @@ class Generator(Stage):
             batch: ``seed`` (B,) and, optionally, conditions to use in place of sampled ones.
             guidance: None for the generator's own.
             sampler: None for the generator's own.
-            average: name of the averaged weights to sample with; None for the first of ``averages``.
+            ema_name: name of the EMA weights to sample with; None for the first of ``ema_names``.
         """
         was_training = self.training
         self.eval()
@@ -284,8 +284,8 @@ class Generator(Stage):
         seeds = batch["seed"]
         result: Tensor | None = None
         for rows, places in tile_rows(seeds, self.tile):
-            told = tuple(part[rows] for part in raw)
-            z = self.sample_z(seeds[rows], told, guidance or self.guidance, sampler, average)
+            tile_raw = tuple(part[rows] for part in raw)
+            z = self.sample_z(seeds[rows], tile_raw, guidance or self.guidance, sampler, ema_name)
             made = self.codec.decode(z)
             if result is None:
                 result = made.new_empty(len(seeds), *made.shape[1:])

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.core.counter_rng import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import (
-    MaskRate,
+    MaskRatio,
     ParallelDecoding,
-    SeededDraws,
+    SeededDecodingNoise,
     masked_cross_entropy,
     masked_positions,
 )
-from rcg_lightning.core.random import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
@@ -26,16 +26,16 @@ class MaskedStage(Generator):
     """Trains a transformer to fill in masked tokens and decodes many of them at a time.
 
     As in the official code one mask rate is drawn for a batch in each process. It departs from that code in two
-    things: conditions are dropped in training alone, and a picture is masked alike at every validation, by its index,
+    things: conditions are dropped in training alone, and a image is masked alike at every validation, by its index,
     at a rate of its own.
 
     Args:
-        codec: makes tokens of pictures, such as ``VQTokens``.
+        codec: makes tokens of images, such as ``VQTokens``.
         transformer: the network.
         sampler: how to sample, unless told otherwise at sampling.
         rate: the law of the share of tokens that are masked.
         smoothing: label smoothing, over the codebook.
-        condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed: see ``Generator``. Guidance
+        condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed: see ``Generator``. Guidance
             is of logits; the paper's τ is ``scale`` 1 + τ with ``ramp``.
     """
 
@@ -49,16 +49,16 @@ class MaskedStage(Generator):
         sampler: ParallelDecoding | None = None,
         ema: EMA | None = None,
         guidance: Guidance | None = None,
-        average_conditioner: bool = True,
-        rate: MaskRate | None = None,
+        ema_conditioner: bool = True,
+        rate: MaskRatio | None = None,
         smoothing: float = 0.1,
         tile: int = 64,
         seed: int = 0,
     ) -> None:
-        super().__init__(codec, condition, conditioner, optimizer, ema, guidance, average_conditioner, tile, seed)
+        super().__init__(codec, condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed)
         self.transformer = transformer
         self.sampler = sampler or ParallelDecoding()
-        self.rate, self.smoothing = rate or MaskRate(), smoothing
+        self.rate, self.smoothing = rate or MaskRatio(), smoothing
         self._seen_tokens = False
 
     @property
@@ -70,8 +70,8 @@ class MaskedStage(Generator):
         return self.transformer.width
 
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
-        assert self.facts is not None
-        codes = self.codec.count(self.facts)
+        assert self.spec is not None
+        codes = self.codec.count(self.spec)
         kind = type(self.codec).__name__
         if codes is None or len(shape) != 1:
             raise UserError(f"MaskedStage models tokens, and {kind} makes none: give a codec such as VQTokens")
@@ -99,7 +99,7 @@ class MaskedStage(Generator):
         count, length = self.transformer.codes, self.shape[0]
         require(
             tokens.shape[1:] == (length,) and not tokens.is_floating_point(),
-            f"the network was built for {length} tokens of a picture, the data give {tokens.dtype} of shape "
+            f"the network was built for {length} tokens of a image, the data give {tokens.dtype} of shape "
             f"{tuple(tokens.shape[1:])}: give the store that the tokenizer's codec belongs to",
         )
         low, high = int(tokens.min()), int(tokens.max())
@@ -110,11 +110,11 @@ class MaskedStage(Generator):
         )
 
     def sample_z(
-        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, average: str | None = None
+        self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, ema_name: str | None = None
     ) -> Tensor:
-        network, conditioner = self.for_sampling(average)
+        network, conditioner = self.for_sampling(ema_name)
         c = conditioner(raw, len(seeds)).to(seeds.device)
-        other, away = (network, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), average)
+        other, away = (network, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), ema_name)
         away = away.to(seeds.device)
 
         def predict(tokens: Tensor, masked: Tensor, progress: float) -> Tensor:
@@ -122,11 +122,11 @@ class MaskedStage(Generator):
                 return network(tokens, masked, c)
             if other is network:
                 both = network(torch.cat([tokens, tokens]), torch.cat([masked, masked]), torch.cat([c, away]))
-                told, untold = both.chunk(2)
-                return guidance(told, untold, progress)
+                conditional, unconditional = both.chunk(2)
+                return guidance(conditional, unconditional, progress)
             return guidance(network(tokens, masked, c), other(tokens, masked, away), progress)
 
-        draws = SeededDraws(SeededNoise(seeds, self.codec.stream))
+        draws = SeededDecodingNoise(SeededNoise(seeds, self.codec.stream))
         return self.checked(sampler or self.sampler).run(predict, draws, self.shape[0])
 
     def check_guidance(self, guidance: Guidance) -> None:

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate laws, as plain settings that a stage turns into torch objects.
 
-Learning rates are absolute. Write the effective batch size that they were chosen for beside them in the config.
+Learning rates are absolute. Write the effective batch size that they were chosen for next to them in the config.
 """
 
 import math
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from rcg_lightning.described import Described
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 
-class Rate(Described):
+class LRSchedule(ConfigMixin):
     """A learning-rate law: the factor on the base rate at each step. Warm-up is linear, in optimizer steps."""
 
     def __init__(self, warmup: int = 0) -> None:
@@ -35,14 +35,14 @@ class Rate(Described):
     def after_warmup(self, step: int, total: int) -> float: ...
 
 
-class Constant(Rate):
+class ConstantLR(LRSchedule):
     """Warm-up, then the base rate for ever."""
 
     def after_warmup(self, step: int, total: int) -> float:
         return 1.0
 
 
-class Cosine(Rate):
+class CosineLR(LRSchedule):
     """Warm-up, then half a cosine down to ``final`` times the base rate at the last step."""
 
     def __init__(self, warmup: int = 0, final: float = 0.0) -> None:
@@ -54,8 +54,8 @@ class Cosine(Rate):
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
 
 
-class Exponential(Rate):
-    """Warm-up, then the base rate divided by ``ratio`` again at every step, but not below ``floor`` times itself.
+class ExponentialLR(LRSchedule):
+    """Warm-up, then the base rate divided by ``ratio`` again at every step, but not below ``reference value`` times itself.
 
     Goodfellow et al. (2014) and Mirza & Osindero (2014): .1 divided by 1.000004 and 1.00004, down to 1e-6.
     """
@@ -69,23 +69,23 @@ class Exponential(Rate):
         return max(self.ratio**-step, self.floor)
 
 
-class Optimizer(Described):
+class Optimizer(ConfigMixin):
     """Settings of an optimizer; ``make`` creates it for the trained parameters of some modules.
 
     Args:
         lr: absolute learning rate.
-        rate: learning-rate law.
+        lr_schedule: learning-rate law.
         clip: largest gradient norm, None for no clipping.
     """
 
-    def __init__(self, lr: float, rate: Rate, clip: float | None) -> None:
-        self.lr, self.rate, self.clip = lr, rate, clip
+    def __init__(self, lr: float, lr_schedule: LRSchedule, clip: float | None) -> None:
+        self.lr, self.lr_schedule, self.clip = lr, lr_schedule, clip
 
     def make(self, modules: Iterable[nn.Module], total_steps: int) -> tuple[TorchOptimizer, LambdaLR]:
         """Return the optimizer and its scheduler, which moves once per optimizer step."""
         named = {name: p for module in modules for name, p in _named(module) if p.requires_grad}
         optimizer = self.create(named)
-        return optimizer, LambdaLR(optimizer, lambda step: self.rate.factor(step, total_steps))
+        return optimizer, LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, total_steps))
 
     @abstractmethod
     def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer: ...
@@ -106,10 +106,10 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
         eps: float = 1e-8,
         decay_vectors: bool = True,
-        rate: Rate | None = None,
+        lr_schedule: LRSchedule | None = None,
         clip: float | None = None,
     ) -> None:
-        super().__init__(lr, rate or Constant(), clip)
+        super().__init__(lr, lr_schedule or ConstantLR(), clip)
         self.betas, self.weight_decay, self.eps, self.decay_vectors = betas, weight_decay, eps, decay_vectors
 
     def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
@@ -141,13 +141,13 @@ class SGD(Optimizer):
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        rate: Rate | None = None,
+        lr_schedule: LRSchedule | None = None,
         clip: float | None = None,
         final_momentum: float | None = None,
         momentum_steps: int = 0,
         max_norm: float | None = None,
     ) -> None:
-        super().__init__(lr, rate or Constant(), clip)
+        super().__init__(lr, lr_schedule or ConstantLR(), clip)
         self.momentum, self.weight_decay, self.max_norm = momentum, weight_decay, max_norm
         self.final_momentum, self.momentum_steps = final_momentum, momentum_steps
 
@@ -178,14 +178,16 @@ class SGD(Optimizer):
 class _WithMomentum(LambdaLR):
     """A rate law that sets the momentum too."""
 
-    def __init__(self, optimizer: TorchOptimizer, factor: Callable[[int], float], law: Callable[[int], float]) -> None:
-        self._law = law
+    def __init__(
+        self, optimizer: TorchOptimizer, factor: Callable[[int], float], schedule: Callable[[int], float]
+    ) -> None:
+        self._schedule = schedule
         super().__init__(optimizer, factor)
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
         for group in self.optimizer.param_groups:
-            group["momentum"] = self._law(self.last_epoch)
+            group["momentum"] = self._schedule(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().state_dict().items() if name != "_law"}

@@ -1,4 +1,4 @@
-"""Stage 4: guided sampling, from seeds to pictures, on any number of processes."""
+"""Stage 4: guided sampling, from seeds to images, on any number of processes."""
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -14,21 +14,21 @@ class SamplingModule(LightningModule):
 
     Attributes:
         generator: what makes them.
-        average: name of the averaged weights that it samples with; None for the first.
+        ema_name: name of the EMA weights that it samples with; None for the first.
     """
 
     generator: Generator
-    average: str | None = None
+    ema_name: str | None = None
 
     def networks(self) -> list[nn.Module]:
         """The networks that are called for samples, those of a prior too: what may be compiled."""
         prior = self.generator.condition.prior
         further = prior.sampling_networks() if isinstance(prior, Generator) else []
-        return [*self.generator.sampling_networks(self.average), *further]
+        return [*self.generator.sampling_networks(self.ema_name), *further]
 
 
 class GuidedSampling(SamplingModule):
-    """Predicts what a generator makes of each seed: a column of pictures, or of representations.
+    """Predicts what a generator makes of each seed: a column of images, or of representations.
 
     Args:
         generator: the trained generator, with its prior where its condition is sampled from one.

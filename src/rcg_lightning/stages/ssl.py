@@ -1,4 +1,4 @@
-"""Self-supervised pre-training of an encoder by MoCo v3: two views of a picture attract, those of others repel."""
+"""Self-supervised pre-training of an encoder by MoCo v3: two views of a image attract, those of others repel."""
 
 import copy
 import math
@@ -11,26 +11,26 @@ import torch.distributed
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from rcg_lightning.config import construct, describe
 from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
-from rcg_lightning.data.augment import Augmentation
-from rcg_lightning.data.images import ImageData, as_floats
+from rcg_lightning.data.augmentations import Augmentation
+from rcg_lightning.data.data_module import ImageDataModule, as_floats
+from rcg_lightning.data.image_split import chosen
 from rcg_lightning.data.neighbours import knn_accuracy
-from rcg_lightning.data.pictures import chosen
-from rcg_lightning.described import construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.heads import MLPHead, Projected
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.trained import encoder_settings
+from rcg_lightning.pretrained.trained_encoder import encoder_settings
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.types import Batch, Facts, require
+from rcg_lightning.types import Batch, DataSpec, require
 
 
 class MoCoV3Stage(Stage):
     """MoCo v3: an encoder, a predictor on top, and a momentum encoder that follows the encoder and makes the keys.
 
-    Where both augmentations crop, the two views are made from one picture; otherwise the loader gives two crops. On
+    Where both augmentations crop, the two views are made from one image; otherwise the loader gives two crops. On
     GPUs batch statistics and keys are shared by all processes; on CPUs only the keys are, since torch has no
     synchronised batch normalisation there. Differs from the official code in that the momentum encoder moves right
     after the optimizer's step instead of right before the next keys: the same numbers in training, but a saved one is
@@ -47,9 +47,9 @@ class MoCoV3Stage(Stage):
         momentum: how much of the momentum encoder stays at the first step.
         final_momentum: and at the last one, in half a cosine over ``trainer.max_steps``.
         temperature: of the contrastive loss.
-        preprocess: from a picture in [0, 1] to what the backbone reads; by default ImageNet's mean and deviation.
+        preprocess: from a image in [0, 1] to what the backbone reads; by default ImageNet's mean and deviation.
         head: whether the exported encoder's representation is the head's output, or the backbone's.
-        bank_size: how many training pictures validation looks at for its nearest-neighbour probe.
+        bank_size: how many training images validation looks at for its nearest-neighbour probe.
         neighbours: how many of them vote.
         seed: seed of the initial weights.
     """
@@ -83,31 +83,31 @@ class MoCoV3Stage(Stage):
 
     @property
     def needs(self) -> frozenset[str]:
-        labels = {"label"} if self.facts is not None and self.facts.classes is not None else set()
-        return frozenset({"image"} | labels | (set() if self.one_picture else {"pair"}))
+        labels = {"label"} if self.spec is not None and self.spec.classes is not None else set()
+        return frozenset({"image"} | labels | (set() if self.single_image else {"pair"}))
 
     @property
-    def one_picture(self) -> bool:
-        """Whether both views are made from one and the same picture."""
+    def single_image(self) -> bool:
+        """Whether both views are made from one and the same image."""
         return self.view1.crops and self.view2.crops
 
-    def build_networks(self, facts: Facts) -> None:
-        # made anew, so that the initial weights depend on nothing but the seed
+    def build_networks(self, spec: DataSpec) -> None:
+        # made again, so that the initial weights depend on nothing but the seed
         self.encoder = construct(describe(self.encoder))
         self.predictor = construct(describe(self.predictor))
         self._arguments |= {"encoder": self.encoder, "predictor": self.predictor}  # let go of those that were given
-        self.check_sizes(facts.image)
+        self.check_sizes(spec.image)
         self.momentum_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
     @torch.no_grad()
     def check_sizes(self, shape: tuple[int, int, int]) -> None:
-        """Raise UserError unless a picture of ``shape`` goes through encoder and predictor."""
+        """Raise UserError unless a image of ``shape`` goes through encoder and predictor."""
         try:
             feature = self.encoder.eval()(self.preprocess(torch.zeros(1, *shape)))  # (1, D)
             prediction = self.predictor.eval()(feature)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"MoCoV3Stage: encoder or predictor does not fit pictures of {shape}: {reason}") from error
+            raise UserError(f"MoCoV3Stage: encoder or predictor does not fit images of {shape}: {reason}") from error
         sizes = f"the head gives {feature.shape[1]} numbers, the predictor {prediction.shape[1]}"
         require(feature.shape == prediction.shape, f"MoCoV3Stage: {sizes}: set the predictor's dim to the head's")
         self.encoder.train()
@@ -127,9 +127,9 @@ class MoCoV3Stage(Stage):
     def on_fit_start(self) -> None:
         endless = self.trainer.max_steps < 1 and self.final_momentum != self.momentum
         require(not endless, "MoCoV3Stage: a momentum that changes needs trainer.max_steps, or set final_momentum")
-        geometry = getattr(getattr(self.trainer, "datamodule", None), "geometry", None)
-        alike = geometry is not None and not geometry.random and not self.one_picture
-        require(not alike, "MoCoV3Stage: these views are not cropped anywhere: set data.geometry to RandomResizedCrop")
+        transform = getattr(getattr(self.trainer, "datamodule", None), "transform", None)
+        alike = transform is not None and not transform.random and not self.single_image
+        require(not alike, "MoCoV3Stage: these views are not cropped anywhere: set data.transform to RandomResizedCrop")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         views = self.views(batch)
@@ -141,8 +141,8 @@ class MoCoV3Stage(Stage):
 
     @torch.no_grad()
     def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return two random views (B, C, H, W) of each picture, as the backbone reads them."""
-        other = batch["image"] if self.one_picture else batch["pair"]
+        """Return two random views (B, C, H, W) of each image, as the backbone reads them."""
+        other = batch["image"] if self.single_image else batch["pair"]
         return self.preprocess(self.view1(batch["image"])), self.preprocess(self.view2(other))
 
     @torch.no_grad()
@@ -162,7 +162,7 @@ class MoCoV3Stage(Stage):
 
     @torch.no_grad()
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        """What both ends of the momentum encoder make of pictures (B, C, H, W) in [0, 1]: (B, D) and (B, R) float32."""
+        """What both ends of the momentum encoder make of images (B, C, H, W) in [0, 1]: (B, D) and (B, R) float32."""
         with torch.autocast(image.device.type, enabled=False):  # as TrainedEncoder does
             backbone = self.momentum_encoder.backbone(self.preprocess(image))
             return {"backbone": backbone, "head": self.momentum_encoder.head(backbone)}
@@ -178,10 +178,10 @@ class MoCoV3Stage(Stage):
     def on_validation_epoch_end(self) -> None:
         self.bank = {}
 
-    def make_bank(self, data: ImageData) -> dict[str, Tensor]:
-        """Return features by name, and labels where there are any, of the first training pictures of a fixed order."""
+    def make_bank(self, data: ImageDataModule) -> dict[str, Tensor]:
+        """Return features by name, and labels where there are any, of the first training images of a fixed order."""
         made = []
-        for batch in training_pictures(data, self.bank_size):
+        for batch in training_images(data, self.bank_size):
             labels = {"label": batch["label"].to(self.device)} if "label" in batch else {}
             made.append(self.features(batch["image"].to(self.device)) | labels)
         return {name: torch.cat([part[name] for part in made]) for name in made[0]}
@@ -196,7 +196,7 @@ class MoCoV3Stage(Stage):
             self.log(f"val/knn_{name}", accuracy, batch_size=size, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Both ends of the encoder for each picture, before any normalisation."""
+        """Both ends of the encoder for each image, before any normalisation."""
         return self.features(batch["image"])
 
     @rank_zero_only
@@ -209,9 +209,9 @@ class MoCoV3Stage(Stage):
         save_network(folder, self.momentum_encoder, encoder_settings(self.preprocess, self.head))
 
 
-def training_pictures(data: ImageData, count: int) -> Iterator[Batch]:
-    """Yield batches of ``count`` training pictures, always the same ones, without anything random."""
-    index = chosen(len(data.pictures("train")), count)
+def training_images(data: ImageDataModule, count: int) -> Iterator[Batch]:
+    """Yield batches of ``count`` training images, always the same ones, without anything random."""
+    index = chosen(len(data.images("train")), count)
     return map(as_floats, data.plain("train", frozenset({"image", "label"}), index))
 
 

@@ -8,31 +8,31 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.core.adversarial import AdversarialLoss, GradientPenalty, Hinge, accuracy, adaptive_weight
-from rcg_lightning.described import Described, construct, describe
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork
 from rcg_lightning.networks.vqgan import VQNetwork
 from rcg_lightning.pretrained.autoencoders import autoencoder_settings
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.perceptual import PerceptualLoss
-from rcg_lightning.stages.alternating import AlternatingStage, Player
+from rcg_lightning.stages.alternating import AlternatingStage, OptimizedNetwork
 from rcg_lightning.stages.codebook import CodebookTraining, perplexity
+from rcg_lightning.stages.distributed import add_up, average
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.stages.processes import add_up, average
-from rcg_lightning.types import Batch, Facts, require
+from rcg_lightning.types import Batch, DataSpec, require
 
 
-class Adversary(Described):
+class Adversary(ConfigMixin):
     """A discriminator that reconstructions have to pass, and how much that counts.
 
     Args:
-        discriminator: of pictures in [-1, 1], without condition.
+        discriminator: of images in [-1, 1], without condition.
         optimizer: its optimizer.
         loss: what both minimise; ``Hinge`` by default.
         weight: of the autoencoder's part, after it was made to pull as hard as the reconstruction where ``adaptive``.
-        since: first step in which it plays; the autoencoder should know the pictures by then.
+        since: first step in which it plays; the autoencoder should know the images by then.
         adaptive: whether the weight is relative to the reconstruction's pull at the decoder's last layer.
-        penalty: gradient penalty of the discriminator on real pictures.
+        penalty: gradient penalty of the discriminator on real images.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Adversary(Described):
 
 
 class TokenizerStage(AlternatingStage):
-    """Trains encoder, codebook and decoder to give pictures back, and an adversary where there is one.
+    """Trains encoder, codebook and decoder to give images back, and an adversary where there is one.
 
-    The decoder's gradient goes straight through the quantisation to the encoder. Losses are of pictures in [0, 1]. The
+    The decoder's gradient goes straight through the quantisation to the encoder. Losses are of images in [0, 1]. The
     autoencoder moves first; the adversary then looks at the very reconstructions that it has just moved by, so that
     there is one forward pass (the official code makes three).
 
-    Validation logs PSNR, the share of codes in use and their perplexity on the held-out pictures; the callback
+    Validation logs PSNR, the share of codes in use and their perplexity on the evaluation images; the callback
     ``Reconstructions`` adds the Fréchet distance and a grid. At the end of training the network is written to
     ``tokenizer/`` in the trainer's root folder, for the codecs.
 
@@ -69,7 +69,7 @@ class TokenizerStage(AlternatingStage):
         squared: weight of the mean squared error.
         perceptual: distance to a frozen network's eyes.
         perceptual_weight: of it.
-        adversary: None trains without one, which is best where pictures are few and small.
+        adversary: None trains without one, which is best where images are few and small.
         accumulate: parts of a batch whose gradients are added up.
         seed: seed of the initial weights.
     """
@@ -98,21 +98,21 @@ class TokenizerStage(AlternatingStage):
 
     used: Tensor
 
-    def build_networks(self, facts: Facts) -> None:
-        # made anew, so that the initial weights depend on nothing but the seed
+    def build_networks(self, spec: DataSpec) -> None:
+        # made again, so that the initial weights depend on nothing but the seed
         self.network = construct(describe(self.network))
         self._arguments |= {"network": self.network}
-        self.network.shape(facts.image)  # refuses pictures that do not fit
+        self.network.shape(spec.image)  # rejects images that do not fit
         self.codebook.build(self.network.codebook.weight)
         if self.adversary is not None:
             self.discriminator = construct(describe(self.adversary.discriminator))
-            self.discriminator.build(facts.image, 0)
+            self.discriminator.build(spec.image, 0)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.perceptual is not None and stage == "fit":
-            assert self.facts is not None
-            self.perceptual.setup(self.facts.image)
+            assert self.spec is not None
+            self.perceptual.setup(self.spec.image)
 
     def networks(self) -> list[nn.Module]:
         judging = [] if self.adversary is None or self.adversary.penalty is not None else [self.discriminator]
@@ -120,13 +120,15 @@ class TokenizerStage(AlternatingStage):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def players(self) -> list[Player]:
-        players = [Player("autoencoder", [self.network], self.optimizer, self.autoencoder_losses)]
+    def optimized_networks(self) -> list[OptimizedNetwork]:
+        optimized_networks = [OptimizedNetwork("autoencoder", [self.network], self.optimizer, self.autoencoder_losses)]
         if self.adversary is not None:
             optimizer, since = self.adversary.optimizer, self.adversary.since
-            judge = [self.discriminator]
-            players.append(Player("discriminator", judge, optimizer, self.discriminator_losses, since=since))
-        return players
+            discriminate = [self.discriminator]
+            optimized_networks.append(
+                OptimizedNetwork("discriminator", discriminate, optimizer, self.discriminator_losses, since=since)
+            )
+        return optimized_networks
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return self.autoencoder_losses(batch)
@@ -157,7 +159,7 @@ class TokenizerStage(AlternatingStage):
 
     def _fooling(self, adversary: Adversary, made: Tensor, given_back: Tensor) -> Tensor:
         """Return the weighted loss of not passing for real."""
-        loss = adversary.loss.generator(self.judge(made))
+        loss = adversary.loss.generator(self.discriminate(made))
         last = self.network.decoder.out_conv.weight
         weight = adaptive_weight(given_back, loss, last, average) if adversary.adaptive else 1.0  # type: ignore
         return adversary.weight * weight * loss
@@ -165,7 +167,7 @@ class TokenizerStage(AlternatingStage):
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         assert self.adversary is not None
         image, made = batch["image"], self._made.popleft()
-        fakes, reals = self.judge(torch.cat([made, image.to(made.dtype)])).chunk(2)
+        fakes, reals = self.discriminate(torch.cat([made, image.to(made.dtype)])).chunk(2)
         losses = {
             "loss": self.adversary.loss.discriminator(reals, fakes),
             "real_accuracy": accuracy(reals, True),
@@ -174,12 +176,12 @@ class TokenizerStage(AlternatingStage):
         penalty = self.adversary.penalty
         if penalty is not None and penalty.due(self.steps):
             seen = image.detach().requires_grad_()
-            losses["penalty"] = penalty(self.judge(seen), seen)
+            losses["penalty"] = penalty(self.discriminate(seen), seen)
             losses["loss"] = losses["loss"] + losses["penalty"]
         return losses
 
-    def judge(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> the discriminator's logits."""
+    def discriminate(self, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the discriminator's logits."""
         return self.discriminator(2 * image - 1, image.new_zeros(len(image), 0))
 
     def after_step(self) -> None:
@@ -188,21 +190,21 @@ class TokenizerStage(AlternatingStage):
     # -- both ways -----------------------------------------------------------------------------------------------------
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures in [0, 1] -> latents z (B, D, h, w), the codes they choose, and the indices of these (B, h, w)."""
-        low, high = self.network.picture_range
+        """Images in [0, 1] -> latents z (B, D, h, w), the codes they choose, and the indices of these (B, h, w)."""
+        low, high = self.network.image_range
         z = self.network.encode(low + (high - low) * image)
         with torch.autocast(z.device.type, enabled=False):  # the nearest code is to be the nearest
             chosen, indices = self.network.quantise(z.float())
         return z, chosen, indices
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, D, h, w) -> pictures around [0, 1]."""
-        low, high = self.network.picture_range
+        """Latents (B, D, h, w) -> images around [0, 1]."""
+        low, high = self.network.image_range
         return (self.network.decode(z).float() - low) / (high - low)
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> what comes back of them, in [0, 1]."""
+        """Images (B, C, H, W) in [0, 1] -> what comes back of them, in [0, 1]."""
         return self.decode(self.encode(image)[1]).clamp(0, 1)
 
     # -- what becomes of it --------------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ class TokenizerStage(AlternatingStage):
         self.log_dict({"val/usage": share, "val/perplexity": perplexity(self.used)})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The tokens of each picture, row by row."""
+        """The tokens of each image, row by row."""
         return {"tokens": self.encode(batch["image"])[2].flatten(1)}
 
     @rank_zero_only

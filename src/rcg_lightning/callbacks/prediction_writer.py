@@ -1,0 +1,55 @@
+"""Predictions of any number of processes, gathered in one store."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Hands each batch's predicted columns to the shard it belongs to."""
+
+    def __init__(self, writer: StoreWriter) -> None:
+        super().__init__("batch")
+        self._collector = ShardCollector(writer)
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: dict[str, Tensor],
+        batch_indices: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        view = batch["view"].cpu().numpy() if "view" in batch else np.zeros(len(batch["index"]), np.int64)
+        columns = {name: values.cpu().numpy() for name, values in prediction.items()}
+        self._collector.add(batch["index"].cpu().numpy(), view, columns)
+
+
+def predict_store(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    writer: StoreWriter,
+    columns_meta: dict[str, dict[str, Any]] | None = None,
+    ckpt_path: str | None = None,
+) -> Store:
+    """Predict what is still missing of a store, on every process of ``trainer``, and complete it.
+
+    ``data`` gives batches of ``writer.pending(rank, world)``; ``trainer`` has a ``PredictionWriter`` for ``writer``;
+    ``ckpt_path`` names weights to load into ``module`` first.
+    """
+    if writer.pending(trainer.global_rank, trainer.world_size) or trainer.world_size > 1:
+        trainer.predict(module, datamodule=data, return_predictions=False, ckpt_path=ckpt_path)
+    trainer.strategy.barrier("every shard is written")
+    if trainer.is_global_zero:
+        writer.finish(columns_meta)
+    trainer.strategy.barrier("the manifest is written")
+    return Store.open(writer.folder)

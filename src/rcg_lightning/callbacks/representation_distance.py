@@ -1,0 +1,95 @@
+"""How far generated representations are from real ones: the RDM's loss does not tell."""
+
+import lightning.pytorch as pl
+import torch
+
+from rcg_lightning.callbacks.every_nth import EveryNth
+from rcg_lightning.errors import UserError
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments, fid
+from rcg_lightning.metrics.representation_distance import RealRepresentations, full_names, representation_distances
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import Batch, require
+
+
+class RepresentationDistance(EveryNth):
+    """Logs the Fréchet distance of generated representations to the training set's, and the reference value next to it.
+
+    The reference value is the distance of as many training representations, drawn with repetition: what a perfect model reaches.
+    The distance falls with the number of samples. Where representations come from an online encoder, the reference is
+    the evaluation set, and the reference value the distance between its two halves. Names say encoder, number and reference, such
+    as ``rep_fd/encoder_451_train`` and ``rep_fd_floor/encoder_451_train``.
+
+    Args:
+        count: representations to generate; by default as many as there are evaluation ones.
+        most: real representations to read from a large store.
+        every: at every n-th validation.
+    """
+
+    def __init__(self, count: int | None = None, most: int = 50_000, every: int = 1) -> None:
+        super().__init__(every)
+        self.count, self.most = count, most
+        self._real: RealRepresentations | None = None
+        self._evaluation: list[FeatureStatistics] = []  # all, and two halves
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "representation"
+        require(fits, "RepresentationDistance watches a generator of representations: use it with an RDM only")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        self._evaluation = [_statistics(pl_module) for _ in range(3)]
+        columns = trainer.datamodule.columns("train")  # type: ignore[attr-defined]
+        if self._real is None and "representation" in columns:
+            self._real = RealRepresentations(columns["representation"], most=self.most)
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, *_: object
+    ) -> None:
+        if not self.due:
+            return
+        assert isinstance(pl_module, Generator)
+        rows, odd = pl_module.codec.encode(batch).float(), batch["index"] % 2 == 1
+        for statistics, part in zip(self._evaluation, (rows, rows[~odd], rows[odd])):
+            statistics.update(part)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Every process makes its share of the samples; the metric is of all of them together."""
+        if not self.due:
+            return
+        assert isinstance(pl_module, Generator)
+        evaluation = _all(self._evaluation[0])
+        if evaluation is None or (evaluation.count or 0) < 4:  # a tiny folder should not stop the training
+            return
+        generated = self._generated(trainer, pl_module, self.count or evaluation.count or 0)
+        if self._real is not None:
+            metrics = representation_distances(generated, self._real)
+        else:
+            even, odd = (_all(statistics) for statistics in self._evaluation[1:])
+            assert even is not None
+            assert odd is not None
+            metrics = {"rep_fd_eval": fid(generated, evaluation), "rep_fd_floor_eval": fid(even, odd)}
+        named = full_names(metrics, generated.count or 0)
+        logged = {name: torch.tensor(value) for name, value in named.items()}
+        pl_module.log_dict(logged, rank_zero_only=False, sync_dist=False)
+
+    @torch.no_grad()
+    def _generated(self, trainer: pl.Trainer, generator: Generator, count: int) -> Moments:
+        statistics = _statistics(generator)
+        for seeds in torch.arange(count).split(generator.tile)[trainer.global_rank :: trainer.world_size]:
+            statistics.update(generator.sample({"seed": seeds.to(generator.device)}).float())
+        return statistics.compute().moments
+
+
+def _statistics(generator: pl.LightningModule) -> FeatureStatistics:
+    assert isinstance(generator, Generator)
+    (dim,) = generator.shape
+    return FeatureStatistics(dim).to(generator.device)
+
+
+def _all(statistics: FeatureStatistics) -> Moments | None:
+    """Moments over all processes; None where there are fewer than two rows."""
+    try:
+        return statistics.compute().moments
+    except UserError:
+        return None

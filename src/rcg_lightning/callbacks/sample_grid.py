@@ -1,0 +1,64 @@
+"""Sample grids in TensorBoard: the samples of fixed seeds, watched as training goes on."""
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from rcg_lightning.callbacks.every_nth import EveryNth
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.types import Batch, require
+
+
+class SampleGrid(EveryNth):
+    """Adds a grid of samples in validation, from the EMA weights.
+
+    A condition that the batch of evaluation images has (label, cluster, representation) is taken from there, so that
+    no prior is needed; the images it was taken from are shown as well.
+
+    Args:
+        count: samples in the grid.
+        columns: samples in a row.
+        every: at every n-th validation.
+    """
+
+    def __init__(self, count: int = 64, columns: int = 8, every: int = 1) -> None:
+        super().__init__(every)
+        self.count, self.columns = count, columns
+        self._batch: Batch = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
+        require(fits, "SampleGrid shows what a generator of images makes: use it with one")
+        pl_module.codec.check_decoding()  # type: ignore[union-attr]
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        if batch_idx == 0:
+            self._batch = batch
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not (self.due and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._batch):
+            return
+        assert isinstance(pl_module, Generator)
+        real = self._batch["image"][: self.count]
+        count = len(real)
+        conditions = {name: rows[:count] for name, rows in pl_module.observed(self._batch).items()}
+        seeds = torch.arange(count, device=real.device)
+        samples = pl_module.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
+        writer = trainer.logger.experiment
+        writer.add_image("samples/generated", tensorboard_grid(samples, self.columns), trainer.global_step)
+        if conditions:
+            writer.add_image(
+                "samples/real_of_the_same_condition", tensorboard_grid(real, self.columns), trainer.global_step
+            )
+
+
+def tensorboard_grid(images: Tensor, columns: int) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] -> one image on the CPU with so many in a row, small ones four times larger."""
+    small = images.shape[-1] < 32
+    images = images.repeat_interleave(4, 2).repeat_interleave(4, 3) if small else images
+    return make_grid(images.float().cpu(), nrow=columns, padding=2)

@@ -1,0 +1,79 @@
+"""`rcg extract`: representations, tokens and latents of a data set, as a store."""
+
+from pathlib import Path
+from typing import Literal
+
+from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.stages.extract import Extraction
+from rcg_lightning.trainer import Trainer
+
+
+def extract(
+    data: ImageDataModule,
+    out: Path,
+    encoder: Encoder | None = None,
+    codec: AutoencoderCodec | list[AutoencoderCodec] | None = None,
+    split: Literal["train", "eval"] = "train",
+    shard_rows: int = 16384,
+    floats: Literal["float16", "float32"] = "float32",
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    precision: str | None = None,
+) -> None:
+    """Write a store of what an encoder and autoencoders make of a data set; each image is read once for all of them.
+
+    Stopped at any moment, the same command continues. Any number of processes write the same store.
+
+    Args:
+        data: the images, and which views of each are encoded.
+        out: folder of the store.
+        encoder: makes the column ``representation``.
+        codec: VQTokens makes the column ``tokens``, VQLatents or KLLatents ``latent``; several by --codec+=.
+        split: which images, those for training or those held out.
+        shard_rows: images in a file.
+        floats: how representations and latents are stored.
+        accelerator: cpu, gpu, mps or auto.
+        devices: processes on this machine.
+        num_nodes: machines, where the job was started on several.
+        precision: of the networks' surroundings; they themselves compute in float32.
+    """
+    data.prepare_data()
+    codecs = codec if isinstance(codec, list) else [codec] if codec else []
+    extraction = Extraction(encoder, codecs)
+    meta = extraction.columns(data.spec.image)
+    identity = {**data.store_identity(split), **extraction.identities}
+    writer = StoreWriter(out, len(data.images(split)), data.view_count(split), shard_rows, identity, floats)
+    trainer = Trainer(
+        out,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        logger=False,
+        callbacks=[PredictionWriter(writer)],
+    )
+    if trainer.is_global_zero:
+        echo(extraction.report())
+    data.extract(split, writer.pending(trainer.global_rank, trainer.world_size))
+    store = predict_store(trainer, extraction, data, writer, meta)
+    if trainer.is_global_zero:
+        columns = ", ".join(f"{name} of shape {spec['shape']}" for name, spec in store.columns.items())
+        echo(f"{out}: {store.size} images, {store.views} views, {columns}")
+
+
+def main(name: str, argv: list[str]) -> None:
+    examples = [
+        "rcg extract --config digits_store",
+        "rcg extract --data.source FlatFolder --data.source.root images --encoder TimmEncoder "
+        "--encoder.name vit_small_patch16_dinov3.lvd1689m --out runs/store",
+        "rcg extract --config digits_data --codec VQTokens --codec.folder runs/tokenizer/tokenizer --out runs/tokens",
+        "rcg extract … --encoder … --codec+=VQTokens --codec.folder … --codec+=KLLatents --codec.hub "
+        "stabilityai/sd-vae-ft-ema",
+    ]
+    call(extract, name, argv, examples)

@@ -1,0 +1,185 @@
+"""The `rcg` command. Help and mistakes in the command's name are answered without importing torch."""
+
+import difflib
+import errno
+import importlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from rcg_lightning import __version__, interruption
+from rcg_lightning.cli.out_of_memory import shortage
+from rcg_lightning.errors import UserError
+
+# name -> (module and function, one line of help)
+COMMANDS = {
+    "pipeline": ("rcg_lightning.pipeline.runner:main", "run all stages of a pipeline: rcg pipeline digits"),
+    "fit": ("rcg_lightning.cli.stages:main", "train a stage: encoder, RDM, generator or classifier"),
+    "validate": ("rcg_lightning.cli.stages:main", "run a stage's validation on a checkpoint"),
+    "test": ("rcg_lightning.cli.stages:main", "run a stage's test on a checkpoint"),
+    "predict": ("rcg_lightning.cli.stages:main", "run a stage's prediction over a data set"),
+    "extract": (
+        "rcg_lightning.cli.extract:main",
+        "write a store of representations, tokens or latents of a data set",
+    ),
+    "cluster": (
+        "rcg_lightning.cli.cluster:main",
+        "write a store of cluster labels from a store of representations",
+    ),
+    "neighbours": (
+        "rcg_lightning.cli.neighbours:main",
+        "write a store of each image's nearest neighbours by representation",
+    ),
+    "instances": (
+        "rcg_lightning.cli.instances:main",
+        "choose the instances that an instance-conditioned generator samples from",
+    ),
+    "principal": ("rcg_lightning.cli.principal:main", "fit principal components of the pixels, as an encoder"),
+    "words": (
+        "rcg_lightning.cli.word_vectors:main",
+        "train word vectors on the tags of images, for a generator of words",
+    ),
+    "tag": ("rcg_lightning.cli.tag:main", "predict words for images: precision, recall, mean average precision"),
+    "sample": (
+        "rcg_lightning.cli.sample:main",
+        "generate images: unconditional, by class, like a image, between two",
+    ),
+    "convert": (
+        "rcg_lightning.cli.convert:main",
+        "read official files (MoCo v3, RDM, MAGE, DiT, …), or write them",
+    ),
+    "bundle": ("rcg_lightning.cli.bundle:main", "put generator, prior, autoencoder, encoder into one folder"),
+    "evaluate": ("rcg_lightning.cli.evaluate:main", "score samples: FID or FD, IS, precision, recall, copies"),
+    "reconstruct": ("rcg_lightning.cli.reconstruct:main", "score a codec: rFID, PSNR, SSIM, LPIPS"),
+    "probe": ("rcg_lightning.cli.probe:main", "probe an encoder: uniformity, effective rank, kNN, linear probe"),
+    "compare": ("rcg_lightning.cli.compare:main", "score several sets of samples side by side: table and image"),
+    "sweep": ("rcg_lightning.cli.sweep:main", "score a generator over guidance, steps, temperature: table, plots"),
+    "bench": ("rcg_lightning.cli.bench:main", "time the stages at their real sizes, next to the machine's limit"),
+    "reproduce": ("rcg_lightning.cli.reproduce:main", "list published metrics next to those measured here"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 is success, 2 input that cannot work, 1 anything unexpected, 130 an interruption from the keyboard.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # threads that spin while they wait cost tenfold on a busy machine; must be set before torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    show_traceback = "--traceback" in argv or bool(os.environ.get("RCG_TRACEBACK"))
+    argv = [word for word in argv if word != "--traceback"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"rcg {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f": did you mean {near[0]}?" if near else ": `rcg --help` lists the commands"
+        print(f"rcg: no command {name}{hint}", file=sys.stderr)
+        return 2
+    try:
+        with interruption.remembered():
+            run(name, rest)
+            interruption.check()
+        sys.stdout.flush()
+    except BaseException as error:
+        if show_traceback and not isinstance(error, SystemExit):
+            traceback.print_exc()
+        code, line = verdict(error)
+        if code in (130, 143):
+            line += ", --ckpt_path last continues it" if name == "fit" else ", the same command continues"
+        if line:
+            print(f"rcg {name}: {line}", file=sys.stderr)
+        return code
+    return 0
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """Return the exit code for what ended a command, and the line that tells the user."""
+    if isinstance(error, UserError):
+        return 2, " ".join(str(error).split())
+    # Lightning leaves the process itself after an interruption
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return 130, "interrupted; what was saved is kept"
+    if type(error).__name__ == "SIGTERMException":  # Lightning's
+        return 143, "terminated; what was saved is kept"
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None), ""
+    if isinstance(error, BrokenPipeError):  # the reader, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0, ""
+    if is_full(error):
+        where = getattr(error, "filename", None)
+        place = f"the disk of {where}" if where else "the disk"
+        return 1, f"{place} is full; what was finished before is kept: make room and run the same command again"
+    lack = shortage(error)
+    if lack is not None:
+        return 1, f"{lack}: lower the batch size"
+    return 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (--traceback shows where)"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a full disk or quota is behind an error; some libraries only say so in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or (error.__cause__ is not None and is_full(error.__cause__))
+
+
+def run(name: str, argv: Sequence[str]) -> None:
+    """Run command ``name`` in this process; raises UserError where the input cannot work."""
+    from rcg_lightning.cli.parsing import find_config, named_configs
+
+    if name not in ("pipeline", "reproduce"):
+        for _, config in named_configs(argv):
+            find_config(config)  # a misspelt one is answered before seconds of imports
+    quiet()
+    module, _, function = COMMANDS[name][0].partition(":")
+    getattr(importlib.import_module(module), function)(name, list(argv))
+
+
+def quiet() -> None:
+    """Keep Lightning's advertisements, and its warnings about what is meant to be so, off the screen."""
+    for part in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    for message in (
+        r".*Couldn't infer the batch indices.*",  # batches carry their own index
+        r".*Total length of list across ranks is zero.*",  # the data module has said why there is no validation
+        r".*does not have many workers.*",  # images in memory need none
+        r".*LeafSpec.*",
+        r".*LightningCLI's args parameter is intended.*",
+        r".*Checkpoint directory .* exists and is not empty.*",  # a run continues in its own folder
+        r".*`?isinstance\(treespec.*",
+        r".*The `?srun`? command is available.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # EMA weights are
+        r".*no pre-optimization state was saved.*",  # a checkpoint is what a step ends with
+        r".*predict returned None.*",  # evaluation keeps metrics, not images
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def overview() -> str:
+    """Return the text of `rcg --help`."""
+    lines = [f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "rcg: image generation without labels, by way of representations.",
+            "",
+            "usage: rcg COMMAND [--config FILE ...] [--key value ...]",
+            "",
+            *lines,
+            "",
+            "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, and --traceback",
+            "where in the code an error arose. Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

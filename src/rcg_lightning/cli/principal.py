@@ -1,0 +1,37 @@
+"""`rcg principal`: principal components of the pixels, an encoder to compare trained ones with."""
+
+from pathlib import Path
+
+import torch
+
+from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.data.data_module import ImageDataModule, as_floats
+from rcg_lightning.data.image_split import chosen
+from rcg_lightning.networks.principal_components import fit_principal_components
+from rcg_lightning.pretrained.network_folder import save_network
+from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.trained_encoder import encoder_settings
+
+
+def principal(data: ImageDataModule, out: Path, dim: int = 32, max_images: int = 20_000) -> None:
+    """Fit principal components of the training images' pixels and save them as an encoder (TrainedEncoder).
+
+    On simple images this does as well as a trained encoder: an honest baseline.
+
+    Args:
+        data: the images.
+        out: network folder to write.
+        dim: number of components.
+        max_images: fit on at most this many images.
+    """
+    data.prepare_data()
+    index = chosen(len(data.images("train")), max_images)
+    images = [as_floats(batch)["image"] for batch in data.plain("train", frozenset({"image"}), index)]
+    network = fit_principal_components(torch.cat(images), dim)
+    channels = data.spec.image[0]
+    save_network(out, network, encoder_settings(Preprocess([0.0] * channels, [1.0] * channels), head=False))
+    echo(f"{out}: {dim} principal components")
+
+
+def main(name: str, argv: list[str]) -> None:
+    call(principal, name, argv, ["rcg principal --data.source Digits --dim 32 --out runs/principal"])

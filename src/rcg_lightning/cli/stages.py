@@ -1,0 +1,184 @@
+"""`rcg fit | validate | test | predict`: LightningCLI over every stage of the project."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.cli import class_modules  # noqa: F401
+from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
+from rcg_lightning.cli.parsing import Help, echo, one_line_errors, prepared
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.shards import file_sha256
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.stages.base import Stage, read_stage
+from rcg_lightning.stages.stage_folder import stage_content
+from rcg_lightning.trainer import Trainer
+from rcg_lightning.types import require
+
+SHARD_ROWS = 1024
+
+USAGE = {
+    "fit": "rcg fit --config FILE [--config FILE ...] [--ckpt_path runs/NAME/last.ckpt] [--key value ...]",
+    "validate": "rcg validate --config FILE --ckpt_path CHECKPOINT [--key value ...]",
+    "test": "rcg test --config FILE --ckpt_path CHECKPOINT [--key value ...]",
+    "predict": "rcg predict --config FILE --ckpt_path CHECKPOINT [--key value ...]",
+}
+_GUIDE = "--model.help NAME and --data.source.help NAME explain a class; --print_config shows every value in use."
+DESCRIPTION = {
+    "fit": f"""Train a stage: encoder, RDM, generator or classifier.
+  rcg fit --config digits_encoder --trainer.default_root_dir runs/encoder
+  rcg fit --config digits_generator --model.condition ClassCondition --trainer.max_steps 200
+  rcg fit --config runs/encoder/config.yaml --ckpt_path last             continue where it stopped
+  rcg fit --config digits_generator --init_from runs/converted           begin with other weights, as far as they fit
+{_GUIDE}""",
+    "validate": f"""Measure a checkpoint on the evaluation images, as training does at its end.
+  rcg validate --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
+{_GUIDE}""",
+    "test": f"""The same as `rcg validate`: a data set has one split that is held out.
+  rcg test --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
+{_GUIDE}""",
+    "predict": f"""Write what a stage makes of each evaluation image as a store: its representation or class,
+or a sample under its condition. To generate freely use `rcg sample`, to encode a data set `rcg extract`.
+  rcg predict --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
+{_GUIDE}""",
+}
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml once training begins: what fails before leaves an earlier run's folder as it was."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.config = self.config.clone()
+        self.config.ckpt_path = None  # the config describes a run from its start
+        super().setup(trainer, pl_module, "fit")
+
+
+class StartFrom(pl.Callback):
+    """Begins training with the weights of another run; one that continues has its own.
+
+    Args:
+        path: checkpoint, stage's folder or bundle.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage)
+        if trainer.ckpt_path is None:
+            lines = pl_module.start_from(self.path)  # every process: the same file gives the same weights
+            if trainer.is_global_zero:
+                echo("\n  ".join([f"beginning with {self.path}", *lines]))
+
+
+class StageCLI(LightningCLI):
+    """LightningCLI with short help, errors on one line, and a look at the checkpoint before anything is built."""
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.usage = USAGE[subcommand]
+        for action in parser._actions:
+            if action.dest == "ckpt_path":
+                action.help = "checkpoint of this stage; `last` is the one in the run's folder"
+        if subcommand == "fit":
+            parser.add_argument(
+                "--init_from",
+                type=Path | None,
+                default=None,
+                help="begin with the weights of this checkpoint, stage's folder or bundle, as far as they fit",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        with one_line_errors(parser, args):
+            super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Raise a UserError where the checkpoint is missing, broken or another kind of stage's."""
+        config = self.config[self.config.subcommand]
+        given = config.get("ckpt_path")
+        if given is None:
+            require(self.config.subcommand == "fit", "there is nothing trained to look at: give --ckpt_path")
+            if config.init_from is not None:
+                read_stage(stage_content(config.init_from), str(config.init_from))
+            return
+        path = Path(config.trainer.default_root_dir) / "last.ckpt" if str(given) == "last" else Path(given)
+        require(
+            not path.is_dir(),
+            f"{path} is a folder, which holds weights but no state of training: --ckpt_path takes a .ckpt file, and "
+            "`rcg fit --init_from` begins with the weights of a folder",
+        )
+        found = read_stage(read_checkpoint(path, "a stage"), str(path))["class_path"].rpartition(".")[2]
+        wanted = config.model.class_path.rpartition(".")[2]
+        require(
+            found == wanted, f"{path} holds a {found}, the config asks for a {wanted}: give the right one of the two"
+        )
+        config.ckpt_path = str(path)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with remedied(self._remedy):
+            super()._run_subcommand(subcommand)
+
+    def _remedy(self) -> str:
+        """How what is being run does with less memory."""
+        batch_size = self.datamodule.batch_size
+        if self.config.subcommand == "fit":
+            return in_training(self.model, batch_size, self.trainer.accumulate_grad_batches)
+        return halved("data.batch_size", batch_size)
+
+    def before_fit(self) -> None:
+        start = self.config.fit.init_from
+        if start is not None:
+            self.trainer.callbacks.append(StartFrom(Path(start)))  # type: ignore[attr-defined]
+
+    def after_fit(self) -> None:
+        unfinished = self.trainer.interrupted or self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and not unfinished:
+            echo(f"{Path(self.trainer.default_root_dir) / 'last.ckpt'}: trained")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"weights_only", "return_predictions"}  # always the safe one, and never held in memory
+        return {name: values | skipped for name, values in LightningCLI.subcommands().items() if name in USAGE}
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.validate(**kwargs)
+
+    def predict(self, model: Stage, datamodule: ImageDataModule, ckpt_path: str) -> None:
+        """Write a store of predictions for the evaluation images."""
+        trainer, folder = self.trainer, Path(self.trainer.default_root_dir) / "predictions"
+        datamodule.prepare_data()
+        identity = {**datamodule.store_identity("eval"), "checkpoint": file_sha256(Path(ckpt_path))[:16]}
+        writer = StoreWriter(folder, len(datamodule.images("eval")), 1, SHARD_ROWS, identity)
+        trainer.callbacks.append(PredictionWriter(writer))  # type: ignore[attr-defined]
+        datamodule.extract("eval", writer.pending(trainer.global_rank, trainer.world_size))
+        store = predict_store(trainer, model, datamodule, writer, ckpt_path=ckpt_path)
+        if trainer.is_global_zero:
+            echo(f"{folder}: {', '.join(sorted(store.columns))} of {store.size} evaluation images")
+
+
+def main(name: str, argv: list[str]) -> None:
+    """Run one of Lightning's own commands."""
+    common = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": Help}
+    cli = StageCLI(
+        Stage,
+        ImageDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        trainer_class=Trainer,
+        args=[name, *prepared(argv)],
+        seed_everything_default=0,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,  # a stage has its own
+        parser_kwargs={**common, **{command: {**common, "description": DESCRIPTION[command]} for command in USAGE}},
+    )
+    if cli.trainer.interrupted:  # newer versions of Lightning leave the process themselves
+        raise KeyboardInterrupt

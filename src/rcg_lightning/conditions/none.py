@@ -1,0 +1,16 @@
+"""No condition: unconditional generation."""
+
+from rcg_lightning.types import Batch, Condition, DataSpec, Part, Raw
+
+
+class NoCondition(Condition):
+    """Nothing is told to the network."""
+
+    def parts(self, spec: DataSpec) -> tuple[Part, ...]:
+        return ()
+
+    def observe(self, batch: Batch) -> Raw:
+        return ()
+
+    def sample(self, batch: Batch) -> Raw:
+        return ()

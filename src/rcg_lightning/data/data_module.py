@@ -1,0 +1,312 @@
+"""The images of a data set, with their labels and stored columns, as batches for any stage."""
+
+import logging
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rcg_lightning.config import ConfigMixin
+from rcg_lightning.data.image_dataset import ImageDataset
+from rcg_lightning.data.image_split import ImageSplit, Source
+from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, ranges_of, share
+from rcg_lightning.data.store import Shard, Store
+from rcg_lightning.data.stored_columns import available, open_columns
+from rcg_lightning.data.transforms import AsIs, Transform, Views
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import Batch, DataSpec, require
+
+log = logging.getLogger(__name__)
+
+
+class ImageDataModule(ConfigMixin, LightningDataModule):
+    """Batches of images; which keys they hold is what the stage ``needs``.
+
+    Training is an endless stream that continues where a checkpoint left it, so a Trainer needs ``max_steps``, and
+    validation a ``val_check_interval`` in steps. Evaluation images come once each, in order.
+
+    Args:
+        source: the data set.
+        transform: resize, crop and flip; images as they are unless given.
+        batch_size: rows of a batch in each process.
+        workers: loader processes in each process, at most one for each core.
+        stores: what was extracted from the training images; all their columns can be needed.
+        eval_stores: the same for the evaluation images.
+        views: train on a fixed set of views of each image, as stored, instead of new random ones.
+        seed: of the order and of everything random in the images.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform | None = None,
+        batch_size: int = 128,
+        workers: int = 0,
+        stores: list[Path] | None = None,
+        eval_stores: list[Path] | None = None,
+        views: Views | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.transform: Transform = AsIs() if transform is None else transform
+        self.batch_size = batch_size
+        self.workers = min(workers, os.cpu_count() or 1)
+        self.store_paths = {"train": list(stores or []), "eval": list(eval_stores or [])}
+        self.views = views
+        self.seed = seed
+        require(batch_size > 0 and workers >= 0, "batch_size is at least 1 and workers at least 0")
+        random_places = self.transform.draws > 0
+        require(
+            views is None or not views.crops or random_places,
+            f"views with random crops need a transform that has some, not {type(self.transform).__name__}",
+        )
+        self._needs: frozenset[str] | None = None
+        self._images: dict[str, ImageSplit] = {}
+        self._stores: dict[str, dict[str, Store]] = {}
+        self._extraction: tuple[str, list[tuple[int, int]]] | None = None
+        self._restart = (0, 0)  # samples seen and batches counted when the run began
+
+    # what there is
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys that batches must have: what was set, or what the Trainer's module says, or the images alone."""
+        if self._needs is not None:
+            return self._needs
+        module = None if self.trainer is None else self.trainer.lightning_module
+        return frozenset(getattr(module, "needs", {"image"}))
+
+    @needs.setter
+    def needs(self, keys: frozenset[str] | set[str]) -> None:
+        self._needs = frozenset(keys)
+
+    def images(self, split: str) -> ImageSplit:
+        """Return the images of ``split``, "train" or "eval"; "validation" where the source holds some back."""
+        if split not in self._images:
+            given = {"train": self.source.train, "eval": self.source.evaluation, "validation": self.source.validation}
+            require(split in given, f"the splits of a data set are train and eval, not {split!r}")
+            found = given[split]()
+            if found is None:
+                raise UserError(f"{type(self.source).__name__} holds no images back: set source.validation_size")
+            self._images[split] = found
+        return self._images[split]
+
+    @cached_property
+    def chooses(self) -> bool:
+        """Whether there are images to make choices on, see ``Source``."""
+        return self.source.validation() is not None
+
+    def columns(self, split: str) -> dict[str, Store]:
+        """Return the store of each column of ``split``; opened and checked once, see ``open_columns``."""
+        if split not in self._stores:
+            self._stores[split] = open_columns(self.store_paths[split], self.images(split).fingerprint, split)
+        return self._stores[split]
+
+    def store_identity(self, split: str) -> dict[str, str]:
+        """Return what identifies a store made from ``split``; the maker adds one entry for each column."""
+        return {"dataset": self.images(split).fingerprint, "split": split, "transform": self._says(split)}
+
+    def view_count(self, split: str) -> int:
+        """Return how many views of each image an extraction of ``split`` makes; evaluation images have one."""
+        return self.views.count if self.views and split == "train" else 1
+
+    @property
+    def spec(self) -> DataSpec:
+        """What a stage builds its networks from."""
+        images, columns = self.images("train"), self.columns("train")
+        identities = {"dataset": images.fingerprint, "transform": self._says("train")}
+        for name, store in columns.items():
+            if name in store.identity:
+                identities[name] = str(store.identity[name])
+        described = {name: dict(store.columns[name]) for name, store in columns.items()}
+        if "instance" in self._available("train"):
+            described["instance"] = dict(described["representation"])
+            identities["instance"] = identities["representation"]
+        return DataSpec(
+            image=self.transform.shape(images.channels, images.shape),
+            classes=images.classes,
+            columns=described,
+            identities=identities,
+        )
+
+    # Lightning's hooks
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage in (None, "fit"):
+            self._restart = (0, 0)
+            self._check("train")
+            self._check_evaluation()  # wrong stores are found now, not at the first validation
+        if stage in ("validate", "test"):
+            self._check("eval")
+        if stage == "predict" and self._extraction is not None:
+            self._check(self._extraction[0])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rank, world = self._place()
+        size = len(self.images("train"))
+        sampler = StreamSampler(size, self.batch_size, self.seed, rank, world, start=lambda: self.samples_seen)
+        return self._loader("train", sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        images = self.images("eval")
+        missing = self.needs - self._available("eval")
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if not len(images) or (missing and fitting):
+            why = f"no evaluation {sorted(missing)}: give data.eval_stores" if missing else "no evaluation images"
+            log.warning("no validation: there are %s", why)
+            return []
+        self._check("eval")
+        start, stop = share(len(images), *self._place())
+        return self._loader("eval", FixedBatches([(start, stop)], 1, self.batch_size))
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every view of the images that ``extract`` named; without it, of this process's share of training."""
+        split, ranges = self._extraction or ("train", [share(len(self.images("train")), *self._place())])
+        return self._loader(split, FixedBatches(ranges, self.view_count(split), self.batch_size))
+
+    def extract(self, split: str, shards: list[Shard]) -> None:
+        """Choose what ``predict_dataloader`` gives: the shards that this process has to write.
+
+        No batch reaches over the end of a shard, so batches, and what is computed from them, are the same for any
+        number of processes.
+        """
+        self._extraction = (split, ranges_of(shards))
+        # there may be more processes than shards that are still missing
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def plain(
+        self, split: str, needs: frozenset[str], index: np.ndarray | None = None, batch_size: int = 256
+    ) -> Iterator[Batch]:
+        """Yield the images of a split without anything random, uint8 in their deterministic view, in every process.
+
+        Args:
+            index: which images, with repetitions if wished; all in order by default.
+        """
+        images = self.images(split)
+        index = np.arange(len(images)) if index is None else np.asarray(index)
+        keys = [Keys(part, np.zeros_like(part)) for part in np.split(index, range(batch_size, len(index), batch_size))]
+        rows = ImageDataset(images, self.transform, None, {}, needs, self.seed)
+        return iter(DataLoader(dataset=rows, sampler=keys, batch_size=None, num_workers=self.workers))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        return as_floats(batch)
+
+    # where the stream stands
+
+    @property
+    def samples_seen(self) -> int:
+        """The stream's position: how many images all processes together have trained on."""
+        samples, batches = self._restart
+        return samples + (self._batches_done() - batches) * self.batch_size * self._place()[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.samples_seen, "batches": self._batches_done()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restart = (int(state_dict["samples"]), int(state_dict["batches"]))
+
+    # inside
+
+    def _batches_done(self) -> int:
+        if self.trainer is None:
+            return self._restart[1]
+        # "processed" counts a batch once its optimizer step is done, before any callback can save a checkpoint
+        return vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
+
+    def _place(self) -> tuple[int, int]:
+        """Return (rank, world)."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _says(self, split: str) -> str:
+        """Describe the fixed views of a split: those of a store made from it."""
+        if self.views is not None and split == "train":
+            return self.views.says(self.transform)
+        return self.transform.says(False)
+
+    def _available(self, split: str) -> frozenset[str]:
+        return available(self.images(split), self.columns(split), split)
+
+    def _check(self, split: str) -> None:
+        """Raise a UserError where the images or stores of ``split`` cannot give what is needed."""
+        missing = self.needs - self._available(split)
+        if "label" in missing:
+            raise UserError(
+                f"labels are needed, and {type(self.source).__name__} has none: "
+                "use a source with classes, or a condition that needs no labels"
+            )
+        if "tag" in missing:
+            raise UserError("tags are needed: set data.class_path to TagDataModule, with a source of tagged images")
+        if "instance" in missing and split == "train":
+            raise UserError(
+                "instances need representations and neighbours of the training images: run rcg extract and "
+                "rcg neighbours, and give both stores as data.stores"
+            )
+        if missing:
+            option = "stores" if split == "train" else "eval_stores"
+            raise UserError(
+                f"{sorted(missing)} of the {split} images is needed, and nothing provides it: "
+                f"make a store with rcg extract and give it as data.{option}"
+            )
+        _ = self.transform.shape(self.images(split).channels, self.images(split).shape)
+        used = {store.path: store for name, store in self.columns(split).items() if name in self.needs}
+        if "image" in self.needs:  # then image and stored row must be the same view
+            for store in used.values():
+                store.check(transform=self._says(split))
+            require(
+                not used or split != "train" or self.views is not None or not self.transform.random,
+                f"stored columns are of fixed views, but {type(self.transform).__name__} makes new random ones: set "
+                "data.views as in the extraction, or a transform without chance",
+            )
+
+    def _check_evaluation(self) -> None:
+        """Raise a UserError where a needed column of the evaluation images was not made as that of training was."""
+        train = self.columns("train")
+        needs = self.needs | ({"representation"} if "instance" in self.needs else set())
+        for name, store in self.columns("eval").items():
+            if name in needs & train.keys():
+                store.check(**{name: train[name].identity.get(name)})
+
+    def _rows(self, split: str) -> Dataset[Batch]:
+        """Return what makes a batch of each item of a sampler."""
+        views = self.views if split == "train" else None
+        return ImageDataset(self.images(split), self.transform, views, self.columns(split), self.needs, self.seed)
+
+    def _loader(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:
+        # a sampler's item is a whole batch already, hence no batch_size; Lightning needs keyword arguments
+        return DataLoader(
+            dataset=self._rows(split),
+            sampler=sampler,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if self.workers else None,
+        )
+
+
+def as_floats(batch: Batch) -> Batch:
+    """Turn uint8 images of a batch into float32 in [0, 1], where they are."""
+    for key in ("image", "pair"):
+        pixels = batch.get(key)
+        if pixels is not None and pixels.dtype == torch.uint8:
+            batch[key] = pixels.to(torch.float32) / 255
+    return batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

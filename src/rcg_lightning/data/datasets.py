@@ -1,0 +1,178 @@
+"""Data sets by name. Folders of images are in folder.py, and named here too."""
+
+from abc import abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from rcg_lightning.data.image_folders import FlatFolder, ImageFolder, ImageNet, TarShards
+from rcg_lightning.data.image_split import ArraySplit, ImageSplit, Source, check_channels, chosen
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Digits",
+    "FashionMNIST",
+    "FlatFolder",
+    "ImageFolder",
+    "ImageNet",
+    "ImageSplit",
+    "Source",
+    "TarShards",
+]
+
+
+def _in_memory(
+    array: np.ndarray, labels: np.ndarray, channels: int, limit: int | None, classes: list[int] | None, title: str
+) -> ArraySplit:
+    """(N, C, H, W) uint8 and (N,) -> the chosen images, grey repeated or colours weighted to grey as PIL does."""
+    if classes is not None:
+        require(bool(classes) and set(classes) <= set(range(10)), f"classes of {title} are of 0 to 9, not {classes}")
+        kept = np.isin(labels, classes)
+        array, labels = array[kept], labels[kept]
+    rows = chosen(len(array), limit)
+    array, labels = array[rows], labels[rows]
+    if channels == 3 and array.shape[1] == 1:
+        array = array.repeat(3, axis=1)
+    if channels == 1 and array.shape[1] == 3:
+        weights = np.asarray([19595, 38470, 7471], np.uint32)  # ITU-R 601-2 in 16 bits, PIL's "L"
+        array = ((np.einsum("nchw,c->nhw", array.astype(np.uint32), weights) + 0x8000) >> 16).astype(np.uint8)[:, None]
+    return ArraySplit(array, labels, 10, title)
+
+
+class Digits(Source):
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8, split 1,346 to 451, stratified, always alike.
+
+    Args:
+        channels: 1, or 3 for grey repeated.
+        limit: train on that many images only, always the same.
+        classes: images of these classes only, in both splits; labels stay what they are.
+    """
+
+    def __init__(self, channels: int = 1, limit: int | None = None, classes: list[int] | None = None) -> None:
+        self.channels = check_channels(channels)
+        self.limit, self.classes = limit, classes
+
+    def train(self) -> ImageSplit:
+        return _in_memory(*self._split(0), self.channels, self.limit, self.classes, "Digits train")
+
+    def evaluation(self) -> ImageSplit:
+        return _in_memory(*self._split(1), self.channels, None, self.classes, "Digits evaluation")
+
+    def _split(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.datasets import load_digits  # seconds to import, and only this source needs it
+        from sklearn.model_selection import train_test_split
+
+        values, labels = load_digits(return_X_y=True)
+        array = np.round(values * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+        rows = train_test_split(np.arange(len(array)), test_size=451, random_state=0, stratify=labels)[part]
+        return array[rows], labels[rows].astype(np.int64)
+
+
+class TorchvisionSource(Source):
+    """Base of the sets that torchvision reads, in its own layout below ``root``; fetched where missing.
+
+    Args:
+        root: torchvision's root folder, which holds or will hold the set's own folder.
+        channels: 3 (RGB) or 1 (grey); every image is converted.
+        limit: train on that many images only, always the same.
+        download: fetch what is missing.
+        classes: images of these classes only, in both splits; labels stay what they are.
+        validation_size: the last so many training images are not trained on, but are ``validation()``: of MNIST 10,000, in
+            the literature.
+    """
+
+    layout: str  # what has to lie where, below root
+    natural_channels: int
+
+    def __init__(
+        self,
+        root: Path,
+        channels: int | None = None,
+        limit: int | None = None,
+        download: bool = True,
+        classes: list[int] | None = None,
+        validation_size: int = 0,
+    ) -> None:
+        require(validation_size >= 0, f"validation_size is a number of images, not {validation_size}")
+        self.validation_size = validation_size
+        self.root = Path(root).expanduser()
+        self.channels = check_channels(self.natural_channels if channels is None else channels)
+        self.limit, self.classes = limit, classes
+        self.download = download
+
+    @abstractmethod
+    def _read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return (N, C, H, W) uint8 and (N,) labels; RuntimeError where files are missing or broken."""
+
+    def prepare(self) -> None:
+        self._load(True)
+        self._load(False)
+
+    def train(self) -> ImageSplit:
+        array, labels = self._load(True)
+        few = f"{len(array)} training images cannot spare {self.validation_size}: set validation_size lower"
+        require(self.validation_size < len(array), few)
+        used = slice(len(array) - self.validation_size)
+        return self._images(array[used], labels[used], self.limit, "train")
+
+    def validation(self) -> ImageSplit | None:
+        if not self.validation_size:
+            return None
+        array, labels = self._load(True)
+        return self._images(array[-self.validation_size :], labels[-self.validation_size :], None, "validation")
+
+    def evaluation(self) -> ImageSplit:
+        return self._images(*self._load(False), None, "held-out")
+
+    def _images(self, array: np.ndarray, labels: np.ndarray, limit: int | None, split: str) -> ImageSplit:
+        return _in_memory(array, labels, self.channels, limit, self.classes, f"{type(self).__name__} {split}")
+
+    def _load(self, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self._read(train, download=False)
+        except (RuntimeError, OSError, ValueError):
+            pass  # missing or broken: fetching tells which
+        try:
+            return self._read(train, download=self.download)
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = "could not be fetched" if self.download else "is missing, and download is off"
+            raise UserError(
+                f"{type(self).__name__} {reason}: put {self.layout} into {self.root} "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+            ) from error
+
+
+class MNIST(TorchvisionSource):
+    """Handwritten digits: 60,000 and 10,000 grey images of 28x28."""
+
+    natural_channels = 1
+    layout = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
+
+    def _read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        from torchvision import datasets
+
+        kind = getattr(datasets, type(self).__name__)
+        data = kind(self.root, train=train, download=download)
+        return data.data.numpy()[:, None], data.targets.numpy()
+
+
+class FashionMNIST(MNIST):
+    """Clothes, in MNIST's sizes and layout."""
+
+    layout = "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
+
+
+class CIFAR10(TorchvisionSource):
+    """50,000 and 10,000 colour images of 32x32; torchvision checks the files' MD5 before it unpickles them."""
+
+    natural_channels = 3
+    layout = "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}"
+
+    def _read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+        from torchvision.datasets import CIFAR10 as Files
+
+        data = Files(self.root, train=train, download=download)
+        return data.data.transpose(0, 3, 1, 2), np.asarray(data.targets, np.int64)

@@ -1,0 +1,263 @@
+"""Folders of images, with and without classes, and of tar files that hold them."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcg_lightning.data.decode import Unreadable, decode
+from rcg_lightning.data.folder_index import FolderIndex, index_folder
+from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, chosen
+from rcg_lightning.data.tar_index import index_tars
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
+OnBad = Literal["skip", "stop"]
+
+
+class BadImage(UserError):
+    """A file that cannot be read; raised in a loader's worker it still prints as one line."""
+
+    def __init__(self, message: str) -> None:
+        # a DataLoader rebuilds a worker's exception from its whole traceback; its last line ends in our message
+        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+class FolderSplit(ImageSplit):
+    """Files of a folder: ``rows`` (N,), ascending, of its ``index``.
+
+    A file that cannot be read stops the run (``on_bad`` = "stop"), or is replaced ("skip") by the next one that can,
+    of the same class where there is one: always the same, so that stores stay true.
+    """
+
+    def __init__(
+        self,
+        index: FolderIndex,
+        rows: np.ndarray,
+        labels: np.ndarray | None,
+        classes: int | None,
+        channels: int,
+        on_bad: OnBad,
+        orient: bool,
+    ) -> None:
+        self.index = index
+        self.rows = rows
+        self.labels = labels
+        self.classes = classes
+        self.channels = channels
+        self.on_bad = on_bad
+        self.orient = orient
+        # one byte for each image, in memory that the loader's workers share: 1 where it could not be read
+        self._bad = torch.zeros(len(rows), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return str(self.index.root / self.index.name(self.rows[index]))
+
+    @property
+    def skipped(self) -> int:
+        return int(self._bad.sum())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = f"{self.index.fingerprint(self.rows)} {self.channels} {self.orient} {self.labels is None}"
+        return hashlib.sha256(settings.encode()).hexdigest()[:32]
+
+    def load(self, index: int) -> Tensor:
+        image = self._try(index)
+        if image is not None:
+            return image
+        for other in self._placeholders(index):
+            image = self._try(other)
+            if image is not None:
+                return image
+        raise BadImage(f"none of the {len(self)} images in {self.index.root} can be read: is it the right folder?")
+
+    def _placeholders(self, index: int) -> Iterator[int]:
+        """Yield the other positions in the order in which they replace ``index``: those of its class first."""
+        labels = self.labels
+        if labels is not None:
+            yield from (other for other in self._after(index) if labels[other] == labels[index])
+        yield from self._after(index)
+
+    def _after(self, index: int) -> Iterator[int]:
+        return ((index + step) % len(self) for step in range(1, len(self)))
+
+    def _try(self, index: int) -> Tensor | None:
+        if self._bad[index]:
+            return None
+        path = self.name(index)
+        try:
+            return decode(self.index.read(self.rows[index]), self.channels, self.orient)
+        except (OSError, Unreadable) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            if self.on_bad == "stop":
+                raise BadImage(
+                    f"cannot read image {path}: {' '.join(str(reason).split())}; repair or remove it, "
+                    "or set on_bad to skip"
+                ) from error
+        self._bad[index] = 1
+        log.warning("skipped %s, which cannot be read: %s", path, reason)
+        return None
+
+
+class FolderSource(Source):
+    """Base of the folder sources; see ImageFolder for the settings."""
+
+    def __init__(
+        self,
+        root: Path,
+        channels: int = 3,
+        on_bad: OnBad = "skip",
+        evaluation: float = 0.1,
+        limit: int | None = None,
+        orient: bool = False,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.channels = check_channels(channels)
+        self.on_bad: OnBad = check_on_bad(on_bad)
+        self.share = evaluation
+        self.limit = limit
+        self.orient = orient
+        require(0 <= evaluation < 1, f"eval is the share of images kept out of training, in [0, 1), not {evaluation}")
+
+    def train(self) -> ImageSplit:
+        index, rows = self._split()[0]
+        return self._images(index, rows[chosen(len(rows), self.limit)])
+
+    def evaluation(self) -> ImageSplit:
+        return self._images(*self._split()[1])
+
+    def _images(self, index: FolderIndex, rows: np.ndarray) -> FolderSplit:
+        labels, classes = self._labels(index, rows)
+        return FolderSplit(index, rows, labels, classes, self.channels, self.on_bad, self.orient)
+
+    def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray | None, int | None]:
+        return None, None
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        """Return (index, rows) of training and evaluation images."""
+        if not self.root.is_dir():
+            raise UserError(f"no folder of images at {self.root}: give the root of the data set")
+        train, evaluation = self.root / "train", self._evaluation_folder()
+        if train.is_dir() and evaluation is not None:
+            first, second = self._index(train), self._index(evaluation)
+            return (first, np.arange(len(first))), (second, np.arange(len(second)))
+        index = self._index(train if train.is_dir() else self.root)
+        kept_out = hashed_split(index, self.share)
+        require(
+            not kept_out.all(),
+            f"{index.root} holds too few images to hold some out ({len(index)}): add images, or set eval to 0",
+        )
+        return (index, np.flatnonzero(~kept_out)), (index, np.flatnonzero(kept_out))
+
+    def _evaluation_folder(self) -> Path | None:
+        return next((self.root / name for name in ("val", "test") if (self.root / name).is_dir()), None)
+
+    def _index(self, folder: Path) -> FolderIndex:
+        index = index_folder(folder)
+        require(len(index) > 0, f"no images in {folder}: put files such as .jpg or .png there, or give another root")
+        return index
+
+
+class ImageFolder(FolderSource):
+    """Images sorted into one folder a class: ``root/train/<class>/…`` with ``root/val/<class>/…`` (or ``test``),
+    or ``root/<class>/…`` alone.
+
+    Args:
+        root: where the folders are.
+        channels: 3 (RGB) or 1 (grey); every image is converted.
+        on_bad: what to do with a file that cannot be read: ``skip`` replaces it and says so, ``stop`` ends the run.
+        eval: share of the images kept out of training where there is no ``val`` or ``test``; which ones depends
+            on a hash of their names, so the split stays when images are added.
+        limit: train on that many images only, always the same.
+        orient: turn images as the camera's EXIF tag says; the official code does not.
+    """
+
+    def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray, int]:
+        labels = index.folders[rows]
+        if len(labels) and labels.min() < 0:
+            stray = index.name(rows[int(labels.argmin())])
+            raise UserError(
+                f"{index.root / stray} is in no class folder: sort images into one folder a class, or use FlatFolder"
+            )
+        return np.ascontiguousarray(labels), len(index.classes)
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        train, evaluation = super()._split()
+        known, found = train[0].classes, evaluation[0].classes
+        if known != found:  # label numbers must mean the same in both
+            unknown = sorted(set(found) - set(known))
+            require(not unknown, f"class folders {unknown[:3]} of {evaluation[0].root} are not in {train[0].root}")
+            number = np.asarray([known.index(name) for name in found], np.int64)
+            folders = np.where(evaluation[0].folders < 0, -1, number[evaluation[0].folders])
+            evaluation = (FolderIndex(**{**vars(evaluation[0]), "folders": folders, "classes": known}), evaluation[1])
+        return train, evaluation
+
+
+class ImageNet(ImageFolder):
+    """ImageNet as it is usually unpacked: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``."""
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        for name in ("train", "val"):
+            folder = self.root / name
+            require(folder.is_dir(), f"no {folder}: ImageNet's root holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
+        return super()._split()
+
+
+class FlatFolder(FolderSource):
+    """Images without labels: every image in ``root`` or any folder below it; the settings are ImageFolder's.
+
+    ``root/train`` with ``root/val`` (or ``test``) are the two splits where both are there.
+    """
+
+
+class TarShards(FolderSource):
+    """Images in tar files of webdataset's layout (``key.jpg``, and ``key.cls`` for the class's number).
+
+    ``root/train/*.tar`` with ``root/val/*.tar`` (or ``test``), or ``root/*.tar``. Images are read by their position
+    in an uncompressed tar, in any order, so nothing is unpacked or shuffled before. The settings are ImageFolder's.
+    """
+
+    def _index(self, folder: Path) -> FolderIndex:
+        index = index_tars(folder)
+        require(len(index) > 0, f"no images in the .tar files of {folder}: they should hold key.jpg, key.cls")
+        return index
+
+    def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray | None, int | None]:
+        if not index.classes:
+            return None, None
+        labels = index.folders[rows]
+        if len(labels) and labels.min() < 0:
+            raise UserError(
+                f"{index.root / index.name(rows[int(labels.argmin())])} has no class: add its .cls, or none"
+            )
+        return np.ascontiguousarray(labels), len(index.classes)
+
+
+def check_on_bad(on_bad: OnBad) -> OnBad:
+    """Return ``on_bad`` if it is a way to deal with a file that cannot be read."""
+    require(on_bad in ("skip", "stop"), f"on_bad is skip or stop, not {on_bad}")
+    return on_bad
+
+
+def hashed_split(index: FolderIndex, share: float) -> np.ndarray:
+    """Return (N,) bool: which images are held out, by a hash of their names; at least one unless ``share`` is 0."""
+    if share == 0:
+        return np.zeros(len(index), bool)
+    names = (os.fsencode(index.name(row)) for row in range(len(index)))
+    values = np.asarray([int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) for name in names], np.uint64)
+    kept_out = values < np.uint64(int(share * 2**64))
+    if not kept_out.any():
+        kept_out[values.argmin()] = True
+    return kept_out

@@ -1,0 +1,118 @@
+"""What a data set is to the rest of the project: splits of numbered images."""
+
+import hashlib
+from abc import abstractmethod
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcg_lightning.config import ConfigMixin
+from rcg_lightning.data import numpy_rng
+from rcg_lightning.types import require
+
+
+class ImageSplit:
+    """One split of a data set.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB), of every image.
+        labels: (N,) int64 in [0, classes), or None.
+        classes: number of classes, or None.
+        array: (N, C, H, W) uint8 where all images are in memory, or None.
+        shape: (C, H, W) where it is known to be the same for all images, or None.
+    """
+
+    channels: int
+    labels: np.ndarray | None = None
+    classes: int | None = None
+    array: np.ndarray | None = None
+    shape: tuple[int, int, int] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def load(self, index: int) -> Tensor:
+        """Return image ``index`` as uint8 (C, H, W)."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what a person would call image ``index``."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the images' identity, the same on every machine."""
+
+    @property
+    def skipped(self) -> int:
+        """How many images could not be read so far and were replaced."""
+        return 0
+
+
+class ArraySplit(ImageSplit):
+    """Images in memory: ``array`` (N, C, H, W) uint8, ``labels`` (N,) or None."""
+
+    array: np.ndarray
+
+    def __init__(self, array: np.ndarray, labels: np.ndarray | None, classes: int | None, title: str) -> None:
+        self.array = np.ascontiguousarray(array)
+        self.labels = None if labels is None else np.asarray(labels, np.int64)
+        self.classes = classes
+        self.title = title
+        self.channels = array.shape[1]
+        self.shape = tuple(array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def load(self, index: int) -> Tensor:
+        return torch.from_numpy(self.array[index].copy())
+
+    def name(self, index: int) -> str:
+        return f"{self.title}[{index}]"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(self.array.shape).encode())
+        digest.update(self.array.data)
+        if self.labels is not None:
+            digest.update(self.labels.data)
+        return digest.hexdigest()[:32]
+
+
+class Source(ConfigMixin):
+    """Where images come from. ``train()`` and ``eval()`` return the two splits.
+
+    Choices that must not see the evaluation images, such as when to stop or how wide a kernel is, are made on
+    ``validation()``: training images that are not trained on, where a source holds some back.
+    """
+
+    def prepare(self) -> None:
+        """Fetch what is missing; runs on one process of a machine only."""
+
+    @abstractmethod
+    def train(self) -> ImageSplit: ...
+
+    @abstractmethod
+    def evaluation(self) -> ImageSplit: ...
+
+    def validation(self) -> ImageSplit | None:
+        """Return images for choices; None where all are trained on."""
+        return None
+
+
+def check_channels(channels: int) -> int:
+    """Return ``channels`` if it is 1 or 3."""
+    require(channels in (1, 3), f"channels of a source is 1 (grey) or 3 (RGB), not {channels}")
+    return channels
+
+
+def chosen(size: int, limit: int | None) -> np.ndarray:
+    """Return the positions, ascending, of ``limit`` of ``size`` images: the first of a fixed shuffled order."""
+    if limit is None or limit >= size:
+        return np.arange(size)
+    require(limit > 0, f"limit of a source is a positive number of images, not {limit}")
+    return np.sort(numpy_rng.permutation(size, 0)[:limit])

@@ -1,0 +1,168 @@
+"""Samples to be scored, from wherever they were written: a folder of images, an .npz, or a store."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
+from rcg_lightning.data.store import MANIFEST, Store
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.npz_files import npz_names, read_npz
+from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images that are read batch by batch.
+
+    Attributes:
+        count: N.
+        shape: (C, H, W) of each; (R,) of representations.
+        read: positions start, stop -> uint8 (stop - start, C, H, W), or float (stop - start, R).
+        format: ``npz``, ``store``, or the kinds of files in a folder: ``png``, ``jpeg``, ``jpeg and png``.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    read: Callable[[int, int], np.ndarray]
+    format: str
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield uint8 batches (B, C, H, W)."""
+        for start in range(0, self.count, _BATCH):
+            yield torch.from_numpy(self.read(start, min(start + _BATCH, self.count)))
+
+    def part(self, start: int, stop: int) -> "Samples":
+        """Return the images at positions start, …, stop - 1."""
+        return replace(self, count=stop - start, read=lambda a, b: self.read(start + a, start + b))
+
+    def first(self, count: int) -> Tensor:
+        """Return the first ``count`` images, or all where there are fewer, uint8 (n, C, H, W)."""
+        return torch.from_numpy(self.read(0, min(count, self.count)))
+
+
+def open_samples(path: Path, channels: int | None = None) -> Samples:
+    """Open images to be scored, in the order of their names or positions.
+
+    Args:
+        path: a folder of PNG or JPEG files (searched below too), an .npz with ``arr_0`` or ``images``, uint8
+            (N, H, W, C), or a store with a column ``image``, uint8 (H, W, C).
+        channels: 1 or 3, for a folder: what its images are converted to. By default 1 where the first is grey.
+
+    Raises:
+        UserError: nothing there, no images in it, broken ones or ones of another size.
+    """
+    path = Path(path).expanduser()
+    require(path.exists(), f"no samples at {path}: correct the path, or make them with rcg sample")
+    if path.is_file():
+        require(path.suffix == ".npz", f"{path} is neither a folder nor an .npz: samples come as one of these")
+        return _from_npz(path)
+    return _from_store(path) if (path / MANIFEST).is_file() else _from_folder(path, channels)
+
+
+def holds_representations(path: Path) -> bool:
+    """Whether ``path`` is a store of representations without images."""
+    if not (path / MANIFEST).is_file():
+        return False
+    columns = Store.open(path).columns
+    return "representation" in columns and "image" not in columns
+
+
+def open_representations(path: Path) -> Samples:
+    """Open a store of generated representations, whose parts are read like those of images."""
+    store = Store.open(path)
+    shape = tuple(store.columns["representation"]["shape"])
+    require(store.views == 1, f"the store at {path} has {store.views} views of each image: samples have one")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return store.read("representation", np.arange(start, stop)).astype(np.float32)
+
+    return Samples(store.size, shape, read, "store")
+
+
+def _from_folder(folder: Path, channels: int | None) -> Samples:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    require(bool(files), f"{folder} holds no images: give the folder that holds the PNG or JPEG files")
+    kinds = Counter("JPEG" if file.suffix.lower() in (".jpg", ".jpeg") else file.suffix[1:].upper() for file in files)
+    if len(kinds) > 1:
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        log.warning("%s mixes formats (%s): JPEG's losses alone change a Fréchet distance", folder, found)
+    if channels is None:
+        channels = 1 if _is_grey(files[0]) else 3
+    shape = _image(files[0], channels, None).shape
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.stack([_image(file, channels, shape) for file in files[start:stop]])
+
+    return Samples(len(files), (shape[0], shape[1], shape[2]), read, " and ".join(sorted(kinds)).lower())
+
+
+def _is_grey(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            return image.mode in ("1", "L", "I", "I;16")
+    except OSError as error:
+        raise UserError(f"{file} is broken ({error}): remove it or make it again") from error
+
+
+def _image(file: Path, channels: int, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Return one image (C, H, W) uint8 of the given shape, if any."""
+    try:
+        pixels = decode(file.read_bytes(), channels).numpy()
+    except (Unreadable, OSError) as error:
+        raise UserError(f"{file} is broken ({error}): remove it or make it again") from error
+    if shape is not None and pixels.shape != shape:
+        sizes = [f"{s[2]}x{s[1]}" for s in (pixels.shape, shape)]
+        raise UserError(f"{file} is {sizes[0]}, the images before it {sizes[1]}: samples must have one size")
+    return pixels
+
+
+def _from_npz(path: Path) -> Samples:
+    held = npz_names(path, "images")
+    name = next((name for name in ("arr_0", "images") if name in held), None)
+    if name is None:
+        raise UserError(f"{path} holds {sorted(held)}, not arr_0 or images")
+    return _from_array(read_npz(path, [name], "images")[name], str(path))
+
+
+def _from_store(path: Path) -> Samples:
+    store = Store.open(path)
+    require("image" in store.columns, f"the store at {path} has columns {sorted(store.columns)}, but no image")
+    require(store.views == 1, f"the store at {path} has {store.views} views of each image: samples have one")
+    shape = tuple(store.columns["image"]["shape"])
+    require(len(shape) == 3 and shape[2] in (1, 3), f"images in {path} are {shape}, not (H, W, 1 or 3)")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return _channels_first(store.read("image", np.arange(start, stop)))
+
+    return Samples(store.size, (shape[2], shape[0], shape[1]), read, "store")
+
+
+def _from_array(images: np.ndarray, where: str) -> Samples:
+    require(
+        images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3) and len(images) > 0,
+        f"the images in {where} are {images.dtype} {images.shape}, not uint8 (N, H, W, 1 or 3)",
+    )
+    _, height, width, channels = images.shape
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return _channels_first(images[start:stop])
+
+    return Samples(len(images), (channels, height, width), read, "npz")
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -1,0 +1,271 @@
+"""All metrics of one set of samples against one reference, in one pass over the images."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, spatial_statistics, spread
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments, Summary, SumMetric, fid, metric_name
+from rcg_lightning.metrics.kid import SEED, kernel_distance
+from rcg_lightning.metrics.prdc import (
+    NEIGHBOURS,
+    all_radii,
+    density_coverage,
+    nearest_images,
+    precision_recall,
+)
+from rcg_lightning.metrics.stored_images import StoredImages
+from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
+
+CHEAP = frozenset({"fd", "is"})  # needs no features kept
+USUAL = CHEAP | {"sfd", "precision", "pixels"}
+EVERY = USUAL | {"kd", "density"}
+_OF_SAMPLES_ALONE = frozenset({"is", "is_std", "class_accuracy"})
+_OF_FEATURES = frozenset({"precision", "density", "kd"})
+
+
+def score(
+    samples: Tensor | Iterable[Tensor],
+    reference: Reference,
+    extractor: FeatureExtractor,
+    device: torch.device | str = "cpu",
+    metrics: frozenset[str] = USUAL,
+    neighbours: int = NEIGHBOURS,
+) -> dict[str, float]:
+    """Return the metrics that reference and extractor allow, by name.
+
+    Args:
+        samples: uint8 (N, C, H, W), or batches of them. Batches are cut again, so their sizes change nothing.
+        reference: real images in the same extractor's features.
+        extractor: makes the features.
+        device: to make them on.
+        metrics: groups of EVERY, see Scorer.
+        neighbours: k of precision and recall, density and coverage.
+    """
+    scorer = Scorer(extractor, reference, metrics, neighbours).to(device)
+    for batch in batches(samples):
+        scorer.update(batch.to(device))
+    return scorer.compute()
+
+
+class Scorer(torch.nn.Module):
+    """What ``score`` computes, batch by batch and over any number of processes.
+
+    Args:
+        extractor: makes the features.
+        reference: real images in the same extractor's features.
+        metrics: groups of metrics, of which those come out that reference and extractor allow:
+            ``fd``: ``fd`` and ``fd_eval``, Fréchet distances to training and evaluation images;
+            ``sfd``: ``sfd`` and ``sfd_eval``, the same of spatial features;
+            ``is``: ``is``, and ``is_std`` where it is taken over splits;
+            ``precision``: ``precision`` and ``recall``;
+            ``density``: ``density`` and ``coverage``;
+            ``kd``: ``kd`` and ``kd_std``, the kernel distance, over at most MAX_STORED_FEATURES features of either set;
+            ``pixels``: ``nearest`` (mean pixel distance to the nearest training image) and ``copy_rate`` (share of
+            samples nearer to one than 99 % of evaluation images are).
+        neighbours: k of precision and recall, density and coverage, at most NEIGHBOURS.
+        seed: of the kernel distance's subsets.
+        keep: (C, H, W) of the samples, to keep them as well: ``kept``; None does not.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        reference: Reference,
+        metrics: frozenset[str] = USUAL,
+        neighbours: int = NEIGHBOURS,
+        seed: int = SEED,
+        keep: tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = metrics - EVERY
+        require(not unknown, f"there are no metrics {sorted(unknown)}: choose of {sorted(EVERY)}")
+        require(0 < neighbours <= NEIGHBOURS, f"{neighbours} neighbours: a reference knows 1 to {NEIGHBOURS}")
+        self.extractor, self.reference, self.metrics = extractor, reference, metrics
+        self.neighbours, self.seed = neighbours, seed
+        near = bool(metrics & _OF_FEATURES) and reference.train.features is not None
+        self.statistics = FeatureStatistics(extractor.dim, extractor.classes, near, extractor.identity)
+        places = "sfd" in metrics and reference.train.spatial is not None
+        self.spatial = spatial_statistics(extractor) if places else None
+        pixels = "pixels" in metrics and reference.train.images is not None
+        self.pixels = PixelDistances(reference.train.images, reference.copy_threshold) if pixels else None
+        self.kept = None if keep is None else StoredImages(keep)
+        self.obedience = ClassAccuracy()
+        self.number = 0  # of all processes, once the metrics are computed
+        self._warned = False
+
+    def update(self, images: Tensor, index: Tensor | None = None, label: Tensor | None = None) -> None:
+        """Add images (B, C, H, W) uint8; ``index`` (B,) are their names, for what depends on their order.
+
+        ``label`` (B,) are the classes that were asked for, of those that the extractor knows; -1 where none was.
+
+        Raises:
+            UserError: they are no uint8 images, or of another size than the reference.
+        """
+        check_size(tuple(images.shape[2:]), self.reference.train.size)
+        features, logits, places = self.extractor(images)
+        self.statistics.update(features, logits, index=index)
+        if self.spatial is not None and places is not None:
+            self.spatial.update(places)
+        if self.pixels is not None:
+            self.pixels.update(images)
+        if self.kept is not None:
+            self.kept.update(images, index)
+        if label is not None and logits is not None:
+            self.obedience.update(logits, label)
+
+    def compute(self) -> dict[str, float]:
+        """Return the metrics by their short names; every process gets all."""
+        samples = self.statistics.compute()
+        self.number = samples.count
+        if not self._warned:  # in validation the same would be said every time
+            self._warned = True
+            warn_of_doubts(samples.moments, self.reference.train.moments)
+        found = compare(samples, self.reference, self.metrics, self.neighbours, self.seed)
+        if self.spatial is not None:
+            moments = self.spatial.compute().moments
+            for name, real in (("sfd", self.reference.train), ("sfd_eval", self.reference.evaluation)):
+                if real is not None and real.spatial is not None:
+                    found[name] = fid(moments, real.spatial)
+        return found | (self.pixels.compute() if self.pixels is not None else {}) | self.obedience.compute()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        for metric in (self.statistics, self.spatial, self.pixels, self.kept, self.obedience):
+            if metric is not None:
+                metric.reset()
+
+    def full_names(self, metrics: dict[str, float], count: int) -> dict[str, float]:
+        """Rename metrics so that they say extractor, number of samples and reference: ``fd/classifier_1346_train``."""
+        named = {}
+        for kind, value in metrics.items():
+            pixels = kind in ("nearest", "copy_rate")  # always of training images
+            extractor = "pixels" if pixels else self.extractor.name
+            against = "train" if pixels else self.reference.name
+            compared = "eval" if kind.endswith("_eval") else against
+            reference = None if kind in _OF_SAMPLES_ALONE else compared
+            named[metric_name(kind.removesuffix("_eval"), extractor, count, reference)] = value
+        return named
+
+
+class ClassAccuracy(SumMetric):
+    """How often a classifier takes a sample for the class that was asked for."""
+
+    right: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sums({"right": (), "count": ()})
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Add logits (B, classes) and the classes asked for (B,), -1 where none was."""
+        self.right += (logits.argmax(1) == label).sum().to(self.right.device)
+        self.count += (label >= 0).sum().to(self.count.device)
+
+    def compute(self) -> dict[str, float]:
+        """Return ``class_accuracy``; nothing where no class was asked for."""
+        return {"class_accuracy": (self.right / self.count).item()} if self.count > 0 else {}
+
+
+class PixelDistances(SumMetric):
+    """Distances in pixels to the nearest training image: their mean, and how many samples are copies.
+
+    Args:
+        bank: training images (N, C, H, W) uint8.
+        threshold: distance below which a sample counts as a copy; None: copies are not counted.
+    """
+
+    distance: Tensor
+    copies: Tensor
+    count: Tensor
+
+    def __init__(self, bank: Tensor | None, threshold: float | None) -> None:
+        super().__init__()
+        assert bank is not None
+        # in a tuple, so that moving the metric does not move the bank: it is read chunk by chunk
+        self.bank, self.threshold = (bank,), threshold
+        self.add_sums({"distance": (), "copies": (), "count": ()})
+
+    def update(self, images: Tensor) -> None:
+        """Add images (B, C, H, W) uint8."""
+        found, _ = nearest_images(images, self.bank[0])
+        found = found.to(self.distance.device).double()
+        self.distance += found.sum()
+        self.count += len(found)
+        if self.threshold is not None:
+            self.copies += (found < self.threshold).sum()
+
+    def compute(self) -> dict[str, float]:
+        """Return ``nearest`` and, where copies are counted, ``copy_rate``."""
+        found = {"nearest": (self.distance / self.count).item()}
+        return found if self.threshold is None else found | {"copy_rate": (self.copies / self.count).item()}
+
+
+def compare(
+    samples: Summary,
+    reference: Reference,
+    metrics: frozenset[str] = USUAL,
+    neighbours: int = NEIGHBOURS,
+    seed: int = SEED,
+) -> dict[str, float]:
+    """Return the metrics of features, by their short names; arguments as of ``Scorer``."""
+    found: dict[str, float] = {}
+    if "fd" in metrics:
+        found["fd"] = fid(samples.moments, reference.train.moments)
+        if reference.evaluation is not None:
+            found["fd_eval"] = fid(samples.moments, reference.evaluation.moments)
+    if "is" in metrics and samples.classes is not None:
+        found["is"], spread_of_splits = samples.inception_score()
+        if spread_of_splits:
+            found["is_std"] = spread_of_splits
+    if samples.features is None or reference.train.features is None:
+        return found
+    mine = spread(samples.features, MAX_STORED_FEATURES)
+    real = reference.train.features.to(mine.device)
+    if "kd" in metrics and len(real) > 1:
+        found["kd"], found["kd_std"] = kernel_distance(mine, real, seed=seed)
+    if metrics & {"precision", "density"} and len(real) > NEIGHBOURS:
+        near = all_radii(real) if reference.radii is None else reference.radii.to(mine.device)
+        balls = near[:, neighbours - 1]
+        if "precision" in metrics:
+            found["precision"], found["recall"] = precision_recall(mine, real, neighbours, balls)
+        if "density" in metrics:
+            found["density"], found["coverage"] = density_coverage(mine, real, neighbours, balls)
+    return found
+
+
+def check_size(samples: tuple[int, ...], reference: tuple[int, ...] | None) -> None:
+    """Raise a UserError where heights and widths differ; a reference without images has none."""
+    require(
+        reference is None or samples == reference,
+        f"samples of {'x'.join(map(str, samples))} pixels, a reference of {'x'.join(map(str, reference or ()))}: "
+        "score images of one size, or measure a reference of this one",
+    )
+
+
+def doubts(samples: Moments, reference: Moments) -> list[str]:
+    """Return what should be known before metrics of these sets are believed, one line each."""
+    lines, dim = [], len(samples.mean)
+    for name, moments in (("samples", samples), ("reference images", reference)):
+        if moments.count is not None and moments.count <= dim:
+            lines.append(
+                f"{moments.count} {name} for {dim} features: too few for their covariance, so the Fréchet distance is "
+                f"biased upwards; take more than {dim}, or compare with metrics of equally many only"
+            )
+        if moments.covariance.trace() <= 1e-10 * moments.mean.square().sum():
+            lines.append(f"all {name} have the same features: are they one constant image?")
+    return lines
+
+
+@rank_zero_only
+def warn_of_doubts(samples: Moments, reference: Moments) -> None:
+    """Say them, once for all processes."""
+    for line in doubts(samples, reference):
+        log.warning(line)

@@ -1,0 +1,292 @@
+"""`rcg pipeline`: all stages of an experiment, each an ordinary `rcg` command, run when it is out of date.
+
+A pipeline file lists steps; ``run`` is what one would type after `rcg`, without the folder to write to and the seeds:
+those are added. ``{name}`` stands for the folder of step ``name``, which makes that one an upstream; ``{seed}`` for a
+number drawn from the pipeline's seed and the step's name, ``{run}`` for the pipeline's seed itself. A step is up to
+date when its command, the configs it names and all its upstreams are what they were when it finished, and its files
+are still there.
+
+Nothing here imports torch: finding out that everything is done takes a moment.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rcg_lightning import interruption
+from rcg_lightning.cli import main as cli
+from rcg_lightning.cli.parsing import call, echo, find_config, named_configs, read_config
+from rcg_lightning.errors import UserError
+from rcg_lightning.pipeline.spec import PLACEHOLDER, Pipeline, Step, read_pipeline
+
+TABLE = "table"
+
+
+class Run:
+    """One pipeline with its folder and seeds.
+
+    Args:
+        pipeline: what to run.
+        root: folder of the pipeline's runs.
+        seeds: pipeline seeds; every step draws its own from the seed and its name.
+    """
+
+    def __init__(self, pipeline: Pipeline, root: Path, seeds: list[int]) -> None:
+        self.pipeline, self.root, self.seeds = pipeline, root, seeds
+        self._keys: dict[tuple[str, int], str] = {}
+
+    def folder(self, step: Step, seed: int) -> Path:
+        """Return where a step writes; the table goes to the root."""
+        if step.name == TABLE:
+            return self.root
+        return self.root / step.name if step.shared else self.root / f"seed{seed}" / step.name
+
+    def words(self, step: Step, seed: int) -> list[str]:
+        """Return the command of a step with its placeholders filled in."""
+        own = hashlib.sha256(f"{0 if step.shared else seed} {step.name}".encode()).digest()
+        folder = str(self.folder(step, seed))
+        values: dict[str, Any] = {"seed": int.from_bytes(own[:4], "big") >> 1, "run": seed}
+        values |= {name: self.folder(self.pipeline.steps[name], seed) for name in step.upstream}
+        words = shlex.split(PLACEHOLDER.sub(lambda found: str(values[found[1]]), step.run))
+        if words[0] == "fit":
+            words += ["--trainer.default_root_dir", folder, "--seed_everything", str(values["seed"])]
+            words += [f"--{part}.seed={values['seed']}" for part in ("trainer", "model", "data")]
+        else:
+            words += ["--out", folder]
+        if step.devices > 1:
+            words += ["--trainer.devices" if words[0] == "fit" else "--devices", str(step.devices)]
+        return words
+
+    def key(self, step: Step, seed: int) -> str:
+        """Return a hash of everything that decides what the step makes: its command, configs and upstreams."""
+        name = (step.name, seed)
+        if name not in self._keys:
+            upstream = [self.key(self.pipeline.steps[name], seed) for name in step.upstream]
+            configs = [read_config(find_config(config)) for _, config in named_configs(self.words(step, seed))]
+            content = [step.run, 0 if step.shared else seed, configs, upstream]
+            self._keys[name] = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        return self._keys[name]
+
+    def todo(self) -> list[tuple[Step, int]]:
+        """Return every (step, seed) of the run, in order; a shared step comes once."""
+        steps = self.pipeline.steps.values()
+        shared = [(step, self.seeds[0]) for step in steps if step.shared]
+        return shared + [(step, seed) for seed in self.seeds for step in steps if not step.shared]
+
+    def record_path(self, step: Step, seed: int) -> Path:
+        """Return where the record of a step lies: next to its folder, which is the command's own."""
+        return self.folder(step, seed).with_name(f".{step.name}.json")
+
+    def record(self, step: Step, seed: int) -> dict[str, Any]:
+        """Return what is known of a step's last run; empty where it never began."""
+        try:
+            return json.loads(self.record_path(step, seed).read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def is_done(self, step: Step, seed: int) -> bool:
+        """Whether the step has finished as it would be run now, and nothing of what it made is missing or cut short."""
+        record = self.record(step, seed)
+        finished = record.get("key") == self.key(step, seed) and record.get("seconds") is not None
+        return finished and self._is_whole(step, seed, record)
+
+    def _is_whole(self, step: Step, seed: int, record: dict[str, Any]) -> bool:
+        folder, sizes = self.folder(step, seed), record["files"]
+        return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
+
+    def execute(self, step: Step, seed: int) -> None:
+        """Run a step, continuing where a killed run of the same command stopped."""
+        folder, path, key = self.folder(step, seed), self.record_path(step, seed), self.key(step, seed)
+        record = self.record(step, seed)
+        changed = record.get("key") != key
+        if changed or record.get("seconds") is not None:  # a step that is done is here because of what it lacks
+            why = "its settings have changed" if changed else "files are missing or cut short"
+            _put_aside(folder, str(record.get("key", "unknown")), why)
+            record = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        words = self.words(step, seed)
+        spent = record.get("spent", 0.0) + _unrecorded(folder, path)
+        _write(path, {"key": key, "command": words, "spent": spent, "seconds": None})
+        if words[0] == "fit" and (folder / "last.ckpt").is_file():
+            words += ["--ckpt_path", str(folder / "last.ckpt")]
+        began = time.perf_counter()
+        run_command(words, step)
+        seconds = spent + time.perf_counter() - began
+        files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(_made_in(folder))}
+        _write(path, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table's rows: where the samples are, and what they cost with all that they came from."""
+        rows = []
+        for seed in self.seeds:
+            for condition, name in self.pipeline.rows.items():
+                chain = self._chain(name)
+                seconds = sum(self.record(step, seed).get("seconds") or 0.0 for step in chain if not step.shared)
+                folder = self.folder(self.pipeline.steps[name], seed)
+                rows.append(
+                    {"condition": condition, "seed": seed, "samples": str(folder), "seconds": round(seconds, 1)}
+                )
+        return rows
+
+    def _chain(self, name: str) -> list[Step]:
+        """A step and everything upstream of it, each once."""
+        steps = {name: self.pipeline.steps[name]}
+        for upstream in self.pipeline.steps[name].upstream:
+            steps |= {step.name: step for step in self._chain(upstream)}
+        return list(steps.values())
+
+    def make_table(self) -> None:
+        """Compare the rows, unless the same ones have been compared already, and print the table."""
+        if self.pipeline.table is None:
+            return
+        step = Step(TABLE, self.pipeline.table, shared=True)
+        rows = self.rows()
+        keys = [
+            self.key(self.pipeline.steps[name], seed) for seed in self.seeds for name in self.pipeline.rows.values()
+        ]
+        key = hashlib.sha256(json.dumps([self.key(step, self.seeds[0]), keys]).encode()).hexdigest()
+        stamp = self.root / "table.json"
+        fresh = stamp.is_file() and json.loads(stamp.read_text()).get("key") == key
+        if not (fresh and (self.root / "results.md").is_file() and (self.root / "results.json").is_file()):
+            _write(self.root / "rows.json", rows)
+            words = [*self.words(step, self.seeds[0]), "--rows", str(self.root / "rows.json")]
+            run_command(words, step)
+            _write(stamp, {"key": key})
+        echo((self.root / "results.md").read_text())
+        echo(f"results: {self.root / 'results.json'}   images: {self.root / 'grid.png'}")
+
+
+def run_command(words: list[str], step: Step) -> None:
+    """Run one `rcg` command: here, where importing Lightning again would cost more than a small step, or apart."""
+    if step.devices == 1 and not step.launcher:
+        try:
+            with _clean_process():
+                cli.run(words[0], words[1:])
+                interruption.check()  # before the step counts as finished
+        except UserError as error:
+            raise UserError(f"step {step.name}: {error}") from error
+        return
+    command = [*step.launcher, sys.executable, "-m", "rcg_lightning.cli.main", *words]
+    result = subprocess.run(command, check=False)
+    if result.returncode:
+        raise UserError(f"step {step.name} failed with exit code {result.returncode}: {shlex.join(command)}")
+
+
+@contextmanager
+def _clean_process() -> Iterator[None]:
+    """Leave environment and torch's global settings as a step found them, and its memory free."""
+    environment = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        if "torch" in sys.modules:
+            from rcg_lightning.trainer import forget_run
+
+            forget_run()
+
+
+def _made_in(folder: Path) -> Iterator[Path]:
+    """The files that a step made, without logs, which others may write to."""
+    return (path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name)
+
+
+def _unrecorded(folder: Path, record: Path) -> float:
+    """Seconds that a killed run worked before it last saved something."""
+    if not record.is_file():
+        return 0.0
+    return max([path.stat().st_mtime - record.stat().st_mtime for path in _made_in(folder)] + [0.0])
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of ``folder``; a killed process leaves nothing behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another rcg pipeline is at work in {folder}: wait for it, or give another --root"
+            ) from error
+        yield
+
+
+def _put_aside(folder: Path, key: str, why: str) -> None:
+    """Rename the folder of an outdated step: a training of days is never deleted by a changed config."""
+    if not folder.exists():
+        return
+    aside = folder.with_name(f"{folder.name}.until-{key[:8]}")
+    number = 1
+    while aside.exists():
+        aside = folder.with_name(f"{folder.name}.until-{key[:8]}-{number}")
+        number += 1
+    folder.rename(aside)
+    echo(f"{folder}: {why}; the old one is kept as {aside.name}")
+
+
+def _write(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(json.dumps(content, indent=1))
+        os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; make room and run it again") from error
+
+
+def pipeline(
+    config: Path, seeds: int = 1, root: Path = Path("runs"), set: dict[str, str] | None = None, dry_run: bool = False
+) -> None:
+    """Run every step of a pipeline that is not up to date, then print the table of its results.
+
+    Args:
+        config: a pipeline file, or the name of a shipped one: such as digits.
+        seeds: repeat everything for so many seeds; the table then has error bars.
+        root: folder under which the pipeline's folder lies.
+        set: values for the pipeline file's arguments, such as --set.root my_images.
+        dry_run: only say what would be run.
+    """
+    parsed = read_pipeline(find_config(str(config), "pipeline"), set)
+    if seeds < 1:
+        raise UserError(f"a pipeline runs for at least one seed, not {seeds}")
+    run = Run(parsed, root / parsed.name, list(range(seeds)))
+    if dry_run:
+        _work(run, dry_run)
+        return
+    with alone_in(run.root):
+        _work(run, dry_run)
+        run.make_table()
+
+
+def _work(run: Run, dry_run: bool) -> None:
+    """Go through all steps in order; what is up to date is left alone."""
+    todo = run.todo()
+    for number, (step, seed) in enumerate(todo, 1):
+        where = f"[{number}/{len(todo)}] {step.name}" + ("" if step.shared else f", seed {seed}")
+        if run.is_done(step, seed):
+            echo(f"{where}: up to date")
+            continue
+        echo(f"{where}: rcg {shlex.join(run.words(step, seed))}")
+        if not dry_run:
+            run.execute(step, seed)
+
+
+def main(name: str, argv: list[str]) -> None:
+    """Parse the command line of `rcg pipeline`; the pipeline may be given without --config."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--config", *argv]
+    examples = ["rcg pipeline digits", "rcg pipeline digits --seeds 3", "rcg pipeline folder --set.root my_images"]
+    call(pipeline, name, argv, examples, names=False, config_file=False)

@@ -1,0 +1,146 @@
+"""What a pipeline file says: steps, each an `rcg` command with placeholders, and the table of their results.
+
+Nothing here imports torch.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcg_lightning.cli.main import COMMANDS
+from rcg_lightning.cli.parsing import read_config
+from rcg_lightning.errors import UserError
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_OWN = {"seed", "run"}  # placeholders that are no steps
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a pipeline.
+
+    Attributes:
+        name: of the step and of its folder.
+        run: the command, with placeholders.
+        shared: run once for all seeds.
+        devices: processes to run on; more than one run apart from this process.
+        launcher: words in front of the command where a job launcher starts it, such as srun.
+    """
+
+    name: str
+    run: str
+    shared: bool = False
+    devices: int = 1
+    launcher: tuple[str, ...] = ()
+
+    @property
+    def upstream(self) -> list[str]:
+        """Names of the steps whose folders this one reads."""
+        return [name for name in dict.fromkeys(PLACEHOLDER.findall(self.run)) if name not in _OWN]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A parsed pipeline file.
+
+    Attributes:
+        name: its results go to ``<root>/<name>``.
+        steps: by name, in an order in which every step comes after its upstreams.
+        table: the command that compares the rows, without ``--rows`` and ``--out``; None for no table.
+        rows: condition to the step that made its samples.
+    """
+
+    name: str
+    steps: dict[str, Step]
+    table: str | None
+    rows: dict[str, str]
+
+
+def read_pipeline(path: Path, given: Mapping[str, str] | None = None) -> Pipeline:
+    """Parse a pipeline file; raise UserError where it cannot work.
+
+    Args:
+        given: values for some of the file's ``arguments``, whose names stand in braces in its commands.
+    """
+    content = read_config(path)
+    _known_keys(path, content, {"steps"}, {"name", "table", "arguments"})
+    content = _with_arguments(path, content, given or {})
+    if not isinstance(content["steps"], Mapping) or not content["steps"]:
+        raise UserError(f"{path}: steps should be names, each with what to run")
+    steps: dict[str, Step] = {}
+    for name, entry in content["steps"].items():
+        steps[name] = _read_step(path, name, entry, steps)
+    table = content.get("table") or {}
+    _known_keys(f"{path}, table", table, {"run", "rows"} if table else set(), {"run", "rows"})
+    rows = table.get("rows", {})
+    _known_keys(f"{path}, rows of the table", rows, set(), rows.keys() if isinstance(rows, Mapping) else ())
+    for step in rows.values():
+        if step not in steps:
+            raise UserError(f"{path}: the table reads {step}, which is no step{_near(str(step), steps)}")
+    return Pipeline(str(content.get("name", path.stem)), steps, table.get("run"), dict(rows))
+
+
+def _with_arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Fill the values of arguments into every command of a pipeline file."""
+    arguments = content.get("arguments") or {}
+    for name in given:
+        if name not in arguments:
+            known = f": its arguments are {', '.join(arguments)}" if arguments else ": it takes none"
+            raise UserError(f"{path} has no argument {name}{_near(name, arguments) or known}")
+    values = {name: shlex.quote(str(value)) for name, value in {**arguments, **given}.items()}
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: fill(item) for key, item in value.items()}
+        if isinstance(value, str):
+            return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), value)
+        return value
+
+    clash = sorted(values.keys() & ({*content["steps"]} | _OWN if isinstance(content["steps"], Mapping) else _OWN))
+    if clash:
+        raise UserError(f"{path}: argument {clash[0]} has the name of a step or of a placeholder of its own")
+    return {key: fill(value) for key, value in content.items()}
+
+
+def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step]) -> Step:
+    where = f"{path}, step {name}"
+    if not re.fullmatch(r"\w+", name) or name in _OWN | {"table"}:
+        raise UserError(f"{where}: a step's name is one word, and not seed, run or table")
+    _known_keys(where, entry, {"run"}, {"shared", "devices", "launcher"})
+    run, shared, devices = entry["run"], entry.get("shared", False), entry.get("devices", 1)
+    if not (isinstance(run, str) and run.split()):
+        raise UserError(f"{where}: run should be an rcg command, such as: fit --config digits_encoder")
+    if not (isinstance(shared, bool) and isinstance(devices, int) and devices > 0):
+        raise UserError(f"{where}: shared is true or false, devices a number of at least 1")
+    command = run.split()[0]
+    if command not in COMMANDS.keys() - {"pipeline"}:
+        raise UserError(f"{where}: rcg has no command {command}{_near(command, COMMANDS)}")
+    step = Step(name, run, shared, devices, tuple(shlex.split(entry.get("launcher", ""))))
+    for other in step.upstream:
+        if other not in before:
+            raise UserError(f"{where} reads {{{other}}}, which is no step before it{_near(other, before)}")
+        if shared and not before[other].shared:
+            raise UserError(f"{where} is shared by all seeds, so it can only read shared steps, which {other} is not")
+    return step
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def _known_keys(where: object, entry: Any, required: Iterable[str], optional: Iterable[str]) -> None:
+    required, known = set(required), sorted({*required, *optional})
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{where} should hold {', '.join(known)}")
+    unknown = sorted(entry.keys() - set(known))
+    if unknown:
+        hint = _near(unknown[0], known) or f": keys are {', '.join(known)}"
+        raise UserError(f"{where}: unknown key {unknown[0]}{hint}")
+    missing = sorted(required - entry.keys())
+    if missing:
+        raise UserError(f"{where} lacks {missing[0]}: keys are {', '.join(known)}")

@@ -1,0 +1,78 @@
+"""Files of the KL autoencoder of Stable Diffusion, read by diffusers, which is an extra of this package."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.checkpoints import entry, read_checkpoint, recognise, strip
+from rcg_lightning.pretrained.vqgan_layout import pyramid
+from rcg_lightning.types import require
+
+PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+FAILURES = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
+
+
+def load_kl(source: Path | str) -> nn.Module:
+    """Return a diffusers ``AutoencoderKL``.
+
+    Args:
+        source: a folder in diffusers' layout, or a single file in the original layout (alone, or a whole Stable
+            Diffusion); or a name on the Hugging Face hub.
+
+    Raises:
+        UserError: diffusers is missing, or there is no whole autoencoder.
+    """
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise UserError("KL latents need diffusers: pip install 'rcg-lightning[latents]'") from error
+    try:
+        if isinstance(source, Path) and source.is_file():
+            return _from_file(AutoencoderKL, source)
+        there = not isinstance(source, Path) or (source / "config.json").is_file()
+        require(there, f"{source} holds no KL autoencoder: give a folder with config.json, or a file of weights")
+        kind: Any = AutoencoderKL
+        model, report = kind.from_pretrained(str(source), output_loading_info=True, low_cpu_mem_usage=False)
+    except FAILURES as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{source} cannot be read as a KL autoencoder: {reason}") from error
+    wrong = [str(name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[kind]]
+    require(not wrong, f"{source} holds another autoencoder or a part of one: {', '.join(wrong[:3])} do not fit")
+    return model
+
+
+def _from_file(kind: Any, path: Path) -> nn.Module:
+    """Read a single file in the original layout; its sizes are those of its shapes."""
+    content = read_checkpoint(path, "the KL autoencoder")
+    state = entry(content, "state_dict", "model")
+    state = strip(state, "first_stage_model.") or state
+    state = {name: tensor for name, tensor in state.items() if name.startswith(PARTS)}
+    require(
+        {"encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight", "quant_conv.weight"} <= state.keys(),
+        f"{path} holds no KL autoencoder in the original layout, it is {recognise(content)}; one in diffusers' layout "
+        "is given as a folder",
+    )
+    model = kind.from_single_file(dict(state), original_config=_config(state), low_cpu_mem_usage=False)
+    given, used = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (state, model.state_dict()))
+    require(
+        given == used, f"{path} holds {given} numbers of an autoencoder of {used}: it is damaged, or of another kind"
+    )
+    return model
+
+
+def _config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the original code would have in its YAML."""
+    sizes = pyramid(state)
+    latents = {
+        "in_channels": sizes["channels"],
+        "out_ch": len(state["decoder.conv_out.weight"]),
+        "ch": sizes["width"],
+        "ch_mult": sizes["multipliers"],
+        "num_res_blocks": sizes["blocks"],
+        "z_channels": len(state["post_quant_conv.weight"]),
+    }
+    return {"model": {"params": {"first_stage_config": {"params": {"ddconfig": latents}}}}}

@@ -1,0 +1,44 @@
+"""Reading the weights in a file that holds pickled objects besides: each object becomes an empty stand-in."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcg_lightning.pretrained.checkpoints import READING_FAILS, read_torch
+
+MOST = 200  # kinds of objects in one file
+
+
+class Placeholder:
+    """Takes the place of an object that is not made: it accepts whatever a pickle does with it and keeps nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def unsafe_name(error: BaseException | None) -> str | None:
+    """Return the class or function that reading stopped at because it could run code; None for other errors."""
+    found = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
+    if found is None:
+        return None
+    return found[1] if "." in found[1] else f"builtins.{found[1]}"
+
+
+def read_with_placeholders(path: Path) -> tuple[Any, list[str]]:
+    """Return what a torch file holds and the names of what it asks for that is neither a tensor nor plain.
+
+    Nothing that the file names is imported or run: what it would make of it, weights are not.
+    """
+    names: list[str] = []
+    while True:
+        with torch.serialization.safe_globals([(Placeholder, name) for name in names]):
+            try:
+                return read_torch(path), names
+            except READING_FAILS as error:
+                name = unsafe_name(error)
+                if name is None or name in names or len(names) == MOST:
+                    raise
+                names.append(name)

@@ -1,0 +1,184 @@
+"""The generator that a command samples from, with what it needs: checked before anything is made or written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcg_lightning.cli.compare import samples_folder
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.instance import UNLABELLED, InstanceCondition
+from rcg_lightning.conditions.joint import JointCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.data.store import Store
+from rcg_lightning.errors import UserError
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.stage_folder import bundle_parts, prior_at
+from rcg_lightning.types import Condition, require
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A generator and, where its representations are to be sampled, their generator or the store that has them."""
+
+    generator: Generator
+    prior: Generator | None
+    instances: Store | None = None
+
+    @property
+    def labels(self) -> int | None:
+        """How many classes generator or prior can be asked for; None where neither takes any."""
+        models = [model for model in (self.generator, self.prior) if model is not None]
+        taking = [model for model in models if has(model.condition, ClassCondition)]
+        counts = [model.spec.classes for model in taking if model.spec and model.spec.classes]
+        return min(counts) if counts else None
+
+
+def load(
+    checkpoint: Path,
+    prior: Path | None,
+    given: bool = False,
+    autoencoder: Path | None = None,
+    instances: Path | None = None,
+) -> Loaded:
+    """Load a generator from its checkpoint, and make it sample its representations from ``prior`` or ``instances``.
+
+    A bundle holds prior, instances and autoencoder itself; others may be given.
+
+    Args:
+        given: representations will be given, so that no prior is needed.
+        autoencoder: folder of what makes images of latents or tokens, or a bundle that holds it.
+
+    Raises:
+        UserError: prior or instances are missing, of no use, not of representations, or of another encoder's; or the
+            autoencoder is missing, of no use, or another one.
+    """
+    generator = Generator.load(checkpoint)
+    if autoencoder is not None:
+        generator.codec.use_autoencoder(bundle_parts(autoencoder).get("autoencoder", autoencoder))
+    generator.codec.check_decoding()
+    takes = has(generator.condition, RepresentationCondition)
+    if not takes:
+        what = "representations are" if given else "--prior is"
+        require(prior is None and not given, f"{checkpoint} is not conditioned on representations: {what} of no use")
+        check_instances(generator, instances)
+        return Loaded(generator, None)
+    if instances is None and prior is None and not given:
+        instances = bundle_parts(checkpoint).get("instances")
+    if instances is not None:
+        require(prior is None and not given, "--instances excludes --prior and given representations: give one of them")
+        check_instances(generator, instances)
+        return Loaded(generator, None, Store.open(instances))
+    prior = prior or bundle_parts(checkpoint).get("prior")
+    if given or prior is None:
+        drawn = ", or a store to draw from with --instances" if condition_key(generator) == "instance" else ""
+        lacking = (
+            f"{checkpoint} is conditioned on {condition_key(generator)}s: give an RDM's checkpoint with --prior{drawn}"
+        )
+        require(given, lacking)
+        return Loaded(generator, None)
+    source = Generator.load(prior_at(prior))
+    require(
+        source.codec.makes == "representation",
+        f"{prior} makes {source.codec.makes}s, not representations: give an RDM's checkpoint with --prior",
+    )
+    same_encoder(generator, source.spec.identities.get("representation") if source.spec else None, str(prior))
+    generator.condition.use_prior(prior)
+    return Loaded(generator, source)
+
+
+def check_instances(generator: Generator, instances: Path | None) -> None:
+    """Raise a UserError where ``instances`` are given and cannot be those of ``generator``."""
+    if instances is not None:
+        takes = has(generator.condition, InstanceCondition)
+        require(takes, f"--instances {instances} is of no use: this generator is not conditioned on instances")
+        generator.condition.use_instances(instances)
+
+
+def condition_key(generator: Generator) -> str:
+    """Return the key under which a batch holds the representations that a generator is conditioned on."""
+    return "instance" if has(generator.condition, InstanceCondition) else "representation"
+
+
+def has(condition: Condition, kind: type[Condition]) -> bool:
+    """Whether a condition is of a kind, or joins one of that kind to others."""
+    parts = condition.conditions if isinstance(condition, JointCondition) else [condition]
+    return any(isinstance(part, kind) for part in parts)
+
+
+def same_encoder(generator: Generator, identity: object, what: str) -> None:
+    """Raise a UserError where representations are not of the encoder that the generator was trained with."""
+    mine = generator.spec.identities.get("representation") if generator.spec else None
+    if None not in (mine, identity) and mine != identity:
+        raise UserError(f"{what}: representations of encoder {identity}, but the generator was trained with {mine}")
+
+
+def stored_representations(generator: Generator, folder: Path, number: int) -> Tensor:
+    """Return a store's representations (number, R) as conditions of ``generator``; its rows in order, over and over."""
+    store = Store.open(samples_folder(folder))
+    require("representation" in store.columns, f"{folder} holds no representations: give a store that rcg extract made")
+    same_encoder(generator, store.identity.get("representation"), str(folder))
+    return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
+
+
+def chosen_guidance(
+    generator: Generator,
+    scale: float | None = None,
+    ramp: bool | None = None,
+    interval: list[float] | None = None,
+    channels: int | None = None,
+) -> Guidance:
+    """Guidance as asked for, what is None as the generator has it; UserError where there is nothing to guide away from.
+
+    Args:
+        interval: first and last progress of sampling, in [0, 1], between which it acts.
+        channels: how many channels are guided, from the first.
+    """
+    own = generator.guidance
+    require(interval is None or len(interval) == 2, f"a guidance interval is two numbers, such as 0.2,0.8: {interval}")
+    guidance = Guidance(
+        own.scale if scale is None else scale,
+        own.ramp if ramp is None else ramp,
+        own.interval if interval is None else (interval[0], interval[1]),
+        own.channels if channels is None else channels,
+    )
+    generator.check_guidance(guidance)
+    return guidance
+
+
+def check_labels_of_instances(loaded: Loaded) -> None:
+    """Raise a UserError where a generator reads a class and an instance, and the instances bring no labels."""
+    store = loaded.instances
+    joint = store is not None and has(loaded.generator.condition, ClassCondition)
+    labelled = store is None or not joint or "labels" in store.columns
+    require(labelled, f"{store.path if store else ''}: these {UNLABELLED}")
+
+
+def take_tile(generator: Generator, tile: int | None) -> None:
+    """Let a generator compute so many samples together, where a number is given."""
+    if tile is not None:
+        require(tile > 0, f"--tile is a number of samples that are computed together, at least 1, not {tile}")
+        generator.tile = tile
+
+
+def take_weak(generator: Generator, weak: Path | None, ema_name: str | None) -> None:
+    """Make a generator guide away from the weaker model at ``weak``, or from other weights of its own, where given."""
+    if weak is not None or ema_name is not None:
+        generator.use_weak(None if weak is None else Generator.load(weak), ema_name)
+
+
+def chosen_labels(loaded: Loaded, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:
+    """Labels (number,) under their key in a batch: those asked for in turn, all of them in turn, or none at all."""
+    if classes is None and not balanced:
+        check_labels_of_instances(loaded)
+        return {}
+    count = loaded.labels
+    if count is None:
+        raise UserError("classes were asked for, but neither generator nor --prior is conditioned on classes")
+    classes = list(range(count)) if classes is None else classes
+    wrong = [label for label in classes if not 0 <= label < count]
+    require(bool(classes) and not wrong, f"class {wrong[0] if wrong else '?'} is out of range: 0 to {count - 1} exist")
+    return {"label": torch.tensor(classes)[torch.arange(number) % len(classes)]}

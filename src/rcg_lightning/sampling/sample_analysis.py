@@ -1,0 +1,100 @@
+"""What `rcg evaluate` makes of the samples themselves: the closest ones next to training images, Parzen windows."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.evaluation.nearest_images import closest_matches, nearest_images_grid
+from rcg_lightning.evaluation.reference import real_images
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor
+from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.parzen import BANDWIDTHS, ParzenImages
+from rcg_lightning.metrics.stored_images import MAX_STORED_BYTES
+from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OfSamples:
+    """What was asked for.
+
+    Attributes:
+        memorisation: how many of the closest samples to show; 0 for none.
+        space: what they are close in, pixels or features.
+        parzen: whether to take a Parzen-window likelihood.
+    """
+
+    memorisation: int = 0
+    space: Literal["pixels", "features"] = "pixels"
+    parzen: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.memorisation or self.parzen)
+
+    def check(self, data: ImageDataModule | None, out: Path | None) -> None:
+        """Raise a UserError where what was asked for lacks something."""
+        require(self.memorisation >= 0, f"--memorisation is a number of samples to show, not {self.memorisation}")
+        require(not self.memorisation or out is not None, "--memorisation writes a image next to --out: give it, too")
+        require(data is not None or not self, "--memorisation and --parzen need the real images: give --data")
+
+    def check_size(self, shape: tuple[int, ...], number: int) -> None:
+        """Raise a UserError where samples (C, H, W), so many in a block, cannot all be kept and all are needed."""
+        require(
+            not self.parzen or number * math.prod(shape) <= MAX_STORED_BYTES,
+            f"{number} samples of {shape} are too many for Parzen windows, which hold all of them: take fewer",
+        )
+
+    def likelihood(self, samples: Tensor, real: ParzenImages, device: torch.device) -> dict[str, float]:
+        """Return the Parzen metrics of a block of samples (n, C, H, W) by full names; none where not asked for.
+
+        Next to them stand those that as many training images get in the samples' place.
+        """
+        if not self.parzen:
+            return {}
+        count = len(real.data.images("eval"))
+        require(
+            count * samples[0].numel() <= MAX_STORED_BYTES,
+            f"{count} evaluation images of {tuple(samples.shape[1:])} are too many for Parzen windows",
+        )
+        found = real.metrics(samples.to(device))
+        return {metric_name(name, "pixels", len(samples), "eval"): value for name, value in found.items()}
+
+    def rule(self, real: ParzenImages) -> dict[str, Any]:
+        """Return how the bandwidth was chosen, for what is stored; nothing where no likelihood was asked for."""
+        if not self.parzen:
+            return {}
+        chosen = {"validation": len(real.validation), "test": len(real.test), "bandwidths": list(BANDWIDTHS)}
+        apart = "training images that are held back" if real.data.chooses else "evaluation images that are not scored"
+        rule = f"the bandwidth under which the validation images, {apart}, are the most probable"
+        return {"parzen": chosen | {"rule": rule}}
+
+    def closest(
+        self,
+        blocks: Sequence[Tensor],
+        data: ImageDataModule,
+        extractor: FeatureExtractor,
+        device: torch.device,
+        out: Path,
+    ) -> dict[str, Any]:
+        """Write the image of the closest samples next to ``out``, and return which they are; nothing if not asked for.
+
+        Samples are numbered through all ``blocks``.
+        """
+        if not self.memorisation:
+            return {}
+        samples = torch.cat(list(blocks))
+        by = extractor if self.space == "features" else None
+        found = closest_matches(samples, real_images(data, "train"), self.memorisation, by, device)
+        image = out.with_name(f"{out.stem}-closest.png")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        nearest_images_grid(found).save(image)
+        rows = [{"sample": one.sample, "training": one.training, "distance": one.distance} for one in found]
+        return {"closest": {"in": self.space, "of": len(samples), "image": image.name, "rows": rows}}

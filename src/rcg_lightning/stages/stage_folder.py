@@ -1,0 +1,73 @@
+"""Stages as folders: what a checkpoint holds, as JSON and safetensors; and bundles of all that sampling needs.
+
+A bundle is a folder of folders: ``generator`` and ``prior`` (stages), ``instances`` (a store), ``autoencoder`` and
+``encoder`` (networks), those that are there. Wherever a checkpoint is asked for, a stage's folder or a bundle will do.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.pretrained.network_folder import FORMAT, described_folder, read_weights, write_folder
+from rcg_lightning.types import require
+
+DESCRIPTION = "stage.json"
+PARTS = ("generator", "prior", "instances", "autoencoder", "encoder")
+
+
+def save_stage(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write a stage as a folder; it appears complete or not at all.
+
+    Args:
+        folder: a new one, or a stage's folder that is replaced.
+        content: ``stage`` (description), ``data spec`` and ``state_dict``, as in a checkpoint.
+    """
+    weights: dict[str, Tensor] = content["state_dict"]
+    odd = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    require(not odd, f"{odd[:3]} of this stage are no tensors: it has no folder, keep its checkpoint")
+    description = {"format": FORMAT, "stage": content["stage"], "spec": content["spec"]}
+    write_folder(folder, DESCRIPTION, description, weights, "a stage's folder")
+
+
+def stage_content(path: Path) -> dict[str, Any]:
+    """Return what is at ``path``, a checkpoint, a stage's folder or a bundle: ``stage``, ``data spec``, ``state_dict``.
+
+    Of a bundle it is the generator. A file is not looked into: it may be another one's checkpoint.
+
+    Raises:
+        UserError: there is nothing, or the folder is none of these, or is damaged.
+    """
+    path = bundle_parts(path).get("generator", Path(path))
+    if path.is_dir():
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:4]) or "nothing"
+        require(
+            (path / DESCRIPTION).is_file(),
+            f"no checkpoint at {path}: the folder holds {held}, but neither {DESCRIPTION} nor a generator/",
+        )
+        description = described_folder(path, DESCRIPTION, {"stage", "spec"}, "stage")
+        weights = read_weights(path, description, DESCRIPTION)
+        return {"stage": description["stage"], "spec": description["spec"], "state_dict": weights}
+    require(path.is_file(), f"no checkpoint at {path}: run the step that writes it, or correct the path")
+    return read_checkpoint(path, "a stage")
+
+
+def bundle_parts(path: Path) -> dict[str, Path]:
+    """Return the parts of the bundle at ``path`` by name; none where it is no bundle."""
+    path = Path(path)
+    if not path.is_dir() or (path / DESCRIPTION).is_file():
+        return {}
+    return {name: path / name for name in PARTS if any((path / name).glob("*.json"))}
+
+
+def prior_at(path: Path) -> Path:
+    """Return the prior of the bundle at ``path``; ``path`` itself where it is something else, such as a checkpoint."""
+    return bundle_parts(path).get("prior", Path(path))
+
+
+def holds_stage(path: Path) -> bool:
+    """Whether ``path`` looks like something that ``stage_content`` reads."""
+    path = Path(path)
+    return path.suffix == ".ckpt" or (path / DESCRIPTION).is_file() or "generator" in bundle_parts(path)

@@ -1,0 +1,162 @@
+"""The baseline is another way to the same result, and it is plain."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from rcg_lightning.bench.baselines import baseline_networks
+from rcg_lightning.bench.host_syncs import HostSyncs
+from rcg_lightning.bench.training import TrainingStep, training_variants
+from rcg_lightning.conditions.none import NoCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.core.masking import ParallelDecoding
+from rcg_lightning.core.samplers import DDIM
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.dit import DiT
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.networks.mage import MAGE
+from rcg_lightning.networks.rdm_mlp import ResidualMLP
+from rcg_lightning.networks.vit import VisionTransformer
+from rcg_lightning.pretrained.codecs import Pixels, Representations, VQTokens
+from rcg_lightning.stages.diffusion import DiffusionStage
+from rcg_lightning.stages.masked import MaskedStage
+from rcg_lightning.stages.optimization import AdamW
+from rcg_lightning.types import DataSpec
+
+CPU = torch.device("cpu")
+SPEC = DataSpec((1, 8, 8), columns={"representation": {"shape": [6]}, "tokens": {"shape": [16], "count": 12}})
+
+
+def rdm():
+    network = ResidualMLP(width=32, depth=2)
+    return diffusion(Representations(), NoCondition(), network, Conditioner(drop=0.0), clip=None)
+
+
+def dit():
+    network = DiT(patch=2, width=32, depth=2, heads=2)
+    return diffusion(Pixels(), RepresentationCondition(), network, Conditioner(drop=0.0), clip=0.5)
+
+
+def diffusion(codec, condition, network, conditioner, clip):
+    optimizer = AdamW(lr=1e-3, eps=1e-2, clip=clip)  # keys have biases without gradient: eps leaves them alone
+    ema = EMA(0.9, warmup=True)
+    return DiffusionStage(codec, condition, Denoiser(network), conditioner, optimizer, ema=ema).build(SPEC)
+
+
+def mage():
+    network = MAGE(32, 2, 2, decoder_width=32, decoder_depth=2, decoder_heads=2, dropout=0.0)
+    optimizer = AdamW(lr=1e-3, eps=1e-2, decay_vectors=False, clip=0.5)
+    conditioner = Conditioner(drop=0.0)
+    return MaskedStage(VQTokens(), RepresentationCondition(), network, conditioner, optimizer).build(SPEC)
+
+
+STAGES = pytest.mark.parametrize("make", [rdm, dit, mage], ids=["rdm", "dit", "mage"])
+
+
+def batch():
+    torch.manual_seed(0)
+    return {
+        "index": torch.arange(3),
+        "image": torch.rand(3, 1, 8, 8),
+        "representation": torch.randn(3, 6),
+        "tokens": torch.randint(12, (3, 16)),
+    }
+
+
+def randomised(module):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return module
+
+
+def after(step, take, times=2):
+    torch.manual_seed(2)
+    for _ in range(times):
+        take(step)
+    return step.stage.state_dict()
+
+
+@STAGES
+def test_two_plain_steps_lead_where_two_steps_lead(make):
+    fast, plain = (TrainingStep(randomised(make()), batch(), CPU) for _ in range(2))
+    ours, theirs = after(fast, TrainingStep.__call__), after(plain, TrainingStep.plain)
+    start = randomised(make()).state_dict()
+    assert any(not torch.equal(ours[name], start[name]) for name in start)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@STAGES
+def test_the_plain_step_is_plain(make):
+    calls = {}
+    for name, take in (("fast", TrainingStep.__call__), ("plain", TrainingStep.plain)):
+        step = TrainingStep(make(), batch(), CPU)
+        with HostSyncs() as counter:
+            take(step)
+        calls[name] = counter.calls
+    quick = {"_fused_adamw_", "_foreach_lerp_", "_scaled_dot_product_flash_attention_for_cpu"}
+    assert quick & calls["fast"].keys()
+    assert not quick & calls["plain"].keys()
+    assert calls["plain"]["addcdiv_"] > 0
+
+
+def test_attention_in_the_plain_way_keeps_its_weights():
+    kept = {}
+    for name in ("fast", "plain"):
+        step = TrainingStep(mage(), batch(), CPU)
+        with HostSyncs() as counter:
+            step() if name == "fast" else step.plain()
+        kept[name] = counter.calls["_softmax_backward_data"]
+    assert kept == {"fast": 0, "plain": 4}
+
+
+@pytest.mark.parametrize(
+    ("make", "sampler"), [(rdm, DDIM(3)), (dit, DDIM(3)), (mage, ParallelDecoding(3))], ids=["rdm", "dit", "mage"]
+)
+def test_samples_are_the_same(make, sampler):
+    stage = randomised(make()).eval()
+    seeds, raw = torch.arange(3), (torch.randn(3, 6),)
+    sample = partial(stage.sample_z, seeds, () if make is rdm else raw, stage.guidance, sampler)
+    with torch.no_grad():
+        fast = sample()
+        with baseline_networks(stage):
+            plain = sample()
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_are_those_of_each_row():
+    stage, seen = rdm().eval(), []
+    network = stage.for_sampling()[0].network
+    with torch.no_grad(), baseline_networks(stage):
+        hook = network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[1])))
+        stage.sample_z(torch.arange(3), (), stage.guidance, DDIM(2))
+        hook.remove()
+    assert set(seen) == {3}
+    assert not network._forward_pre_hooks
+
+
+def test_the_whole_last_block_says_the_same_of_the_class_token():
+    network = randomised(VisionTransformer(32, 8, width=48, depth=2, heads=4))
+    image, tokens = torch.rand(2, 3, 32, 32), []
+    network.blocks[-1].mlp.register_forward_hook(lambda module, inputs, made: tokens.append(made.shape[1]))
+    with torch.no_grad():
+        fast = network(image)
+        with baseline_networks(network):
+            plain = network(image)
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+        assert torch.equal(network(image), fast)
+    assert tokens == [1, 17, 1]
+
+
+def test_what_was_just_made_is_what_is_trained_on():
+    made = {"representation": torch.full((3, 6), 0.5)}
+    step, seen = TrainingStep(rdm(), batch(), CPU), []
+    step.stage.codec.encode = lambda values: seen.append(values["representation"]) or values["representation"]
+    variants = training_variants(step, 3, lambda: made, list)
+    variants.recomputing()
+    assert seen == [made["representation"]]
+    assert variants.caching() == made

@@ -1,0 +1,78 @@
+"""What the commands are tried on: the toy pipeline's folders, and what it lacks."""
+
+import pytest
+import torch
+
+from rcg_lightning.cli.main import main
+
+TINY = [
+    "--data.source.limit=256",
+    "--data.batch_size=32",
+    "--model.denoiser.network.width=32",
+    "--model.sampler.steps=5",
+]
+
+
+@pytest.fixture
+def rcg(capsys):
+    """Run a command in this process; return exit code, stdout and stderr."""
+
+    def run(*argv):
+        capsys.readouterr()
+        code = main([str(word) for word in argv])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def raised(rcg):
+    """Run a command that cannot work and return the one line it says."""
+
+    def run(*argv):
+        code, _, error = rcg(*argv)
+        lines = [line for line in error.splitlines() if line.startswith("rcg ")]
+        assert code == 2, error
+        assert len(lines) == 1, error
+        assert "Traceback" not in error
+        return lines[0].partition(": ")[2]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def toy(finished, tmp_path_factory):
+    """Folder with the toy pipeline's steps (seed 0), the classifier, an RDM by class and a generator of both.
+
+    Generators that are hardly trained make the same grey of everything, so these have random weights.
+    """
+    folder = tmp_path_factory.mktemp("toy")
+    for path in [*(finished / "toy" / "seed0").iterdir(), finished / "toy" / "classifier"]:
+        if path.name in ("none", "class", "representation", "rdm"):
+            _awake(path / "last.ckpt", folder / path.name / "last.ckpt")
+        elif path.is_dir():
+            (folder / path.name).symlink_to(path)
+    stores = [f"--data.stores=[{folder}/store]", f"--data.eval_stores=[{folder}/eval_store]"]
+    joint = folder / "joint.yaml"
+    joint.write_text(
+        "model: {init_args: {condition: {class_path: JointCondition, init_args: {conditions: "
+        "[{class_path: RepresentationCondition}, {class_path: ClassCondition}]}}}}\n"
+    )
+    quick = [*TINY, *stores, "--trainer.max_steps=3", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+    for name, words in {
+        "rdm_class": ["--config", "digits_rdm", "--model.condition", "ClassCondition"],
+        "joint": ["--config", "digits_generator", "--config", joint],
+    }.items():
+        argv = ["fit", *words, *quick, f"--trainer.default_root_dir={folder / name}"]
+        assert main([str(word) for word in argv]) == 0
+        _awake(folder / name / "last.ckpt", folder / name / "last.ckpt")
+    return folder
+
+
+def _awake(source, target):
+    checkpoint, probability = torch.load(source, weights_only=True), torch.Generator().manual_seed(0)
+    for tensor in checkpoint["state_dict"].values():
+        if tensor.is_floating_point():
+            tensor += 0.2 * torch.randn(tensor.shape, generator=probability)
+    target.parent.mkdir(exist_ok=True)
+    torch.save(checkpoint, target)

@@ -1,0 +1,89 @@
+"""Mistakes on the command line and in configs: one line that says what, where, and the nearest right word."""
+
+import pytest
+
+FIT = ["fit", "--config", "digits_rdm"]
+EXTRACT = ["extract", "--config", "digits_data", "--out", "x", "--encoder"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--model.netwrok=3"], "unknown key model.netwrok: did you mean model.denoiser.network?"),
+        (["--model.condtion=NoCondition"], "unknown key model.condtion: did you mean model.condition?"),
+        (["--model.denoiser.network.widht=3"], "did you mean model.denoiser.network.width?"),
+        (["--trainer.max_step", "3"], "unknown key trainer.max_step: did you mean trainer.max_steps?"),
+        (["--trainer.max_steps", "many"], "trainer.max_steps: should be int, not many"),
+        (["--data.source.limt=3"], "unknown key data.source.limt: did you mean data.source.limit?"),
+        (["--data.source", "Digit"], "data.source: no class Digit: did you mean Digits?"),
+        (["--data.source", "FlatFolder"], "missing: --data.source.root"),
+        (["--data.batch_size", "[3]"], "data.batch_size: should be int, not [3]"),
+        (["--data.stores", "3"], "data.stores: should be a list, such as [3]"),
+        (["--data", "../nope.yaml"], "data: no file ../nope.yaml"),
+        (["--model", "RDN"], "model: no class RDN, known are AdversarialStage, ClassifierStage"),
+        (["--model", "DifusionStage"], "model: no class DifusionStage: did you mean DiffusionStage?"),
+        (
+            ["--model.condition", "ClasCondition"],
+            "model.condition: no class ClasCondition: did you mean ClassCondition?",
+        ),
+        (["--trainer.callbacks+", "Fidelty"], "trainer.callbacks: no class Fidelty: did you mean Fidelity?"),
+        (["--modle.seed", "3"], "unknown key modle.seed: did you mean model.seed?"),
+        (["--config", "digits_rdn"], "no config digits_rdn: give a file, or the name of a shipped one (digits_rdm"),
+        (["--config"], "--config is given without a value"),
+        (["--trainer.precision", "16-mixed"], "trainer.precision cannot be 16-mixed: take bf16-mixed, or 32-true"),
+    ],
+)
+def test_fit_says_what_was_meant(raised, argv, line):
+    assert line in raised(*FIT, *argv)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("model: {init_args: {denoiser: {netwrok: {width: 3}}}}", "model.denoiser.netwrok: did you mean"),
+        ("trainer: {max_step: 3}", "unknown key trainer.max_step: did you mean trainer.max_steps?"),
+        ("modle: {seed: 3}", "unknown key modle.seed: did you mean model.seed?"),
+        ("data: {init_args: {source: {class_path: Digits, init_args: {limt: 5}}}}", "data.source.limt: did you mean"),
+        ("data: {init_args: {batch_size: three}}", "data.batch_size: should be int, not three"),
+        ("model: {class_path: rcg_lightning.stages.difusion.DiffusionStage}", "did you mean DiffusionStage?"),
+        ("model: {init_args: {codec: {class_path: rcg_lightning.pretrained.codecs.Pixel}}}", "did you mean Pixels?"),
+        ("model: [\ndata: 3", "line 2: no valid YAML"),
+        ("- 3", "should hold keys and values"),
+    ],
+)
+def test_so_do_configs(raised, tmp_path, content, line):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    assert line in raised(*FIT, "--config", path)
+
+
+def test_a_broken_fragment_is_named(raised, tmp_path):
+    (tmp_path / "fragment.yaml").write_text("a: [")
+    (tmp_path / "mine.yaml").write_text("data: fragment.yaml")
+    assert f"{tmp_path / 'fragment.yaml'}, line 1" in raised(*FIT, "--config", tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["fit"], "missing: --data, --model"),
+        (["fit", "--max_steps", "3"], "unknown key max_steps: did you mean trainer.max_steps?"),
+        (["validate", "--config", "digits_rdm"], "give --ckpt_path"),
+        (["extract", "--config", "digits_data"], "missing: --out"),
+        ([*EXTRACT, "TrainedEncodr"], "encoder: no class TrainedEncodr: did you mean TrainedEncoder?"),
+        ([*EXTRACT, "TrainedEncoder", "--encoder.foldr", "y"], "encoder.foldr: did you mean encoder.folder?"),
+        ([*EXTRACT, "TrainedEncoder", "--encoder.folder", "y", "--split", "trai"], "split: should be one of"),
+        (["evaluate", "--samples", "x", "--extractor", "ClassifierExtractor"], "missing: --extractor.folder"),
+        (["sample", "--nmber", "3"], "unknown key nmber: did you mean number?"),
+        (["sample", "--checkpoint", "x", "--out", "y", "--png", "maybe"], "png: should be bool, not maybe"),
+        (["sample", "--checkpoint", "x", "--out", "y", "--guidance", "much"], "guidance: should be float, not much"),
+        (["sample", "--checkpoint", "x", "--out", "y", "--classes", "3,x"], "classes: should be int, not x"),
+        (["pipeline", "digit"], "no config digit: give a file, or the name of a shipped one (digits"),
+        (["pipeline", "digits", "--seds", "2"], "unknown key seds: did you mean seeds?"),
+        (["cluster", "--store", "nope", "--out", "x"], "no store at nope: make it with rcg extract"),
+    ],
+)  # fmt: skip
+def test_every_command_does(raised, tmp_path, monkeypatch, argv, line):
+    monkeypatch.chdir(tmp_path)
+    assert line in raised(*argv)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,179 @@
+"""fit, validate, test and predict as a user types them: help, configs, checkpoints, bad data."""
+
+import errno
+import os
+
+import pytest
+import torch
+import yaml
+
+from rcg_lightning.data.store import Store
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
+SMALL = ["--data.source.limit=256", "--data.batch_size=32", "--model.denoiser.network.width=32"]
+GENERATOR = ["--config", "digits_generator", *SMALL, "--model.sampler.steps=5", *QUIET]
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_help_is_short_at_the_top_and_complete_below(rcg, command):
+    code, output, _ = rcg(command, "--help")
+    assert code == 0
+    top, _, below = output.partition("\noptions:\n")
+    assert len(top.splitlines()) < 14
+    assert f"\n  rcg {command} --config" in top
+    for option in ("--trainer.max_steps", "--model CONFIG", "--data.help", "--ckpt_path", "--print_config"):
+        assert option in below
+    assert "lr_scheduler" not in below
+
+
+def test_classes_explain_themselves_by_short_names(rcg):
+    code, output, _ = rcg("fit", "--model.help", "DiffusionStage")
+    assert code == 0
+    assert "--model.stratified" in output
+    assert "spread the timesteps" in output
+
+
+def test_a_printed_config_is_readable_and_gives_itself(rcg, tmp_path):
+    code, output, error = rcg("fit", *GENERATOR, "--print_config")
+    assert code == 0
+    assert error == ""
+    assert "null" not in output
+    assert len(output.splitlines()) < 110
+    path = tmp_path / "printed.yaml"
+    path.write_text(output)
+    assert yaml.safe_load(output)["model"]["init_args"]["denoiser"]["init_args"]["network"]["init_args"]["width"] == 32
+    assert rcg("fit", "--config", path, "--print_config")[1] == output
+
+
+def test_training_again_continues_or_keeps_the_earlier_checkpoint(rcg, tmp_path):
+    folder = tmp_path / "run"
+    fit = ["fit", *GENERATOR, f"--trainer.default_root_dir={folder}"]
+    code, output, error = rcg(*fit, "--trainer.max_steps=2")
+    assert code == 0
+    assert error == ""  # no warnings, no advertisements
+    assert output == f"{folder / 'last.ckpt'}: trained\n"
+    again = ["fit", "--config", folder / "config.yaml"]
+    assert rcg(*again, "--trainer.max_steps=3", "--ckpt_path", "last")[0] == 0
+    assert step_of(folder / "last.ckpt") == 3
+    assert rcg(*again, "--trainer.max_steps=1")[0] == 0
+    assert step_of(folder / "last.ckpt") == 1
+    assert step_of(folder / "last-1.ckpt") == 3
+    code, output, _ = rcg(*again, "--trainer.fast_dev_run=true")
+    assert code == 0
+    assert "trained" not in output
+    assert step_of(folder / "last.ckpt") == 1
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(rcg, raised, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    fit = ["fit", *GENERATOR, f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
+    assert rcg(*fit, "--trainer.max_steps=1")[0] == 0
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("rcg_lightning.callbacks.checkpoint.os.fsync", full)
+    output = raised(*fit, "--trainer.max_steps=2", "--ckpt_path", "last")
+    assert "last.ckpt cannot be written (No space left on device); the checkpoint before it is untouched" in output
+    assert step_of(folder / "last.ckpt") == 1
+    assert not list(folder.glob(".*draft"))
+
+
+def test_validate_and_test_measure_the_same(rcg, toy):
+    words = [*GENERATOR, "--ckpt_path", toy / "none" / "last.ckpt", "--trainer.logger=false"]
+    output = [rcg(command, *words)[1] for command in ("validate", "test")]
+    assert "val/loss" in output[0]
+    assert output[0] == output[1]
+
+
+def test_predict_writes_a_store(rcg, toy, tmp_path):
+    root = [f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false"]
+    code, output, error = rcg("predict", *GENERATOR, "--ckpt_path", toy / "none" / "last.ckpt", *root)
+    assert code == 0, error
+    assert "image of 451 evaluation images" in output
+    assert Store.open(tmp_path / "predictions").columns["image"]["shape"] == [8, 8, 1]
+    classifier = ["--config", "digits_classifier", *QUIET, "--ckpt_path", toy / "classifier" / "last.ckpt"]
+    assert rcg("predict", *classifier, f"--trainer.default_root_dir={tmp_path / 'c'}", "--trainer.logger=false")[0] == 0
+    assert Store.open(tmp_path / "c" / "predictions").columns["label"]["shape"] == []
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "line"),
+    [
+        ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, the config asks for a DiffusionStage"),
+        ("{toy}/class/last.ckpt", "the checkpoint is of other networks"),
+        ("{toy}/rdm/last.ckpt", "the checkpoint is of other networks"),
+        ("{toy}/nothing.ckpt", "nothing.ckpt"),
+        ("{toy}/joint.yaml", "joint.yaml"),
+    ],
+)
+def test_a_wrong_checkpoint(raised, toy, tmp_path, checkpoint, line):
+    words = [*GENERATOR, f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false"]
+    assert line in raised("fit", *words, "--ckpt_path", checkpoint.format(toy=toy))
+    assert not (tmp_path / "config.yaml").exists()
+
+
+FLAT = ["--data.source", "FlatFolder", "--data.source.root", "{tmp}/flat", "--data.source.channels=1"]
+PRINCIPAL = "--data.stores=[{tmp}/other]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--model.condition", "ClassCondition", *FLAT], "labels are needed, and FlatFolder has none"),
+        (["--model.condition", "ClusterCondition"], "['cluster'] of the train images is needed"),
+        (["--model.condition", "RepresentationCondition"], "make a store with rcg extract"),
+        (["--model.condition", "RepresentationCondition", "--data.stores=[{tmp}/no]"], "no store at"),
+        (["--model.condition", "RepresentationCondition", "--data.source.limit=200", "--data.stores=[{toy}/store]"],
+         "its dataset is"),
+        (["--model.condition", "RepresentationCondition", "--data.stores=[{toy}/store]",
+          "--data.eval_stores=[{tmp}/other]"], "its representation is"),
+        (["--data.source", "FlatFolder", "--data.source.root", "{tmp}/empty"], "no images in"),
+        (["--data.source", "FlatFolder", "--data.source.root", "{tmp}/gone"], "no folder of images at"),
+        (["--data.source", "MNIST", "--data.source.root", "{tmp}", "--data.source.download=false"], "MNIST is missing"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_work(rcg, raised, toy, tmp_path, argv, line):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "flat").mkdir()
+    for path in list((toy / "samples_none").glob("*.png")) * 3:
+        for i in range(9):
+            (tmp_path / "flat" / f"{i}.png").write_bytes(path.read_bytes())
+    if any("other" in word for word in argv):
+        data = ["--data.source", "Digits", "--data.source.limit=256"]
+        assert rcg("principal", *data, "--dim", 4, "--out", tmp_path / "pca")[0] == 0
+        encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", tmp_path / "pca", "--split", "eval"]
+        assert rcg("extract", *data, *encoder, "--out", tmp_path / "other")[0] == 0
+    words = [word.format(tmp=tmp_path, toy=toy) for word in argv]
+    limit = [] if "--data.source" in words else ["--data.source.limit=256"]
+    run = ["fit", "--config", "digits_generator", *limit, *QUIET, f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    assert line in raised(*run, *words)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_patch_that_does_not_fit(raised, tmp_path):
+    words = [
+        "fit",
+        "--config",
+        "digits_dit",
+        *QUIET,
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.logger=false",
+    ]
+    assert "patch 3 does not divide 8x8" in raised(*words, "--model.denoiser.network.patch=3")
+
+
+def test_a_folder_of_one_broken_image(raised, toy, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").write_text("no image")
+    source = ["--data.source", "FlatFolder", "--data.source.root", tmp_path / "images", "--data.source.channels=1"]
+    encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
+    words = ["extract", *source, *encoder, "--out", tmp_path / "store"]
+    assert "too few images to hold some out (1)" in raised(*words)
+    whole = ["--data.source.eval=0", "--data.transform", "CenterCrop", "--data.transform.size=8"]
+    assert "none of the 1 images in" in raised(*words, *whole)
+    assert not (tmp_path / "store" / "manifest.json").exists()

@@ -1,0 +1,159 @@
+"""Words trained on tags, a generator of word vectors, and what it says of images."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.datasets import Digits
+from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.data.tag_data_module import TagDataModule
+from rcg_lightning.data.tagged_datasets import DigitTags
+from rcg_lightning.metrics import tag_prediction
+from rcg_lightning.pretrained.word_vectors import WordVectorTable, read_word_vectors
+from rcg_lightning.stages.adversarial import AdversarialStage
+
+QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+SOON = ["--samples", "5", "--nearest", "2", "--words", "4", "--accelerator", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with stores of the digits' classes, softened a little, as representations."""
+    folder = tmp_path_factory.mktemp("tags")
+    data = ImageDataModule(Digits(limit=200))
+    for split in ("train", "eval"):
+        labels = data.images(split).labels
+        rows = np.eye(10, dtype=np.float32)[labels] + np.random.default_rng(0).normal(0, 0.1, (len(labels), 10))
+        writer = StoreWriter(folder / split, len(rows), 1, 512, {**data.store_identity(split), "representation": "it"})
+        writer.write(writer.shards[0], {"representation": rows[:, None].astype(np.float32)})
+        writer.finish({})
+    return folder
+
+
+@pytest.fixture
+def given(place):
+    return [
+        "--data.source.limit=200",
+        f"--data.stores=[{place / 'train'}]",
+        f"--data.eval_stores=[{place / 'evaluation'}]",
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """Checkpoint of a generator that was trained by the commands, and its words."""
+    from rcg_lightning.cli.main import main
+
+    words, run = place / "words.txt", place / "run"
+    limit = "--data.source.limit=200"
+    assert main(["words", "--config", "digits_tags_data", limit, "--dim", "6", "--epochs", "5", f"--out={words}"]) == 0
+    stores = [f"--data.stores=[{place / 'train'}]", f"--data.eval_stores=[{place / 'evaluation'}]"]
+    fit = [limit, *stores, f"--model.codec.vectors={words}", "--trainer.max_steps=30", *QUICK]
+    assert main(["fit", "--config", "digits_tags", *fit, f"--trainer.default_root_dir={run}"]) == 0
+    return run / "last.ckpt", words
+
+
+def test_words_are_trained_on_the_frequent_tags(rcg, tmp_path):
+    out = tmp_path / "w.bin"
+    settings = ["--config", "digits_tags_data", "--data.source.limit=200", "--dim", "6", "--epochs", "2"]
+    code, output, error = rcg("words", *settings, "--data.least", "60", "--out", out)
+    assert code == 0, error
+    known = TagDataModule(DigitTags(limit=200), least=60).vocabulary
+    assert 3 < len(known) < 22
+    found = read_word_vectors(out)
+    assert set(found.words) == set(known)
+    assert found.vectors.shape[1] == 6
+    assert f"{out}: {len(known)} words, 6 numbers each, from the tags of 200 images" in output
+    assert "near " in output
+
+
+def test_a_generator_is_trained_saved_without_paths_and_says_words(rcg, trained, given, tmp_path):
+    checkpoint, words = trained
+    content = torch.load(checkpoint, weights_only=True)
+    assert str(words) not in str(content["stage"])
+    assert len(content["spec"]["identities"]["word"]) == 16
+    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits_tags_data", *given, *SOON]
+    code, output, error = rcg("tag", *settings, "--show", "2", "--out", tmp_path / "it.json")
+    assert code == 0, error
+    found = json.loads((tmp_path / "it.json").read_text())
+    assert len(found["images"]) == 451
+    assert all(len(row["said"]) == 4 for row in found["images"])
+    metrics = found["metrics"]
+    assert set(metrics) == {
+        f"{kind}/{row}_451_eval"
+        for kind in ("precision@4", "recall@4", "map")
+        for row in ("generated", "frequency", "neighbours", "perfect")
+    }
+    assert metrics["map/perfect_451_eval"] == metrics["precision@4/perfect_451_eval"] == 1
+    assert metrics["map/neighbours_451_eval"] > 0.95  # these representations are the classes
+    right = [set(row["said"]) & set(row["tags"]) for row in found["images"]]
+    assert metrics["precision@4/generated_451_eval"] == pytest.approx(np.mean([len(words) / 4 for words in right]))
+    assert output.count("Digits evaluation[") == 2
+    # the samples are those of the seeds, whatever the batches
+    again = tmp_path / "again.json"
+    assert rcg("tag", *settings, "--data.batch_size", "37", "--out", again)[0] == 0
+    assert json.loads(again.read_text())["images"] == found["images"]
+
+
+def test_the_votes_are_those_of_the_generators_samples(rcg, trained, given, place, tmp_path):
+    checkpoint, words = trained
+    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits_tags_data", *given, *SOON]
+    assert rcg("tag", *settings, "--first_seed", "7", "--out", tmp_path / "it.json")[0] == 0
+    row = json.loads((tmp_path / "it.json").read_text())["images"][3]
+    generator = AdversarialStage.load(checkpoint)
+    vectors = generator.codec.use_vectors(words, generator.spec)
+    told = torch.from_numpy(np.load(next(place.glob("eval/*representation.npy")))[3]).expand(5, -1)
+    made = generator.sample({"seed": 7 + 15 + torch.arange(5), "representation": told})
+    order = tag_prediction.vote(made[None], vectors, 2)[0].argsort(descending=True, stable=True)
+    known = generator.spec.columns["tag"]["words"]
+    assert row["said"] == [known[i] for i in order[:4]]
+
+
+def test_all_words_of_the_file_can_be_said(rcg, trained, given, tmp_path):
+    checkpoint, words = trained
+    mine = read_word_vectors(words)
+    more = WordVectorTable([*mine.words, "unheard"], torch.cat([mine.vectors, mine.vectors[:1]]))
+    more.save(tmp_path / "more.bin")
+    settings = ["--checkpoint", checkpoint, "--vectors", tmp_path / "more.bin", "--config", "digits_tags_data"]
+    settings += [*given, *SOON, "--out", tmp_path / "it.json"]
+    counts = []
+    for words in ([], ["--all_words", "true"]):
+        assert rcg("tag", *settings, *words)[0] == 0
+        counts.append(json.loads((tmp_path / "it.json").read_text())["settings"]["vocabulary"])
+    assert counts == [22, 23]
+
+
+def test_what_cannot_be_tagged_is_said_in_one_line(raised, trained, given, tmp_path):
+    checkpoint, words = trained
+    settings = ["--checkpoint", checkpoint, "--config", "digits_tags_data", *SOON, "--vectors"]
+    WordVectorTable(["odd"], torch.ones(1, 5)).save(tmp_path / "wide.txt")
+    assert "has vectors of 5 numbers, the generator makes 6" in raised("tag", *settings, tmp_path / "wide.txt", *given)
+    mine = read_word_vectors(words)
+    WordVectorTable(mine.words, mine.vectors + 1).save(tmp_path / "other.txt")
+    assert "has other word vectors" in raised("tag", *settings, tmp_path / "other.txt", *given)
+    assert "DigitTags has no annotations" in raised("tag", *settings, words, *given, "--truth", "annotations")
+    assert "nothing provides it: make a store" in raised("tag", *settings, words, *given[:2])
+    assert "30 nearest words were asked for" in raised("tag", *settings, words, *given, "--nearest", "30")
+
+
+def test_a_generator_of_images_says_no_words(raised, given, make_stage, save, digits, tmp_path):
+    stage = make_stage().build(digits().spec)
+    settings = ["--vectors", tmp_path / "w.txt", "--config", "digits_tags_data", *given]
+    output = raised("tag", "--checkpoint", save(stage, tmp_path / "it.ckpt"), *settings)
+    assert "makes images, not words: give a generator that was trained with WordVectors" in output
+
+
+def test_training_goes_on_with_the_same_words_only(raised, rcg, trained, given, tmp_path):
+    checkpoint, words = trained
+    settings = ["fit", "--config", "digits_tags", *given, *QUICK, "--trainer.max_steps=31"]
+    settings += [f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={checkpoint}"]
+    mine = read_word_vectors(words)
+    WordVectorTable(mine.words, mine.vectors * 2 + 1).save(tmp_path / "other.txt")
+    assert "the stage was trained on word" in raised(*settings, f"--model.codec.vectors={tmp_path / 'other.txt'}")
+    fewer = raised(*settings, f"--model.codec.vectors={words}", "--data.least=30")
+    assert fewer.startswith(("the stage was trained on tag", "the stage was trained on word"))  # both are others
+    assert rcg(*settings, f"--model.codec.vectors={words}")[0] == 0
+    assert "give it as --model.codec.vectors" in raised(*settings[:-1])

@@ -1,0 +1,176 @@
+import time
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+
+from rcg_lightning.config import construct, describe
+from rcg_lightning.data.augmentations import (
+    MoCoV3Colour,
+    SmallColourAugmentation,
+    SmallGreyAugmentation,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    colour_jitter,
+    gaussian_blur,
+    random_grey,
+)
+from rcg_lightning.errors import UserError
+
+STILL_GREY = {"scale": 0, "rotation": 0, "shear": 0, "shift": 0, "contrast": 0, "blur": 0, "noise": 0}
+
+EVERY = [
+    (SmallGreyAugmentation(), (5, 1, 8, 8)),
+    (SmallGreyAugmentation(), (5, 1, 28, 28)),
+    (SmallGreyAugmentation(), (5, 3, 8, 8)),
+    (SmallColourAugmentation(), (5, 3, 32, 32)),
+    (SmallColourAugmentation(), (5, 1, 28, 28)),
+    (MoCoV3Colour(), (5, 3, 32, 32)),
+    (MoCoV3Colour(blur_probability=0.1, solarize_probability=0.2), (5, 3, 48, 32)),
+    (MoCoV3Colour(), (5, 1, 5, 5)),
+]
+
+
+@pytest.mark.parametrize(("augmentation", "shape"), EVERY)
+def test_every_augmentation_keeps_shape_type_and_range(augmentation, shape):
+    image = torch.rand(shape)
+    before = image.clone()
+    changed = augmentation(image)
+    assert changed.shape == image.shape
+    assert changed.dtype == torch.float32
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert not torch.equal(changed, image)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize(("augmentation", "shape"), EVERY)
+def test_the_global_seed_decides(augmentation, shape):
+    image = torch.rand(shape)
+    torch.manual_seed(3)
+    first = augmentation(image)
+    torch.manual_seed(3)
+    assert torch.equal(augmentation(image), first)
+    assert not torch.equal(augmentation(image), first)
+
+
+@pytest.mark.parametrize(("augmentation", "shape"), EVERY)
+def test_a_description_rebuilds_it(augmentation, shape):
+    again = construct(describe(augmentation))
+    image = torch.rand(shape)
+    torch.manual_seed(0)
+    first = augmentation(image)
+    torch.manual_seed(0)
+    assert torch.equal(again(image), first)
+
+
+def test_images_of_a_batch_are_changed_differently():
+    same = torch.rand(1, 1, 8, 8).expand(4, 1, 8, 8)
+    changed = SmallGreyAugmentation(noise=0)(same)
+    assert torch.pdist(changed.flatten(1)).min() > 0.05
+
+
+def test_no_strength_is_no_change():
+    image = torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(SmallGreyAugmentation(**STILL_GREY)(image), image, atol=1e-6, rtol=0)
+
+
+def test_shift_moves_by_a_part_of_the_size():
+    image = torch.zeros(200, 1, 32, 32)
+    image[:, :, 15:17, 15:17] = 1
+    moved = SmallGreyAugmentation(**{**STILL_GREY, "shift": 0.25})(image)
+    columns = (moved.sum(2) * torch.arange(32)).sum((1, 2)) / moved.sum((1, 2, 3)) - 15.5
+    assert 7 < columns.max() < 8.1
+    assert -8.1 < columns.min() < -7
+
+
+def test_scale_is_the_factor_of_the_size():
+    image = torch.zeros(200, 1, 32, 32)
+    image[:, :, 12:20, 12:20] = 1
+    areas = SmallGreyAugmentation(**{**STILL_GREY, "scale": 0.15})(image).sum((1, 2, 3)) / 64
+    assert 0.85**2 - 0.02 < areas.min() < 0.76
+    assert 1.28 < areas.max() < 1.15**2 + 0.02
+
+
+def test_crops_stay_inside_the_image():
+    cropped = SmallColourAugmentation(area=0.2, jitter_probability=0, grey_probability=0)(torch.ones(200, 3, 16, 16))
+    torch.testing.assert_close(cropped, torch.ones_like(cropped))
+
+
+def test_half_of_the_images_are_mirrored():
+    image = torch.zeros(400, 3, 16, 16)
+    image[..., :8] = 1
+    still = SmallColourAugmentation(area=1, flip=False, jitter_probability=0, grey_probability=0)(image)
+    assert (still[..., :4].mean((1, 2, 3)) > 0.9).all()
+    mirrored = SmallColourAugmentation(area=1, jitter_probability=0, grey_probability=0)(image)
+    assert 0.4 < (mirrored[..., -4:].mean((1, 2, 3)) > 0.9).float().mean() < 0.6
+
+
+def test_impossible_area_is_told():
+    with pytest.raises(UserError, match="area"):
+        SmallColourAugmentation(area=0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "amount"),
+    [
+        (adjust_brightness, TF.adjust_brightness, 0.4),
+        (adjust_contrast, TF.adjust_contrast, -0.4),
+        (adjust_saturation, TF.adjust_saturation, 0.2),
+    ],
+)
+def test_blends_agree_with_torchvision(ours, theirs, amount):
+    image = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(
+        ours(image, torch.tensor([amount])), theirs(image, 1 + amount), atol=1e-3, rtol=0
+    )  # torchvision rounds the luma weights
+
+
+@pytest.mark.parametrize("turns", [-0.1, 0.0, 0.07, 0.5])
+def test_hue_agrees_with_torchvision(turns):
+    image = torch.rand(1, 3, 16, 16)
+    image[..., 0] = image[:, :1, :, 0]  # grey pixels have no hue
+    torch.testing.assert_close(adjust_hue(image, torch.tensor([turns])), TF.adjust_hue(image, turns), atol=1e-5, rtol=0)
+
+
+def test_hue_once_round_is_no_change():
+    image = torch.rand(3, 3, 8, 8)
+    torch.testing.assert_close(adjust_hue(image, torch.tensor([1.0, -1.0, 0.0])), image, atol=1e-5, rtol=0)
+
+
+def test_blur_agrees_with_torchvision():
+    image = torch.rand(2, 3, 16, 16)
+    sigma = torch.tensor([0.7, 2.0])
+    expected = torch.cat([TF.gaussian_blur(image[i : i + 1], [13, 13], [float(sigma[i])] * 2) for i in range(2)])
+    torch.testing.assert_close(gaussian_blur(image, sigma, radius=6), expected, atol=1e-5, rtol=0)
+
+
+def test_jitter_runs_through_all_orders_and_leaves_the_others_alone():
+    image = torch.rand(1, 3, 4, 4).expand(400, 3, 4, 4)
+    changed = (colour_jitter(image, (0.4, 0.4, 0.2, 0.1), 0.8) - image).abs().flatten(1).amax(1) > 1e-4
+    assert 0.7 < changed.float().mean() < 0.9
+
+
+def test_grey_images_have_equal_channels():
+    grey = random_grey(torch.rand(400, 3, 2, 2), 0.2)
+    equal = (grey == grey[:, :1]).flatten(1).all(1).float().mean()
+    assert 0.1 < equal < 0.3
+
+
+def test_solarisation_inverts_the_bright_half():
+    image = torch.tensor([0.2, 0.8]).view(1, 1, 1, 2)
+    solarized = MoCoV3Colour(jitter_probability=0, grey_probability=0, blur_probability=0, solarize_probability=1)(
+        image
+    )
+    torch.testing.assert_close(solarized, torch.tensor([0.2, 0.2]).view(1, 1, 1, 2))
+
+
+def test_small_images_cost_little():
+    image, augmentation = torch.rand(128, 1, 8, 8), SmallGreyAugmentation()
+    augmentation(image)
+    start = time.process_time()
+    for _ in range(50):
+        augmentation(image)
+    assert (time.process_time() - start) / 50 < 0.006  # 0.9 ms on an idle core

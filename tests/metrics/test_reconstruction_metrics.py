@@ -1,0 +1,93 @@
+import math
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.reference import Reference
+from rcg_lightning.evaluation.scorer import score
+from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.reconstruction import Reconstruction, perceptual_similarity, reconstruction_scores
+
+
+def pairs(original, error, size=50):
+    made = (original.int() + error).clamp(0, 255).to(torch.uint8)
+    return list(zip(original.split(size), made.split(size)))
+
+
+def test_psnr_is_that_of_the_error():
+    original = torch.full((90, 1, 16, 16), 100, dtype=torch.uint8)
+    found = reconstruction_scores(pairs(original, 10))
+    assert found["psnr"] == pytest.approx(20 * math.log10(25.5), rel=1e-5)
+    mixed = torch.zeros(90, 1, 1, 1, dtype=torch.int)
+    mixed[:45], mixed[45:] = 10, 20
+    both = reconstruction_scores(pairs(original, mixed))["psnr"]
+    assert both == pytest.approx(10 * math.log10(25.5 * 12.75), rel=1e-5)  # of each image, then the mean
+
+
+def test_images_given_back_exactly_are_perfect(real, extractor):
+    found = reconstruction_scores(pairs(real, 0), extractor)
+    assert found["psnr"] == math.inf
+    assert found["ssim"] == pytest.approx(1)
+    assert found["rfd"] == pytest.approx(0, abs=1e-9)
+
+
+def test_batches_do_not_matter_and_worse_is_worse(real, extractor):
+    good, other = (reconstruction_scores(pairs(real, 10, size), extractor) for size in (50, 33))
+    bad = reconstruction_scores(pairs(real, 60), extractor)
+    assert good == pytest.approx(other, rel=1e-5)
+    assert good["psnr"] > bad["psnr"]
+    assert good["ssim"] > bad["ssim"]
+    assert good["rfd"] < bad["rfd"]
+
+
+def test_a_reference_takes_the_place_of_the_originals(real, samples, extractor):
+    reference = Reference.measure(samples, None, extractor)
+    found = reconstruction_scores(pairs(real, 10), extractor, reference)
+    made = torch.cat([made for _, made in pairs(real, 10)])
+    assert found["rfd"] == pytest.approx(score(made, reference, extractor)["fd"], rel=1e-4)
+    assert metric_name("rfd", "inception", 5000, "train") == "rfid/inception_5k_train"
+
+
+def test_pairs_that_do_not_fit_are_rejected(real):
+    with pytest.raises(UserError, match="do not fit"):
+        reconstruction_scores([(real[:5], real[:4])])
+    with pytest.raises(UserError, match="extractor that measured"):
+        Reconstruction(reference=Reference("", None))  # type: ignore[arg-type]
+
+
+def test_lpips_with_random_weights_in_the_published_layout(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.manual_seed(0)
+    network = torchvision.models.squeezenet1_1()
+    torch.save(network.state_dict(), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randint(0, 200, (6, 1, 32, 32), dtype=torch.uint8, generator=generator)
+    noise = torch.randint(0, 55, original.shape, generator=generator)
+    none, little, much = (
+        reconstruction_scores(pairs(original, error, 4), lpips="squeeze")["lpips"] for error in (0, noise // 4, noise)
+    )
+    assert none == 0 < little < much
+    uneven = reconstruction_scores(pairs(original, noise, 5), lpips="squeeze")["lpips"]
+    assert uneven == pytest.approx(much, rel=1e-4)
+    with pytest.raises(UserError, match="from 32 pixels"):
+        reconstruction_scores(pairs(original[..., :16, :16], 0), lpips="squeeze")
+
+
+def test_missing_weights_of_lpips_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(UserError) as caught:
+        perceptual_similarity("alex")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("https://", "alexnet-owt-7be5be79.pth", str(tmp_path / "checkpoints"), "leave LPIPS out"):
+        assert part in message
+    with pytest.raises(UserError, match="alex, vgg, squeeze"):
+        perceptual_similarity("resnet")  # type: ignore[arg-type]

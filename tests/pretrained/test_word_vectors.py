@@ -1,0 +1,138 @@
+"""Word vectors: files as word2vec and gensim write them, what is rejected, and the codec of a generator of words."""
+
+import struct
+
+import pytest
+import torch
+
+from rcg_lightning.config import describe
+from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.word_vectors import (
+    WordVectors,
+    WordVectorTable,
+    dimension,
+    read_word_vectors,
+    train_word_vectors,
+)
+from rcg_lightning.types import DataSpec
+
+NAMES = ["sky", "clouds", "größe", "new_york"]
+MADE = WordVectorTable(NAMES, torch.tensor([[1.5, -2.0, 1 / 3], [0.0, 1.0, 1e-20], [7.0, 8.0, 9.0], [1.0, 0.0, -1.0]]))
+
+
+def spec(*words):
+    return DataSpec((1, 8, 8), columns={"tag": {"shape": [], "count": len(words), "words": list(words)}})
+
+
+@pytest.mark.parametrize("name", ["words.txt", "words.bin"])
+def test_a_file_gives_back_what_was_saved(name, tmp_path):
+    MADE.save(tmp_path / name)
+    found = read_word_vectors(tmp_path / name)
+    assert found.words == NAMES
+    assert torch.equal(found.vectors, MADE.vectors)
+    assert dimension(tmp_path / name) == 3
+    some = read_word_vectors(tmp_path / name, {"größe", "sky", "nowhere"})
+    assert some.words == ["sky", "größe"]
+    assert torch.equal(some.vectors, MADE.vectors[[0, 2]])
+
+
+def test_binary_files_with_and_without_line_breaks(tmp_path):
+    rows = [f"{word} ".encode() + struct.pack("<2f", i, -i) for i, word in enumerate(NAMES)]
+    for between in (b"", b"\n"):
+        (tmp_path / "w").write_bytes(b"4 2\n" + between.join(rows) + between)
+        assert read_word_vectors(tmp_path / "w").words == NAMES
+        assert read_word_vectors(tmp_path / "w").vectors[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_gensim_writes_what_is_read_and_reads_what_is_written(tmp_path):
+    from gensim.models import KeyedVectors
+
+    theirs = KeyedVectors(3)
+    theirs.add_vectors(NAMES, MADE.vectors.numpy())
+    for binary, name in ((False, "theirs.txt"), (True, "theirs.bin")):
+        theirs.save_word2vec_format(str(tmp_path / name), binary=binary)
+        found = read_word_vectors(tmp_path / name)
+        assert found.words == NAMES
+        assert torch.allclose(found.vectors, MADE.vectors)
+        MADE.save(tmp_path / f"our_{name}")
+        again = KeyedVectors.load_word2vec_format(str(tmp_path / f"our_{name}"), binary=binary)
+        assert again.index_to_key == NAMES
+        assert torch.allclose(torch.from_numpy(again.vectors), MADE.vectors)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "no word vectors at"),
+        (b"", "is empty"),
+        (b"\x80\x04\x95gensim", "is no file of word2vec: its first line should be two numbers"),
+        (b"sky 0.5 0.25\n", "is no file of word2vec"),
+        (b"3 2\nsky 1 2\nsea 3 4\n", "holds 2 of the 3 word vectors it announces: it was cut short"),
+        (b"2 2\nsky 1 2\nsea 3 x\n", "line 3: 'sea' should have 2 numbers"),
+        (b"2 2\nsky 1 2\nsea 3\n", "line 3: 'sea' should have 2 numbers"),
+        (b"1 2\nsky nan 2\n", "the vectors of 1 words hold NaN or infinity, such as .'sky'"),
+        (b"2 2\nsky " + struct.pack("<2f", 1, 2) + b"sea " + struct.pack("<f", 1), "holds 1 of the 2 word vectors"),
+    ],
+)
+def test_what_cannot_be_read_is_named(content, line, tmp_path):
+    if content is not None:
+        (tmp_path / "w.txt").write_bytes(content)
+    with pytest.raises(UserError, match=line):
+        read_word_vectors(tmp_path / "w.txt")
+
+
+def test_a_word_with_a_space_would_break_the_file(tmp_path):
+    with pytest.raises(UserError, match="no spaces, unlike 'new york'"):
+        WordVectorTable(["new york"], torch.ones(1, 2)).save(tmp_path / "w.txt")
+    assert not (tmp_path / "w.txt").exists()
+
+
+def test_skip_gram_puts_together_what_stands_together():
+    sentences = [["cat", "dog", "pet"], ["car", "road", "bus"]] * 60
+    made = train_word_vectors(sentences, dim=8, epochs=20, seed=3)
+    assert sorted(made.words) == ["bus", "car", "cat", "dog", "pet", "road"]
+    unit = torch.nn.functional.normalize(made.vectors, dim=1)
+    cosine = {(a, b): float(unit[i] @ unit[j]) for i, a in enumerate(made.words) for j, b in enumerate(made.words)}
+    assert min(cosine["cat", "dog"], cosine["car", "bus"]) > max(cosine["cat", "car"], cosine["dog", "road"])
+    assert torch.equal(train_word_vectors(sentences, dim=8, epochs=20, seed=3).vectors, made.vectors)
+    with pytest.raises(UserError, match="no image has two tags"):
+        train_word_vectors([["cat"], ["dog"]])
+
+
+def test_the_codec_gives_each_tag_its_vector_in_the_vocabularys_order(tmp_path):
+    MADE.save(tmp_path / "w.bin")
+    codec = WordVectors(tmp_path / "w.bin", length=2.0)
+    noted = codec.noted(spec("größe", "sky"))
+    assert codec.shape(noted) == (3,)
+    z = codec.encode({"tag": torch.tensor([1, 0, 1])})
+    assert torch.allclose(z, 2 * torch.nn.functional.normalize(MADE.vectors[[0, 2, 0]], dim=1))
+    assert torch.equal(codec.decode(z), z)
+    assert describe(codec)["init_args"] == {"vectors": None, "length": 2.0}
+    # from a checkpoint: no path, sizes known, vectors when they are given
+    later = WordVectors(length=2.0)
+    assert later.noted(noted) is noted
+    assert later.shape(noted) == (3,)
+    with pytest.raises(UserError, match="give their file as codec"):
+        later.encode({"tag": torch.tensor([0])})
+    MADE.save(tmp_path / "w.txt")  # the same vectors in another file
+    assert torch.equal(later.use_vectors(tmp_path / "w.txt", noted), codec.use_vectors(tmp_path / "w.bin", noted))
+
+
+def test_other_vectors_are_rejected(tmp_path):
+    MADE.save(tmp_path / "w.bin")
+    codec = WordVectors(tmp_path / "w.bin")
+    noted = codec.noted(spec("sky", "clouds"))
+    WordVectorTable(NAMES, torch.ones(4, 5)).save(tmp_path / "wide.txt")
+    with pytest.raises(UserError, match="has vectors of 5 numbers, the generator makes 3"):
+        codec.use_vectors(tmp_path / "wide.txt", noted)
+    WordVectorTable(NAMES, MADE.vectors + 1).save(tmp_path / "other.txt")
+    with pytest.raises(UserError, match="has other word vectors"):
+        codec.use_vectors(tmp_path / "other.txt", noted)
+    with pytest.raises(UserError, match="has other word vectors"):
+        WordVectors(tmp_path / "other.txt").noted(noted)
+    with pytest.raises(UserError, match="1 of the 2 tags, such as sea, have no vector in"):
+        codec.noted(spec("sky", "sea"))
+    with pytest.raises(UserError, match="rcg words, give it as"):
+        WordVectors().noted(spec("sky"))
+    with pytest.raises(UserError, match="the data have no tags: use TagDataModule"):
+        codec.noted(DataSpec((1, 8, 8)))

@@ -1,0 +1,146 @@
+"""Autoguidance, guidance intervals and solvers from the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.data.store import Store
+from rcg_lightning.networks.classifier import Classifier
+from rcg_lightning.networks.convnet import SmallConvNet
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.pretrained.codecs import Representations
+from rcg_lightning.pretrained.network_folder import save_network
+from rcg_lightning.types import DataSpec
+
+SPEC = DataSpec(
+    (1, 8, 8),
+    classes=10,
+    columns={"representation": {"shape": [6]}},
+    identities={"representation": "encoder-1"},
+)
+
+
+@pytest.fixture
+def made(make_stage, awake, save, tmp_path):
+    """Checkpoints: two models without a condition, one by class, two RDMs, and what to score by."""
+    ema_names = {"ema": EMA({"long": 0.9, "short": 0.5})}
+    kinds = {
+        "good": make_stage(**ema_names),
+        "bad": make_stage(**ema_names),
+        "class": make_stage(ClassCondition()),
+        "rdm": make_stage(codec=Representations()),
+        "rdm_bad": make_stage(codec=Representations()),
+    }
+    for seed, (name, stage) in enumerate(kinds.items()):
+        save(awake(stage.build(SPEC), seed), tmp_path / f"{name}.ckpt")
+    torch.manual_seed(0)
+    network = Classifier(SmallConvNet(1, 8, (8, 12)), 10)
+    save_network(tmp_path / "classifier", network, {"image": [1, 8, 8], "classes": 10, "dim": 12})
+    return tmp_path
+
+
+@pytest.fixture
+def sample(rcg, made):
+    """Sample from a checkpoint; return the images."""
+    calls = []
+
+    def run(name, *argv):
+        calls.append(name)
+        out = made / f"out{len(calls)}"
+        words = ["--checkpoint", made / f"{name}.ckpt", "--npz", "true", "--png", "false", "--out", out]
+        code, _, error = rcg("sample", *words, *argv, "--accelerator", "cpu")
+        assert code == 0, error
+        return np.load(out / "samples.npz")["arr_0"]
+
+    return run
+
+
+def test_a_weaker_model_guides_by_seed(sample, made):
+    weak = ["--weak", made / "bad.ckpt", "--guidance", 2]
+    guided = sample("good", *weak, "--number", 20)
+    assert not np.array_equal(guided, sample("good", "--number", 20))
+    few = sample("good", *weak, "--number", 3, "--first_seed", 7, "--batch_size", 2)
+    assert np.array_equal(few, guided[7:10])
+    assert not np.array_equal(sample("good", *weak, "--weak_ema", "trained", "--number", 20), guided)
+    own = sample("good", "--weak_ema", "short", "--guidance", 2, "--number", 20)
+    assert not np.array_equal(own, guided)
+
+
+def test_samples_of_another_weaker_model_are_kept_apart(rcg, raised, made):
+    words = ["sample", "--checkpoint", made / "good.ckpt", "--number", 3, "--guidance", 2, "--out", made / "out"]
+    assert rcg(*words, "--weak", made / "bad.ckpt")[0] == 0
+    assert rcg(*words, "--weak", made / "bad.ckpt")[0] == 0  # the same again
+    assert "another folder" in raised(*words, "--weak", made / "good.ckpt")
+    assert "another folder" in raised(*words, "--weak", made / "bad.ckpt", "--weak_ema", "short")
+
+
+def test_an_rdm_is_guided_by_a_weaker_one(rcg, made):
+    rows = []
+    for name, words in {"plain": [], "guided": ["--weak", made / "rdm_bad.ckpt", "--guidance", 2]}.items():
+        code, _, error = rcg("sample", "--checkpoint", made / "rdm.ckpt", *words, "--number", 6, "--out", made / name)
+        assert code == 0, error
+        rows.append(Store.open(made / name / "store").read("representation", np.arange(6)))
+    assert rows[0].shape == (6, 6)
+    assert not np.allclose(*rows)
+
+
+def test_guidance_in_an_interval_and_on_some_channels(sample):
+    everything = sample("class", "--guidance", 4, "--number", 6)
+    inside = sample("class", "--guidance", 4, "--interval", "0.5,1", "--number", 6)
+    assert not np.array_equal(inside, everything)
+    assert np.array_equal(sample("class", "--guidance", 4, "--interval", 0, 1, "--number", 6), everything)
+    assert np.array_equal(sample("class", "--guidance", 4, "--guided_channels", 1, "--number", 6), everything)
+    none = sample("class", "--guidance", 4, "--guided_channels", 0, "--number", 6)
+    assert np.array_equal(none, sample("class", "--number", 6))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--weak", "{made}/bad.ckpt"], "does nothing at guidance scale 1"),
+        (["--weak", "{made}/nothing.ckpt", "--guidance", "2"], "no checkpoint"),
+        (["--weak", "{made}/rdm.ckpt", "--guidance", "2"], "the weaker model makes representations"),
+        (["--weak", "{made}/class.ckpt", "--guidance", "2"], "is told"),
+        (["--weak_ema", "middle", "--guidance", "2"], "no EMA weights 'middle'"),
+        (["--guidance", "2"], "cannot be guided"),
+        (["--weak", "{made}/bad.ckpt", "--guidance", "2", "--interval", "0.8,0.2"], "within [0, 1]"),
+        (["--weak", "{made}/bad.ckpt", "--guidance", "2", "--interval", "0.8"], "two numbers"),
+        (["--sampler", "Heun", "--sampler.steps", "200"], "1 to 100 steps"),
+    ],
+)
+def test_rejected_before_anything_is_written(raised, made, words, line):
+    given = [word.format(made=made) for word in words]
+    assert line in raised("sample", "--checkpoint", made / "good.ckpt", *given, "--out", made / "out")
+    assert not (made / "out").exists()
+
+
+def sweep_words(made):
+    classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", made / "classifier"]
+    data = ["--data.source", "Digits", "--data.source.limit", 128, "--accelerator", "cpu", "--number", 40]
+    return ["sweep", "--checkpoint", made / "good.ckpt", *classifier, *data, "--out", made / "sweep"]
+
+
+def metrics(made):
+    return [row["metrics"][0]["fd"] for row in json.loads((made / "sweep" / "sweep.json").read_text())["rows"]]
+
+
+@pytest.mark.parametrize("name", ["Heun", "DPMSolver2M", "Euler"])
+def test_solvers_are_swept(rcg, raised, made, name):
+    words = [*sweep_words(made), "--sampler", name]
+    code, _, error = rcg(*words, "--steps", "2,4", "--temperature", "1,0.5")
+    assert code == 0, error
+    assert len(set(metrics(made))) == 4
+    assert f"{name} has no eta" in raised(*words, "--eta", "1")
+
+
+def test_scales_of_a_weaker_model_are_swept(rcg, made):
+    words = sweep_words(made)
+    assert rcg(*words, "--weak", made / "bad.ckpt", "--guidance", "1,2")[0] == 0
+    first = metrics(made)
+    assert rcg(*words, "--weak", made / "bad.ckpt", "--guidance", "1,2", "--interval", "0.5,1")[0] == 0
+    second = metrics(made)
+    assert first[0] == second[0]
+    assert len({*first, *second}) == 3

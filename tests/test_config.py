@@ -1,0 +1,136 @@
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcg_lightning.config import ConfigMixin, construct, describe
+from rcg_lightning.core.diffusion import Velocity
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.samplers import DDIM, LinspaceSpacing
+from rcg_lightning.core.schedule import CosineSchedule, LinearSchedule
+from rcg_lightning.errors import UserError
+from rcg_lightning.networks.conditioner import Conditioner
+from rcg_lightning.networks.denoiser import Denoiser
+from rcg_lightning.networks.ema import EMA
+from rcg_lightning.networks.rdm_mlp import ModulatedMLP
+
+
+class Tool(ConfigMixin):
+    def __init__(self, size: int, folder: Path | None = None, *, parts=(), table=None, **more) -> None:
+        self.size, self.folder, self.parts, self.table, self.more = size, folder, parts, table, more
+
+
+class Finer(Tool):
+    """Inherits its constructor."""
+
+
+class Own(Tool):
+    def __init__(self, name: str) -> None:
+        super().__init__(len(name))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        DDIM(25, eta=0.5, spacing=LinspaceSpacing(), clip=1.0),
+        DDIM(),
+        Guidance(2.0, interval=(0.1, 0.9), channels=3),
+        EMA({"fast": 0.9, "slow": 0.99}, warmup=True),
+        Denoiser(ModulatedMLP(8, depth=1), LinearSchedule(10), Velocity(), learned_variance=True),
+        Conditioner(dim=4, drop=0.2, noise=0.1),
+        Finer(3, parts=[Own("abc"), [1, 2.5, None, True]], table={"a": "b"}, extra=1),
+    ],
+    ids=lambda made: type(made).__name__,
+)
+def test_a_description_is_plain_and_makes_the_same_again(made):
+    description = json.loads(json.dumps(describe(made)))
+    again = construct(description)
+    assert type(again) is type(made)
+    assert describe(again) == description
+
+
+def test_only_what_was_given_is_described():
+    assert describe(DDIM(25)) == {"class_path": "rcg_lightning.core.samplers.DDIM", "init_args": {"steps": 25}}
+    assert describe(CosineSchedule())["init_args"] == {}
+    path = f"{__name__}.Own"
+    assert describe(Own("abcd")) == {"class_path": path, "init_args": {"name": "abcd"}}  # not what it told its base
+
+
+def test_paths_stay_on_their_machine():
+    made = Tool(1, Path("/data/secret"), parts=[Path("a")], table={"b": Path("c")})
+    arguments = describe(made)["init_args"]
+    assert arguments == {"size": 1, "folder": None, "parts": [None], "table": {"b": None}}
+    assert construct(describe(made)).folder is None
+
+
+def test_what_has_no_plain_description_is_rejected():
+    for value in (torch.zeros(2), lambda: 0, torch.nn.Linear(1, 1)):
+        with pytest.raises(TypeError, match="no plain description"):
+            describe(Tool(1, parts=[value]))
+
+
+def test_copies_and_pickles_remember_too():
+    made = DDIM(25, eta=0.5)
+    assert describe(copy.deepcopy(made)) == describe(made)
+    assert describe(pickle.loads(pickle.dumps(made))) == describe(made)
+
+
+CALLED = []
+
+
+def dangerous(**arguments):
+    CALLED.append(arguments)
+
+
+class NotDescribed:
+    def __init__(self, **arguments) -> None:
+        CALLED.append(arguments)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "torch.nn.Linear",
+        "builtins.eval",
+        "builtins.exec",
+        "subprocess.Popen",
+        "rcg_lightning.config.construct",
+        "rcg_lightning.config.Path",
+        f"{__name__}.dangerous",
+        f"{__name__}.NotDescribed",
+        f"{__name__}.CALLED",
+    ],
+)
+def test_nothing_but_described_classes_is_ever_called(path, tmp_path):
+    witness = tmp_path / "witness"
+    for arguments in ({}, {"command": f"touch {witness}"}, {"in_features": 1, "out_features": 1}):
+        description = {"class_path": path, "init_args": arguments}
+        for hidden in (description, [description], {"key": description}, within(description)):
+            with pytest.raises(UserError, match="is not a class that a checkpoint may name"):
+                construct(hidden)
+    assert CALLED == []
+    assert not witness.exists()
+
+
+def within(description):
+    return {"class_path": f"{__name__}.Tool", "init_args": {"size": 1, "parts": [description]}}
+
+
+@pytest.mark.parametrize("path", ["nowhere.Nothing", "rcg_lightning.config.Nothing", "Nothing", "", ".Tool"])
+def test_unknown_classes_are_told(path):
+    with pytest.raises(UserError, match="no class"):
+        construct({"class_path": path})
+
+
+def test_wrong_arguments_are_told():
+    with pytest.raises(UserError, match="cannot be rebuilt"):
+        construct({"class_path": f"{__name__}.Own", "init_args": {"nome": "x"}})
+
+
+def test_plain_values_pass():
+    for value in (1, 2.5, "text", None, True, [1, [2]], {"a": {"b": [3]}}):
+        assert construct(value) == value
