@@ -8,6 +8,8 @@ import torch
 
 from helpers import rcg_process
 
+pytest_plugins = ["helpers.cli_fixtures", "helpers.evaluation_fixtures"]
+
 # torch and Lightning are slow to import: tests that need neither stage nor data should not wait for them
 
 

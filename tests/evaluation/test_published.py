@@ -8,7 +8,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.protocols import presets
 from rcg_lightning.evaluation.published import NOT_YET, Protocol, find_row, find_table, tables
 from rcg_lightning.evaluation.reproduction import Measured, comparison, lines, read_metrics, read_results
-from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.metric_name import metric_name
 
 FULL = {"fid/inception_50k_train": 4.0, "is/inception_50k": 170.0, "precision/inception_50k_train": 0.8}
 

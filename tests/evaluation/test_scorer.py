@@ -10,7 +10,7 @@ from rcg_lightning.evaluation import reference as references
 from rcg_lightning.evaluation.reference import Reference, batches, real_images, reference_of
 from rcg_lightning.evaluation.reference_files import read_statistics
 from rcg_lightning.evaluation.scorer import CHEAP, EVERY, Scorer, score
-from rcg_lightning.metrics.feature_statistics import Moments, fid
+from rcg_lightning.metrics.fid import Moments, fid
 from rcg_lightning.metrics.prdc import density_coverage, precision_recall
 from rcg_lightning.types import to_uint8
 

@@ -6,7 +6,9 @@ from torchmetrics.image.inception import InceptionScore
 
 from rcg_lightning.core.counter_rng import mix
 from rcg_lightning.errors import UserError
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments, fid, metric_name
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics
+from rcg_lightning.metrics.fid import Moments, fid
+from rcg_lightning.metrics.metric_name import metric_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchmetrics")
 

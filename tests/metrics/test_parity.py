@@ -15,7 +15,8 @@ from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.reference_files import read_statistics
 from rcg_lightning.evaluation.scorer import EVERY, score
 from rcg_lightning.metrics.feature_extractors import ClassifierExtractor, InceptionExtractor
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, fid
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics
+from rcg_lightning.metrics.fid import fid
 from rcg_lightning.metrics.kid import kernel_distance
 from rcg_lightning.metrics.prdc import density_coverage, precision_recall
 

@@ -2,14 +2,8 @@ import pytest
 import torch
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.metrics.prdc import (
-    balls_around,
-    copy_threshold,
-    density_coverage,
-    nearest_images,
-    precision_recall,
-    radii,
-)
+from rcg_lightning.metrics.copy_rate import copy_threshold, nearest_images
+from rcg_lightning.metrics.prdc import balls_around, density_coverage, precision_recall, radii
 
 
 def cloud(count, seed, centre=0.0, dim=6):

@@ -8,7 +8,7 @@ import torchvision
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.scorer import score
-from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.metrics.reconstruction import Reconstruction, perceptual_similarity, reconstruction_scores
 
 

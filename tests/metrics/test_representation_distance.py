@@ -8,7 +8,7 @@ from rcg_lightning.core.frechet import frechet_distance, moments
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.errors import UserError
-from rcg_lightning.metrics.feature_statistics import Moments
+from rcg_lightning.metrics.fid import Moments
 from rcg_lightning.metrics.representation_distance import (
     RealRepresentations,
     RepresentationScorer,

@@ -21,7 +21,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from rcg_lightning.core.frechet import frechet_distance, moments
 from rcg_lightning.evaluation.sample_readers import open_samples
 from rcg_lightning.metrics.feature_extractors import InceptionExtractor
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics
+from rcg_lightning.metrics.fid import Moments
 from rcg_lightning.types import to_uint8
 
 DIM = 2048

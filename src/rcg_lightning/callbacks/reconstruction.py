@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from rcg_lightning.callbacks.sample_grid import tensorboard_grid
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.metrics.reconstruction import Backbone, Reconstruction
 from rcg_lightning.stages.tokenizer import TokenizerStage
 from rcg_lightning.types import Batch, require, to_uint8

@@ -5,7 +5,8 @@ import torch
 
 from rcg_lightning.callbacks.every_nth import EveryNth
 from rcg_lightning.errors import UserError
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments, fid
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics
+from rcg_lightning.metrics.fid import Moments, fid
 from rcg_lightning.metrics.representation_distance import RealRepresentations, full_names, representation_distances
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, require

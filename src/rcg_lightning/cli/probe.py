@@ -13,7 +13,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.reference import BATCH
 from rcg_lightning.evaluation.results import content_of, report
-from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.metrics.probes import DRAWN, NEIGHBOURS, REGULARISATION
 from rcg_lightning.metrics.probes import probe as probed
 from rcg_lightning.pretrained.encoders import Encoder

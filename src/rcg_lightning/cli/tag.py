@@ -16,7 +16,7 @@ from rcg_lightning.data.tag_data_module import TagDataModule, pairs_of
 from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.results import content_of, report
 from rcg_lightning.metrics import tag_prediction
-from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.pretrained.word_vectors import WordVectors, read_word_vectors, vocabulary_of
 from rcg_lightning.sampling.loading import same_encoder
 from rcg_lightning.stages.generator import Generator

@@ -10,8 +10,8 @@ from torch import Tensor
 from rcg_lightning.data.neighbours import nearest
 from rcg_lightning.evaluation.image_grid import labelled_grid
 from rcg_lightning.evaluation.reference import batches
+from rcg_lightning.metrics.copy_rate import nearest_images
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.prdc import nearest_images
 from rcg_lightning.types import require
 
 

@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.errors import UserError
+from rcg_lightning.metrics.copy_rate import copy_threshold
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments
-from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii, copy_threshold
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics
+from rcg_lightning.metrics.fid import Moments
+from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii
 from rcg_lightning.types import require
 
 BATCH = 256  # fixed, so that features of one image set are always made in the same batches, to the last digit

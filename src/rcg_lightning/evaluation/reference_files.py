@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from rcg_lightning.evaluation.npz_files import npz_names
 from rcg_lightning.evaluation.reference import FORMAT, MAX_STORED_FEATURES, RealSet, Reference
 from rcg_lightning.evaluation.sample_readers import open_samples
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.feature_statistics import Moments
+from rcg_lightning.metrics.fid import Moments
+from rcg_lightning.metrics.npz_files import npz_names
 from rcg_lightning.metrics.prdc import NEIGHBOURS
 from rcg_lightning.pretrained.network_folder import file_digest
 from rcg_lightning.types import require

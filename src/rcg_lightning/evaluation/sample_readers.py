@@ -14,7 +14,7 @@ from torch import Tensor
 from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.npz_files import npz_names, read_npz
+from rcg_lightning.metrics.npz_files import npz_names, read_npz
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)

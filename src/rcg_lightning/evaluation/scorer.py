@@ -8,16 +8,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, spatial_statistics, spread
+from rcg_lightning.metrics.class_accuracy import ClassAccuracy
+from rcg_lightning.metrics.copy_rate import PixelDistances
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments, Summary, SumMetric, fid, metric_name
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Summary
+from rcg_lightning.metrics.fid import Moments, fid
 from rcg_lightning.metrics.kid import SEED, kernel_distance
-from rcg_lightning.metrics.prdc import (
-    NEIGHBOURS,
-    all_radii,
-    density_coverage,
-    nearest_images,
-    precision_recall,
-)
+from rcg_lightning.metrics.metric_name import metric_name
+from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii, density_coverage, precision_recall
 from rcg_lightning.metrics.stored_images import StoredImages
 from rcg_lightning.types import require
 
@@ -152,60 +150,6 @@ class Scorer(torch.nn.Module):
             reference = None if kind in _OF_SAMPLES_ALONE else compared
             named[metric_name(kind.removesuffix("_eval"), extractor, count, reference)] = value
         return named
-
-
-class ClassAccuracy(SumMetric):
-    """How often a classifier takes a sample for the class that was asked for."""
-
-    right: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_sums({"right": (), "count": ()})
-
-    def update(self, logits: Tensor, label: Tensor) -> None:
-        """Add logits (B, classes) and the classes asked for (B,), -1 where none was."""
-        self.right += (logits.argmax(1) == label).sum().to(self.right.device)
-        self.count += (label >= 0).sum().to(self.count.device)
-
-    def compute(self) -> dict[str, float]:
-        """Return ``class_accuracy``; nothing where no class was asked for."""
-        return {"class_accuracy": (self.right / self.count).item()} if self.count > 0 else {}
-
-
-class PixelDistances(SumMetric):
-    """Distances in pixels to the nearest training image: their mean, and how many samples are copies.
-
-    Args:
-        bank: training images (N, C, H, W) uint8.
-        threshold: distance below which a sample counts as a copy; None: copies are not counted.
-    """
-
-    distance: Tensor
-    copies: Tensor
-    count: Tensor
-
-    def __init__(self, bank: Tensor | None, threshold: float | None) -> None:
-        super().__init__()
-        assert bank is not None
-        # in a tuple, so that moving the metric does not move the bank: it is read chunk by chunk
-        self.bank, self.threshold = (bank,), threshold
-        self.add_sums({"distance": (), "copies": (), "count": ()})
-
-    def update(self, images: Tensor) -> None:
-        """Add images (B, C, H, W) uint8."""
-        found, _ = nearest_images(images, self.bank[0])
-        found = found.to(self.distance.device).double()
-        self.distance += found.sum()
-        self.count += len(found)
-        if self.threshold is not None:
-            self.copies += (found < self.threshold).sum()
-
-    def compute(self) -> dict[str, float]:
-        """Return ``nearest`` and, where copies are counted, ``copy_rate``."""
-        found = {"nearest": (self.distance / self.count).item()}
-        return found if self.threshold is None else found | {"copy_rate": (self.copies / self.count).item()}
 
 
 def compare(

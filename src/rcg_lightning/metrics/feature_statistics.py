@@ -4,91 +4,18 @@
 which metrics against other sets are taken. Nothing here knows what made the features.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from rcg_lightning.core.counter_rng import mix
-from rcg_lightning.core.frechet import frechet_distance, moments_from_sums
+from rcg_lightning.core.frechet import moments_from_sums
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.npz_files import read_npz
+from rcg_lightning.metrics.fid import Moments
+from rcg_lightning.metrics.inception_score import SPLITS, inception_score
+from rcg_lightning.metrics.sum_metric import SumMetric
 from rcg_lightning.types import require
-
-SPLITS = 10  # of the published Inception scores,
-SPLIT_FROM = 50_000  # which are over so many images; smaller splits are biased more: one for all below it
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Mean (d,) and unbiased covariance (d, d), float64, of ``count`` features (None: unknown) of one extractor."""
-
-    mean: Tensor
-    covariance: Tensor
-    count: int | None = None
-    identity: str | None = None  # of the extractor that made the features
-
-    def cpu(self) -> "Moments":
-        """Return the same in ordinary memory."""
-        return replace(self, mean=self.mean.cpu(), covariance=self.covariance.cpu())
-
-    def save(self, path: Path) -> None:
-        """Write an .npz with mu and sigma (the usual names, float64) and, of ours, count and identity."""
-        arrays: dict[str, Any] = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
-        extra = {"count": self.count, "identity": self.identity}
-        arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **arrays)
-
-    @classmethod
-    def load(cls, path: Path, suffix: str = "") -> "Moments":
-        """Read an .npz that holds mu (d,) and sigma (d, d), such as the statistics files that papers publish.
-
-        Args:
-            path: the file.
-            suffix: ``_s`` reads mu_s and sigma_s instead, the spatial features of sFID.
-
-        Raises:
-            UserError: no such file, not such a file, or shapes that do not fit.
-        """
-        names = f"mu{suffix}", f"sigma{suffix}"
-        require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
-        found = read_npz(path, (*names, "count", "identity"), "reference statistics")
-        absent = " and ".join(name for name in names if name not in found)
-        require(not absent, f"{path} does not hold {absent}, but mu and sigma are needed: is it a file of statistics?")
-        mean, covariance = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in names)
-        finite = bool(mean.isfinite().all() and covariance.isfinite().all())
-        require(finite, f"the statistics in {path} hold NaN or infinity: get or make the file again")
-        shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
-        require(mean.ndim == 1 and covariance.shape == (len(mean),) * 2, f"{path}: {shapes} do not fit each other")
-        count = int(found["count"]) if "count" in found else None
-        return cls(mean, covariance, count, str(found["identity"]) if "identity" in found else None)
-
-
-def fid(samples: Moments, reference: Moments) -> float:
-    """Return the Fréchet distance of two sets of features; it is *the* FID where the features are Inception's.
-
-    Raises:
-        UserError: the features come from different extractors.
-    """
-    sizes = len(samples.mean), len(reference.mean)
-    require(
-        sizes[0] == sizes[1], f"features of {sizes[0]} and {sizes[1]} dimensions are no distance apart: one extractor"
-    )
-    known = samples.identity, reference.identity
-    require(
-        None in known or known[0] == known[1],
-        f"the samples' features were made by {known[0]}, the reference's by {known[1]}: make the reference again",
-    )
-    device = samples.mean.device
-    return frechet_distance(
-        samples.mean, samples.covariance, reference.mean.to(device), reference.covariance.to(device)
-    ).item()
 
 
 class Summary:
@@ -115,72 +42,10 @@ class Summary:
         return self.moments.count or 0
 
     def inception_score(self, splits: int | None = None) -> tuple[float, float]:
-        """Return mean and standard deviation (unbiased; 0 for one split) of exp(mean KL(p(y|x) ‖ p(y))) over splits.
-
-        The rule: from SPLIT_FROM images on, SPLITS parts, which a hash of the images' names makes; below, one part,
-        for a score of few images is too low.
-
-        Args:
-            splits: 1 or SPLITS.
-        """
+        """Return mean and standard deviation of the Inception score, see ``inception_score``."""
         if self.classes is None:
             raise UserError("this extractor gives no class logits, so there is no Inception score")
-        splits = splits or (SPLITS if self.count >= SPLIT_FROM else 1)
-        require(splits in (1, SPLITS), f"an Inception score is taken over 1 or {SPLITS} splits, not {splits}")
-        sums = self.classes, self.certainty, self.parts
-        scores = _exponential_information(*(value.sum(0, keepdim=True) if splits == 1 else value for value in sums))
-        return scores.mean().item(), scores.std().item() if splits > 1 else 0.0
-
-
-def _exponential_information(classes: Tensor, certainty: Tensor, parts: Tensor) -> Tensor:
-    """exp of the mutual information of image and class, (S,), from sums over each of S parts."""
-    marginal = classes / parts[:, None]
-    return (certainty / parts - torch.xlogy(marginal, marginal).sum(1)).exp()
-
-
-class SumMetric(Metric):
-    """Base of metrics whose states are float64 sums; on MPS, which has no float64, they stay on the CPU.
-
-    Where processes are to be summed, move it to the device of the distributed backend before use.
-    """
-
-    full_state_update = False
-    _kinds: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = {}  # of rows, by their states' names
-
-    @property
-    def update_called(self) -> bool:
-        """Always: a process without a share is not the mistake that torchmetrics warns of."""
-        return True
-
-    def add_sums(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Add a state of zeros for each name."""
-        for name, shape in shapes.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def add_rows(self, kinds: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        """Add a list of batches (B, *shape) for each name, given the shape and type of a row."""
-        self._kinds = kinds
-        for name in kinds:
-            self.add_state(name, [], dist_reduce_fx="cat")
-
-    def rows(self, name: str) -> Tensor:
-        """Return the rows (N, *shape) of all batches, after synchronisation of all processes."""
-        found = getattr(self, name)
-        shape, dtype = self._kinds[name]
-        if isinstance(found, Tensor):
-            return found
-        return torch.cat([torch.empty(0, *shape, dtype=dtype, device=self.device), *found])
-
-    def _sync_dist(self, *args: Any, **settings: Any) -> None:
-        for name, (shape, dtype) in self._kinds.items():
-            if isinstance(getattr(self, name), list) and not getattr(self, name):  # a process that saw nothing
-                setattr(self, name, [torch.empty(0, *shape, dtype=dtype, device=self.device)])
-        super()._sync_dist(*args, **settings)
-
-    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-        if fn(torch.empty(0)).device.type == "mps":
-            return self
-        return super()._apply(fn, *args, **kwargs)
+        return inception_score(self.classes, self.certainty, self.parts, splits)
 
 
 class FeatureStatistics(SumMetric):
@@ -261,18 +126,3 @@ class FeatureStatistics(SumMetric):
 
     def _double(self, value: Tensor) -> Tensor:
         return value.detach().to(self.total.device).double()
-
-
-def metric_name(kind: str, extractor: str, count: int, reference: str | None = None) -> str:
-    """Return a name that says all that a metric depends on: ``fid/inception_5k_train``, ``fd/classifier_1346_val``.
-
-    Args:
-        kind: ``fd``, ``sfd`` or ``kd`` (``fid``, ``sfid``, ``kid`` where the extractor is Inception), ``is``, …
-        extractor: the extractor's name.
-        count: number of images scored.
-        reference: what they are compared with, None where it is nothing.
-    """
-    if extractor == "inception" and kind.split("_")[0] in ("fd", "sfd", "rfd", "kd"):
-        kind = kind.replace("d", "id", 1)
-    size = f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
-    return f"{kind}/{extractor}_{size}" + (f"_{reference}" if reference else "")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.metrics.feature_statistics import SumMetric
+from rcg_lightning.metrics.sum_metric import SumMetric
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Metrics of neighbours: precision, recall, density, coverage, and how near samples come to training images.
+"""Precision, recall, density and coverage: metrics of the neighbourhoods of features.
 
 A set's manifold is the union of balls around its features, each as large as the distance to its k-th neighbour.
 Sources: Kynkäänniemi et al. 2019 (precision, recall; k = 3 there, and in the ADM suite's and torch-fidelity's metrics),
@@ -69,28 +69,3 @@ def density_coverage(
     density = balls_around(samples, real, real_radii).double().mean() / neighbours
     covered = nearest(real, samples, 1)[0][:, 0] <= real_radii
     return density.item(), covered.double().mean().item()
-
-
-def nearest_images(images: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pixel distance of each image to its nearest in ``bank``, (n,), and which one that is, (n,) int64.
-
-    The distance is the root mean square difference of the pixels, in [0, 1].
-
-    Args:
-        images: uint8 (n, C, H, W).
-        bank: uint8 (N, C, H, W).
-    """
-    shapes = tuple(images.shape[1:]), tuple(bank.shape[1:])
-    require(shapes[0] == shapes[1], f"images of {shapes[0]} have no pixel distance to those of {shapes[1]}")
-    distances, index = nearest(images.flatten(1), bank.flatten(1), 1)  # floats are made chunk by chunk
-    return distances[:, 0] / (255 * images[0].numel() ** 0.5), index[:, 0]
-
-
-def copy_threshold(evaluation: Tensor, train: Tensor) -> float:
-    """Return the distance below which a image counts as a copy: 1 % of evaluation images are as near to training.
-
-    Args:
-        eval: uint8 (n, C, H, W).
-        train: uint8 (N, C, H, W).
-    """
-    return torch.quantile(nearest_images(evaluation, train)[0].double(), 0.01).item()

@@ -10,7 +10,8 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.scorer import CHEAP, Scorer, warn_of_doubts
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, fid
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics
+from rcg_lightning.metrics.fid import fid
 from rcg_lightning.pretrained.perceptual import Backbone, check_size, perceptual_similarity
 from rcg_lightning.types import require
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from rcg_lightning.data.store import Store
 from rcg_lightning.evaluation.scorer import warn_of_doubts
-from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Moments, fid, metric_name
+from rcg_lightning.metrics.feature_statistics import FeatureStatistics
+from rcg_lightning.metrics.fid import Moments, fid
+from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.types import require
 
 NAME = "encoder"  # in the names of metrics, where others have an extractor's

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcg_lightning.metrics.feature_statistics import SumMetric
+from rcg_lightning.metrics.sum_metric import SumMetric
 
 MAX_STORED_BYTES = 512 * 2**20  # by all processes together
 

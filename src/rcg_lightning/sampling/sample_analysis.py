@@ -14,7 +14,7 @@ from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.nearest_images import closest_matches, nearest_images_grid
 from rcg_lightning.evaluation.reference import real_images
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.feature_statistics import metric_name
+from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.metrics.parzen import BANDWIDTHS, ParzenImages
 from rcg_lightning.metrics.stored_images import MAX_STORED_BYTES
 from rcg_lightning.types import require
