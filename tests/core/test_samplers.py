@@ -74,12 +74,12 @@ def seeds(count):
     return SeededNoise(torch.arange(count))
 
 
-@pytest.mark.parametrize("grid", [LinspaceSpacing(), LeadingSpacing()], ids=["even", "stride"])
-def test_ddim_with_eta_1_is_ancestral_sampling(grid):
+@pytest.mark.parametrize("spacing", [LinspaceSpacing(), LeadingSpacing()], ids=["linspace", "leading"])
+def test_ddim_with_eta_1_is_ancestral_sampling(spacing):
     schedule = LinearSchedule()
     runs = [
         list(sampler.trajectory(exact(schedule), schedule, seeds(8), (4,)))
-        for sampler in (DDIM(20, eta=1, grid=grid), Ancestral(20, grid=grid))
+        for sampler in (DDIM(20, eta=1, spacing=spacing), Ancestral(20, spacing=spacing))
     ]
     for (x, mean), (other, other_mean) in zip(*runs, strict=True):
         torch.testing.assert_close(x, other, rtol=1e-4, atol=1e-4)
@@ -168,15 +168,15 @@ def test_even_grid_is_250():
     assert LinspaceSpacing().timesteps(1000, 1000) == list(range(999, -2, -1))
 
 
-@pytest.mark.parametrize("grid", [LeadingSpacing(), OffsetSpacing(), LinspaceSpacing()], ids=lambda g: type(g).__name__)
-def test_spacings_descend_and_reject_nonsense(grid):
+@pytest.mark.parametrize("spacing", [LeadingSpacing(), OffsetSpacing(), LinspaceSpacing()], ids=lambda g: type(g).__name__)
+def test_spacings_descend_and_reject_nonsense(spacing):
     for steps in (2, 10, 25, 30, 250):
-        levels = grid.timesteps(steps, 1000)
+        levels = spacing.timesteps(steps, 1000)
         assert all(a > b for a, b in pairwise(levels))
         assert levels[0] < 1000
     for steps in (0, -1, 1001):
         with pytest.raises(UserError, match="steps"):
-            grid.timesteps(steps, 1000)
+            spacing.timesteps(steps, 1000)
 
 
 def test_progress_goes_from_0_to_1():

@@ -109,7 +109,7 @@ def test_channels_and_limit_are_checked():
 
 def test_some_classes_alone_keep_their_labels():
     every, some = Digits(), Digits(classes=[7, 2])
-    for split in ("train", "eval"):
+    for split in ("train", "evaluation"):
         whole, part = getattr(every, split)(), getattr(some, split)()
         kept = np.isin(whole.labels, [2, 7])
         assert np.array_equal(part.array, whole.array[kept])

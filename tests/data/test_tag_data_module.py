@@ -106,14 +106,14 @@ def test_stores_of_the_same_images_are_joined(tmp_path):
     made.needs = {"tag", "representation"}
     batch = next(iter(made.train_dataloader()))
     assert torch.equal(batch["representation"][:, 0].long(), batch["index"])
-    told = list(made.told("train", frozenset({"representation", "tag"})))
-    assert torch.equal(torch.cat([batch["index"] for batch in told]), torch.arange(10))  # also those without tags
-    assert torch.equal(torch.cat([batch["representation"] for batch in told])[:, 0], torch.arange(10.0))
+    conditions = list(made.conditions("train", frozenset({"representation", "tag"})))
+    assert torch.equal(torch.cat([batch["index"] for batch in conditions]), torch.arange(10))  # also those without tags
+    assert torch.equal(torch.cat([batch["representation"] for batch in conditions])[:, 0], torch.arange(10.0))
     assert made.needs == {"tag", "representation"}
     with pytest.raises(UserError, match="of the eval images is needed, and nothing provides it"):
-        made.told("eval", frozenset({"representation"}))
+        made.conditions("eval", frozenset({"representation"}))
     made.needs = {"tag", "instance"}
-    with pytest.raises(UserError, match="tags and instances cannot be told together"):
+    with pytest.raises(UserError, match="tags and instances cannot be conditions together"):
         made.setup("fit")
 
 

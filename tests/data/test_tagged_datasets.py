@@ -71,7 +71,7 @@ def test_annotations_are_extra_tags_as_published(flickr):
 def test_the_published_split_is_by_the_number_of_examples(flickr):
     source = MIRFlickr(flickr, examples=4)
     assert set(named(source)) == {"im1.jpg", "im2.jpg", "im3.jpg"}  # 2 + 2 + 0 tags; the order is that of numbers
-    assert set(named(source, "eval")) == {"im10.jpg"}
+    assert set(named(source, "evaluation")) == {"im10.jpg"}
     with pytest.raises(UserError, match="the first image has more than 1 tags"):
         MIRFlickr(flickr, examples=1).train()
 
@@ -114,7 +114,7 @@ def test_a_table_of_two_splits_with_annotations(tmp_path):
     images(tmp_path, "train/a.png", "val/b.png")
     text(tmp_path / "mine.csv", "train/a.png,sky,outdoor", "val/b.png,sea,water;outdoor")
     source = TagTable(tmp_path, tmp_path / "mine.csv")
-    assert (named(source), named(source, "eval")) == ({"a.png": ("sky",)}, {"b.png": ("sea",)})
+    assert (named(source), named(source, "evaluation")) == ({"a.png": ("sky",)}, {"b.png": ("sea",)})
     assert source.annotations(source.evaluation()) == [("water", "outdoor")]
 
 

@@ -36,7 +36,7 @@ def test_the_published_sizes_for_images():
 
 
 def test_the_published_sizes_for_word_vectors():
-    generator = ConditionalGenerator(100, 500, 2000, None, squashed=False, law=NormalNoise())
+    generator = ConditionalGenerator(100, 500, 2000, None, squashed=False, noise_distribution=NormalNoise())
     discriminator = ConditionalDiscriminator(Rectified(500), Rectified(1200), Maxout(1000, 3), images=False)
     for network in (generator, discriminator):
         conditioner = Conditioner(drop=0.0)
@@ -48,11 +48,11 @@ def test_the_published_sizes_for_word_vectors():
         "joint_linear.weight": (3000, 1700),
         "out_linear.weight": (1, 1000),
     }
-    made = generator(generator.law.random(3, generator.noise_dim), torch.randn(3, 2000))
+    made = generator(generator.noise_distribution.random(3, generator.noise_dim), torch.randn(3, 2000))
     assert made.shape == (3, 200)
     assert discriminator(made, torch.randn(3, 1200)).shape == (3,)
     rebuilt = construct(describe(generator))
-    assert isinstance(rebuilt.law, NormalNoise)
+    assert isinstance(rebuilt.noise_distribution, NormalNoise)
     assert construct(describe(discriminator)).joint.width == 3000
 
 
@@ -83,7 +83,7 @@ def test_every_parameter_gets_a_gradient(conditional):
     generator.build(IMAGE, 1000 if conditional else 0)
     discriminator.build(IMAGE, 250 if conditional else 0)
     c = [torch.randn(4, width if conditional else 0) for width in (1000, 250)]
-    made = generator(generator.law.random(4, 100), c[0])
+    made = generator(generator.noise_distribution.random(4, 100), c[0])
     assert made.shape == (4, *IMAGE)
     assert float(made.detach().abs().max()) <= 1
     discriminator(made, c[1]).sum().backward()
@@ -138,7 +138,7 @@ def test_lasting_dropout_is_a_part_of_the_noise(conditional):
     generator.build((1, 4, 4), width)
     assert generator.noise_dim == 10 + 6 + width + 12
     generator.eval()
-    noise = generator.law.seeded(SeededNoise(torch.arange(64)), 0, generator.noise_dim)
+    noise = generator.noise_distribution.seeded(SeededNoise(torch.arange(64)), 0, generator.noise_dim)
     c = torch.randn(1, width).expand(64, width)
     made = generator(noise, c)
     assert torch.equal(made, generator.train()(noise, c))
@@ -152,4 +152,4 @@ def test_lasting_dropout_is_a_part_of_the_noise(conditional):
     torch.testing.assert_close(generator(loud, c), plain(noise[:, :10], c))
     assert not torch.allclose(made, generator(loud, c))
     with pytest.raises(UserError, match="uniform"):
-        ConditionalGenerator(law=NormalNoise(), lasting=True)
+        ConditionalGenerator(noise_distribution=NormalNoise(), lasting=True)

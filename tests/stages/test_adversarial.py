@@ -31,7 +31,7 @@ SPEC = DataSpec((1, 8, 8), 10)
 
 def gan(condition=None, **settings):
     given = {
-        "generator": ConditionalGenerator(6, 16, 8, 16, law=NormalNoise(), dropout=0.1, reach=0.3),
+        "generator": ConditionalGenerator(6, 16, 8, 16, noise_distribution=NormalNoise(), dropout=0.1, reach=0.3),
         "discriminator": ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), dropout=0.1, reach=0.1),
         "conditioner": Conditioner(drop=0.0),
         "discriminator_conditioner": Conditioner(drop=0.0),
@@ -123,7 +123,7 @@ class Styled(ConditionalGenerator):
 
 
 def test_paths_and_logits_are_regularised_where_asked_for():
-    network = Styled(6, 16, 8, 16, law=NormalNoise())
+    network = Styled(6, 16, 8, 16, noise_distribution=NormalNoise())
     stage = gan(generator=network, path_length=PathLength(every=2, decay=0.5), lecam=LeCam(decay=0.5)).build(SPEC)
     assert "path_length" in stage.generator_losses(batch())
     assert float(stage.mean_length) > 0
@@ -232,7 +232,7 @@ class Deaf(ConditionalGenerator):
 
 @pytest.mark.parametrize("made", [Deaf, ConditionalGenerator])
 def test_collapse_is_seen(made, tmp_path, trainer, digits, caplog):
-    stage = gan(generator=made(6, 16, 8, 16, law=NormalNoise(), reach=0.3))
+    stage = gan(generator=made(6, 16, 8, 16, noise_distribution=NormalNoise(), reach=0.3))
     with caplog.at_level(logging.WARNING, "rcg_lightning"):
         fit = trainer(tmp_path, 1)
         fit.fit(stage, digits())

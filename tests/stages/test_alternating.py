@@ -141,7 +141,7 @@ class Kill(Callback):
 
 def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
     def run(folder, resume=None, **settings):
-        rates = {"rate": CosineLR(warmup=2)}
+        rates = {"lr_schedule": CosineLR(warmup=2)}
         stage = Duel(AdamW(1e-2, **rates), AdamW(1e-2, **rates), 2, 2, since=2, noise=0.1)
         fit = trainer(tmp_path / folder, 6, checkpoint_every=3, val_check_interval=3, **settings)
         fit.fit(stage, digits(), ckpt_path=resume)

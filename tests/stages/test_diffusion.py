@@ -25,19 +25,19 @@ def batch(n=64):
 def test_stratified_levels_cover_the_schedule_evenly(make_stage, n):
     stage = make_stage(stratified=True).build(SPEC)
     steps = stage.denoiser.schedule.steps
-    levels = stage._random_levels(n, torch.device("cpu"))
-    assert levels.shape == (n,)
-    counts = torch.histc(levels.float(), bins=min(n, steps), min=0, max=steps)
+    timesteps = stage._random_timesteps(n, torch.device("cpu"))
+    assert timesteps.shape == (n,)
+    counts = torch.histc(timesteps.float(), bins=min(n, steps), min=0, max=steps)
     assert counts.max() <= n / min(n, steps) + 2
-    assert n < 7 or not torch.equal(levels, levels.sort().values)  # not in the order of the rows
+    assert n < 7 or not torch.equal(timesteps, timesteps.sort().values)  # not in the order of the rows
 
 
 @pytest.mark.parametrize("stratified", [False, True])
 def test_levels_are_uniform(make_stage, stratified):
     stage = make_stage(stratified=stratified).build(SPEC)
     torch.manual_seed(0)
-    levels = torch.cat([stage._random_levels(50, torch.device("cpu")) for _ in range(400)])
-    counts = torch.bincount(levels, minlength=100)
+    timesteps = torch.cat([stage._random_timesteps(50, torch.device("cpu")) for _ in range(400)])
+    counts = torch.bincount(timesteps, minlength=100)
     assert len(counts) == 100
     assert bool(((counts - 200).abs() < 75).all())  # five standard deviations of independent draws
 
@@ -123,10 +123,10 @@ def test_a_flow_is_trained_at_any_time_and_sampled_by_seed(make_stage, awake):
     denoiser = Denoiser(ModulatedMLP(16, 1, time_dim=16), FlowSchedule(100), FlowVelocity())
     stage = awake(make_stage(ClassCondition(), denoiser=denoiser, sampler=Heun(3), stratified=True).build(SPEC))
     torch.manual_seed(0)
-    levels = stage._random_levels(1000, torch.device("cpu"))
-    assert levels.dtype == torch.float32
-    assert len(levels.unique()) == 1000
-    assert -1 <= float(levels.min()) < float(levels.max()) <= 99
+    timesteps = stage._random_timesteps(1000, torch.device("cpu"))
+    assert timesteps.dtype == torch.float32
+    assert len(timesteps.unique()) == 1000
+    assert -1 <= float(timesteps.min()) < float(timesteps.max()) <= 99
     loss = stage.train().losses(batch(8))["loss"]
     loss.backward()
     assert bool(loss.isfinite())
@@ -139,13 +139,13 @@ def test_a_flow_is_trained_at_any_time_and_sampled_by_seed(make_stage, awake):
     ("schedule", "place"), [(CosineSchedule(100), 0.5), (FlowSchedule(100), 1.0)], ids=["diffusion", "flow"]
 )
 def test_levels_follow_a_law(make_stage, schedule, place):
-    """The fraction of level k is (k + 1) / T on a flow; of whole levels it lies between k / T and that."""
+    """The fraction of level k is (k + 1) / T on a flow; of whole timesteps it lies between k / T and that."""
     denoiser = Denoiser(ModulatedMLP(16, 1), schedule, FlowVelocity())
     for stratified in (False, True):
-        stage = make_stage(denoiser=denoiser, law=LogitNormal(-1.0, 0.5), stratified=stratified)
+        stage = make_stage(denoiser=denoiser, timestep_distribution=LogitNormal(-1.0, 0.5), stratified=stratified)
         torch.manual_seed(0)
-        levels = torch.cat([stage._random_levels(100, torch.device("cpu")) for _ in range(50)])
-        logits = torch.logit((levels + place) / 100)
+        timesteps = torch.cat([stage._random_timesteps(100, torch.device("cpu")) for _ in range(50)])
+        logits = torch.logit((timesteps + place) / 100)
         assert float(logits.mean()) == pytest.approx(-1.0, abs=0.03)
         assert float(logits.std()) == pytest.approx(0.5, abs=0.03)
 

@@ -53,11 +53,11 @@ class GeneratorNetwork(ConfigMixin, nn.Module):
 
     Attributes:
         noise_dim: entries of the noise that ``forward`` takes, known once the network is built.
-        law: how that noise is distributed.
+        noise_distribution: how that noise is distributed.
     """
 
     noise_dim: int
-    law: NoiseDistribution
+    noise_distribution: NoiseDistribution
 
     @abstractmethod
     def condition_width(self, shape: tuple[int, ...]) -> int:

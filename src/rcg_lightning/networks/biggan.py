@@ -161,7 +161,7 @@ class BigGANGenerator(GeneratorNetwork):
         eps: of the spectral normalisation.
     """
 
-    law = NormalNoise()
+    noise_distribution = NormalNoise()
 
     def __init__(
         self,

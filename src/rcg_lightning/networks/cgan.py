@@ -81,7 +81,7 @@ class ConditionalGenerator(GeneratorNetwork):
         dropout: probability of silencing a hidden unit in training.
         lasting: whether units are silenced in sampling, too. Dropout is then a part of the noise, of which further
             entries, uniform, decide which units are silenced: so a seed still names its sample.
-        law: of the noise; None for uniform.
+        noise_distribution: of the noise; None for uniform.
         reach: largest weight at the start.
     """
 
@@ -94,14 +94,14 @@ class ConditionalGenerator(GeneratorNetwork):
         squashed: bool = True,
         dropout: float = 0.5,
         lasting: bool = False,
-        law: NoiseDistribution | None = None,
+        noise_distribution: NoiseDistribution | None = None,
         reach: float = 0.05,
     ) -> None:
         super().__init__()
         self.noise_dim, self.noise_units, self.condition_units = noise_dim, noise_units, condition_units
         self.joint_units, self.squashed, self.lasting, self.reach = joint_units, squashed, lasting, reach
-        self.law = law or UniformNoise()
-        uniform = isinstance(self.law, UniformNoise)
+        self.noise_distribution = noise_distribution or UniformNoise()
+        uniform = isinstance(self.noise_distribution, UniformNoise)
         require(uniform or not lasting, "lasting dropout takes uniform noise: set law to null or lasting to false")
         self.dropout = nn.Dropout(dropout)
 

@@ -84,7 +84,7 @@ class StyleGAN2Generator(GeneratorNetwork):
         clamp: largest activation; None for no bound.
     """
 
-    law = NormalNoise()
+    noise_distribution = NormalNoise()
 
     def __init__(
         self,

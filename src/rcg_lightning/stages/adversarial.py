@@ -169,7 +169,7 @@ class AdversarialStage(AlternatingStage, Generator):
 
     def _path_penalty(self, penalty: PathLength, raw: Raw, n: int, device: torch.device) -> Tensor:
         rows = max(n // penalty.shrink, 1)
-        noise = self.generator.law.random(rows, self.generator.noise_dim, device)
+        noise = self.generator.noise_distribution.random(rows, self.generator.noise_dim, device)
         c = self.conditioner(tuple(part[:rows] for part in raw), rows).to(device)
         styles = self.generator.styles(noise, c)  # type: ignore[operator]
         with twice_differentiable():
@@ -206,12 +206,12 @@ class AdversarialStage(AlternatingStage, Generator):
 
     def made(self, batch: Batch, raw: Raw) -> Tensor:
         """Return examples z (B, *shape) under raw conditions; in validation the noise is that of the images."""
-        n, dim, law = len(batch["index"]), self.generator.noise_dim, self.generator.law
+        n, dim, noise_distribution = len(batch["index"]), self.generator.noise_dim, self.generator.noise_distribution
         device = batch["index"].device
         if self.training:
-            noise = law.random(n, dim, device)
+            noise = noise_distribution.random(n, dim, device)
         else:
-            noise = law.seeded(SeededNoise(batch["index"], VALIDATION_STREAM), 0, dim)
+            noise = noise_distribution.seeded(SeededNoise(batch["index"], VALIDATION_STREAM), 0, dim)
         return self.generator(noise, self.conditioner(raw, n).to(device))
 
     def discriminate_both(self, fake: Tensor, real: Tensor, raw: Raw, n: int) -> tuple[Tensor, Tensor]:
@@ -279,7 +279,7 @@ class AdversarialStage(AlternatingStage, Generator):
         self.check_guidance(guidance)
         generator, conditioner = self.for_sampling(ema_name)
         assert isinstance(generator, GeneratorNetwork)
-        noise = generator.law.seeded(SeededNoise(seeds, self.codec.stream), 0, generator.noise_dim)
+        noise = generator.noise_distribution.seeded(SeededNoise(seeds, self.codec.stream), 0, generator.noise_dim)
         if sampler is not None:
             noise = self.checked(sampler).temperature * noise
         return generator(noise, conditioner(raw, len(seeds)).to(seeds.device))
@@ -290,7 +290,7 @@ class AdversarialStage(AlternatingStage, Generator):
                 f"an adversarial generator samples in one step, not with {type(sampler).__name__}: give no sampler, or "
                 "OneStep for another temperature"
             )
-        fits = sampler.temperature == 1 or isinstance(self.generator.law, NormalNoise)
+        fits = sampler.temperature == 1 or isinstance(self.generator.noise_distribution, NormalNoise)
         require(fits, "this generator's noise is not normal: it has no temperature, leave the sampler out")
         return sampler
 
