@@ -113,7 +113,7 @@ def test_stores_of_the_same_images_are_joined(tmp_path):
     with pytest.raises(UserError, match="of the eval images is needed, and nothing provides it"):
         made.conditions("eval", frozenset({"representation"}))
     made.needs = {"tag", "instance"}
-    with pytest.raises(UserError, match="tags and instances cannot be conditions together"):
+    with pytest.raises(UserError, match="tags and instances cannot be used together"):
         made.setup("fit")
 
 

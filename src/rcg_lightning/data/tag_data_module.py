@@ -213,6 +213,6 @@ class TagDataModule(ImageDataModule):
     def _check(self, split: str) -> None:
         super()._check(split)
         if "tag" in self.needs:
-            both = "tags and instances cannot be told together: a pair's image would be another than the neighbour"
+            both = "tags and instances cannot be used together: a pair's image would be another than the neighbour"
             require("instance" not in self.needs, f"{both}; choose a condition without instances")
             self.pairs(split)
