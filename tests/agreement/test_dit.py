@@ -172,7 +172,8 @@ def test_gradients(golden):
     whole = {name.removeprefix("grad."): tensor for name, tensor in io.items() if name.startswith("grad.")}
     assert whole
     for name, expected in whole.items():
-        torch.testing.assert_close(our_gradient(model, name).view_as(expected), expected, rtol=1e-3, atol=1e-5)
+        rounding = 5e-4 * expected.abs().max().item()  # sums in another order, as other processors have it
+        torch.testing.assert_close(our_gradient(model, name).view_as(expected), expected, rtol=1e-3, atol=rounding)
 
 
 def grid_of(name):
