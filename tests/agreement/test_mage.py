@@ -16,8 +16,8 @@ from rcg_lightning.core.masking import (
 )
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
+from rcg_lightning.official.mage import LABELS, NULL, UNUSED, mage_name, mage_weights
 from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
-from rcg_lightning.pretrained.mage_layout import FAKE, LABELS, LEFT_OVER, mage_name, mage_state
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import Classes, Vector
 
@@ -49,10 +49,10 @@ class Model:
             arch["dropout"],
         )
         self.conditioner = Conditioner(drop=0.1 if arch["use_rep"] else 0.0)
-        self.state = mage_state({"model": self.official}, self.parts)
+        self.weights = mage_weights({"model": self.official}, self.parts)
         self.network.build(arch["seq_len"], self.codes, self.conditioner.build(self.parts, arch["embed_dim"]))
-        load_strictly(self.network, self.state.network, "the file")
-        load_strictly(self.conditioner, self.state.conditioner, "the file")
+        load_strictly(self.network, self.weights.network, "the file")
+        load_strictly(self.conditioner, self.weights.conditioner, "the file")
         self.network.eval()
         self.conditioner.eval()
 
@@ -151,12 +151,12 @@ def our_parameter(model, name):
     """What an official tensor is here; None where there is no such."""
     conditioner = dict(model.conditioner.named_parameters())
     ours = {
-        FAKE: "parts.0.fake",
+        NULL: "parts.0.fake",
         LABELS: "parts.0.table.weight",
         "latent_prior_proj.weight": "parts.0.linear.weight",
         "latent_prior_proj.bias": "parts.0.linear.bias",
     }
-    if name in ours or name in LEFT_OVER:
+    if name in ours or name in UNUSED:
         return conditioner.get(ours.get(name))
     return dict(model.network.named_parameters())[mage_name(name)]
 

@@ -268,7 +268,7 @@ def test_wrong_files_are_told(raised, rcg, rdm, encoder, tmp_path):
 def test_what_has_no_official_layout_is_told(raised, make_stage, save, tmp_path):
     path = save(make_stage().build(DataSpec((3, 8, 8))), tmp_path / "a.ckpt")
     words = ["convert", "--to", "official", "--from", path, "--out", tmp_path / "out.pth"]
-    assert "nothing that has an official layout" in raised(*words)
+    assert "has no official layout" in raised(*words)
     assert "no checkpoint at" in raised(*words[:4], tmp_path / "nothing", *words[5:])
     assert not (tmp_path / "out.pth").exists()
 
@@ -276,7 +276,7 @@ def test_what_has_no_official_layout_is_told(raised, make_stage, save, tmp_path)
 def test_kinds_are_found_by_being_there():
     found = OfficialFile.kinds()
     assert {"mocov3", "dino", "ibot", "deit", "rdm", "dit", "adm"} <= found.keys()
-    assert len({kind.called for kind in found.values()}) == len(found)
+    assert len({kind.description for kind in found.values()}) == len(found)
 
 
 def test_training_begins_with_other_weights(rcg, raised, tmp_path):

@@ -73,7 +73,7 @@ def test_what_was_converted_makes_images_of_instances(rcg, raised, save, awake, 
     words = ["convert", "--from", tmp_path / "official" / "G_ema.pth", "--out", tmp_path / "icgan"]
     code, output, error = rcg(*words)
     assert code == 0, error
-    assert "missing     G: the other one stands in for it; D: a fresh discriminator stands in" in output
+    assert "missing     G: the other one is used instead; D: a fresh discriminator is used instead" in output
     made = [
         "sample",
         "--checkpoint",

@@ -25,7 +25,11 @@ def objects(path):
 
 @pytest.mark.parametrize(
     ("write", "message"),
-    [(text, "its content is something else"), (cut, "fetch or copy it again"), (objects, "objects besides weights")],
+    [
+        (text, "its content is something else"),
+        (cut, "fetch or copy it again"),
+        (objects, "objects in addition to weights"),
+    ],
 )
 def test_one_line_without_torchs_advice(tmp_path, write, message):
     write(tmp_path / "file.pth")
