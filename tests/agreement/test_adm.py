@@ -58,7 +58,7 @@ class Model:
         return self.conditioner(tuple(raw[:rows] for raw in self.raw), rows)
 
     def sample(self, sampler, noise):
-        """Every state on the way."""
+        """Every state of the trajectory."""
         c = self.condition(noise.rows)
 
         def denoise(x, k, progress):
@@ -73,7 +73,7 @@ def test_forward(golden, ema):
     check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
-def test_ema_weights_are_told_from_the_last(golden):
+def test_ema_weights_differ_from_the_last(golden):
     assert not torch.allclose(golden.io["out.forward"], golden.io["out.forward_ema"])
 
 
@@ -131,8 +131,8 @@ def test_sampling(golden):
     for name, sampler in runs(golden):
         states = model.sample(sampler, Recorded(io["in.z"], io.get(f"in.noise_seq_{sampler.steps}")))
         torch.testing.assert_close(states[-1], io[f"{name}.final"], rtol=1e-3, atol=1e-3)
-        kept = io[f"{name}.x_kept"]
-        torch.testing.assert_close(torch.stack(states[:: -(-len(states) // len(kept))]), kept, rtol=1e-3, atol=1e-3)
+        stored = io[f"{name}.x_kept"]
+        torch.testing.assert_close(torch.stack(states[:: -(-len(states) // len(stored))]), stored, rtol=1e-3, atol=1e-3)
         done += 1
     assert done > 1
 
@@ -140,9 +140,9 @@ def test_sampling(golden):
 def test_respaced_schedules(golden):
     schedule = LinearSchedule()
     for name, sampler in runs(golden):
-        levels = sampler.spacing.timesteps(sampler.steps, schedule.steps)
-        assert levels[:-1] == golden.io[f"{name}.timestep_map"].tolist()[::-1]
-        betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(levels)]
+        timesteps = sampler.spacing.timesteps(sampler.steps, schedule.steps)
+        assert timesteps[:-1] == golden.io[f"{name}.timestep_map"].tolist()[::-1]
+        betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(timesteps)]
         expected = golden.io[f"{name}.betas"].flip(0)
         torch.testing.assert_close(torch.tensor(betas, dtype=torch.float64), expected, rtol=1e-6, atol=1e-8)
 
@@ -167,7 +167,7 @@ def test_every_tensor_goes_in_and_back_out(golden, ema):
         assert torch.equal(back[name], tensor), name
 
 
-def test_what_does_not_fit_is_told(golden):
+def test_misfits_are_reported(golden):
     model = Model(golden, ema=False)
     for parts, message in (
         ((*model.parts, Vector(7), Vector(7)), "one class and one representation"),

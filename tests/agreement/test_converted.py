@@ -1,4 +1,4 @@
-"""Official files by the way a user takes: converted, loaded from their folders, compared with the recorded metrics."""
+"""Official files as a user reads them: converted, loaded from their folders, compared with the recorded metrics."""
 
 import re
 
@@ -111,9 +111,9 @@ def test_diffusion_models(golden, converted):
     stage, io = Generator.load(converted), golden.io
     rdm = golden.kind.startswith("rdm")
     x, t, condition = io["in.x"], io["in.t"], raw(stage, io, CONDITIONS)
-    for average, name in ((TRAINED, "out.model" if rdm else "out.forward"), ("ema", None)):
+    for ema_name, name in ((TRAINED, "out.model" if rdm else "out.forward"), ("ema", None)):
         expected = io[name or ("out.model_ema" if rdm else "out.forward_ema")]
-        denoiser, conditioner = stage.for_sampling(average)
+        denoiser, conditioner = stage.for_sampling(ema_name)
         made = denoiser.network(x.flatten(1) if rdm else x, t, conditioner(condition, len(x)))
         close = {"rtol": 1e-6, "atol": 2e-6} if rdm else CLOSE
         torch.testing.assert_close(made, expected.flatten(1) if rdm else expected, **close)
@@ -179,7 +179,7 @@ def test_autoencoders(golden, converted):
 
 LEFT = r"momentum_encoder|module\.predictor|^student|^optimizer|^scaler|last_layer|masked_embed"  # do not go back
 MADE = r"last_layer|\.(betas|\w*alphas_cumprod\w*|posterior_\w+)$"  # are written again
-# what the official layout has and nothing reads; a DiT's only label, and the bias that it is added to
+# unread tensors of the official layout; a DiT's only label, and the bias that it is added to
 EMPTY = re.compile(
     r"(model|model_ema)\.(cls_token|mask_token|pos_embed|decoder_pos_embed|patch_embed|decoder_pred|fake_latent"
     r"|rep_embedder|y_embedder|t_embedder\.mlp\.2\.bias|cond_stage_model)"
@@ -216,7 +216,7 @@ def same_folders(one, other):
         theirs = other / name
         for file in folder.glob("*.json"):
             assert file.read_text() == (theirs / file.name).read_text()
-        mine, again = (load_file(place / "weights.safetensors") for place in (folder, theirs))
+        mine, again = (load_file(path / "weights.safetensors") for path in (folder, theirs))
         assert mine.keys() == again.keys()
         assert all(torch.equal(mine[key], again[key]) for key in mine)
 

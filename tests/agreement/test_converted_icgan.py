@@ -1,4 +1,4 @@
-"""IC-GAN's files by the way a user takes: converted, loaded from their folder, compared with the recorded metrics."""
+"""IC-GAN's files as a user reads them: converted, loaded from their folder, compared with the recorded metrics."""
 
 import re
 import shutil
@@ -48,10 +48,10 @@ def test_biggan_as_a_folder(golden, tmp_path):
     assert (stage.generator.channels, stage.discriminator.channels) == (kwargs["G_ch"], kwargs["D_ch"])
     assert stage.generator.noise_dim == golden.config["effective_dim_z"]
     stage.eval()
-    told = raw(stage, io, "g")
-    for average, name in ((TRAINED, "out.eval.G"), (None, "out.eval.G_ema")):
-        generator, conditioner = stage.for_sampling(average)
-        made = generator(io["in.z"], conditioner(told, len(io["in.z"])))
+    condition = raw(stage, io, "g")
+    for ema_name, name in ((TRAINED, "out.eval.G"), (None, "out.eval.G_ema")):
+        generator, conditioner = stage.for_sampling(ema_name)
+        made = generator(io["in.z"], conditioner(condition, len(io["in.z"])))
         torch.testing.assert_close(made, io[name], **CLOSE)
     for images, which, name in ((io["out.eval.G"], "g", "D_fake"), (io["in.x_real"], "real", "D_real")):
         logits = stage.discriminate(images, raw(stage, io, which), len(images))
@@ -92,8 +92,8 @@ def test_a_generator_alone_suffices_for_sampling(golden, tmp_path):
     with torch.no_grad():
         made = generator(io["in.z"], conditioner(raw(stage, io, "g"), len(io["in.z"])))
         torch.testing.assert_close(made, io["out.eval.G_ema"], **CLOSE)
-        told, n = raw(stage, io, "real"), len(io["in.z"])
-        assert stage.eval().discriminate(io["in.x_real"], told, n).isfinite().all()
+        condition, n = raw(stage, io, "real"), len(io["in.z"])
+        assert stage.eval().discriminate(io["in.x_real"], condition, n).isfinite().all()
     batch = {"seed": torch.arange(3), "instance": io["in.feat_g"][:3], "label": torch.zeros(3, dtype=torch.int64)}
     image = stage.sample(batch)
     assert image.shape == (3, *stage.spec.image)
@@ -160,15 +160,17 @@ def test_stylegan2_from_state_dicts(golden, tmp_path):
     assert "the low-pass filter" in output
     assert isinstance(stage.loss, Logistic)
     stage.eval()
-    told = (io["in.c"].argmax(1),) if "in.c" in io else ()
-    told = (*told, io["in.h"]) if "in.h" in io else told
-    for average in (TRAINED, None):
-        generator, conditioner = stage.for_sampling(average)
-        c = conditioner(told, len(io["in.z"]))
+    condition = (io["in.c"].argmax(1),) if "in.c" in io else ()
+    condition = (*condition, io["in.h"]) if "in.h" in io else condition
+    for ema_name in (TRAINED, None):
+        generator, conditioner = stage.for_sampling(ema_name)
+        c = conditioner(condition, len(io["in.z"]))
         torch.testing.assert_close(generator.styles(io["in.z"], c), io["out.ws"], **CLOSE)
         torch.testing.assert_close(generator(io["in.z"], c), io["out.img_noise_const"], **CLOSE)
     for images, name in ((io["out.img_noise_const"], "D_of_img"), (io["in.x"], "D_of_x")):
-        torch.testing.assert_close(stage.discriminate(images, told, len(images))[:, None], io[f"out.{name}"], **CLOSE)
+        torch.testing.assert_close(
+            stage.discriminate(images, condition, len(images))[:, None], io[f"out.{name}"], **CLOSE
+        )
     with pytest.raises(UserError, match="has no official layout"):
         to_official(tmp_path / "native", tmp_path / "back")
 
@@ -185,7 +187,7 @@ def test_a_stylegan2_with_classes_and_without_a_discriminator(golden, tmp_path):
     stage, output = convert(tmp_path / "networks.pth", tmp_path / "native")
     assert "a table of its rows here" in output
     assert stage.spec.classes == classes
-    numbers = stage.spec.columns["instance"]["shape"][0]
-    batch = {"seed": torch.arange(2), "instance": torch.randn(2, numbers), "label": torch.tensor([0, 6])}
+    dim = stage.spec.columns["instance"]["shape"][0]
+    batch = {"seed": torch.arange(2), "instance": torch.randn(2, dim), "label": torch.tensor([0, 6])}
     assert stage.sample(batch).isfinite().all()
     assert stage_content(tmp_path / "native")["state_dict"]["discriminator.out_linear.weight"].any()

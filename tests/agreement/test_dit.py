@@ -65,11 +65,11 @@ class Model:
         rows = noise.rows
 
         def denoise(x, k, progress):
-            levels = torch.full((rows,), k)
-            posterior = self.denoiser(x, levels, self.condition(rows))
+            timesteps = torch.full((rows,), k)
+            posterior = self.denoiser(x, timesteps, self.condition(rows))
             if guidance is None:
                 return posterior
-            null = self.denoiser(x, levels, self.condition(rows, null=True))
+            null = self.denoiser(x, timesteps, self.condition(rows, null=True))
             mean = guidance(posterior.mean, null.mean, progress)
             return type(posterior)(mean, posterior.variance_mix)
 
@@ -85,10 +85,10 @@ def test_embeddings(golden):
     model = Model(golden, ema=False)
     network = model.denoiser.network
     torch.testing.assert_close(network.positions, golden.io["out.pos_embed"], **CLOSE)
-    level = network.time_embed(sinusoidal_embedding(golden.io["in.t"], golden.arch["frequency_embedding_size"]))
+    t_emb = network.time_embed(sinusoidal_embedding(golden.io["in.t"], golden.arch["frequency_embedding_size"]))
     if not model.parts:  # the one label's row is in the bias
-        level = level - model.official[LABELS][0]
-    torch.testing.assert_close(level, golden.io["out.t_embedder"], **CLOSE)
+        t_emb = t_emb - model.official[LABELS][0]
+    torch.testing.assert_close(t_emb, golden.io["out.t_embedder"], **CLOSE)
 
 
 def test_guided_forward(golden):
@@ -191,9 +191,9 @@ def test_respaced_schedules(golden):
     schedule = LinearSchedule()
     for name, steps in recorded:
         grid, count = grid_of(name)
-        levels = grid.timesteps(count, schedule.steps)
-        assert levels[:-1] == steps.tolist()[::-1]
-        betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(levels)]
+        timesteps = grid.timesteps(count, schedule.steps)
+        assert timesteps[:-1] == steps.tolist()[::-1]
+        betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(timesteps)]
         expected = golden.io[f"out.schedule_{name}.betas"].flip(0)
         torch.testing.assert_close(torch.tensor(betas, dtype=torch.float64), expected, rtol=1e-6, atol=1e-8)
 
@@ -208,7 +208,7 @@ def noise_for(golden, steps):
 
 
 def test_sampling(golden):
-    """Ancestral and DDIM, wherever the names of the tensors say so."""
+    """Ancestral and DDIM, as the names of the tensors describe."""
     model = Model(golden, ema=True)
     done = 0
     for name, expected in golden.io.items():
@@ -221,9 +221,9 @@ def test_sampling(golden):
         steps = model.sample(sampler, noise_for(golden, count))
         close_to_the_largest(steps[-1][0], expected)
         prefix = name.removesuffix(".final")
-        kept = golden.io[f"{prefix}.x_kept"]
-        every = -(-count // len(kept))
-        close_to_the_largest(torch.stack([x for x, _ in steps[::every]]), kept)
+        stored = golden.io[f"{prefix}.x_kept"]
+        every = -(-count // len(stored))
+        close_to_the_largest(torch.stack([x for x, _ in steps[::every]]), stored)
         means = torch.stack([mean for _, mean in steps[::every]])
         estimates = golden.io[f"{prefix}.pred_x0_kept"]
         close_to_the_largest(means[-len(estimates) :], estimates)

@@ -1,4 +1,4 @@
-"""Every recorded encoder: features, heads, representations and what lies on the way."""
+"""Every recorded encoder: features, heads, representations and intermediate results."""
 
 import re
 

@@ -75,7 +75,7 @@ def test_forward(golden, ema):
     check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
-def test_ema_weights_are_told_from_the_last(golden):
+def test_ema_weights_differ_from_the_last(golden):
     assert not torch.allclose(golden.io["out.forward"], golden.io["out.forward_ema"])
 
 
@@ -109,7 +109,7 @@ def test_loss_and_gradients(golden):
 
 
 def test_sampling(golden):
-    """Noise in every step with eta above 0, the last one included, which ends at level 0."""
+    """Noise in every step with eta above 0, the last one included, which ends at timestep 0."""
     model, io = Model(golden, ema=True), golden.io
     start = io["in.x_T"]
     c = model.condition(len(start))
@@ -127,8 +127,8 @@ def test_sampling(golden):
         size = float(expected.abs().max())
         torch.testing.assert_close(states[-1] / size, expected / size, rtol=1e-3, atol=1e-3)
         inter = io[match[0].replace("final", "x_inter")][1:]  # the first entry is the start
-        kept = [x for i, x in enumerate(states) if i == 0 or (len(states) - 1 - i) % 5 == 0]
-        torch.testing.assert_close(torch.stack(kept) / size, inter / size, rtol=1e-3, atol=1e-3)
+        stored = [x for i, x in enumerate(states) if i == 0 or (len(states) - 1 - i) % 5 == 0]
+        torch.testing.assert_close(torch.stack(stored) / size, inter / size, rtol=1e-3, atol=1e-3)
     assert any(found)
 
 
@@ -190,23 +190,23 @@ def test_an_unconditional_file_attends_to_a_constant(golden):
     content = dict(read_checkpoint(golden.checkpoint, "LDM")["model"])
     content[EMBEDDING] = content[EMBEDDING][:1]
     sizes = golden.config["model_params"]["unet_config"]["params"]
-    told, untold = our_network(sizes), our_network(sizes)
+    conditional, unconditional = our_network(sizes), our_network(sizes)
     shape = tuple(golden.io["in.x"].shape[1:])
-    told.build(shape, sizes["context_dim"])
-    untold.build(shape, 0)
+    conditional.build(shape, sizes["context_dim"])
+    unconditional.build(shape, 0)
     one = ldm_weights({"model": content}, (Classes(1),))
-    load_strictly(told, one.network, "it")
+    load_strictly(conditional, one.network, "it")
     none = ldm_weights({"model": content}, ())
-    load_strictly(untold, none.network, "it")
+    load_strictly(unconditional, none.network, "it")
     assert none.conditioner == {}
     assert one.conditioner["parts.0.table.weight"].shape == (1, sizes["context_dim"])
     x, t = golden.io["in.x"], golden.io["in.t"]
     with torch.no_grad():
-        expected = told(x, t, content[EMBEDDING].expand(len(x), -1))
-        torch.testing.assert_close(untold(x, t, torch.zeros(len(x), 0)), expected, **CLOSE)
+        expected = conditional(x, t, content[EMBEDDING].expand(len(x), -1))
+        torch.testing.assert_close(unconditional(x, t, torch.zeros(len(x), 0)), expected, **CLOSE)
 
 
-def test_what_does_not_fit_is_told(golden):
+def test_misfits_are_reported(golden):
     content = Model(golden, ema=False).content
     rows = len(content["model"][EMBEDDING])
     for parts, message in (

@@ -52,11 +52,11 @@ def test_every_tensor_is_accounted_for(golden):
 
 @pytest.mark.golden("mage")
 def test_it_goes_back_to_the_official_layout(golden):
-    """Equal but for what nothing reads, which is zero."""
+    """Equal, except unread tensors, which are zero."""
     official, arch = read_checkpoint(golden.checkpoint, "MAGE")["model"], golden.arch
     parts = parts_of(official)
     weights = mage_weights({"model": official}, parts)
-    classes = len(official[LABELS]) if LABELS in official else 7  # of the data, which the condition need not tell
+    classes = len(official[LABELS]) if LABELS in official else 7  # of the data, independent of the condition
     back = official_mage(weights.network, weights.conditioner, arch["rep_dim"], arch["patch_size"], classes)
     expected = {name: tensor for name, tensor in official.items() if not name.startswith(INNER)}
     assert {n: (t.shape, t.dtype) for n, t in back.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}

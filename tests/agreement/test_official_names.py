@@ -77,10 +77,10 @@ def test_rdm_is_read_completely(manifest, size, kind, ema):
 @pytest.mark.golden("rdm")
 def test_rdm_ema_weights_are_told_from_the_raw_weights(golden):
     content = read_checkpoint(golden.checkpoint, "RDM")
-    raw, averaged = rdm_weights(content, ema=False), rdm_weights(content, ema=True)
-    assert raw.network.keys() == averaged.network.keys()
+    raw, ema = rdm_weights(content, ema=False), rdm_weights(content, ema=True)
+    assert raw.network.keys() == ema.network.keys()
     ema_name = "model_ema.diffusion_modelinput_projweight"
-    torch.testing.assert_close(averaged.network["input_proj.weight"], content["model"][ema_name])
+    torch.testing.assert_close(ema.network["input_proj.weight"], content["model"][ema_name])
     torch.testing.assert_close(
         raw.network["input_proj.weight"], content["model"]["model.diffusion_model.input_proj.weight"]
     )
@@ -105,7 +105,7 @@ def test_a_projection_head_has_the_official_names(manifest):
 @pytest.mark.golden("dit")
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
 def test_a_dit_goes_back_to_the_official_layout(golden, ema):
-    """Equal but for what nothing reads, which is zero, and for the one label that an unconditional model folds in."""
+    """Equal, except unread tensors, which are zero, and the one label that an unconditional model folds in."""
     content = read_checkpoint(golden.checkpoint, "DiT")
     official = content["model_ema" if ema else "model"]
     width = official["rep_embedder.weight"].shape[1]
@@ -173,11 +173,11 @@ def test_full_size_files_are_converted_tensor_by_tensor(manifest, full_size):
     found = report_tensors(content, used, kind.ignored, changed)
     assert not found.unknown
     assert found.mapped
-    told = [
+    named = [
         *found.mapped,
         *(name for group in (found.changed, found.ignored) for names in group.values() for name in names),
     ]
-    assert sorted(told) == sorted(name for name, _ in tensors(content))
+    assert sorted(named) == sorted(name for name, _ in tensors(content))
     expected = {"encoder"} if "moco_v3" in name else {"autoencoder"} if "vq" in name else {"generator"}
     expected |= {"encoder"} if name.startswith(("rdm", "mage", "ldm_8")) else set()
     expected |= {"autoencoder"} if name.startswith(("mage", "ldm_8")) else set()

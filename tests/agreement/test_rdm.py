@@ -83,8 +83,8 @@ def test_network(golden, ema):
 def test_embeddings(golden):
     model, io = Model.load(golden, ema=False), golden.io
     sizes = golden.config["model_params"]["unet_config"]["params"]
-    level = sinusoidal_embedding(io["in.t"], sizes["model_channels"])
-    torch.testing.assert_close(level, io["out.timestep_embedding"], **OUTPUT)
+    t_emb = sinusoidal_embedding(io["in.t"], sizes["model_channels"])
+    torch.testing.assert_close(t_emb, io["out.timestep_embedding"], **OUTPUT)
     table = model.official[EMBEDDING]
     torch.testing.assert_close(table[io["in.class_label"]], io["out.class_embedding"][:, 0], **OUTPUT)
     if model.raw:
@@ -170,15 +170,15 @@ def ddim_runs(golden):
     return runs
 
 
-def kept(steps, entries):
-    """Which steps the official code kept: all, or the first and those after which a multiple of 25 is left."""
+def stored(steps, entries):
+    """Steps that the official code stored: all, or the first and those after which a multiple of 25 is left."""
     if entries == steps:
         return list(range(steps))
     return [i for i in range(steps) if i == 0 or (steps - 1 - i) % 25 == 0]
 
 
 def test_sampling(golden):
-    """Averaged network, class embedding without average, noise in every step, the last one included."""
+    """EMA network, class embedding without EMA, noise in every step, the last one included."""
     model, io = Model.load(golden, ema=True), golden.io
     start = flat(io["in.x_T"])
     c = model.condition(len(start)).detach()
@@ -200,7 +200,7 @@ def test_sampling(golden):
             if key not in io:
                 continue
             expected = flat(io[key])[1:]  # the first entry is the start
-            entries = [trajectory[step][i] for step in kept(len(trajectory), len(expected))]
+            entries = [trajectory[step][i] for step in stored(len(trajectory), len(expected))]
             torch.testing.assert_close(torch.stack(entries), expected, **close)
 
 
@@ -214,15 +214,15 @@ def deviation(sampler, k, s, schedule):
 def test_sampling_tables(golden):
     schedule = Model.load(golden, ema=False).denoiser.schedule
     for name, steps, eta in ddim_runs(golden):
-        levels = OffsetSpacing().timesteps(steps, schedule.steps)
-        assert levels[:-1] == golden.io[f"out.{name}.timesteps"].tolist()[::-1]
+        timesteps = OffsetSpacing().timesteps(steps, schedule.steps)
+        assert timesteps[:-1] == golden.io[f"out.{name}.timesteps"].tolist()[::-1]
         if f"out.{name}.sigmas" not in golden.io:
             continue
         here, there = (
-            torch.tensor([schedule.alpha_bar(k) for k in part]).flip(0) for part in (levels[:-1], levels[1:])
+            torch.tensor([schedule.alpha_bar(k) for k in part]).flip(0) for part in (timesteps[:-1], timesteps[1:])
         )
         torch.testing.assert_close(here, golden.io[f"out.{name}.alphas"], **TABLES)
         torch.testing.assert_close(there.double(), golden.io[f"out.{name}.alphas_prev"], **TABLES)
-        sigmas = [deviation(DDIM(steps, eta, OffsetSpacing()), k, s, schedule) for k, s in pairwise(levels)]
+        sigmas = [deviation(DDIM(steps, eta, OffsetSpacing()), k, s, schedule) for k, s in pairwise(timesteps)]
         expected = golden.io[f"out.{name}.sigmas"].flip(0)
         torch.testing.assert_close(torch.tensor(sigmas, dtype=torch.float64), expected, rtol=1e-4, atol=1e-6)

@@ -40,8 +40,8 @@ def test_images_become_codes_and_codes_images(golden):
         torch.testing.assert_close(z, expected, **CLOSE)
         assert network.shape(tuple(image.shape[1:])) == tuple(expected.shape[1:])
     quantised, indices = network.quantise(z)
-    told = recorded(golden, "out.indices_flat", "out.first_stage.indices", "out.gt_indices")
-    assert torch.equal(indices.flatten(), told.flatten())
+    expected = recorded(golden, "out.indices_flat", "out.first_stage.indices", "out.gt_indices")
+    assert torch.equal(indices.flatten(), expected.flatten())
     assert torch.equal(network.lookup(indices), quantised)
     expected = recorded(golden, "out.z_quantised", "out.first_stage.quantised")
     if expected is not None:
@@ -52,7 +52,7 @@ def test_images_become_codes_and_codes_images(golden):
 
 
 @torch.no_grad()
-def test_what_else_was_recorded(golden):
+def test_further_recordings(golden):
     """Indices decoded, a wide image, latents decoded with and without quantisation."""
     _, network = read(golden)
     io, compared = golden.io, 0
@@ -82,7 +82,7 @@ def test_files_go_back_to_the_official_layout(golden):
     assert all(torch.equal(back[name], tensor) for name, tensor in official.items())
 
 
-def test_what_only_training_used_is_skipped_and_what_is_wrong_is_told(golden):
+def test_training_only_networks_are_skipped_and_wrong_files_are_reported(golden):
     _, network = read(golden)
     official = official_vq(network, network.state_dict())
     more = {**official, "loss.discriminator.main.0.weight": torch.zeros(1)}

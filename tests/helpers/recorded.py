@@ -6,7 +6,7 @@ from rcg_lightning.official.tensor_report import report_tensors
 
 
 class Recorded:
-    """Stands in for SeededNoise: gives the recorded start and noise_seq (steps, rows or 1, *S)."""
+    """Mock of SeededNoise with the recorded start and noise_seq (steps, rows or 1, *S)."""
 
     def __init__(self, start, sequence):
         self.start, self.sequence, self.rows = start, sequence, len(start)

@@ -19,7 +19,7 @@ def convert(
 ) -> None:
     """Turn an official file into a native folder, or a model that was trained here into an official file.
 
-    The report tells for every tensor whether it was mapped, changed or ignored, and why. Nothing is written unless all
+    The report lists every tensor as mapped, changed or ignored, and why. Nothing is written unless all
     of it fits.
 
     Args:

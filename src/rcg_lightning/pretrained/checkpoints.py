@@ -114,7 +114,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
 
 
 def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, what: str) -> None:
-    """Raise UserError unless ``state``, from ``where``, has the names and shapes of ``own``, the tensors of ``what``."""
+    """Raise UserError unless ``state``, from ``where``, has the names and shapes of ``own``, those of ``what``."""
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     other = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
