@@ -155,9 +155,8 @@ class OfficialFile(ConfigMixin):
 
     def official(self, native: NativeModel) -> dict[str, Any]:
         """Return the content of an official file; raise UserError where this kind is only read."""
-        raise UserError(
-            f"{self.description} is read here but not written: encoders, RDM, MAGE, DiT and IC-GAN's BigGAN are"
-        )
+        both = "encoders, RDM, MAGE, DiT and IC-GAN's BigGAN are read and written"
+        raise UserError(f"{self.description} is only read here: {both}")
 
     @classmethod
     def kinds(cls) -> dict[str, type["OfficialFile"]]:
