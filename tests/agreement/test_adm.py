@@ -15,7 +15,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.unet import UNet
-from rcg_lightning.pretrained.adm_layout import adm_state, official_adm
+from rcg_lightning.official.adm import adm_weights, official_adm
 from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
 from rcg_lightning.pretrained.normalisation import PerSample
 from rcg_lightning.types import Classes, Vector
@@ -49,16 +49,16 @@ class Model:
         self.denoiser = Denoiser(network, LinearSchedule(), Noise(), learned_variance=arch["learn_sigma"])
         self.conditioner = Conditioner(drop=0.0)
         self.denoiser.build(self.shape, self.conditioner.build(self.parts, network.condition_width))
-        self.state = adm_state(self.content, self.parts, ema, self.head_width)
-        load_strictly(network, self.state.network, "the file")
-        load_strictly(self.conditioner, self.state.conditioner, "the file")
+        self.weights = adm_weights(self.content, self.parts, ema, self.head_width)
+        load_strictly(network, self.weights.network, "the file")
+        load_strictly(self.conditioner, self.weights.conditioner, "the file")
         self.denoiser.eval()
 
     def condition(self, rows):
         return self.conditioner(tuple(raw[:rows] for raw in self.raw), rows)
 
     def sample(self, sampler, noise):
-        """Every state on the way."""
+        """Every state of the trajectory."""
         c = self.condition(noise.rows)
 
         def denoise(x, k, progress):
@@ -73,7 +73,7 @@ def test_forward(golden, ema):
     check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
-def test_ema_weights_are_told_from_the_last(golden):
+def test_ema_weights_differ_from_the_last(golden):
     assert not torch.allclose(golden.io["out.forward"], golden.io["out.forward_ema"])
 
 
@@ -131,8 +131,8 @@ def test_sampling(golden):
     for name, sampler in runs(golden):
         states = model.sample(sampler, Recorded(io["in.z"], io.get(f"in.noise_seq_{sampler.steps}")))
         torch.testing.assert_close(states[-1], io[f"{name}.final"], rtol=1e-3, atol=1e-3)
-        kept = io[f"{name}.x_kept"]
-        torch.testing.assert_close(torch.stack(states[:: -(-len(states) // len(kept))]), kept, rtol=1e-3, atol=1e-3)
+        stored = io[f"{name}.x_kept"]
+        torch.testing.assert_close(torch.stack(states[:: -(-len(states) // len(stored))]), stored, rtol=1e-3, atol=1e-3)
         done += 1
     assert done > 1
 
@@ -140,9 +140,9 @@ def test_sampling(golden):
 def test_respaced_schedules(golden):
     schedule = LinearSchedule()
     for name, sampler in runs(golden):
-        levels = sampler.spacing.timesteps(sampler.steps, schedule.steps)
-        assert levels[:-1] == golden.io[f"{name}.timestep_map"].tolist()[::-1]
-        betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(levels)]
+        timesteps = sampler.spacing.timesteps(sampler.steps, schedule.steps)
+        assert timesteps[:-1] == golden.io[f"{name}.timestep_map"].tolist()[::-1]
+        betas = [1 - schedule.alpha_bar(k) / schedule.alpha_bar(s) for k, s in pairwise(timesteps)]
         expected = golden.io[f"{name}.betas"].flip(0)
         torch.testing.assert_close(torch.tensor(betas, dtype=torch.float64), expected, rtol=1e-6, atol=1e-8)
 
@@ -160,7 +160,6 @@ def test_without_clipping_samples_differ(golden):
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
 def test_every_tensor_goes_in_and_back_out(golden, ema):
     model = Model(golden, ema)
-    assert model.state.skipped == {}
     back = official_adm(model.denoiser.network.state_dict(), model.conditioner.state_dict(), model.head_width)
     official = model.content["model_ema" if ema else "model"]
     assert back.keys() == official.keys()
@@ -168,7 +167,7 @@ def test_every_tensor_goes_in_and_back_out(golden, ema):
         assert torch.equal(back[name], tensor), name
 
 
-def test_what_does_not_fit_is_told(golden):
+def test_misfits_are_reported(golden):
     model = Model(golden, ema=False)
     for parts, message in (
         ((*model.parts, Vector(7), Vector(7)), "one class and one representation"),
@@ -176,11 +175,11 @@ def test_what_does_not_fit_is_told(golden):
         ((*(part for part in model.parts if isinstance(part, Classes)), Vector(7)), "representation, not on 7"),
     ):
         with pytest.raises(UserError, match=message):
-            adm_state(model.content, parts, head_width=model.head_width)
+            adm_weights(model.content, parts, head_width=model.head_width)
     with pytest.raises(UserError, match="give head_width"):
-        adm_state(model.content, model.parts, head_width=model.head_width + 1)
+        adm_weights(model.content, model.parts, head_width=model.head_width + 1)
     with pytest.raises(UserError, match="EMA weights"):
-        adm_state({"model": model.content["model"], "model_ema": None}, model.parts)
+        adm_weights({"model": model.content["model"], "model_ema": None}, model.parts)
     with pytest.raises(UserError, match="no null condition"):
         official_adm({}, {"parts.0.fake": torch.zeros(3)})
 
@@ -190,11 +189,11 @@ def test_full_size_files_are_read_completely(manifest, name):
     """The sizes of the class are those of the official recipe; nothing is built in memory."""
     names = manifest(name)
     parts = (Vector(names["rep_proj.weight"].shape[1]),) if "rep_proj.weight" in names else (Classes(1000),)
-    state = adm_state({"model": None, "model_ema": names}, parts)
+    weights = adm_weights({"model": None, "model_ema": names}, parts)
     with torch.device("meta"):
         network, conditioner = UNet(), Conditioner(drop=0.0)
         network.build((3, 256, 256), conditioner.build(parts, network.condition_width), out_factor=2)
-    load_strictly(network, state.network, "it")
-    load_strictly(conditioner, state.conditioner, "it")
+    load_strictly(network, weights.network, "it")
+    load_strictly(conditioner, weights.conditioner, "it")
     back = official_adm(network.state_dict(), conditioner.state_dict())
     assert {name: tensor.shape for name, tensor in back.items()} == {name: t.shape for name, t in names.items()}

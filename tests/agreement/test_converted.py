@@ -1,4 +1,4 @@
-"""Official files by the way a user takes: converted, loaded from their folders, compared with the recorded metrics."""
+"""Official files as a user reads them: converted, loaded from their folders, compared with the recorded metrics."""
 
 import re
 
@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rcg_lightning.cli.convert import read, to_native, to_official
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.none import NoCondition
 from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.samplers import DDIM, Ancestral, LeadingSpacing, LinspaceSpacing, OffsetSpacing
 from rcg_lightning.official.base import OfficialFile
+from rcg_lightning.official.conversion import read_official, to_native, to_official
 from rcg_lightning.official.tensor_report import tensors
 from rcg_lightning.pretrained.autoencoders import VQAutoencoder
 from rcg_lightning.pretrained.encoders import DeiTEncoder, DINOEncoder, IBOTEncoder, MoCoV3Encoder
@@ -26,8 +26,8 @@ DIRECT = {"moco_v3": MoCoV3Encoder, "dino": DINOEncoder, "ibot": IBOTEncoder, "d
 KINDS = {"moco": "mocov3", "maskgit": "maskgitvqgan"}
 
 
-def told(golden):
-    """The kind of a fixture with what its shapes do not tell, by its config."""
+def kind_of(golden):
+    """The kind of a fixture, with the settings that its shapes do not determine, by its config."""
     config, name = golden.config, golden.kind.partition("_")[0]
     kind = OfficialFile.kinds()[KINDS.get(name, name)]
     encoder = (config.get("encoder") or config.get("encoder_arch") or {}).get("num_heads")
@@ -56,12 +56,11 @@ def condition(golden, classes):
 
 
 @pytest.fixture
-def converted(golden, tmp_path, capsys):
+def converted(golden, tmp_path):
     """The folder that a fixture becomes."""
-    to_native(read(golden.checkpoint, False), str(golden.checkpoint), tmp_path / "native", told(golden))
-    output = capsys.readouterr().out
-    assert "unknown" not in output
-    assert re.search(r"missing +none", output)
+    report = "\n".join(to_native(golden.checkpoint, tmp_path / "native", kind_of(golden)))
+    assert "unknown" not in report
+    assert re.search(r"missing +none", report)
     return tmp_path / "native"
 
 
@@ -112,9 +111,9 @@ def test_diffusion_models(golden, converted):
     stage, io = Generator.load(converted), golden.io
     rdm = golden.kind.startswith("rdm")
     x, t, condition = io["in.x"], io["in.t"], raw(stage, io, CONDITIONS)
-    for average, name in ((TRAINED, "out.model" if rdm else "out.forward"), ("ema", None)):
+    for ema_name, name in ((TRAINED, "out.model" if rdm else "out.forward"), ("ema", None)):
         expected = io[name or ("out.model_ema" if rdm else "out.forward_ema")]
-        denoiser, conditioner = stage.for_sampling(average)
+        denoiser, conditioner = stage.for_sampling(ema_name)
         made = denoiser.network(x.flatten(1) if rdm else x, t, conditioner(condition, len(x)))
         close = {"rtol": 1e-6, "atol": 2e-6} if rdm else CLOSE
         torch.testing.assert_close(made, expected.flatten(1) if rdm else expected, **close)
@@ -180,7 +179,7 @@ def test_autoencoders(golden, converted):
 
 LEFT = r"momentum_encoder|module\.predictor|^student|^optimizer|^scaler|last_layer|masked_embed"  # do not go back
 MADE = r"last_layer|\.(betas|\w*alphas_cumprod\w*|posterior_\w+)$"  # are written again
-# what the official layout has and nothing reads; a DiT's only label, and the bias that it is added to
+# unread tensors of the official layout; a DiT's only label, and the bias that it is added to
 EMPTY = re.compile(
     r"(model|model_ema)\.(cls_token|mask_token|pos_embed|decoder_pos_embed|patch_embed|decoder_pred|fake_latent"
     r"|rep_embedder|y_embedder|t_embedder\.mlp\.2\.bias|cond_stage_model)"
@@ -188,10 +187,10 @@ EMPTY = re.compile(
 
 
 @pytest.mark.golden("moco_v3", "dino", "ibot", "deit", "rdm", "dit", "mage")
-def test_official_files_go_back_and_come_again(golden, converted, tmp_path, capsys):
-    kind = told(golden)
+def test_official_files_go_back_and_come_again(golden, converted, tmp_path):
+    kind = kind_of(golden)
     to_official(converted, tmp_path / "back.pth", kind)
-    first, back = (dict(tensors(read(path, False))) for path in (golden.checkpoint, tmp_path / "back.pth"))
+    first, back = (dict(tensors(read_official(path)[0])) for path in (golden.checkpoint, tmp_path / "back.pth"))
     first = {re.sub(r"(13|14)\.(norm|mlp\.fc)(\1)", lambda m: f"{m[1]}.{m[2]}{RIGHT[m[1], m[2]]}", name): tensor
              for name, tensor in first.items()}  # fmt: skip
     assert {name for name in first.keys() - back.keys() if not re.search(LEFT, name)} == set()
@@ -204,8 +203,7 @@ def test_official_files_go_back_and_come_again(golden, converted, tmp_path, caps
             torch.testing.assert_close(back[name], first[name], rtol=1e-5, atol=1e-7)
         elif not torch.equal(first[name], back[name]):
             assert EMPTY.match(name), name
-    to_native(read(tmp_path / "back.pth", False), "it", tmp_path / "again", kind)
-    capsys.readouterr()
+    to_native(tmp_path / "back.pth", tmp_path / "again", kind)
     same_folders(converted, tmp_path / "again")
 
 
@@ -218,7 +216,7 @@ def same_folders(one, other):
         theirs = other / name
         for file in folder.glob("*.json"):
             assert file.read_text() == (theirs / file.name).read_text()
-        mine, again = (load_file(place / "weights.safetensors") for place in (folder, theirs))
+        mine, again = (load_file(path / "weights.safetensors") for path in (folder, theirs))
         assert mine.keys() == again.keys()
         assert all(torch.equal(mine[key], again[key]) for key in mine)
 
@@ -257,6 +255,6 @@ def test_the_condition_is_seen_where_the_file_tells(golden):
     if "in.rep" in golden.io and not arch["rep_dropout_prob"]:
         pytest.skip("without a null representation it looks unconditional")
     kind = OfficialFile.kinds()["dit"](heads=arch["num_heads"])
-    stage = kind.parts(read(golden.checkpoint, False), "it")["generator"].stage
-    assert type(stage.condition) is type(told(golden).condition)
-    assert stage.spec.classes == told(golden).classes
+    stage = kind.parts(read_official(golden.checkpoint)[0], "it")["generator"].stage
+    assert type(stage.condition) is type(kind_of(golden).condition)
+    assert stage.spec.classes == kind_of(golden).classes

@@ -1,4 +1,4 @@
-"""Every recorded encoder: features, heads, representations and what lies on the way."""
+"""Every recorded encoder: features, heads, representations and intermediate results."""
 
 import re
 
@@ -8,7 +8,7 @@ import torch
 from rcg_lightning.networks.heads import Predictor
 from rcg_lightning.networks.vit import position_table
 from rcg_lightning.pretrained import encoder_layouts
-from rcg_lightning.pretrained.checkpoints import load_strictly, rdm_state, read_checkpoint
+from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint, strip
 from rcg_lightning.pretrained.encoders import DeiTEncoder, DINOEncoder, IBOTEncoder, MoCoV3Encoder
 from rcg_lightning.pretrained.normalisation import Identity, PerSample
 from rcg_lightning.pretrained.preprocess import Preprocess
@@ -116,7 +116,8 @@ def test_report_accounts_for_every_tensor(golden):
 def test_the_encoder_inside_an_rdm_file(golden):
     """RCG's RDM files carry their MoCo v3 encoder in the same names."""
     arch, with_head = golden.config["encoder_arch"], golden.config["encoder_withproj"]
-    official = encoder_layouts.split_head(rdm_state(read_checkpoint(golden.checkpoint, "RDM")).encoder, "head.", {})
+    content = read_checkpoint(golden.checkpoint, "RDM")["model"]
+    official = encoder_layouts.split_head(strip(content, "pretrained_encoder."), "head.", {})
     ours = MoCoV3Encoder(head=with_head, heads=arch["num_heads"])
     network, _ = ours.build(official, "it")
     preprocess = Preprocess(size=arch["img_size"])

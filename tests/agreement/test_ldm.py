@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from helpers.recorded import Recorded, check_forward
+from helpers.recorded import Recorded, check_forward, unread
 from rcg_lightning.core.diffusion import Noise
 from rcg_lightning.core.samplers import DDIM, OffsetSpacing
 from rcg_lightning.core.schedule import ScaledLinearSchedule
@@ -14,13 +14,15 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.unet import CrossAttentionUNet
+from rcg_lightning.official.encoders import INNER_ENCODER
+from rcg_lightning.official.ldm import ldm_name, ldm_weights
+from rcg_lightning.official.rdm import EMBEDDING, NETWORK
+from rcg_lightning.official.tokenizers import vq_network
 from rcg_lightning.pretrained import encoder_layouts
-from rcg_lightning.pretrained.checkpoints import EMBEDDING, RDM_NETWORK, load_strictly, read_checkpoint
+from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint, strip
 from rcg_lightning.pretrained.encoders import MoCoV3Encoder
-from rcg_lightning.pretrained.ldm_layout import ldm_name, ldm_state
 from rcg_lightning.pretrained.normalisation import PerSample
 from rcg_lightning.pretrained.preprocess import Preprocess
-from rcg_lightning.pretrained.vqgan_layout import vq_state
 from rcg_lightning.types import Classes, Vector
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -59,9 +61,9 @@ class Model:
         self.conditioner = Conditioner(dim=None if "in.rep" in io else sizes["context_dim"], drop=0.0, project=False)
         self.shape = (params["channels"], params["image_size"], params["image_size"])
         self.denoiser.build(self.shape, self.conditioner.build(self.parts, sizes["context_dim"]))
-        self.state = ldm_state(self.content, self.parts, ema)
-        load_strictly(self.denoiser.network, self.state.network, "the file")
-        load_strictly(self.conditioner, self.state.conditioner, "the file")
+        self.weights = ldm_weights(self.content, self.parts, ema)
+        load_strictly(self.denoiser.network, self.weights.network, "the file")
+        load_strictly(self.conditioner, self.weights.conditioner, "the file")
         self.denoiser.eval()
 
     def condition(self, rows, *raw):
@@ -73,7 +75,7 @@ def test_forward(golden, ema):
     check_forward(Model(golden, ema), golden, ema, CLOSE)
 
 
-def test_ema_weights_are_told_from_the_last(golden):
+def test_ema_weights_differ_from_the_last(golden):
     assert not torch.allclose(golden.io["out.forward"], golden.io["out.forward_ema"])
 
 
@@ -96,18 +98,18 @@ def test_loss_and_gradients(golden):
         if not norm:  # none, or exactly zero: we have no such parameter, or it is a table that is not read
             assert re.search(r"attn2\.to_[qk]\.|\.norm2\.", name) or name == EMBEDDING, name
             continue
-        ours = gradient(name.removeprefix(RDM_NETWORK))
+        ours = gradient(name.removeprefix(NETWORK))
         assert float(ours.norm()) == pytest.approx(norm, rel=1e-3, abs=1e-5), name
-        seen.add(ldm_name(name.removeprefix(RDM_NETWORK)))
+        seen.add(ldm_name(name.removeprefix(NETWORK)))
     assert seen == table.keys()
     for name, expected in io.items():
         if name.startswith("grad.") and float(expected.abs().max()) > 0:
-            ours = gradient(name.removeprefix(f"grad.{RDM_NETWORK}"))
+            ours = gradient(name.removeprefix(f"grad.{NETWORK}"))
             torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_sampling(golden):
-    """Noise in every step with eta above 0, the last one included, which ends at level 0."""
+    """Noise in every step with eta above 0, the last one included, which ends at timestep 0."""
     model, io = Model(golden, ema=True), golden.io
     start = io["in.x_T"]
     c = model.condition(len(start))
@@ -125,8 +127,8 @@ def test_sampling(golden):
         size = float(expected.abs().max())
         torch.testing.assert_close(states[-1] / size, expected / size, rtol=1e-3, atol=1e-3)
         inter = io[match[0].replace("final", "x_inter")][1:]  # the first entry is the start
-        kept = [x for i, x in enumerate(states) if i == 0 or (len(states) - 1 - i) % 5 == 0]
-        torch.testing.assert_close(torch.stack(kept) / size, inter / size, rtol=1e-3, atol=1e-3)
+        stored = [x for i, x in enumerate(states) if i == 0 or (len(states) - 1 - i) % 5 == 0]
+        torch.testing.assert_close(torch.stack(stored) / size, inter / size, rtol=1e-3, atol=1e-3)
     assert any(found)
 
 
@@ -136,7 +138,7 @@ def test_loss_from_images(golden):
         pytest.skip("not recorded")
     model, io, arch = Model(golden, ema=False), golden.io, golden.config["encoder"]
     encoder, _ = MoCoV3Encoder(heads=arch["num_heads"]).build(
-        encoder_layouts.split_head(model.state.encoder, "head.", {}), "the file"
+        encoder_layouts.split_head(strip(model.content["model"], INNER_ENCODER), "head.", {}), "the file"
     )
     image = io["in.images"]
     with torch.no_grad():
@@ -148,9 +150,9 @@ def test_loss_from_images(golden):
 
 
 def first_stage(model):
-    state = vq_state(model.content)
-    load_strictly(state.structure, state.network, "the file")
-    return state.structure.eval()
+    network, weights = vq_network(model.content)
+    load_strictly(network, weights, "the file")
+    return network.eval()
 
 
 def test_samples_become_images(golden):
@@ -171,15 +173,16 @@ def test_samples_become_images(golden):
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
 def test_every_tensor_is_accounted_for(golden, ema):
     model = Model(golden, ema)
-    state, content = model.state, model.content["model"]
-    skipped = [name for group in state.skipped.values() for name in group]
-    fused = 2 * sum(name.endswith(".attn.qkv.weight") for name in state.network)
-    kept = [state.network, state.conditioner, state.first_stage, state.encoder, state.schedule]
-    assert sum(map(len, kept)) + fused + len(skipped) + (not model.parts) == len(content)
-    assert len(skipped) == len(set(skipped))
-    silent = [name for name in skipped if re.search(r"attn2to_[qk]weight|attn2\.to_[qk]\.weight", name)]
+    content = model.content["model"]
+    skipped = {name for name in unread(content, model.weights) if name.startswith("model_ema." if ema else NETWORK)}
+    silent = {name for name in skipped if re.search(r"attn2\.?to_[qk]\.?weight|\.?norm2\.?(weight|bias)$", name)}
+    fused = {name for name in skipped if re.search(r"attn1\.?to_[qkv]\.?weight$", name)}
+    folded = {name for name in skipped if re.search(r"attn1\.?to_out|attn2\.?to_(v|out)", name)}
+    counters = {"model_ema.decay", "model_ema.num_updates"}
     assert silent
-    assert "first_stage_model." + next(iter(state.first_stage)) in content
+    assert fused
+    assert bool(folded) == (not model.parts)
+    assert skipped - silent - fused - folded == (counters if ema else set())
 
 
 def test_an_unconditional_file_attends_to_a_constant(golden):
@@ -187,23 +190,23 @@ def test_an_unconditional_file_attends_to_a_constant(golden):
     content = dict(read_checkpoint(golden.checkpoint, "LDM")["model"])
     content[EMBEDDING] = content[EMBEDDING][:1]
     sizes = golden.config["model_params"]["unet_config"]["params"]
-    told, untold = our_network(sizes), our_network(sizes)
+    conditional, unconditional = our_network(sizes), our_network(sizes)
     shape = tuple(golden.io["in.x"].shape[1:])
-    told.build(shape, sizes["context_dim"])
-    untold.build(shape, 0)
-    one = ldm_state({"model": content}, (Classes(1),))
-    load_strictly(told, one.network, "it")
-    none = ldm_state({"model": content}, ())
-    load_strictly(untold, none.network, "it")
+    conditional.build(shape, sizes["context_dim"])
+    unconditional.build(shape, 0)
+    one = ldm_weights({"model": content}, (Classes(1),))
+    load_strictly(conditional, one.network, "it")
+    none = ldm_weights({"model": content}, ())
+    load_strictly(unconditional, none.network, "it")
     assert none.conditioner == {}
     assert one.conditioner["parts.0.table.weight"].shape == (1, sizes["context_dim"])
     x, t = golden.io["in.x"], golden.io["in.t"]
     with torch.no_grad():
-        expected = told(x, t, content[EMBEDDING].expand(len(x), -1))
-        torch.testing.assert_close(untold(x, t, torch.zeros(len(x), 0)), expected, **CLOSE)
+        expected = conditional(x, t, content[EMBEDDING].expand(len(x), -1))
+        torch.testing.assert_close(unconditional(x, t, torch.zeros(len(x), 0)), expected, **CLOSE)
 
 
-def test_what_does_not_fit_is_told(golden):
+def test_misfits_are_reported(golden):
     content = Model(golden, ema=False).content
     rows = len(content["model"][EMBEDDING])
     for parts, message in (
@@ -212,12 +215,12 @@ def test_what_does_not_fit_is_told(golden):
         ((Classes(rows + 1),), f"not {rows + 1}"),
     ):
         with pytest.raises(UserError, match=message):
-            ldm_state(content, parts)
+            ldm_weights(content, parts)
     bare = {name: tensor for name, tensor in content["model"].items() if not name.startswith("model_ema.")}
     with pytest.raises(UserError, match="no EMA weights"):
-        ldm_state({"model": bare}, ())
+        ldm_weights({"model": bare}, ())
     with pytest.raises(UserError, match="no LDM checkpoint but a DINO"):
-        ldm_state({"teacher": {}}, ())
+        ldm_weights({"teacher": {}}, ())
 
 
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
@@ -225,11 +228,10 @@ def test_full_size_files_are_read_completely(manifest, ema):
     """The sizes of the class are those of LDM-8; nothing is built in memory."""
     names = manifest("ldm_8_repcond")
     parts = (Vector(names[EMBEDDING].shape[1]),)
-    state = ldm_state({"model": names}, parts, ema)
+    weights = ldm_weights({"model": names}, parts, ema)
     with torch.device("meta"):
         network, conditioner = CrossAttentionUNet(), Conditioner(drop=0.0, project=False)
         network.build((4, 32, 32), conditioner.build(parts, network.condition_width))
-    load_strictly(network, state.network, "it")
+    load_strictly(network, weights.network, "it")
     assert not conditioner.state_dict()
-    assert not state.conditioner
-    assert len(state.first_stage) == sum(name.startswith("first_stage_model.") for name in names)
+    assert not weights.conditioner

@@ -1,4 +1,4 @@
-"""RCG's MAGE: masks, forward, loss, gradients and parallel decoding from the recorded draws."""
+"""RCG's MAGE: masks, forward, loss, gradients and parallel decoding from the recorded noise."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from rcg_lightning.core.masking import (
 )
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
+from rcg_lightning.official.mage import LABELS, NULL, UNUSED, mage_name, mage_weights
 from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
-from rcg_lightning.pretrained.mage_layout import FAKE, LABELS, LEFT_OVER, mage_name, mage_state
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import Classes, Vector
 
@@ -49,10 +49,10 @@ class Model:
             arch["dropout"],
         )
         self.conditioner = Conditioner(drop=0.1 if arch["use_rep"] else 0.0)
-        self.state = mage_state({"model": self.official}, self.parts)
+        self.weights = mage_weights({"model": self.official}, self.parts)
         self.network.build(arch["seq_len"], self.codes, self.conditioner.build(self.parts, arch["embed_dim"]))
-        load_strictly(self.network, self.state.network, "the file")
-        load_strictly(self.conditioner, self.state.conditioner, "the file")
+        load_strictly(self.network, self.weights.network, "the file")
+        load_strictly(self.conditioner, self.weights.conditioner, "the file")
         self.network.eval()
         self.conditioner.eval()
 
@@ -66,14 +66,14 @@ class Model:
         return c if dropped is None else torch.where(dropped[:, None], self.conditioner.null(n), c)
 
     def training(self, run, rate):
-        """What a recorded training step decides and sees: tokens, masked, kept, c."""
+        """Inputs of a recorded training step: tokens, masked, visible, c."""
         tokens = self.io["out.gt_indices"]
-        masked, kept = masked_positions(self.io[f"in.{run}.mask_noise"], self.io[f"in.{run}.mask_rate"], rate)
-        drawn = self.io.get(f"in.{run}.rep_drop_uniform")
-        dropped = None if drawn is None else drawn < self.drop
+        masked, visible = masked_positions(self.io[f"in.{run}.mask_noise"], self.io[f"in.{run}.mask_rate"], rate)
+        uniform = self.io.get(f"in.{run}.rep_drop_uniform")
+        dropped = None if uniform is None else uniform < self.drop
         if dropped is not None:
             assert torch.equal(dropped, self.io[f"out.{run}.rep_dropped"])
-        return tokens, masked, kept, self.condition("out.rep_from_images", len(tokens), dropped=dropped)
+        return tokens, masked, visible, self.condition("out.rep_from_images", len(tokens), dropped=dropped)
 
     def all_scores(self, h):
         """Logits over the whole vocabulary, which training and sampling never need."""
@@ -87,8 +87,8 @@ def runs(golden, kind):
 
 
 def dropped_count(golden):
-    law = golden.arch["mask_ratio"]
-    return MaskRatio(law["mu"], law["std"], law["min"], law["max"]).dropped(golden.arch["seq_len"])
+    ratio = golden.arch["mask_ratio"]
+    return MaskRatio(ratio["mu"], ratio["std"], ratio["min"], ratio["max"]).dropped(golden.arch["seq_len"])
 
 
 @pytest.mark.golden("schedules")
@@ -97,31 +97,31 @@ def test_mask_rates(golden):
     recorded = [(float(name.partition("_mu")[2]), name) for name in golden.io if name.startswith("maskratio.ppf_mu")]
     assert recorded
     for mean, name in recorded:
-        law = MaskRatio(mean)
-        torch.testing.assert_close(law(golden.io["maskratio.u"]), golden.io[name], rtol=1e-6, atol=1e-8)
+        ratio = MaskRatio(mean)
+        torch.testing.assert_close(ratio(golden.io["maskratio.u"]), golden.io[name], rtol=1e-6, atol=1e-8)
         reached = golden.io[name.replace("ppf", "cdf")]
-        rates = torch.linspace(law.low, law.high, len(reached), dtype=torch.float64)
-        torch.testing.assert_close(law(reached), rates, rtol=1e-6, atol=1e-8)
+        rates = torch.linspace(ratio.low, ratio.high, len(reached), dtype=torch.float64)
+        torch.testing.assert_close(ratio(reached), rates, rtol=1e-6, atol=1e-8)
 
 
 def test_masks(golden):
     model = Model(golden)
     for run in runs(golden, "train"):
-        _, masked, kept, _ = model.training(run, dropped_count(golden))
+        _, masked, visible, _ = model.training(run, dropped_count(golden))
         assert torch.equal(masked, golden.io[f"out.{run}.token_all_mask"][:, 1:])
         seen = ~golden.io[f"out.{run}.token_drop_mask"][:, 1:]
-        assert torch.equal(torch.zeros_like(seen).scatter(1, kept, True), seen)
-        assert torch.equal(kept, kept.sort(1).values)
+        assert torch.equal(torch.zeros_like(seen).scatter(1, visible, True), seen)
+        assert torch.equal(visible, visible.sort(1).values)
 
 
 def test_training_forward_and_loss(golden):
     model, io = Model(golden), golden.io
     for run in runs(golden, "train"):
-        tokens, masked, kept, c = model.training(run, dropped_count(golden))
+        tokens, masked, visible, c = model.training(run, dropped_count(golden))
         with torch.no_grad():
-            encoded = model.network.encode(model.network.embed(tokens, masked, c), kept)
-            scores = model.all_scores(model.network.decode(encoded, masked, kept))
-            logits = model.network(tokens, masked, c, kept)
+            encoded = model.network.encode(model.network.embed(tokens, masked, c), visible)
+            scores = model.all_scores(model.network.decode(encoded, masked, visible))
+            logits = model.network(tokens, masked, c, visible)
         torch.testing.assert_close(encoded[:1], io[f"out.{run}.encoder_output_first_sample"], **CLOSE)
         torch.testing.assert_close(scores[:2, :3], io[f"out.{run}.logits_full_first3pos"], **CLOSE)
         stride = -(-logits.shape[1] // io[f"out.{run}.logits_codebook_stride4"].shape[1])
@@ -148,15 +148,15 @@ def test_forward_of_a_whole_sequence(golden):
 
 
 def our_parameter(model, name):
-    """What an official tensor is here; None where there is no such."""
+    """Our parameter for an official tensor; None where there is none."""
     conditioner = dict(model.conditioner.named_parameters())
     ours = {
-        FAKE: "parts.0.fake",
+        NULL: "parts.0.fake",
         LABELS: "parts.0.table.weight",
         "latent_prior_proj.weight": "parts.0.linear.weight",
         "latent_prior_proj.bias": "parts.0.linear.bias",
     }
-    if name in ours or name in LEFT_OVER:
+    if name in ours or name in UNUSED:
         return conditioner.get(ours.get(name))
     return dict(model.network.named_parameters())[mage_name(name)]
 
@@ -170,8 +170,8 @@ def test_gradients(golden):
     model = Model(golden)
     model.network.requires_grad_()
     model.conditioner.requires_grad_()
-    tokens, masked, kept, c = model.training("train0", dropped_count(golden))
-    logits = model.network(tokens, masked, c, kept)
+    tokens, masked, visible, c = model.training("train0", dropped_count(golden))
+    logits = model.network(tokens, masked, c, visible)
     masked_cross_entropy(logits, tokens, masked, golden.arch["label_smoothing"]).mean().backward()
     norms = json.loads((golden.folder / "grad_norms.json").read_text())
     assert norms
@@ -211,13 +211,13 @@ def test_weight_decay_is_of_the_official_tensors(golden):
 
 
 class Recorded:
-    """Stands in for SeededDecodingNoise: gives the recorded tokens and noise, (steps, B, N) each."""
+    """Mock of SeededDecodingNoise with the recorded tokens and noise, (steps, B, N) each."""
 
     def __init__(self, tokens, noise):
-        self.drawn, self.noise, self.rows, self.device = tokens.long(), noise, tokens.shape[1], tokens.device
+        self.recorded, self.noise, self.rows, self.device = tokens.long(), noise, tokens.shape[1], tokens.device
 
     def tokens(self, step, log_p):
-        return self.drawn[step]
+        return self.recorded[step]
 
     def gumbel(self, step, count):
         return self.noise[step]
@@ -225,8 +225,8 @@ class Recorded:
 
 def decode(golden, model, run):
     settings, io = golden.config["runs"][run], golden.io
-    draws = Recorded(io[f"in.{run}.sampled_ids"], io[f"in.{run}.gumbel"])
-    n = draws.rows
+    noise = Recorded(io[f"in.{run}.sampled_ids"], io[f"in.{run}.gumbel"])
+    n = noise.rows
     c = model.condition(f"in.{run}.rep", n, f"in.{run}.class_label")
     guidance = Guidance(1 + settings["cfg"], ramp=True)
 
@@ -237,11 +237,11 @@ def decode(golden, model, run):
         return guidance(logits, model.network(tokens, masked, model.conditioner.null(n)), progress)
 
     sampler = ParallelDecoding(settings["num_iter"], settings["choice_temperature"])
-    return list(sampler.rounds(predict, draws, golden.arch["seq_len"]))
+    return list(sampler.rounds(predict, noise, golden.arch["seq_len"]))
 
 
 def test_parallel_decoding(golden):
-    """Every decision is the recorded one: what is drawn is kept or masked again, with and without guidance."""
+    """Every decision is the recorded one: tokens stay or are masked again, with and without guidance."""
     model, io = Model(golden), golden.io
     for run in runs(golden, "gen"):
         rounds = decode(golden, model, run)

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
+from helpers.recorded import unread
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.heads import ProjectionHead
 from rcg_lightning.networks.rdm_mlp import ResidualMLP
 from rcg_lightning.official.base import OfficialFile
-from rcg_lightning.official.tensor_report import account, tensors
+from rcg_lightning.official.dit import LABELS, dit_weights, official_dit
+from rcg_lightning.official.rdm import EMBEDDING, TABLE, rdm_weights
+from rcg_lightning.official.tensor_report import report_tensors, tensors
 from rcg_lightning.pretrained import encoder_layouts
-from rcg_lightning.pretrained.checkpoints import load_strictly, rdm_state, read_checkpoint
-from rcg_lightning.pretrained.dit_layout import LABELS, dit_state, official_dit
+from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint, strip
 from rcg_lightning.pretrained.encoders import MoCoV3Encoder
 from rcg_lightning.types import Classes, Vector
 
@@ -51,31 +53,34 @@ def test_released_vit_l_is_repaired(manifest):
 @pytest.mark.parametrize("ema", [True, False])
 def test_rdm_is_read_completely(manifest, size, kind, ema):
     names = manifest(f"rdm_mocov3vit{size}_{kind}")
-    state = rdm_state({"model": names}, ema)
-    width, time_dim = state.network["input_proj.weight"].shape[0], state.network["time_embed.0.weight"].shape[0]
-    bottleneck = state.network["blocks.0.in_linear.weight"].shape[0]
-    condition = state.class_embedding.shape[1] if kind == "classcond" else 0
-    depth = sum(name.endswith("in_linear.weight") for name in state.network)
+    weights = rdm_weights({"model": names}, ema)
+    state = weights.network
+    width, time_dim = state["input_proj.weight"].shape[0], state["time_embed.0.weight"].shape[0]
+    bottleneck = state["blocks.0.in_linear.weight"].shape[0]
+    condition = weights.conditioner[TABLE].shape[1] if kind == "classcond" else 0
+    depth = sum(name.endswith("in_linear.weight") for name in state)
     with torch.device("meta"):
         network = ResidualMLP(width, depth, bottleneck, time_dim)
-        network.build((state.network["input_proj.weight"].shape[1],), condition)
-    load_strictly(network, state.network, "it")
-    assert state.class_embedding.shape == (1000 if kind == "classcond" else 1, 512)
-    assert len(state.schedule) == 12
+        network.build((state["input_proj.weight"].shape[1],), condition)
+    load_strictly(network, state, "it")
+    assert names[EMBEDDING].shape == (1000 if kind == "classcond" else 1, 512)
+    assert weights.conditioner.keys() == ({TABLE} if kind == "classcond" else set())
+    tables = [name for name in names if "." not in name]
+    assert len(tables) == 12
     ema_names = sum(name.startswith("model_ema.") for name in names)
-    assert ema_names == len(state.network) + 2  # and its decay and count
-    used = 2 * len(state.network) + 2 + len(state.schedule) + len(state.encoder) + 1
-    assert used == len(names)
-    assert "norm.weight" in state.encoder
+    assert ema_names == len(state) + 2  # and its decay and count
+    encoder = strip(names, "pretrained_encoder.")
+    assert 2 * len(state) + 2 + len(tables) + len(encoder) + 1 == len(names)
+    assert "norm.weight" in encoder
 
 
 @pytest.mark.golden("rdm")
 def test_rdm_ema_weights_are_told_from_the_raw_weights(golden):
     content = read_checkpoint(golden.checkpoint, "RDM")
-    raw, averaged = rdm_state(content, ema=False), rdm_state(content, ema=True)
-    assert raw.network.keys() == averaged.network.keys()
+    raw, ema = rdm_weights(content, ema=False), rdm_weights(content, ema=True)
+    assert raw.network.keys() == ema.network.keys()
     ema_name = "model_ema.diffusion_modelinput_projweight"
-    torch.testing.assert_close(averaged.network["input_proj.weight"], content["model"][ema_name])
+    torch.testing.assert_close(ema.network["input_proj.weight"], content["model"][ema_name])
     torch.testing.assert_close(
         raw.network["input_proj.weight"], content["model"]["model.diffusion_model.input_proj.weight"]
     )
@@ -100,28 +105,28 @@ def test_a_projection_head_has_the_official_names(manifest):
 @pytest.mark.golden("dit")
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
 def test_a_dit_goes_back_to_the_official_layout(golden, ema):
-    """Equal but for what nothing reads, which is zero, and for the one label that an unconditional model folds in."""
+    """Equal, except unread tensors, which are zero, and the one label that an unconditional model folds in."""
     content = read_checkpoint(golden.checkpoint, "DiT")
     official = content["model_ema" if ema else "model"]
     width = official["rep_embedder.weight"].shape[1]
     classes = golden.arch["num_classes"]
     parts = (Vector(width),) if "in.rep" in golden.io else (Classes(classes),) if classes > 1 else ()
-    state = dit_state(content, parts, ema)
-    back = official_dit(state.network, state.conditioner, official["pos_embed"], width)
+    weights = dit_weights(content, parts, ema)
+    back = official_dit(weights.network, weights.conditioner, official["pos_embed"], width)
     assert {name: tensor.shape for name, tensor in back.items()} == {name: t.shape for name, t in official.items()}
-    skipped = {name for names in state.skipped.values() for name in names} - {"pos_embed"}
+    skipped = unread(official, weights) - {"pos_embed"}
     for name, tensor in official.items():
-        if name in skipped or (name == LABELS and not parts):
-            assert not back[name].any()
-        elif name == "t_embedder.mlp.2.bias" and not parts:
+        if name == "t_embedder.mlp.2.bias" and not parts:
             torch.testing.assert_close(back[name], tensor + official[LABELS][0])
+        elif name in skipped:
+            assert not back[name].any()
         else:
             assert torch.equal(back[name], tensor), name
-    again = dit_state({"model": back}, parts, ema=False)
-    for read, own in ((again.network, state.network), (again.conditioner, state.conditioner)):
+    again = dit_weights({"model": back}, parts, ema=False)
+    for read, own in ((again.network, weights.network), (again.conditioner, weights.conditioner)):
         assert read.keys() == own.keys()
         assert all(torch.equal(read[name], tensor) for name, tensor in own.items())
-    with pytest.raises(UserError, match="trained with several"):
+    with pytest.raises(UserError, match="one condition at most"):
         official_dit({}, {"parts.1.table.weight": official[LABELS]}, official["pos_embed"])
 
 
@@ -131,15 +136,15 @@ def test_full_size_files_are_read_completely(manifest, name):
     width, rep = names["rep_embedder.weight"].shape
     depth = sum(key.endswith("attn.qkv.weight") for key in names)
     parts = (Vector(rep),)
-    state = dit_state({"model": names}, parts, ema=False)
+    weights = dit_weights({"model": names}, parts, ema=False)
     with torch.device("meta"):
         network, conditioner = DiT(2, width, depth, heads=16), Conditioner(drop=0.1 if "fake_latent" in names else 0)
         channels = names["x_embedder.proj.weight"].shape[1]
         side = 2 * round(names["pos_embed"].shape[1] ** 0.5)
         network.build((channels, side, side), conditioner.build(parts, width), out_factor=2)
-    load_strictly(network, state.network, "it")
-    load_strictly(conditioner, state.conditioner, "it")
-    assert {name for names in state.skipped.values() for name in names} == {"pos_embed", LABELS}
+    load_strictly(network, weights.network, "it")
+    load_strictly(conditioner, weights.conditioner, "it")
+    assert len(weights.network) + len(weights.conditioner) + len({"pos_embed", LABELS}) == len(names)
     back = official_dit(network.state_dict(), conditioner.state_dict(), network.positions)
     assert {name: tensor.shape for name, tensor in back.items()} == {name: t.shape for name, t in names.items()}
 
@@ -165,14 +170,14 @@ def test_full_size_files_are_converted_tensor_by_tensor(manifest, full_size):
     used = [tensor for part in parts.values() for tensor in part.used.values()]
     assert all(tensor.is_meta for tensor in used if tensor.ndim)
     changed = {pattern: how for part in parts.values() for pattern, how in part.changed.items()}
-    found = account(content, used, kind.ignored, changed)
+    found = report_tensors(content, used, kind.ignored, changed)
     assert not found.unknown
     assert found.mapped
-    told = [
+    named = [
         *found.mapped,
         *(name for group in (found.changed, found.ignored) for names in group.values() for name in names),
     ]
-    assert sorted(told) == sorted(name for name, _ in tensors(content))
+    assert sorted(named) == sorted(name for name, _ in tensors(content))
     expected = {"encoder"} if "moco_v3" in name else {"autoencoder"} if "vq" in name else {"generator"}
     expected |= {"encoder"} if name.startswith(("rdm", "mage", "ldm_8")) else set()
     expected |= {"autoencoder"} if name.startswith(("mage", "ldm_8")) else set()

@@ -17,16 +17,17 @@ from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.layers import sinusoidal_embedding
 from rcg_lightning.networks.rdm_mlp import ResidualMLP
+from rcg_lightning.official.encoders import INNER_ENCODER
+from rcg_lightning.official.rdm import EMBEDDING, NETWORK, rdm_name, rdm_weights
 from rcg_lightning.pretrained import encoder_layouts
-from rcg_lightning.pretrained.checkpoints import RDM_NETWORK, load_strictly, rdm_name, rdm_state, read_checkpoint
+from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint, strip
 from rcg_lightning.pretrained.encoders import MoCoV3Encoder
 from rcg_lightning.pretrained.normalisation import PerSample
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.types import Classes
 
-NETWORK = {"rtol": 1e-6, "atol": 2e-6}  # a swapped LayerNorm eps is seen at these
+OUTPUT = {"rtol": 1e-6, "atol": 2e-6}  # a swapped LayerNorm eps is seen at these
 TABLES = {"rtol": 1e-6, "atol": 1e-8}
-EMBEDDING = "cond_stage_model.embedding.weight"
 pytestmark = pytest.mark.golden("rdm")
 
 
@@ -35,7 +36,7 @@ class Model:
     denoiser: Denoiser
     conditioner: Conditioner
     raw: tuple[Tensor, ...]
-    state: object
+    official: dict[str, Tensor]
 
     @classmethod
     def load(cls, golden, ema):
@@ -47,16 +48,16 @@ class Model:
         )
         assert params["parameterization"] == "x0"
         denoiser = Denoiser(network, schedule, Clean())
-        state = rdm_state(read_checkpoint(golden.checkpoint, "RDM"), ema)
+        official = read_checkpoint(golden.checkpoint, "RDM")["model"]
+        weights = rdm_weights({"model": official}, ema)
         conditional = sizes.get("use_context", False)
-        rows, width = state.class_embedding.shape
+        rows, width = official[EMBEDDING].shape
         conditioner = Conditioner(dim=width, drop=0.0)  # no label is ever dropped
         denoiser.build((sizes["in_channels"],), conditioner.build((Classes(rows),) if conditional else (), width))
-        load_strictly(network, state.network, "the file")
-        if conditional:
-            load_strictly(conditioner, {"parts.0.table.weight": state.class_embedding}, "the file")
+        load_strictly(network, weights.network, "the file")
+        load_strictly(conditioner, weights.conditioner, "the file")
         raw = (golden.io["in.class_label"],) if conditional else ()
-        return cls(denoiser.eval(), conditioner.eval(), raw, state)
+        return cls(denoiser.eval(), conditioner.eval(), raw, official)
 
     def condition(self, rows):
         return self.conditioner(tuple(part[:rows] for part in self.raw), rows)
@@ -73,26 +74,26 @@ def test_network(golden, ema):
     model, io = Model.load(golden, ema), golden.io
     x, t = flat(io["in.x"]), io["in.t"]
     output = model.denoiser(x, t, model.condition(len(x))).mean
-    torch.testing.assert_close(output, flat(io["out.model_ema" if ema else "out.model"]), **NETWORK)
+    torch.testing.assert_close(output, flat(io["out.model_ema" if ema else "out.model"]), **OUTPUT)
     if not ema:
         one = model.denoiser(x[:1], t[2:3], model.condition(1)).mean
-        torch.testing.assert_close(one, flat(io["out.model_batch1"]), **NETWORK)
+        torch.testing.assert_close(one, flat(io["out.model_batch1"]), **OUTPUT)
 
 
 def test_embeddings(golden):
     model, io = Model.load(golden, ema=False), golden.io
     sizes = golden.config["model_params"]["unet_config"]["params"]
-    level = sinusoidal_embedding(io["in.t"], sizes["model_channels"])
-    torch.testing.assert_close(level, io["out.timestep_embedding"], **NETWORK)
-    table = model.state.class_embedding
-    torch.testing.assert_close(table[io["in.class_label"]], io["out.class_embedding"][:, 0], **NETWORK)
+    t_emb = sinusoidal_embedding(io["in.t"], sizes["model_channels"])
+    torch.testing.assert_close(t_emb, io["out.timestep_embedding"], **OUTPUT)
+    table = model.official[EMBEDDING]
+    torch.testing.assert_close(table[io["in.class_label"]], io["out.class_embedding"][:, 0], **OUTPUT)
     if model.raw:
-        torch.testing.assert_close(model.condition(len(io["in.t"])), io["out.class_embedding"][:, 0], **NETWORK)
+        torch.testing.assert_close(model.condition(len(io["in.t"])), io["out.class_embedding"][:, 0], **OUTPUT)
 
 
 def test_schedule_tables_of_the_file(golden):
     model = Model.load(golden, ema=False)
-    schedule, theirs = model.denoiser.schedule, model.state.schedule
+    schedule, theirs = model.denoiser.schedule, model.official
     bars = schedule.alphas_bar[1:]
     ours = {
         "betas": schedule.betas(),
@@ -121,7 +122,7 @@ def test_loss_and_gradients(golden):
     model, io = Model.load(golden, ema=False), golden.io
     z = flat(io["in.x0"])
     x = add_noise(z, io["in.t"], flat(io["in.noise"]), model.denoiser.schedule)
-    torch.testing.assert_close(x, flat(io["out.q_sample"]), **NETWORK)
+    torch.testing.assert_close(x, flat(io["out.q_sample"]), **OUTPUT)
     model.denoiser.requires_grad_()
     model.conditioner.requires_grad_()
     loss = training_loss(model, golden, z)
@@ -137,7 +138,7 @@ def test_loss_and_gradients(golden):
         if name == EMBEDDING:
             ours[name] = next((p.grad for p in model.conditioner.parameters()), None)
         else:
-            ours[name] = named[rdm_name(name.removeprefix(RDM_NETWORK))].grad
+            ours[name] = named[rdm_name(name.removeprefix(NETWORK))].grad
         assert (ours[name] is None) == (norm is None), name
         if norm is not None:
             assert float(ours[name].norm()) == pytest.approx(norm, rel=1e-3, abs=1e-5), name
@@ -151,7 +152,9 @@ def test_loss_and_gradients(golden):
 def test_loss_from_images(golden):
     model, io, arch = Model.load(golden, ema=False), golden.io, golden.config["encoder_arch"]
     encoder = MoCoV3Encoder(head=golden.config["encoder_withproj"], heads=arch["num_heads"])
-    network, _ = encoder.build(encoder_layouts.split_head(model.state.encoder, "head.", {}), "the file")
+    network, _ = encoder.build(
+        encoder_layouts.split_head(strip(model.official, INNER_ENCODER), "head.", {}), "the file"
+    )
     with torch.no_grad():
         z = PerSample()(network.eval()(Preprocess(size=arch["img_size"])(io["in.images"])))
         loss = training_loss(model, golden, z)
@@ -167,15 +170,15 @@ def ddim_runs(golden):
     return runs
 
 
-def kept(steps, entries):
-    """Which steps the official code kept: all, or the first and those after which a multiple of 25 is left."""
+def stored(steps, entries):
+    """Steps that the official code stored: all, or the first and those after which a multiple of 25 is left."""
     if entries == steps:
         return list(range(steps))
     return [i for i in range(steps) if i == 0 or (steps - 1 - i) % 25 == 0]
 
 
 def test_sampling(golden):
-    """Averaged network, class embedding without average, noise in every step, the last one included."""
+    """EMA network, class embedding without EMA, noise in every step, the last one included."""
     model, io = Model.load(golden, ema=True), golden.io
     start = flat(io["in.x_T"])
     c = model.condition(len(start)).detach()
@@ -197,7 +200,7 @@ def test_sampling(golden):
             if key not in io:
                 continue
             expected = flat(io[key])[1:]  # the first entry is the start
-            entries = [trajectory[step][i] for step in kept(len(trajectory), len(expected))]
+            entries = [trajectory[step][i] for step in stored(len(trajectory), len(expected))]
             torch.testing.assert_close(torch.stack(entries), expected, **close)
 
 
@@ -211,15 +214,15 @@ def deviation(sampler, k, s, schedule):
 def test_sampling_tables(golden):
     schedule = Model.load(golden, ema=False).denoiser.schedule
     for name, steps, eta in ddim_runs(golden):
-        levels = OffsetSpacing().timesteps(steps, schedule.steps)
-        assert levels[:-1] == golden.io[f"out.{name}.timesteps"].tolist()[::-1]
+        timesteps = OffsetSpacing().timesteps(steps, schedule.steps)
+        assert timesteps[:-1] == golden.io[f"out.{name}.timesteps"].tolist()[::-1]
         if f"out.{name}.sigmas" not in golden.io:
             continue
         here, there = (
-            torch.tensor([schedule.alpha_bar(k) for k in part]).flip(0) for part in (levels[:-1], levels[1:])
+            torch.tensor([schedule.alpha_bar(k) for k in part]).flip(0) for part in (timesteps[:-1], timesteps[1:])
         )
         torch.testing.assert_close(here, golden.io[f"out.{name}.alphas"], **TABLES)
         torch.testing.assert_close(there.double(), golden.io[f"out.{name}.alphas_prev"], **TABLES)
-        sigmas = [deviation(DDIM(steps, eta, OffsetSpacing()), k, s, schedule) for k, s in pairwise(levels)]
+        sigmas = [deviation(DDIM(steps, eta, OffsetSpacing()), k, s, schedule) for k, s in pairwise(timesteps)]
         expected = golden.io[f"out.{name}.sigmas"].flip(0)
         torch.testing.assert_close(torch.tensor(sigmas, dtype=torch.float64), expected, rtol=1e-4, atol=1e-6)

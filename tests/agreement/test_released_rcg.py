@@ -33,11 +33,11 @@ def bundle(golden, tmp_path, capsys):
     if "in.fixed.rep" not in golden.io or not rdm_file.is_file():
         pytest.skip("needs a MAGE by representation and an RDM")
     mage, rdm = read_checkpoint(golden.checkpoint, "MAGE"), read_checkpoint(rdm_file, "RDM")
-    kept = {name: tensor for name, tensor in rdm["model"].items() if not name.startswith("pretrained_encoder.")}
+    rest = {name: tensor for name, tensor in rdm["model"].items() if not name.startswith("pretrained_encoder.")}
     inner = {name: tensor for name, tensor in mage["model"].items() if name.startswith("pretrained_encoder.")}
-    if kept["model.diffusion_model.input_proj.weight"].shape[1] != golden.arch["rep_dim"]:
+    if rest["model.diffusion_model.input_proj.weight"].shape[1] != golden.arch["rep_dim"]:
         pytest.skip("this RDM is of other representations")
-    torch.save({**rdm, "model": kept | inner}, tmp_path / "rdm.pth")
+    torch.save({**rdm, "model": rest | inner}, tmp_path / "rdm.pth")
     heads = ["--kind.encoder_heads", golden.config["encoder"]["num_heads"]]
     words = ["--kind.heads", golden.arch["num_heads"], "--kind.decoder_heads", golden.arch["decoder_num_heads"], *heads]
     assert run("convert", "--from", golden.checkpoint, "--kind", "mage", *words, "--out", tmp_path / "mage") == 0

@@ -5,8 +5,8 @@ import torch
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
+from rcg_lightning.official.tokenizers import CODES, FIRST_STAGE, INNER_TOKENIZER, official_vq, vq_network
 from rcg_lightning.pretrained.checkpoints import entry, load_strictly, read_checkpoint, strip
-from rcg_lightning.pretrained.vqgan_layout import CODES, INSIDE, official_vq, vq_state
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 pytestmark = pytest.mark.golden("maskgit_vqgan", "ldm", "mage")
@@ -14,9 +14,15 @@ pytestmark = pytest.mark.golden("maskgit_vqgan", "ldm", "mage")
 
 def read(golden):
     content = read_checkpoint(golden.checkpoint, "the autoencoder")
-    state = vq_state(content)
-    load_strictly(state.structure, state.network, "it")
-    return content, state.structure.eval(), state.skipped
+    network, weights = vq_network(content)
+    load_strictly(network, weights, "it")
+    return content, network.eval()
+
+
+def inner(state):
+    """The autoencoder's part of a state dict, in official names."""
+    prefix = next((prefix for prefix in (INNER_TOKENIZER, FIRST_STAGE) if prefix + CODES in state), "")
+    return strip(state, prefix)
 
 
 def recorded(golden, *names):
@@ -26,7 +32,7 @@ def recorded(golden, *names):
 
 @torch.no_grad()
 def test_images_become_codes_and_codes_images(golden):
-    _, network, _ = read(golden)
+    _, network = read(golden)
     image = golden.io["in.images"]
     z = network.encode(image)
     expected = recorded(golden, "out.z_before_quantise", "out.first_stage.encode_prequant")
@@ -34,8 +40,8 @@ def test_images_become_codes_and_codes_images(golden):
         torch.testing.assert_close(z, expected, **CLOSE)
         assert network.shape(tuple(image.shape[1:])) == tuple(expected.shape[1:])
     quantised, indices = network.quantise(z)
-    told = recorded(golden, "out.indices_flat", "out.first_stage.indices", "out.gt_indices")
-    assert torch.equal(indices.flatten(), told.flatten())
+    expected = recorded(golden, "out.indices_flat", "out.first_stage.indices", "out.gt_indices")
+    assert torch.equal(indices.flatten(), expected.flatten())
     assert torch.equal(network.lookup(indices), quantised)
     expected = recorded(golden, "out.z_quantised", "out.first_stage.quantised")
     if expected is not None:
@@ -46,9 +52,9 @@ def test_images_become_codes_and_codes_images(golden):
 
 
 @torch.no_grad()
-def test_what_else_was_recorded(golden):
+def test_further_recordings(golden):
     """Indices decoded, a wide image, latents decoded with and without quantisation."""
-    _, network, _ = read(golden)
+    _, network = read(golden)
     io, compared = golden.io, 0
     pairs = [("in.indices", "out.decoded_indices")]
     pairs += [(name, name.replace("final_ids", "images")) for name in io if name.endswith(".final_ids")]
@@ -69,28 +75,23 @@ def test_what_else_was_recorded(golden):
 
 
 def test_files_go_back_to_the_official_layout(golden):
-    content, network, _ = read(golden)
-    state = entry(content, "state_dict", "model")
-    inside = next((prefix for prefix in INSIDE if prefix + CODES in state), "")
-    official = strip(state, inside)
+    content, network = read(golden)
+    official = inner(entry(content, "state_dict", "model"))
     back = official_vq(network, network.state_dict())
     assert back.keys() == official.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in official.items())
 
 
-def test_what_only_training_used_is_skipped_and_what_is_wrong_is_told(golden):
-    _, network, skipped = read(golden)
-    assert not any(skipped.values())
+def test_training_only_networks_are_skipped_and_wrong_files_are_reported(golden):
+    _, network = read(golden)
     official = official_vq(network, network.state_dict())
     more = {**official, "loss.discriminator.main.0.weight": torch.zeros(1)}
-    assert vq_state({"state_dict": more}).skipped == {
-        "networks that only its training used": ["loss.discriminator.main.0.weight"]
-    }
+    assert vq_network({"state_dict": more})[1].keys() == network.state_dict().keys()
     for name, message in (("encoder.norm_out.bias", "missing: encoder.out_norm.bias"), (CODES, "holds no weights of")):
         with pytest.raises(UserError, match=message):
-            vq_state({key: tensor for key, tensor in official.items() if key != name})
+            vq_network({key: tensor for key, tensor in official.items() if key != name})
     with pytest.raises(UserError, match="it is a DINO checkpoint"):
-        vq_state({"teacher": {}})
+        vq_network({"teacher": {}})
 
 
 SIZES = {
@@ -108,12 +109,11 @@ SIZES = {
 def test_full_size_files_are_read_completely(manifest, name):
     """The sizes of the classes are the official ones; nothing is built in memory."""
     names = manifest(name)
-    state = vq_state({"model": names})
+    network, weights = vq_network({"model": names})
     with torch.device("meta"):
         own = SIZES[name]()
-    load_strictly(own, state.network, "it")
-    assert type(state.structure) is type(own)
+    load_strictly(own, weights, "it")
+    assert type(network) is type(own)
     back = official_vq(own, own.state_dict())
-    inside = next((prefix for prefix in INSIDE if prefix + CODES in names), "")
-    shapes = {key: tensor.shape for key, tensor in strip(names, inside).items()}
+    shapes = {key: tensor.shape for key, tensor in inner(names).items()}
     assert {key: tensor.shape for key, tensor in back.items()} == shapes

@@ -1,10 +1,12 @@
-"""What agreement tests of diffusion models share."""
+"""Shared by the agreement tests: recorded noise, forward passes, and the unread tensors of a file."""
 
 import torch
 
+from rcg_lightning.official.tensor_report import report_tensors
+
 
 class Recorded:
-    """Stands in for SeededNoise: gives the recorded start and noise_seq (steps, rows or 1, *S)."""
+    """Mock of SeededNoise with the recorded start and noise_seq (steps, rows or 1, *S)."""
 
     def __init__(self, start, sequence):
         self.start, self.sequence, self.rows = start, sequence, len(start)
@@ -24,3 +26,9 @@ def check_forward(model, golden, ema, close):
         one = model.denoiser.network(x[:1], t[:1], model.condition(1))
     torch.testing.assert_close(output, expected, **close)
     torch.testing.assert_close(one, expected[:1], **close)
+
+
+def unread(official, weights):
+    """Return the names in an official state dict whose tensors are not among the ``weights`` read from it."""
+    used = [*weights.network.values(), *weights.conditioner.values()]
+    return set(report_tensors(official, used, {}, {}).unknown)

@@ -1,4 +1,4 @@
-"""`rcg convert`, `rcg bundle` and `--init-from` as a user types them: what is written, said and rejected."""
+"""`rcg convert`, `rcg bundle` and `--init-from` as a user types them: what is written, reported and rejected."""
 
 import argparse
 import collections
@@ -31,7 +31,7 @@ from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import bundle_parts, stage_content
 from rcg_lightning.types import DataSpec
 
-NUMBERS = 8  # of a representation
+DIM = 8  # of a representation
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def rdm(make_stage, awake, save, tmp_path):
             ema_conditioner=False,
         )
         identities = {"representation": identity} if identity else {}
-        spec = DataSpec((1, 8, 8), 5, {"representation": {"shape": [NUMBERS]}}, identities)
+        spec = DataSpec((1, 8, 8), 5, {"representation": {"shape": [DIM]}}, identities)
         return save(awake(stage.build(spec)), tmp_path / name)
 
     return make
@@ -63,7 +63,7 @@ def generator(make_stage, awake, save, tmp_path):
         denoiser = Denoiser(DiT(4, 16, 1, 2), LinearSchedule(100), Noise(), learned_variance=True)
         stage = make_stage(RepresentationCondition(), denoiser=denoiser)
         identities = {"representation": identity} if identity else {}
-        spec = DataSpec((3, 8, 8), None, {"representation": {"shape": [NUMBERS]}}, identities)
+        spec = DataSpec((3, 8, 8), None, {"representation": {"shape": [DIM]}}, identities)
         return save(awake(stage.build(spec)), tmp_path / "generator.ckpt")
 
     return make
@@ -73,7 +73,7 @@ def generator(make_stage, awake, save, tmp_path):
 def encoder(tmp_path):
     """The folder of a small MoCo v3 encoder."""
     backbone = VisionTransformer(image_size=32, width=24, depth=1, heads=2)
-    network = Projected(backbone, ProjectionHead(24, 12, NUMBERS))
+    network = Projected(backbone, ProjectionHead(24, 12, DIM))
     save_network(tmp_path / "encoder", network, encoder_settings(Preprocess(size=32)))
     return tmp_path / "encoder"
 
@@ -158,7 +158,7 @@ def test_a_bundle_with_a_kl_autoencoder(rcg, make_stage, awake, save, tmp_path):
     assert torch.equal(made, other.sample({"seed": torch.arange(2)}))
 
 
-def test_what_does_not_belong_together_is_no_bundle(raised, generator, rdm, encoder, tmp_path):
+def test_parts_of_different_encoders_are_no_bundle(raised, generator, rdm, encoder, tmp_path):
     made = generator("one")
     words = ["bundle", "--out", tmp_path / "out", "--generator", made]
     assert "of encoder two" in raised(*words, "--prior", rdm(identity="two"))
@@ -173,7 +173,7 @@ def test_what_does_not_belong_together_is_no_bundle(raised, generator, rdm, enco
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
-def test_damaged_folders_are_told(raised, rcg, rdm, tmp_path):
+def test_damaged_folders_are_reported(raised, rcg, rdm, tmp_path):
     rcg("bundle", "--generator", rdm(), "--out", tmp_path / "b")
     words = ["sample", "--checkpoint", tmp_path / "b", "--out", tmp_path / "out"]
     weights = tmp_path / "b" / "generator" / "weights.safetensors"
@@ -234,7 +234,7 @@ def test_what_would_be_run_in_the_system_is_rejected_for_good(raised, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_files_are_told(raised, rcg, rdm, encoder, tmp_path):
+def test_wrong_files_are_reported(raised, rcg, rdm, encoder, tmp_path):
     file = tmp_path / "rdm.pth"
     rcg("convert", "--to", "official", "--from", rdm(), "--out", file)
     words = ["convert", "--out", tmp_path / "out", "--from"]
@@ -253,9 +253,9 @@ def test_wrong_files_are_told(raised, rcg, rdm, encoder, tmp_path):
         return raised(*words, tmp_path / "changed.pth")
 
     bias = "model.diffusion_model.res_blocks.1.in_layers.2.bias"
-    average = "model_ema.diffusion_modelres_blocks1in_layers2bias"
-    assert "blocks.1.in_linear.bias" in changed(**{bias: None, average: None})
-    assert "has no EMA weights" in changed(**{average: None})
+    ema = "model_ema.diffusion_modelres_blocks1in_layers2bias"
+    assert "blocks.1.in_linear.bias" in changed(**{bias: None, ema: None})
+    assert "has no EMA weights" in changed(**{ema: None})
     assert "of another shape" in changed(**{bias: torch.zeros(13)})
     assert "has no cond_stage_model" in changed(**{"cond_stage_model.embedding.weight": None})
     assert "noise schedule" in changed(betas=torch.linspace(1e-4, 0.02, 1000))
@@ -265,10 +265,10 @@ def test_wrong_files_are_told(raised, rcg, rdm, encoder, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_has_no_official_layout_is_told(raised, make_stage, save, tmp_path):
+def test_a_missing_official_layout_is_reported(raised, make_stage, save, tmp_path):
     path = save(make_stage().build(DataSpec((3, 8, 8))), tmp_path / "a.ckpt")
     words = ["convert", "--to", "official", "--from", path, "--out", tmp_path / "out.pth"]
-    assert "nothing that has an official layout" in raised(*words)
+    assert "has no official layout" in raised(*words)
     assert "no checkpoint at" in raised(*words[:4], tmp_path / "nothing", *words[5:])
     assert not (tmp_path / "out.pth").exists()
 
@@ -276,7 +276,7 @@ def test_what_has_no_official_layout_is_told(raised, make_stage, save, tmp_path)
 def test_kinds_are_found_by_being_there():
     found = OfficialFile.kinds()
     assert {"mocov3", "dino", "ibot", "deit", "rdm", "dit", "adm"} <= found.keys()
-    assert len({kind.called for kind in found.values()}) == len(found)
+    assert len({kind.description for kind in found.values()}) == len(found)
 
 
 def test_training_begins_with_other_weights(rcg, raised, tmp_path):

@@ -27,7 +27,7 @@ WIDTHS = {0: (None, None), 1: (6, 32), 2: ([5, 6], [16, 16])}  # of a condition'
 
 
 def biggan(condition, hierarchical=True, spectral=True):
-    """A BigGAN for images of 64 pixels, 7 classes and instances of 9 numbers."""
+    """A BigGAN for images of 64 pixels, 7 classes and instances of 9 dimensions."""
     spec = DataSpec((3, 64, 64), 7, {"instance": {"shape": [9]}})
     parts = len(condition.parts(spec))
     mine, its = WIDTHS[parts]
@@ -61,10 +61,10 @@ def test_there_and_back_under_every_condition(rcg, save, awake, tmp_path, condit
     for name, tensor in first["state_dict"].items():
         if name.startswith(("generator.", "conditioner.", "discriminator", "ema.copies.")):
             assert torch.equal(tensor, again["state_dict"][name]), name
-    told, mine = again["stage"]["init_args"], first["stage"]["init_args"]
-    assert told["condition"]["class_path"] == mine["condition"]["class_path"]
-    assert told["generator"]["init_args"]["hierarchical"] == hierarchical
-    assert told["conditioner"]["init_args"]["dim"] == mine["conditioner"]["init_args"]["dim"]
+    converted, mine = again["stage"]["init_args"], first["stage"]["init_args"]
+    assert converted["condition"]["class_path"] == mine["condition"]["class_path"]
+    assert converted["generator"]["init_args"]["hierarchical"] == hierarchical
+    assert converted["conditioner"]["init_args"]["dim"] == mine["conditioner"]["init_args"]["dim"]
 
 
 def test_what_was_converted_makes_images_of_instances(rcg, raised, save, awake, tmp_path):
@@ -73,7 +73,7 @@ def test_what_was_converted_makes_images_of_instances(rcg, raised, save, awake, 
     words = ["convert", "--from", tmp_path / "official" / "G_ema.pth", "--out", tmp_path / "icgan"]
     code, output, error = rcg(*words)
     assert code == 0, error
-    assert "missing     G: the other one stands in for it; D: a fresh discriminator stands in" in output
+    assert "missing     G: the other one is used instead; D: a fresh discriminator is used instead" in output
     made = [
         "sample",
         "--checkpoint",
@@ -85,9 +85,9 @@ def test_what_was_converted_makes_images_of_instances(rcg, raised, save, awake, 
         "--out",
         tmp_path / "out",
     ]
-    for numbers in (9, 8):
-        writer = StoreWriter(tmp_path / f"bank{numbers}", 5, 1, 5, {"split": "instances", "representation": "theirs"})
-        rows = torch.randn(5, 1, numbers).numpy()
+    for dim in (9, 8):
+        writer = StoreWriter(tmp_path / f"bank{dim}", 5, 1, 5, {"split": "instances", "representation": "theirs"})
+        rows = torch.randn(5, 1, dim).numpy()
         writer.write(writer.shards[0], {"representation": rows, "labels": torch.randint(7, (5, 1, 2)).numpy()})
         writer.finish({})
     code, output, error = rcg(*made, "--instances", tmp_path / "bank9")

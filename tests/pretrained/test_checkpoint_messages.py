@@ -1,4 +1,4 @@
-"""What is said of files that hold no weights."""
+"""Messages about files that hold no weights."""
 
 import pickle
 from datetime import datetime
@@ -25,11 +25,15 @@ def objects(path):
 
 @pytest.mark.parametrize(
     ("write", "message"),
-    [(text, "its content is something else"), (cut, "fetch or copy it again"), (objects, "objects besides weights")],
+    [
+        (text, "its content is something else"),
+        (cut, "fetch or copy it again"),
+        (objects, "objects in addition to weights"),
+    ],
 )
 def test_one_line_without_torchs_advice(tmp_path, write, message):
     write(tmp_path / "file.pth")
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as error:
         read_checkpoint(tmp_path / "file.pth", "the model")
-    assert "weights_only" not in str(told.value)
-    assert "file.pth" in str(told.value)
+    assert "weights_only" not in str(error.value)
+    assert "file.pth" in str(error.value)

@@ -1,4 +1,4 @@
-"""Official encoders on tiny files in the official layout: what is rejected, and how it is said."""
+"""Official encoders on tiny files in the official layout: what is rejected, and the messages."""
 
 import argparse
 
@@ -144,7 +144,7 @@ def test_nothing_in_a_file_is_executed(written, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
-def test_missing_and_broken_files_are_told(tmp_path):
+def test_missing_and_broken_files_are_reported(tmp_path):
     with pytest.raises(UserError, match="give the path"):
         MoCoV3Encoder().setup()
     with pytest.raises(UserError, match="does not exist"):

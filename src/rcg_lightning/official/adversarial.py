@@ -1,4 +1,4 @@
-"""How an adversarial stage takes the tensors of IC-GAN's files, and the conditions that these are trained under."""
+"""Files of IC-GAN's two families: their networks, their condition, and how a stage takes their tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,18 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import InstanceCondition
-from rcg_lightning.conditions.joint import JointCondition
-from rcg_lightning.conditions.none import NoCondition
-from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.config import construct, describe
-from rcg_lightning.errors import UserError
 from rcg_lightning.official.base import OfficialFile, StagePart
-from rcg_lightning.official.building import Conditioning, Weights, built, prefixed, stage_part
+from rcg_lightning.official.building import FileCondition, Weights, built, class_part, stage_part, vector_part
+from rcg_lightning.official.key_map import prefixed
 from rcg_lightning.pretrained.checkpoints import State, entry
 from rcg_lightning.stages.adversarial import AdversarialStage
-from rcg_lightning.types import Classes, Condition, DataSpec, Part, Vector, require
+from rcg_lightning.types import Classes, DataSpec, Part, Vector, require
 
 GENERATORS = ("G", "G_ema")
 
@@ -26,54 +22,29 @@ GENERATORS = ("G", "G_ema")
 class AdversarialFile(OfficialFile):
     """Base of IC-GAN's kinds: G, G_ema and D, as a folder of files or as entries of one; or a generator alone.
 
-    Where D is missing a fresh discriminator takes its place, of the generator's width; where one of G and G_ema is
-    missing the other stands in for it.
+    Where D is missing, a fresh discriminator of the generator's width is used; where one of G and G_ema is missing, the
+    other is used for both.
     """
 
-    sign: ClassVar[str]  # a tensor that every generator has
+    generator_key: ClassVar[str]  # a tensor that every generator has
 
     def networks(self, content: Mapping[str, Any], where: str) -> dict[str, State]:
         """Return the tensors of ``G``, ``G_ema`` and ``D``, those that are there."""
         known = {name: entry({name: content.get(name)}, name) for name in (*GENERATORS, "D")}
         states = {name: state for name, state in known.items() if name in content and state}
         states = states or {"G_ema" if Path(where).stem.startswith("G_ema") else "G": entry(content)}
-        made = [name for name in GENERATORS if self.sign in states.get(name, {})]
+        found = [name for name in GENERATORS if self.generator_key in states.get(name, {})]
         alone = "a discriminator makes no images: give its generator too, as a folder with G.pth or G_ema.pth"
-        require(bool(made), f"{where} holds no generator, and {alone}")
-        missing = set(states) & set(GENERATORS) - set(made)
-        require(not missing, f"{where}: {', '.join(missing)} is no generator of this kind")
+        require(bool(found), f"{where} holds no generator, and {alone}")
+        wrong = set(states) & set(GENERATORS) - set(found)
+        require(not wrong, f"{where}: {', '.join(wrong)} is no generator of this kind")
         return states
-
-
-def condition_of(classes: int | None, numbers: int | None) -> Conditioning:
-    """Return the condition on so many classes, on an instance of so many numbers, on both, or on nothing."""
-    found: list[tuple[Condition, Part]] = []
-    if classes is not None:
-        found.append((ClassCondition(), Classes(classes)))
-    if numbers is not None:
-        found.append((InstanceCondition(), Vector(numbers)))
-    conditions = [condition for condition, _ in found]
-    condition = JointCondition(conditions) if len(found) > 1 else (*conditions, NoCondition())[0]
-    columns = {} if numbers is None else {"instance": {"shape": [numbers]}}
-    return Conditioning(condition, tuple(part for _, part in found), classes, columns)
-
-
-def parts_meant(condition: Condition) -> tuple[type, ...]:
-    """Return which parts a condition that a user gave has, without asking any data."""
-    if isinstance(condition, JointCondition):
-        return tuple(part for each in condition.conditions for part in parts_meant(each))
-    kinds = {ClassCondition: (Classes,), RepresentationCondition: (Vector,), NoCondition: ()}
-    for kind, parts in kinds.items():
-        if isinstance(condition, kind):
-            return parts
-    raise UserError(f"IC-GAN is conditioned on classes, instances, both or nothing, not on {type(condition).__name__}")
 
 
 def adversarial_part(
     stage: AdversarialStage,
     spec: DataSpec,
-    generators: Mapping[str, Weights],
-    discriminator: Weights | None,
+    weights: Mapping[str, Weights],
     where: str,
     changed: Mapping[str, str] | None = None,
 ) -> StagePart:
@@ -81,52 +52,60 @@ def adversarial_part(
 
     Args:
         stage: not yet built.
-        data spec: to build it by.
-        generators: weights of G, of G_ema, or both.
-        discriminator: weights of D; None makes fresh ones.
+        spec: to build it by.
+        weights: of ``G``, ``G_ema`` or both, and of ``D``, for which fresh ones are made where it is missing.
         where: the file, for messages.
         changed: see ``StagePart``.
     """
-    missing = [f"{name}: the other one stands in for it" for name in GENERATORS if name not in generators]
+    missing = [f"{name}: the other one is used instead" for name in GENERATORS if name not in weights]
+    first = next(weights[name] for name in GENERATORS if name in weights)
+    discriminator = weights.get("D")
     if discriminator is None:
-        missing.append("D: a fresh discriminator stands in for it, samples do not need one")
-        device = next(iter(next(iter(generators.values())).backbone.values())).device
-        discriminator = fresh_discriminator(stage, spec, device)
+        missing.append("D: a fresh discriminator is used instead, samples do not need one")
+        discriminator = fresh_discriminator(stage, spec, next(iter(first.network.values())).device)
     built(stage, spec)
-    more = prefixed("discriminator.", discriminator.backbone)
+    others = prefixed("discriminator.", discriminator.network)
     if stage.discriminator_conditioner is not None:
-        more |= prefixed("discriminator_conditioner.", discriminator.conditioner)
-    more |= {"mean_logits": torch.zeros(2), "mean_length": torch.zeros(()), "_extra_state": torch.tensor(0)}
-    first = next(iter(generators.values()))
-    trained, averaged = (generators.get(name, first) for name in GENERATORS)
+        others |= prefixed("discriminator_conditioner.", discriminator.conditioner)
+    others |= {"mean_logits": torch.zeros(2), "mean_length": torch.zeros(()), "_extra_state": torch.tensor(0)}
+    last, ema = (weights.get(name, first) for name in GENERATORS)
     assert stage.ema is not None
-    updates = torch.tensor(stage.ema.start)  # so that training goes on with the EMA weights, where they begin late
-    return stage_part(stage, stage.generator, trained, averaged, where, updates, missing, changed, more)
+    updates = torch.tensor(stage.ema.start)  # so that training continues with the EMA weights, where they begin late
+    return stage_part(stage, stage.generator, last, ema, where, updates, missing, changed, others)
 
 
 def fresh_discriminator(stage: AdversarialStage, spec: DataSpec, device: torch.device) -> Weights:
     """Return initial weights for the discriminator of ``stage`` and its conditioner, always the same."""
     network = construct(describe(stage.discriminator))
-    conditioning = stage.discriminator_conditioner and construct(describe(stage.discriminator_conditioner))
-    shape = spec.image
+    conditioner = stage.discriminator_conditioner and construct(describe(stage.discriminator_conditioner))
+    dim = 0
     with torch.random.fork_rng(devices=[]), device:
         torch.manual_seed(stage.seed)
-        dim = (
-            conditioning.build(stage.condition.parts(spec), network.condition_width(shape))
-            if conditioning is not None
-            else 0
-        )
-        network.build(shape, dim)
-    return Weights(network.state_dict(), conditioning.state_dict() if conditioning is not None else {})
+        if conditioner is not None:
+            dim = conditioner.build(stage.condition.parts(spec), network.condition_width(spec.image))
+        network.build(spec.image, dim)
+    return Weights(network.state_dict(), {} if conditioner is None else conditioner.state_dict())
+
+
+def instance_condition(classes: int | None, dim: int | None) -> FileCondition:
+    """Return the condition on ``classes``, on an instance of ``dim``, on both or on nothing."""
+    return FileCondition((*class_part(classes), *vector_part(dim)), InstanceCondition)
+
+
+def check_order(parts: tuple[Part, ...]) -> None:
+    """Raise a UserError where IC-GAN has no condition of these parts."""
+    kinds = [type(part) for part in parts]
+    wrong = f"IC-GAN is conditioned on a class, an instance, or both in this order, not on {parts}"
+    require(kinds in ([], [Classes], [Vector], [Classes, Vector]), wrong)
 
 
 def shape_of(state: Mapping[str, Tensor], name: str, where: str) -> torch.Size:
-    """Return the shape of a tensor of the file, without which its sizes cannot be told."""
+    """Return the shape of a tensor of the file, which its sizes depend on."""
     require(name in state, f"{where} is incomplete: {name} is missing")
     return state[name].shape
 
 
-def numbered(state: Mapping[str, Tensor], before: str, after: str) -> list[int]:
+def indices(state: Mapping[str, Tensor], before: str, after: str) -> list[int]:
     """Return the numbers n, ascending, for which ``state`` has a tensor ``before`` n ``after``."""
     middles = (n[len(before) : -len(after)] for n in state if n.startswith(before) and n.endswith(after))
     return sorted(int(middle) for middle in middles if middle.isdigit())

@@ -1,4 +1,4 @@
-"""What the kinds of official files share: the parts that one holds, and how a kind is found."""
+"""Base of all official files: the parts that a file holds, and how its kind is recognised."""
 
 import importlib
 import pkgutil
@@ -30,9 +30,9 @@ class NetworkPart:
 
     Attributes:
         module: the network.
-        settings: what its folder says besides.
+        settings: the other entries of its description.
         used: the file's tensors that are in it.
-        changed: pattern of names in the file whose tensors become others here, to how.
+        changed: pattern of names in the file whose tensors are changed here, to how.
     """
 
     module: nn.Module
@@ -40,15 +40,15 @@ class NetworkPart:
     used: State
     changed: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, folder: Path, beside: Mapping[str, Path]) -> None:
+    def save(self, folder: Path, others: Mapping[str, Path]) -> None:
         """Write the folder."""
         save_network(folder, self.module, self.settings)
 
     @property
-    def says(self) -> str:
-        """What it is, in a few words."""
+    def description(self) -> str:
+        """The class and size of the network."""
         count = sum(tensor.numel() for tensor in self.module.state_dict().values())
-        return f"{type(self.module).__name__} of {count / 1e6:.1f} M numbers"
+        return f"{type(self.module).__name__}, {count / 1e6:.1f} M parameters and buffers"
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class StagePart:
     """A generator of an official file, to be written as a stage's folder.
 
     Attributes:
-        stage: built without memory: it says what the tensors are called and how large they are.
+        stage: built without memory; it determines the names and shapes of its tensors.
         used: its tensors, under its names.
-        missing: what the file lacks, and what is used instead.
-        changed: pattern of names in the file whose tensors become others here, to how.
+        missing: tensors that the file lacks, and their replacement.
+        changed: pattern of names in the file whose tensors are changed here, to how.
     """
 
     stage: Generator
@@ -67,35 +67,35 @@ class StagePart:
     missing: tuple[str, ...] = ()
     changed: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, folder: Path, beside: Mapping[str, Path]) -> None:
-        """Write the folder; the stage belongs to the networks ``next to`` it, by the names of parts."""
+    def save(self, folder: Path, others: Mapping[str, Path]) -> None:
+        """Write the folder; the stage is tied to the networks in ``others``, folders by the names of parts."""
         spec, codec = self.stage.spec, self.stage.codec
         assert spec is not None
         identities = dict(spec.identities)
-        if "encoder" in beside:
-            identities["representation"] = TrainedEncoder(beside["encoder"]).identity
-        if "autoencoder" in beside and isinstance(codec, AutoencoderCodec):
-            identities[codec.column] = codec.open(beside["autoencoder"]).identity
+        if "encoder" in others:
+            identities["representation"] = TrainedEncoder(others["encoder"]).identity
+        if "autoencoder" in others and isinstance(codec, AutoencoderCodec):
+            identities[codec.column] = codec.open(others["autoencoder"]).identity
         plain = replace(spec, identities=identities).plain()
         save_stage(folder, {"stage": describe(self.stage), "spec": plain, "state_dict": self.used})
 
     @property
-    def says(self) -> str:
-        """What it is, in a few words."""
+    def description(self) -> str:
+        """The class, condition and size of the generator."""
         condition = type(self.stage.condition).__name__
         count = sum(parameter.numel() for module in self.stage.trained() for parameter in module.parameters())
         return f"{type(self.stage).__name__}, {condition}, {count / 1e6:.1f} M parameters"
 
 
-Part = NetworkPart | StagePart
+FilePart = NetworkPart | StagePart
 
 
 @dataclass(frozen=True)
-class Native:
-    """What is to be written as an official file.
+class NativeModel:
+    """A model in this project's formats, to be written as an official file.
 
     Attributes:
-        path: where it lies.
+        path: of its checkpoint or folder.
         stage: content of the generator's checkpoint or folder; None for a bare network.
         networks: folders of networks: ``encoder`` and ``autoencoder``, those that are there.
     """
@@ -105,7 +105,7 @@ class Native:
     networks: dict[str, Path]
 
     @classmethod
-    def read(cls, path: Path) -> "Native":
+    def read(cls, path: Path) -> "NativeModel":
         """Read a checkpoint, a stage's folder, a bundle, or the folder of one network (taken for an encoder)."""
         if (path / NETWORK).is_file():
             return cls(path, None, {"encoder": path})
@@ -114,7 +114,7 @@ class Native:
         return cls(path, stage_content(path), networks)
 
     def class_paths(self) -> set[str]:
-        """Every class that the description of the generator, or of the one network, names."""
+        """Return every class that the description of the generator, or of the one network, names."""
         plain = self.stage["stage"] if self.stage else read_description(self.path)["network"]
         return set(re.findall(r"'class_path': '([\w.]+)'", str(plain)))
 
@@ -123,26 +123,26 @@ class Native:
         return Generator.load(self.path)
 
     def network(self, name: str) -> nn.Module | None:
-        """Return the network of a part, None where it is not there."""
+        """Return the network of a part, None where it is missing."""
         return load_network(self.networks[name])[0] if name in self.networks else None
 
 
 class OfficialFile(ConfigMixin):
-    """A kind of official file: what it holds, and how it is written.
+    """A kind of official file: how it is read, and how it is written.
 
-    The constructor takes what the shapes in a file do not tell. A class is named after its kind, with ``File`` at the
-    end.
+    The constructor takes the settings that the shapes in a file do not determine. A class is named after its kind, with
+    ``File`` at the end.
     """
 
-    called: ClassVar[str]  # what ``checkpoints.recognise`` says of such a file
-    marks: ClassVar[tuple[type, ...]] = ()  # classes by which what is native is known to be of this kind
-    also: ClassVar[tuple[str, ...]] = ()  # what it says of a part of such a file, of which ``parts`` says what it lacks
+    description: ClassVar[str]  # as ``checkpoints.recognise`` describes such a file
+    incomplete: ClassVar[tuple[str, ...]] = ()  # the same for files that hold only a part; ``parts`` names the rest
+    native_classes: ClassVar[tuple[type, ...]] = ()  # a native model that names one of them can become this kind
     files: ClassVar[tuple[str, ...]] = ()  # where a model is a folder of files: their names, without .pth
-    pickled: ClassVar[dict[bytes, str]] = {}  # what is in a file of whole objects, to what to do with it instead
+    pickled: ClassVar[dict[bytes, str]] = {}  # content of a file of whole objects, to the advice for its user
     ignored: ClassVar[dict[str, str]] = {}  # pattern of names in the file that become no tensor here, to the reason
 
     @abstractmethod
-    def parts(self, content: Mapping[str, Any], where: str) -> dict[str, Part]:
+    def parts(self, content: Mapping[str, Any], where: str) -> dict[str, FilePart]:
         """Return the parts of a file: ``generator``, ``autoencoder``, ``encoder``, those that it has.
 
         Args:
@@ -150,14 +150,13 @@ class OfficialFile(ConfigMixin):
             where: the file, for messages.
 
         Raises:
-            UserError: it is another kind of file, incomplete, or of a size that needs telling.
+            UserError: it is another kind of file, incomplete, or of a size that needs settings.
         """
 
-    def official(self, native: Native) -> dict[str, Any]:
-        """Return the content of an official file; UserError where this kind has no way back."""
-        raise UserError(
-            f"{self.called} is read here but not written: encoders, RDM, MAGE, DiT and IC-GAN's BigGAN go back"
-        )
+    def official(self, native: NativeModel) -> dict[str, Any]:
+        """Return the content of an official file; raise UserError where this kind is only read."""
+        both = "encoders, RDM, MAGE, DiT and IC-GAN's BigGAN are read and written"
+        raise UserError(f"{self.description} is only read here: {both}")
 
     @classmethod
     def kinds(cls) -> dict[str, type["OfficialFile"]]:
@@ -167,27 +166,27 @@ class OfficialFile(ConfigMixin):
         found: list[type[OfficialFile]] = [cls]
         for kind in found:
             found += kind.__subclasses__()
-        return {kind.__name__.removesuffix("File").lower(): kind for kind in found if hasattr(kind, "called")}
+        return {kind.__name__.removesuffix("File").lower(): kind for kind in found if hasattr(kind, "description")}
 
     @classmethod
     def of(cls, content: Mapping[str, Any], where: str) -> "OfficialFile":
         """Return the kind of a file, by its content."""
-        known = cls.kinds()
-        says = recognise(content)
-        found = [kind for kind in known.values() if says in (kind.called, *kind.also)]
-        require(len(found) == 1, f"{where} is {says}, which is none of {', '.join(known)}: give --kind if it is one")
+        known, description = cls.kinds(), recognise(content)
+        found = [kind for kind in known.values() if description in (kind.description, *kind.incomplete)]
+        unknown = f"{where} is {description}, which is none of {', '.join(known)}: give --kind if it is one"
+        require(len(found) == 1, unknown)
         return found[0]()
 
     @classmethod
-    def for_native(cls, native: Native) -> "OfficialFile":
-        """Return the kind that something native goes back to."""
+    def for_native(cls, native: NativeModel) -> "OfficialFile":
+        """Return the kind that a native model can become."""
         named = native.class_paths()
         found = {
             name: kind
             for name, kind in cls.kinds().items()
-            if any(f"{mark.__module__}.{mark.__qualname__}" in named for mark in kind.marks)
+            if any(f"{each.__module__}.{each.__qualname__}" in named for each in kind.native_classes)
         }
-        have = "encoders, RDM, MAGE, DiT and BigGAN have"
-        require(bool(found), f"{native.path} is nothing that has an official layout: {have}")
-        require(len(found) == 1, f"{native.path} may go back as {' or '.join(found)}: say which with --kind")
+        have = "encoders, RDM, MAGE, DiT and BigGAN have one"
+        require(bool(found), f"{native.path} has no official layout: {have}")
+        require(len(found) == 1, f"{native.path} fits {' and '.join(found)}: choose one with --kind")
         return next(iter(found.values()))()

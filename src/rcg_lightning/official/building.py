@@ -1,4 +1,4 @@
-"""How a stage takes the tensors of an official file, and what several kinds read off theirs."""
+"""Building a stage around the tensors of an official file, and reading what several families store alike."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,90 @@ from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.official.base import StagePart
-from rcg_lightning.pretrained.checkpoints import State, require_fit
+from rcg_lightning.official.key_map import prefixed
+from rcg_lightning.pretrained.checkpoints import State, entry, require_fit
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.types import Classes, Condition, DataSpec, Vector
+from rcg_lightning.types import Classes, Condition, DataSpec, Part, Vector, require
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of a generator in its own names: of the backbone and of the conditioner."""
+    """Tensors of an official file under our names: of a network, and of its ``Conditioner``, empty without any."""
 
-    backbone: Mapping[str, Tensor]
+    network: Mapping[str, Tensor]
     conditioner: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FileCondition:
+    """The condition that the model in an official file was trained with.
+
+    Attributes:
+        parts: classes and vector, those that it has, in the order of the conditioner.
+        vector: the condition that its vector is.
+    """
+
+    parts: tuple[Part, ...]
+    vector: type[RepresentationCondition] = RepresentationCondition
+
+    @property
+    def condition(self) -> Condition:
+        """The condition of the stage."""
+        found: list[Condition] = [
+            ClassCondition() if isinstance(part, Classes) else self.vector() for part in self.parts
+        ]
+        return JointCondition(found) if len(found) > 1 else (*found, NoCondition())[0]
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, None without any."""
+        return next((part.count for part in self.parts if isinstance(part, Classes)), None)
+
+    @property
+    def dim(self) -> int | None:
+        """Size of the vector, None without one."""
+        return next((part.dim for part in self.parts if isinstance(part, Vector)), None)
+
+    @property
+    def columns(self) -> dict[str, dict[str, Any]]:
+        """The stored column that the condition reads, for the data spec."""
+        return {} if self.dim is None else {self.vector.key: {"shape": [self.dim]}}
+
+
+def file_condition(dim: int | None, classes: int | None) -> FileCondition:
+    """Return the condition on a representation of ``dim``, on ``classes``, on both or on nothing."""
+    return FileCondition((*vector_part(dim), *class_part(classes)))
+
+
+def read_condition(state: Mapping[str, Tensor], projection: str, table: str) -> FileCondition:
+    """Return the condition whose embeddings a state dict holds.
+
+    Args:
+        state: of a file.
+        projection: name of the linear map of representations.
+        table: name of the class table.
+    """
+    dim = state[projection].shape[1] if projection in state else None
+    return file_condition(dim, len(state[table]) if table in state else None)
+
+
+def check_condition(model: str, found: FileCondition, given: FileCondition) -> None:
+    """Raise a UserError where the condition ``found`` in a file of ``model`` is not the ``given`` one."""
+    for one, other, what in (
+        (found.classes, given.classes, "classes"),
+        (found.dim, given.dim, "dimensions of a representation"),
+    ):
+        require(one == other, f"this {model} is conditional on {one or 'no'} {what}, not on {other or 'no'}")
+
+
+def vector_part(dim: int | None) -> tuple[Vector, ...]:
+    """Return the vector of a condition, nothing where it has none."""
+    return () if dim is None else (Vector(dim),)
+
+
+def class_part(count: int | None) -> tuple[Classes, ...]:
+    """Return the classes of a condition, nothing where it has none."""
+    return () if count is None else (Classes(count),)
 
 
 def built(stage: Generator, spec: DataSpec) -> Generator:
@@ -35,62 +108,57 @@ def built(stage: Generator, spec: DataSpec) -> Generator:
 
 def stage_part(
     stage: Generator,
-    backbone: nn.Module,
-    trained: Weights,
-    averaged: Weights | None,
+    network: nn.Module,
+    last: Weights,
+    ema: Weights | None,
     where: str,
     updates: Tensor | None = None,
     missing: Sequence[str] = (),
     changed: Mapping[str, str] | None = None,
-    more: Mapping[str, Tensor] | None = None,
+    others: Mapping[str, Tensor] | None = None,
 ) -> StagePart:
     """Return a built ``stage`` with the tensors of a file.
 
     Args:
         stage: built; with EMA weights where its recipe has them.
-        backbone: the module of ``stage`` that the official network corresponds to.
-        trained: weights of the last step.
-        averaged: EMA weights; None takes ``trained`` in their place.
+        network: the module of ``stage`` that the official network corresponds to.
+        last: weights of the last step.
+        ema: EMA weights; None takes ``last`` in their place.
         where: the file, for messages.
         updates: how often the EMA weights were updated, () integer.
-        missing: what the file lacks, for the report.
+        missing: tensors that the file lacks, for the report.
         changed: see ``StagePart``.
-        more: what the stage has besides backbone, conditioner and EMA weights, under its names.
+        others: further tensors of the stage, under its names.
 
     Raises:
         UserError: tensors are missing, left over, or of another size.
     """
     names = {id(module): f"{name}." for name, module in stage.named_modules() if name}
-    inside = names[id(backbone)].removeprefix(names[id(stage.network)])
-    state = prefixed(names[id(backbone)], trained.backbone)
-    state |= prefixed(names[id(stage.conditioner)], trained.conditioner)
-    state |= more or {}
+    inside = names[id(network)].removeprefix(names[id(stage.network)])
+    state = prefixed(names[id(network)], last.network)
+    state |= prefixed(names[id(stage.conditioner)], last.conditioner)
+    state |= others or {}
     if stage.ema is not None:
-        state |= _ema_weights(stage, stage.ema, names, inside, averaged or trained)
+        state |= _ema_state(stage, stage.ema, names, inside, ema or last)
         state["ema._extra_state"] = torch.zeros((), dtype=torch.int64) if updates is None else updates
-        if averaged is None:
-            missing = [*missing, "EMA weights: those of the last step stand in for them"]
-    require_fit(stage.state_dict(), state, where, type(backbone).__name__)
+        if ema is None:
+            missing = [*missing, "EMA weights: those of the last step are used instead"]
+    require_fit(stage.state_dict(), state, where, type(network).__name__)
     return StagePart(stage, state, tuple(missing), changed or {})
 
 
-def _ema_weights(stage: Generator, ema: EMA, names: Mapping[int, str], inside: str, source: Weights) -> State:
-    """The same weights for every average of a stage, under the names of its modules, ``names`` by their ids."""
+def _ema_state(stage: Generator, ema: EMA, names: Mapping[int, str], inside: str, weights: Weights) -> State:
+    """Return the same weights for every decay of a stage's EMA; ``names`` maps the ids of modules to their names."""
     state: State = {}
     for copies in map(ema.averaged, ema.decays):
-        state |= prefixed(names[id(copies["network"])] + inside, source.backbone)
+        state |= prefixed(names[id(copies["network"])] + inside, weights.network)
         if stage.ema_conditioner:
-            state |= prefixed(names[id(copies["conditioner"])], source.conditioner)
+            state |= prefixed(names[id(copies["conditioner"])], weights.conditioner)
     return state
 
 
-def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
-    """Return ``state`` under names that begin with ``prefix``."""
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
 def heads_of(width: int, given: int | None, usual: Mapping[int, int], where: str) -> int:
-    """Return how many attention heads a network has, which no shape tells: as given, else as published."""
+    """Return the number of attention heads, which no shape shows: ``given``, or as published for this width."""
     heads = given or usual.get(width)
     if heads is None:
         known = ", ".join(f"{count} for {size}" for size, count in usual.items())
@@ -99,41 +167,17 @@ def heads_of(width: int, given: int | None, usual: Mapping[int, int], where: str
     return heads
 
 
+def ema_or_last(official: Mapping[str, Any], ema: bool) -> State:
+    """Return one of the two state dicts in a file of DiT or ADM; {} where it is missing."""
+    state = entry({"it": official.get("model_ema" if ema else "model")}, "it") if "model" in official else {}
+    return state or entry(official)
+
+
 def has_ema(content: Mapping[str, Any]) -> bool:
-    """Whether a file of DiT or ADM holds EMA weights next to those of the last step."""
+    """Whether a file of DiT or ADM holds EMA weights in addition to those of the last step."""
     return isinstance(content.get("model_ema"), Mapping)
 
 
 def ema_decay(decay: Tensor | None) -> float:
-    """Return the decay of an average that a file tells, as it was typed before it became float32; else 0.9999."""
+    """Return the EMA decay in a file, as it was typed before it became float32; else 0.9999."""
     return 0.9999 if decay is None or decay.is_meta else round(float(decay), 7)
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """A condition as the data spec of a stage have it.
-
-    Attributes:
-        condition: where it comes from.
-        parts: what it consists of.
-        classes: number of classes, where it has any.
-        columns: what it reads of a store.
-    """
-
-    condition: Condition
-    parts: tuple[Classes | Vector, ...]
-    classes: int | None
-    columns: dict[str, dict[str, Any]]
-
-
-def conditioning(numbers: int | None, classes: int | None) -> Conditioning:
-    """Return the condition on a representation of so many numbers, on so many classes, on both or on nothing."""
-    found: list[tuple[Condition, Classes | Vector]] = []
-    if numbers is not None:
-        found.append((RepresentationCondition(), Vector(numbers)))
-    if classes is not None:
-        found.append((ClassCondition(), Classes(classes)))
-    conditions = [condition for condition, _ in found]
-    condition = JointCondition(conditions) if len(found) > 1 else (*conditions, NoCondition())[0]
-    columns = {} if numbers is None else {"representation": {"shape": [numbers]}}
-    return Conditioning(condition, tuple(part for _, part in found), classes, columns)

@@ -8,20 +8,23 @@ from torch import Tensor, nn
 
 from rcg_lightning.networks.heads import BottleneckHead, LinearHead, Projected, ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
-from rcg_lightning.official.base import Native, NetworkPart, OfficialFile, Part
-from rcg_lightning.pretrained.checkpoints import State
+from rcg_lightning.official.base import FilePart, NativeModel, NetworkPart, OfficialFile
+from rcg_lightning.official.key_map import prefixed
+from rcg_lightning.pretrained.checkpoints import State, strip
 from rcg_lightning.pretrained.encoder_layouts import EncoderState, split_head
 from rcg_lightning.pretrained.encoders import DeiTEncoder, DINOEncoder, IBOTEncoder, MoCoV3Encoder, OfficialEncoder
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained_encoder import encoder_settings
 from rcg_lightning.types import require
 
+INNER_ENCODER = "pretrained_encoder."  # prefix in the files of generators
+
 
 class EncoderFile(OfficialFile):
     """An official encoder, which becomes a network folder that ``TrainedEncoder`` reads.
 
     Args:
-        head: whether the representation is the head's output; both are kept where the file has both.
+        head: whether the representation is the head's output; both are stored where the file has both.
         heads: attention heads, for unpublished widths.
     """
 
@@ -30,25 +33,25 @@ class EncoderFile(OfficialFile):
     def __init__(self, head: bool = True, heads: int | None = None) -> None:
         self.head, self.heads = head, heads
 
-    def parts(self, content: Mapping[str, Any], where: str) -> dict[str, Part]:
+    def parts(self, content: Mapping[str, Any], where: str) -> dict[str, FilePart]:
         state = self.encoder().layout(content)
         return {"encoder": encoder_part(self.encoder, state, self.head and bool(state.head), self.heads, where)}
 
-    def official(self, native: Native) -> dict[str, Any]:
+    def official(self, native: NativeModel) -> dict[str, Any]:
         network = native.network("encoder")
         require(network is not None, f"{native.path} holds no encoder: give the folder of its network")
         return self.container(encoder_tensors(network))  # type: ignore[arg-type]
 
     def container(self, state: State) -> dict[str, Any]:
-        """Put a state dict (the head under ``head.``) into what the official files look like."""
+        """Return the content of an official file with a state dict, the head under ``head.``."""
         raise NotImplementedError
 
 
 class MoCoV3File(EncoderFile):
-    """MoCo v3; back goes what RCG reads, the base encoder."""
+    """MoCo v3; only the base encoder, which RCG reads, is written."""
 
-    called = "a MoCo v3 checkpoint"
-    marks = (ProjectionHead,)
+    description = "a MoCo v3 checkpoint"
+    native_classes = (ProjectionHead,)
     ignored: ClassVar[dict[str, str]] = {
         r"state_dict\.module\.momentum_encoder\.": "the slow copy of its training, RCG uses the base encoder",
         r"state_dict\.module\.predictor\.": "used in its training only",
@@ -56,14 +59,14 @@ class MoCoV3File(EncoderFile):
     encoder = MoCoV3Encoder
 
     def container(self, state: State) -> dict[str, Any]:
-        return {"epoch": 0, "state_dict": {f"module.base_encoder.{name}": tensor for name, tensor in state.items()}}
+        return {"epoch": 0, "state_dict": prefixed("module.base_encoder.", state)}
 
 
 class DINOFile(EncoderFile):
-    """DINO; prototypes go back empty, for the official loader asks for them and drops them."""
+    """DINO; prototypes are written as zeros, since the official loader asks for them and drops them."""
 
-    called = "a DINO checkpoint"
-    marks = (BottleneckHead,)
+    description = "a DINO checkpoint"
+    native_classes = (BottleneckHead,)
     ignored: ClassVar[dict[str, str]] = {
         r"student\.": "the encoder is the teacher",
         r"teacher\.(module\.)?head\.last_layer": "prototypes, used in its training only",
@@ -79,9 +82,9 @@ class DINOFile(EncoderFile):
 
 
 class IBOTFile(DINOFile):
-    """iBOT; as DINO."""
+    """iBOT; written like DINO."""
 
-    called = "an iBOT checkpoint"
+    description = "an iBOT checkpoint"
     encoder = IBOTEncoder
     prototypes = tuple(f"head.{layer}.weight_{part}" for layer in ("last_layer", "last_layer2") for part in "gv")
 
@@ -89,8 +92,8 @@ class IBOTFile(DINOFile):
 class DeiTFile(EncoderFile):
     """DeiT with its classifier."""
 
-    called = "the weights of a plain Vision Transformer"
-    marks = (LinearHead,)
+    description = "the weights of a plain Vision Transformer"
+    native_classes = (LinearHead,)
     encoder = DeiTEncoder
 
     def container(self, state: State) -> dict[str, Any]:
@@ -109,18 +112,20 @@ def encoder_part(
     backbone = network.backbone if isinstance(network, Projected) else network
     assert isinstance(backbone, VisionTransformer)
     settings = encoder_settings(Preprocess(size=backbone.patch_embed.img_size[0]), head)  # type: ignore[index]
-    used = {**state.backbone, **{f"head.{name}": tensor for name, tensor in state.head.items()}}
+    used = {**state.backbone, **prefixed("head.", state.head)}
     return NetworkPart(network, settings, used)
 
 
-def inner_encoder(state: Mapping[str, Tensor], dim: int | None, heads: int | None, where: str) -> dict[str, Part]:
-    """Return the encoder in the file of a generator, whose layout the names of its head tell; nothing without one.
+def inner_encoder(tensors: Mapping[str, Tensor], dim: int | None, heads: int | None, where: str) -> dict[str, FilePart]:
+    """Return the encoder in the file of a generator, whose layout its head's names show; nothing without one.
 
     Args:
-        state: its tensors, without their common prefix.
-        dim: size of a representation, which tells whether the head was used; None where none is read.
+        tensors: of the whole file.
+        dim: size of a representation, which shows whether the head was used; None where none is read.
         heads: attention heads, for unpublished widths.
+        where: the file, for messages.
     """
+    state = strip(tensors, INNER_ENCODER)
     if not state:
         return {}
     kind: type[OfficialEncoder] = MoCoV3Encoder
@@ -128,20 +133,25 @@ def inner_encoder(state: Mapping[str, Tensor], dim: int | None, heads: int | Non
         kind = DeiTEncoder
     elif "head.mlp.0.weight" in state:
         kind = DINOEncoder
-    split = split_head(dict(state), "head.", {})
+    split = split_head(state, "head.", {})
     part = encoder_part(kind, split, bool(split.head), heads, f"the encoder in {where}")
     network = part.module
     if isinstance(network, Projected) and dim not in (None, network.dim):
         backbone = int(network.backbone.dim)  # type: ignore[arg-type]
-        sizes = f"{backbone} numbers, with its head {network.dim}"
-        require(backbone == dim, f"the encoder in {where} gives {sizes}, not the {dim} that the generator knows")
+        sizes = f"{backbone} dimensions, with its head {network.dim}"
+        require(backbone == dim, f"the encoder in {where} gives {sizes}, not the {dim} that the generator reads")
         part.settings["head"] = False
     return {"encoder": part}
+
+
+def official_inner_encoder(native: NativeModel) -> State:
+    """Invert ``inner_encoder``: return the tensors of the encoder for the file of a generator."""
+    encoder = native.network("encoder")
+    return {} if encoder is None else prefixed(INNER_ENCODER, encoder_tensors(encoder))
 
 
 def encoder_tensors(network: nn.Module) -> State:
     """Return the tensors of an encoder in official names, its head under ``head.``."""
     if not isinstance(network, Projected):
         return network.state_dict()
-    head = {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
-    return {**network.backbone.state_dict(), **head}
+    return {**network.backbone.state_dict(), **prefixed("head.", network.head.state_dict())}

@@ -1,4 +1,4 @@
-"""What became of every tensor of an official file: mapped, changed, ignored and why, or not known."""
+"""Report on every tensor of an official file: mapped, changed (how), ignored (why) or unknown."""
 
 import re
 from collections import Counter
@@ -10,19 +10,19 @@ from torch import Tensor
 
 TRAINING = {
     r"(optimizer|scaler|lr_scheduler|optimizer_states|lr_schedulers|callbacks|state)\b": "state of its training",
-    r"(epoch|iteration|global_step|best_acc1|arch|args|fp16_scaler|dino_loss|ibot_loss)\b": "data spec of its training",
+    r"(epoch|iteration|global_step|best_acc1|arch|args|fp16_scaler|dino_loss|ibot_loss)\b": "settings of its training",
 }
 
 
 @dataclass(frozen=True)
-class Account:
+class TensorReport:
     """Names of a file's tensors.
 
     Attributes:
-        mapped: those that are tensors here too.
-        changed: those whose tensors became others here, by how.
-        ignored: those that nothing here reads, by reason.
-        unknown: the rest.
+        mapped: of those that are tensors here too.
+        changed: of those that are changed here, by how.
+        ignored: of those that nothing here reads, by reason.
+        unknown: of the rest.
     """
 
     mapped: list[str]
@@ -31,7 +31,7 @@ class Account:
     unknown: list[str]
 
     def lines(self) -> list[str]:
-        """Say it, a line for each group of names."""
+        """Return a line for each group of names."""
         output = [f"mapped      {_groups(self.mapped, 24)}"] if self.mapped else []
         output += [f"changed     {_groups(names, 3)}: {how}" for how, names in self.changed.items()]
         output += [f"ignored     {_groups(names, 3)}: {why}" for why, names in self.ignored.items()]
@@ -42,19 +42,19 @@ class Account:
         return output
 
 
-def account(
+def report_tensors(
     content: Mapping[str, Any], used: Iterable[Tensor], ignored: Mapping[str, str], changed: Mapping[str, str]
-) -> Account:
-    """Compare what a file holds with what was used of it.
+) -> TensorReport:
+    """Compare the tensors of a file with those that were used.
 
     Args:
         content: of the file.
-        used: tensors that were taken over; the file's own or views of them.
+        used: tensors that were used; the file's own or views of them.
         ignored: pattern of names to why nothing reads them.
-        changed: pattern of names to what was made of them.
+        changed: pattern of names to how their tensors are changed.
     """
     taken = {tensor.untyped_storage()._cdata for tensor in used}
-    found = Account([], {}, {}, [])
+    found = TensorReport([], {}, {}, [])
     for name, tensor in tensors(content):
         how = next((how for pattern, how in changed.items() if re.search(pattern, name)), None)
         why = next((why for pattern, why in {**ignored, **TRAINING}.items() if re.match(pattern, name)), None)
@@ -70,7 +70,7 @@ def account(
 
 
 def tensors(content: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
-    """Yield every tensor in nested dictionaries and lists, under the names on its way joined by dots."""
+    """Yield every tensor in nested dictionaries and lists, under its names joined by dots."""
     if isinstance(content, Tensor):
         yield prefix, content
     elif isinstance(content, Mapping):
@@ -82,7 +82,7 @@ def tensors(content: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
 
 
 def _groups(names: Iterable[str], most: int) -> str:
-    """Count names by what they begin with: by as many words as leave ``most`` groups."""
+    """Count names by their first words, as many words as leave ``most`` groups."""
     names = list(names)
     groups: Counter[str] = Counter(names)
     for depth in (4, 3, 2, 1):

@@ -85,8 +85,8 @@ def self_distilled(container: Mapping[str, Any], name: str, dropped: tuple[str, 
         return EncoderState({k: v for k, v in state.items() if not k.startswith("head.")}, {}, skipped)
     state = {key.removeprefix("module."): tensor for key, tensor in entry(container, "teacher").items()}
     skipped = {"prototypes, used in its training only": [key for key in state if key.startswith(dropped)]}
-    kept = {k.removeprefix("backbone."): v for k, v in state.items() if not k.startswith(dropped)}
-    return split_head(kept, "head.", skipped)
+    rest = {k.removeprefix("backbone."): v for k, v in state.items() if not k.startswith(dropped)}
+    return split_head(rest, "head.", skipped)
 
 
 def deit(container: Mapping[str, Any]) -> EncoderState:

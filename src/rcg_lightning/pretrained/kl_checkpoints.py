@@ -1,4 +1,4 @@
-"""Files of the KL autoencoder of Stable Diffusion, read by diffusers, which is an extra of this package."""
+"""Reading of Stable Diffusion's KL autoencoder by diffusers, an extra of this package; sizes in the original layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.checkpoints import entry, read_checkpoint, recognise, strip
-from rcg_lightning.pretrained.vqgan_layout import pyramid
 from rcg_lightning.types import require
 
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -46,7 +45,7 @@ def load_kl(source: Path | str) -> nn.Module:
 
 
 def _from_file(kind: Any, path: Path) -> nn.Module:
-    """Read a single file in the original layout; its sizes are those of its shapes."""
+    """Read a single file in the original layout; its shapes determine its sizes."""
     content = read_checkpoint(path, "the KL autoencoder")
     state = entry(content, "state_dict", "model")
     state = strip(state, "first_stage_model.") or state
@@ -59,14 +58,35 @@ def _from_file(kind: Any, path: Path) -> nn.Module:
     model = kind.from_single_file(dict(state), original_config=_config(state), low_cpu_mem_usage=False)
     given, used = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (state, model.state_dict()))
     require(
-        given == used, f"{path} holds {given} numbers of an autoencoder of {used}: it is damaged, or of another kind"
+        given == used, f"{path} holds {given} values of an autoencoder of {used}: it is damaged, or of another kind"
     )
     return model
 
 
+def autoencoder_sizes(official: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return ``channels``, ``width``, ``multipliers`` and ``blocks`` of an autoencoder in the original layout."""
+    width, channels = official["encoder.conv_in.weight"].shape[:2]
+    levels, blocks = _count(official, "encoder.down.{}."), _count(official, "encoder.down.0.block.{}.")
+    widths = [len(official[f"encoder.down.{i}.block.0.conv1.weight"]) for i in range(levels)]
+    return {
+        "channels": channels,
+        "width": width,
+        "multipliers": [out // width for out in widths],
+        "blocks": blocks,
+    }
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """Return for how many numbers from 0 on a name begins with ``pattern`` filled by the number."""
+    count = 0
+    while any(name.startswith(pattern.format(count)) for name in state):
+        count += 1
+    return count
+
+
 def _config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the original code would have in its YAML."""
-    sizes = pyramid(state)
+    """Return the configuration that the original code reads from its YAML."""
+    sizes = autoencoder_sizes(state)
     latents = {
         "in_channels": sizes["channels"],
         "out_ch": len(state["decoder.conv_out.weight"]),

@@ -1,4 +1,4 @@
-"""Reading the weights in a file that holds pickled objects besides: each object becomes an empty stand-in."""
+"""Reading the weights in a file that also holds pickled objects: each object becomes an empty placeholder."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 
 from rcg_lightning.pretrained.checkpoints import READING_FAILS, read_torch
 
-MOST = 200  # kinds of objects in one file
+MOST = 200  # most kinds of objects in one file
 
 
 class Placeholder:
-    """Takes the place of an object that is not made: it accepts whatever a pickle does with it and keeps nothing."""
+    """Replaces an object that is not created: accepts every operation of a pickle and stores nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -28,9 +28,9 @@ def unsafe_name(error: BaseException | None) -> str | None:
 
 
 def read_with_placeholders(path: Path) -> tuple[Any, list[str]]:
-    """Return what a torch file holds and the names of what it asks for that is neither a tensor nor plain.
+    """Return the content of a torch file, and the names of the objects in it that are neither tensors nor plain.
 
-    Nothing that the file names is imported or run: what it would make of it, weights are not.
+    Nothing that the file names is imported or run, which weights do not need.
     """
     names: list[str] = []
     while True:

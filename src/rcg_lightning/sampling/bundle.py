@@ -1,0 +1,87 @@
+"""Bundles: all that sampling from a generator needs, in one folder."""
+
+import shutil
+from pathlib import Path
+
+from rcg_lightning.pretrained.kl_checkpoints import load_kl
+from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
+from rcg_lightning.pretrained.network_folder import fresh_folder
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
+from rcg_lightning.sampling.loading import check_instances, same_encoder
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.stage_folder import DESCRIPTION as STAGE
+from rcg_lightning.stages.stage_folder import bundle_parts, prior_at, save_stage, stage_content
+from rcg_lightning.types import require
+
+
+def write_bundle(
+    out: Path,
+    generator: Path,
+    prior: Path | None = None,
+    instances: Path | None = None,
+    autoencoder: Path | None = None,
+    encoder: Path | None = None,
+) -> list[str]:
+    """Write a bundle and return the names of its parts.
+
+    Parts that are not given are taken from ``generator`` and ``prior``, where these are bundles.
+
+    Args:
+        out: folder to write, complete or not at all; a bundle that is there is replaced.
+        generator: checkpoint, stage's folder or bundle of the generator.
+        prior: the same of the RDM.
+        instances: a store of them.
+        autoencoder: folder of a network, or a bundle; for KL latents, a folder in diffusers' layout, or a file in the
+            original one.
+        encoder: folder of the encoder's network, or a bundle that holds it.
+
+    Raises:
+        UserError: a part is missing or belongs to another generator.
+    """
+    own = bundle_parts(generator)
+    prior = prior_at(prior) if prior else own.get("prior")
+    instances = instances or own.get("instances")
+    given = {"autoencoder": autoencoder, "encoder": encoder}
+    networks = {name: network_at(path, name) for name, path in given.items() if path is not None}
+    for source in (own, bundle_parts(prior) if prior else {}):
+        networks = {name: source[name] for name in given if name in source} | networks
+    check_parts(generator, prior, instances, networks)
+    with fresh_folder(out, f"generator/{STAGE}", "a bundle") as fresh:
+        save_stage(fresh / "generator", stage_content(generator))
+        if prior is not None:
+            save_stage(fresh / "prior", stage_content(prior))
+        if instances is not None:
+            shutil.copytree(instances, fresh / "instances")
+        for name, path in networks.items():
+            if path.is_dir():
+                shutil.copytree(path, fresh / name)
+            else:
+                load_kl(path).save_pretrained(fresh / name)  # type: ignore[operator]
+    return list(bundle_parts(out))
+
+
+def network_at(path: Path, name: str) -> Path:
+    """Return the network at ``path``, its folder or the file of a KL autoencoder, or the part ``name`` of a bundle."""
+    found = bundle_parts(path).get(name, path)
+    foreign = name == "autoencoder" and (found.is_file() or (found / "config.json").is_file())
+    require(
+        foreign or (found / NETWORK).is_file(),
+        f"{path} holds no {name}: give the folder of its network, or a bundle with it",
+    )
+    return found
+
+
+def check_parts(generator: Path, prior: Path | None, instances: Path | None, networks: dict[str, Path]) -> None:
+    """Raise a UserError where the parts do not belong together."""
+    model = Generator.load(generator)
+    if instances is not None:
+        check_instances(model, instances)
+    if prior is not None:
+        source = Generator.load(prior)
+        wrong = f"{prior} makes {source.codec.makes}s, not representations: give an RDM as prior"
+        require(source.codec.makes == "representation", wrong)
+        same_encoder(model, source.spec.identities.get("representation") if source.spec else None, str(prior))
+    if "encoder" in networks:
+        same_encoder(model, TrainedEncoder(networks["encoder"]).identity, str(networks["encoder"]))
+    if "autoencoder" in networks:
+        model.codec.use_autoencoder(networks["autoencoder"])
