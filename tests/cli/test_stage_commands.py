@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(rcg, raised, tmp_path, monk
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("rcg_lightning.callbacks.checkpoint.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     output = raised(*fit, "--trainer.max_steps=2", "--ckpt_path", "last")
     assert "last.ckpt cannot be written (No space left on device); the checkpoint before it is untouched" in output
     assert step_of(folder / "last.ckpt") == 1

@@ -74,7 +74,7 @@ def test_a_generator_is_trained_saved_without_paths_and_says_words(rcg, trained,
     checkpoint, words = trained
     content = torch.load(checkpoint, weights_only=True)
     assert str(words) not in str(content["stage"])
-    assert len(content["spec"]["identities"]["word"]) == 16
+    assert len(content["data_spec"]["identities"]["word"]) == 16
     settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits_tags_data", *given, *SOON]
     code, output, error = rcg("tag", *settings, "--show", "2", "--out", tmp_path / "it.json")
     assert code == 0, error

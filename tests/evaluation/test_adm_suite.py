@@ -36,7 +36,7 @@ def suite(inception_weights, tmp_path, monkeypatch):
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / INCEPTION_FILE).symlink_to(inception_weights)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
     samples, real = images(8, 0), images(10, 1, 30)
     save_images([samples], tmp_path / "png", (f"{i:02d}.png" for i in range(8)))
     layers = ["2048", "logits_unbiased"]
@@ -81,18 +81,18 @@ def test_metrics_are_those_computed_directly_on_the_same_features(suite, capsys,
     assert record["name"] == "adm-256 with another weights, number"  # these weights are random
     assert (record["format"], record["reference"]["file"]) == ("png", "batch.npz")
 
-    (kept,) = (folder / "cache" / "rcg-lightning").iterdir()
+    (stored,) = (folder / "cache" / "statistics").iterdir()
     monkeypatch.setattr(Reference, "measure", None)  # the images of the reference batch are not looked at again
     again = read_statistics(folder / "batch.npz", InceptionExtractor())
     torch.testing.assert_close(again.train.features, real[0], rtol=1e-3, atol=1e-5)
     assert (again.name, again.train.images, again.train.size) == ("statistics", None, (32, 32))
-    kept.unlink()
+    stored.unlink()
     with pytest.raises(TypeError):
         read_statistics(folder / "batch.npz", InceptionExtractor())
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(extractor, real, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").write_text("no folder")
     np.savez(tmp_path / "images.npz", arr_0=real.permute(0, 2, 3, 1).numpy())
     found = read_statistics(tmp_path / "images.npz", extractor)

@@ -81,4 +81,4 @@ def inception_weights(tmp_path_factory):
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """Keep what tests cache out of the user's own folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("RCG_CACHE", str(tmp_path / "caches"))

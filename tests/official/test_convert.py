@@ -186,7 +186,7 @@ def test_damaged_folders_are_reported(raised, rcg, rdm, tmp_path):
     description = tmp_path / "b" / "generator" / "stage.json"
     plain = json.loads(description.read_text())
     description.write_text(json.dumps(plain | {"format": 99}))
-    assert "has format 99" in raised(*words)
+    assert "made by a later version (format 99" in raised(*words)
     description.write_text("{")
     assert "is not readable" in raised(*words)
 

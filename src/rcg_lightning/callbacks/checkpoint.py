@@ -1,6 +1,5 @@
 """Checkpoints by step."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +7,16 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from rcg_lightning.artifacts import replacing
 from rcg_lightning.errors import UserError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint next to its place and then renames it: killed or out of space, the one before it stays."""
+    """Writes a checkpoint as a draft and then renames it: killed or out of space, the one before it stays."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        place = Path(path)
-        draft = place.with_name(f".{place.name}.draft")
-        try:
+        with replacing(Path(path)) as draft:
             super().save_checkpoint(checkpoint, draft, storage_options)
-            with open(draft, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(draft, place)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
 
 
 class Checkpoint(ModelCheckpoint):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from rcg_lightning.artifacts import write_json, write_text
 from rcg_lightning.bench.generators import DiTSampling, DiTTraining, MAGESampling, MAGETraining, TokenDecoding
 from rcg_lightning.bench.measure import limit, measure_in_turns
 from rcg_lightning.bench.neighbours import NeighbourSearch
@@ -97,12 +98,10 @@ def bench(
     tables = "\n\n".join([table(rows, before), comparison(rows)])
     echo("\n" + tables)
     if markdown:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(tables + "\n")
+        write_text(markdown, tables + "\n")
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         found = {row.workload.name: row.plain() for row in rows}
-        out.write_text(json.dumps({"machine": machine(where), "workloads": found}, indent=1))
+        write_json(out, {"machine": machine(where), "workloads": found})
 
 
 def _in_a_process(*settings: Any) -> Row:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from rcg_lightning.artifacts import write_json
 from rcg_lightning.cli.parsing import call, echo, progress_bar
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.errors import UserError
@@ -63,9 +64,7 @@ def compare(
     write_results(out, table, note)
     protocol = Protocol()
     spec = {"set": "train", "identity": data.images("train").fingerprint, "resize": data.transform.says(False)}
-    (out / "protocol.json").write_text(
-        json.dumps(protocol.record(extractor, spec, n, " and ".join(sorted(set(formats.values())))), indent=1)
-    )
+    write_json(out / "protocol.json", protocol.record(extractor, spec, n, " and ".join(sorted(set(formats.values())))))
 
 
 def samples_folder(path: Path) -> Path:

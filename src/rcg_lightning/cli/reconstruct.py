@@ -12,7 +12,7 @@ from rcg_lightning.config import describe
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.index_samplers import share
 from rcg_lightning.data.shards import Shard
-from rcg_lightning.evaluation.image_grid import labelled_grid
+from rcg_lightning.evaluation.image_grid import labelled_grid, save_png
 from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.results import content_of, report
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
@@ -135,8 +135,7 @@ def _show(pairs: list[tuple[Tensor, Tensor]], count: int, out: Path) -> str:
     """Write originals above what was made of them, and return the image's name."""
     original, made = (torch.cat(part)[:count] for part in zip(*pairs, strict=True))
     path = out.with_name(f"{out.stem}-images.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    labelled_grid([("originals", original), ("given back", made)], count).save(path)
+    save_png(labelled_grid([("originals", original), ("given back", made)], count), path)
     return path.name
 
 

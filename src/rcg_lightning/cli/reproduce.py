@@ -1,9 +1,9 @@
 """`rcg reproduce`: published tables, and next to them what was measured here."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from rcg_lightning.artifacts import write_json
 from rcg_lightning.cli.parsing import call, echo, read_config
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.published import NOT_YET, Table, find_row, find_table, tables
@@ -33,8 +33,7 @@ def reproduce(table: str | None = None, runs: Path | None = None, out: Path | No
     if runs is not None and not any(line.measured for line in found):
         echo(_how_to_run(chosen, runs))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps([line.plain() for line in found], indent=1))
+        write_json(out, [line.plain() for line in found])
 
 
 def _overview() -> None:

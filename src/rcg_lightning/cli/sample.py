@@ -1,8 +1,5 @@
 """`rcg sample`: generate from a checkpoint, by seed."""
 
-import hashlib
-import json
-import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rcg_lightning.artifacts import fingerprint, replacing
 from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
 from rcg_lightning.cli.parsing import call, echo, progress_bar
 from rcg_lightning.config import describe
@@ -23,7 +21,7 @@ from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.transforms import CenterCrop
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.image_grid import image_grid, save_images
+from rcg_lightning.evaluation.image_grid import image_grid, save_images, save_png
 from rcg_lightning.evaluation.sample_readers import open_samples
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.sampling.loading import (
@@ -197,10 +195,8 @@ def _identity(
 ) -> dict[str, object]:
     """Everything that the samples depend on: a store of other samples is rejected, one just begun is continued."""
     generator = loaded.generator
-    given = {name: zlib.crc32(rows.numpy().tobytes()) for name, rows in carried.items()}
-    settings = json.dumps(
-        [describe(guidance), describe(sampler), seeds.tolist(), given, generator.tile], sort_keys=True
-    )
+    settings = [describe(guidance), describe(sampler), sorted(carried), generator.tile]
+    values = [rows.numpy().tobytes() for rows in (seeds, *(carried[name] for name in sorted(carried)))]
     representation = generator.spec.identities.get("representation") if generator.spec else None
     autoencoder = getattr(generator.codec, "identity", None)
     return {
@@ -212,7 +208,7 @@ def _identity(
         **({"instances": loaded.instances.identity} if loaded.instances else {}),
         **({"autoencoder": autoencoder} if autoencoder else {}),
         **({"weak": generator.weak_identity} if generator.weak_identity else {}),
-        "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+        "settings": fingerprint(settings, values),
         **({"representation": representation} if generator.codec.makes == "representation" else {}),
     }
 
@@ -223,9 +219,10 @@ def _write_images(store: Store, out: Path, seeds: Tensor, png: bool, npz: bool, 
         names = (f"{i:06d}-seed{seed}.png" for i, seed in enumerate(seeds.tolist()))
         save_images(progress_bar(samples, "writing", -(-len(seeds) // 256)), out / "png", names)
     if npz:
-        np.savez(out / "samples.npz", arr_0=store.whole("image")[:, 0])
+        with replacing(out / "samples.npz") as draft, open(draft, "wb") as file:
+            np.savez(file, arr_0=store.whole("image")[:, 0])
     if grid:
-        Image.fromarray(image_grid(samples.first(100), 10)).save(out / "grid.png")
+        save_png(Image.fromarray(image_grid(samples.first(100), 10)), out / "grid.png")
 
 
 def main(name: str, argv: list[str]) -> None:

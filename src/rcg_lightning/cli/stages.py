@@ -6,15 +6,14 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
 from rcg_lightning.cli import class_modules  # noqa: F401
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
 from rcg_lightning.cli.parsing import Help, echo, one_line_errors, prepared
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.data.store_writer import StoreWriter
-from rcg_lightning.pretrained.checkpoints import read_checkpoint
-from rcg_lightning.stages.base import Stage, read_stage
+from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.stage_folder import stage_content
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import require
@@ -107,7 +106,7 @@ class StageCLI(LightningCLI):
         if given is None:
             require(self.config.subcommand == "fit", "there is nothing trained to look at: give --ckpt_path")
             if config.init_from is not None:
-                read_stage(stage_content(config.init_from), str(config.init_from))
+                stage_content(config.init_from)
             return
         path = Path(config.trainer.default_root_dir) / "last.ckpt" if str(given) == "last" else Path(given)
         require(
@@ -115,7 +114,7 @@ class StageCLI(LightningCLI):
             f"{path} is a folder, which holds weights but no state of training: --ckpt_path takes a .ckpt file, and "
             "`rcg fit --init_from` begins with the weights of a folder",
         )
-        found = read_stage(read_checkpoint(path, "a stage"), str(path))["class_path"].rpartition(".")[2]
+        found = stage_content(path)["stage"]["class_path"].rpartition(".")[2]
         wanted = config.model.class_path.rpartition(".")[2]
         require(
             found == wanted, f"{path} holds a {found}, the config asks for a {wanted}: give the right one of the two"

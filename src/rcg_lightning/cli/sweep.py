@@ -1,12 +1,12 @@
 """`rcg sweep`: score a generator over settings of sampling, all on one set of representations."""
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcg_lightning.artifacts import fingerprint, write_json, write_text
 from rcg_lightning.cli.compare import pick_device
 from rcg_lightning.cli.parsing import call, echo
 from rcg_lightning.core.samplers import Sampler
@@ -19,7 +19,7 @@ from rcg_lightning.evaluation.sweep_plots import Point, best, image, plots, save
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.sampling.loading import chosen_guidance, load, take_tile, take_weak
 from rcg_lightning.sampling.scoring import NUMBER, Watched, image_of, loaded_features, score_made
-from rcg_lightning.sampling.sweep_settings import Asked, Precision, Sampling, Setting, settings_of, short_hash
+from rcg_lightning.sampling.sweep_settings import Asked, Precision, Sampling, Setting, settings_of
 from rcg_lightning.stages.stage_folder import bundle_parts
 from rcg_lightning.trainer import Trainer, default_precision
 from rcg_lightning.types import require
@@ -45,7 +45,7 @@ class Scored:
         """Keep one record; of several processes one writes."""
         self.records[key] = record
         if write:
-            _write(self.path, json.dumps(self.records, indent=1))
+            write_json(self.path, self.records)
 
 
 def sweep(
@@ -218,7 +218,7 @@ def _score_all(
         found: list[dict[str, float]] = []
         for seed in range(asked.seeds):
             inputs = {**sampling.depends_on(setting, seed), **compared.depends_on()}
-            key = short_hash(inputs)
+            key = fingerprint(inputs)
             fresh = key not in scored.records
             if fresh:
                 began = time.perf_counter()
@@ -256,9 +256,8 @@ def _report(points: list[Point], by: str, compared: Compared, record: dict[str, 
     names = {kind: name for kind in winner.metrics[0] for name in compared.scorer().full_names({kind: 0.0}, n)}
     rows = [{"setting": p.setting, "n": p.n, "metrics": list(p.metrics)} for p in points]
     content = {"note": note, "by": by, "best": winner.setting, "names": names, "protocol": record, "rows": rows}
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "sweep.json", json.dumps(content, indent=1))
-    _write(out / "sweep.md", f"{note}\n\n{table}")
+    write_json(out / "sweep.json", content)
+    write_text(out / "sweep.md", f"{note}\n\n{table}")
     drawn = {name: image(figure) for name, figure in plots(points, note).items()}
     paths = save_plots(drawn, out)
     with SummaryWriter(str(out)) as events:
@@ -268,14 +267,6 @@ def _report(points: list[Point], by: str, compared: Compared, record: dict[str, 
     echo(f"\n{table}")
     echo(f"best by {by}: {winner.says()} ({by} {winner.mean(by):.4f})")
     echo(f"table: {out / 'sweep.md'}   plots: {', '.join(path.name for path in paths) or 'none, for nothing varies'}")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    os.replace(draft, path)
 
 
 def main(name: str, argv: list[str]) -> None:

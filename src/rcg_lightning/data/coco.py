@@ -1,15 +1,14 @@
 """COCO-Stuff as GANs of complex scenes use it: which images, and which combinations of classes training has seen."""
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rcg_lightning.data.folder_index import cache_folder, index_folder
+from rcg_lightning.artifacts import cache_folder, fingerprint, write_json
+from rcg_lightning.data.folder_index import index_folder
 from rcg_lightning.data.image_folders import FolderSplit, OnBad, check_on_bad
 from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, chosen
 from rcg_lightning.data.imagenet_lt import find
@@ -122,18 +121,14 @@ class CocoStuff(Source):
 def cached_scenes(instances: Path, stuff: Path, crowds: bool) -> list[Scene]:
     """Return ``scenes``, from the cache where neither file has changed."""
     stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in (instances, stuff)]
-    key = hashlib.sha256(json.dumps([stamps, crowds, LEAST_AREA, LEAST, MOST]).encode()).hexdigest()[:24]
-    place = cache_folder() / "coco" / f"{key}.json"
+    path = cache_folder("coco", f"{fingerprint([stamps, crowds, LEAST_AREA, LEAST, MOST])}.json")
     try:
-        return [Scene(name, frozenset(classes)) for name, classes in json.loads(place.read_text())]
+        return [Scene(name, frozenset(classes)) for name, classes in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError):
         pass  # none yet, or broken
     found = scenes(instances, stuff, crowds)
-    draft = place.with_name(f"{key}-{os.getpid()}.json")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps([[scene.name, sorted(scene.classes)] for scene in found]))
-        os.replace(draft, place)
+        write_json(path, [[scene.name, sorted(scene.classes)] for scene in found], shared=True)
     except OSError as error:
         log.info("what was found in %s is not cached: %s", stuff, error)
     return found

@@ -1,6 +1,5 @@
 """The list of a folder's images: scanned once, cached, held in arrays that the loader's workers share."""
 
-import hashlib
 import json
 import logging
 import os
@@ -10,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rcg_lightning.artifacts import cache_folder, fingerprint, write_json
 from rcg_lightning.data.decode import SUFFIXES
 from rcg_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 _SETTLED = 2.0  # seconds after which a change of a folder surely changes its time stamp
 
 
@@ -54,36 +54,29 @@ class FolderIndex:
         lengths = np.diff(self.ends)
         chosen = np.zeros(len(self), bool)
         chosen[rows] = True
-        digest = hashlib.sha256(self.text[np.repeat(chosen, lengths)].tobytes())
-        digest.update(lengths[rows].tobytes())
-        digest.update(self.sizes[rows].tobytes())
-        return digest.hexdigest()[:32]
+        parts = self.text[np.repeat(chosen, lengths)], lengths[rows], self.sizes[rows]
+        return fingerprint(None, (part.tobytes() for part in parts))
 
 
 def index_folder(root: Path) -> FolderIndex:
     """Return the index of ``root``, from the cache where no folder below it has changed since.
 
-    A file rewritten in place does not change its folder's time stamp: then remove the cache, whose place the log names.
+    A file rewritten in place does not change its folder's time stamp: then remove the cache, whose path the log names.
     """
     root = root.expanduser()
     if not root.is_dir():
         raise UserError(f"no folder of images at {root}: give the root of the data set")
-    place = cache_folder() / "folders" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
-    cached = _read(place, root)
+    path = cache_folder("folders", fingerprint(str(root.resolve())))
+    cached = _read(path, root)
     if cached is not None:
         return cached
     started = time.time()
     index, stamps = _scan(root)
     seconds = time.time() - started
-    log.info("found %d images below %s in %.1f s (index kept in %s)", len(index), root, seconds, place)
+    log.info("found %d images below %s in %.1f s (index cached in %s)", len(index), root, seconds, path)
     if started - max(stamp for _, stamp in stamps) / 1e9 > _SETTLED:
-        _write(place, index, stamps)
+        _write(path, index, stamps)
     return index
-
-
-def cache_folder() -> Path:
-    """Return where derived files are kept: ``$RCG_CACHE`` or ``~/.cache/rcg-lightning``."""
-    return Path(os.environ.get("RCG_CACHE") or Path.home() / ".cache" / "rcg-lightning")
 
 
 def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
@@ -139,15 +132,15 @@ def joined_names(names: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
 _ARRAYS = ("text", "ends", "sizes", "folders")
 
 
-def _read(place: Path, root: Path) -> FolderIndex | None:
+def _read(path: Path, root: Path) -> FolderIndex | None:
     """Return the cached index, or None where there is none, it is broken or a folder has changed."""
     try:
-        spec = json.loads((place / "index.json").read_text())
+        spec = json.loads((path / "index.json").read_text())
         if spec["version"] != _VERSION or spec["root"] != str(root.resolve()):
             return None
         if any(os.stat(root / folder).st_mtime_ns != stamp for folder, stamp in spec["stamps"]):
             return None
-        folder = place / spec["arrays"]
+        folder = path / spec["arrays"]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
         if len(arrays["sizes"]) != spec["images"] or arrays["ends"][-1] != len(arrays["text"]):
             return None
@@ -156,8 +149,8 @@ def _read(place: Path, root: Path) -> FolderIndex | None:
         return None
 
 
-def _write(place: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> None:
-    """Keep the index; arrays first, in a folder of their own, then index.json that names it, in one step."""
+def _write(path: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> None:
+    """Cache the index; arrays first, in a folder of their own, then index.json that names it, in one step."""
     version = f"{time.time_ns():x}-{os.getpid()}"
     spec = {
         "version": _VERSION,
@@ -168,11 +161,9 @@ def _write(place: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> No
         "stamps": stamps,
     }
     try:
-        (place / version).mkdir(parents=True)
+        (path / version).mkdir(parents=True)
         for name in _ARRAYS:
-            np.save(place / version / f"{name}.npy", getattr(index, name))
-        draft = place / f"{version}.json"
-        draft.write_text(json.dumps(spec))
-        os.replace(draft, place / "index.json")
+            np.save(path / version / f"{name}.npy", getattr(index, name))
+        write_json(path / "index.json", spec, shared=True)
     except OSError as error:
         log.info("the index of %s is not cached: %s", index.root, error)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.decode import Unreadable, decode
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
 from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, chosen
@@ -70,8 +71,7 @@ class FolderSplit(ImageSplit):
 
     @cached_property
     def fingerprint(self) -> str:
-        settings = f"{self.index.fingerprint(self.rows)} {self.channels} {self.orient} {self.labels is None}"
-        return hashlib.sha256(settings.encode()).hexdigest()[:32]
+        return fingerprint([self.index.fingerprint(self.rows), self.channels, self.orient, self.labels is None])
 
     def load(self, index: int) -> Tensor:
         image = self._try(index)

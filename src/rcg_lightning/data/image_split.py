@@ -1,6 +1,5 @@
 """What a data set is to the rest of the project: splits of numbered images."""
 
-import hashlib
 from abc import abstractmethod
 from functools import cached_property
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.data import numpy_rng
 from rcg_lightning.types import require
@@ -76,11 +76,8 @@ class ArraySplit(ImageSplit):
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(self.array.shape).encode())
-        digest.update(self.array.data)
-        if self.labels is not None:
-            digest.update(self.labels.data)
-        return digest.hexdigest()[:32]
+        arrays = [self.array] if self.labels is None else [self.array, self.labels]
+        return fingerprint(list(self.array.shape), (array.data for array in arrays))
 
 
 class Source(ConfigMixin):

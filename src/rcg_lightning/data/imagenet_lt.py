@@ -1,6 +1,5 @@
 """Images that a list file names, among those of a folder; ImageNet-LT is told by such lists."""
 
-import hashlib
 import itertools
 import os
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
 from rcg_lightning.data.image_folders import FolderSplit, OnBad, check_on_bad
 from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, chosen
@@ -24,8 +24,7 @@ class ListedSplit(FolderSplit):
 
     @cached_property
     def fingerprint(self) -> str:
-        labels = b"" if self.labels is None else self.labels.tobytes()
-        return hashlib.sha256(super().fingerprint.encode() + labels).hexdigest()[:32]
+        return fingerprint(super().fingerprint, [] if self.labels is None else [self.labels.tobytes()])
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray]:

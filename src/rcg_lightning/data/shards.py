@@ -1,10 +1,9 @@
 """How a store is laid out: shards whose bounds depend on the data set's size and the rows of a shard only."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
+REMEDY = "make it again with the command that made it, such as rcg extract"
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
 
@@ -27,9 +26,3 @@ def cut(size: int, shard_rows: int) -> list[Shard]:
     """Cut ``size`` rows into shards of ``shard_rows``; the last one may be shorter."""
     starts = range(0, size, shard_rows)
     return [Shard(number, start, min(start + shard_rows, size)) for number, start in enumerate(starts)]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, Shard, cut, file_sha256
+from rcg_lightning.artifacts import check_format, file_sha256
+from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
 from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
@@ -58,8 +59,7 @@ class Store:
             raise UserError(f"{path} is not a store (no {MANIFEST}): give the folder that rcg extract made")
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            if manifest["format"] != FORMAT:
-                raise UserError(f"the store at {path} has format {manifest['format']}, not {FORMAT}: extract it again")
+            check_format(manifest["format"], FORMAT, f"the store at {path}", REMEDY)
             store = cls(path, manifest)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path / MANIFEST} is damaged ({error}): remove it and run extract again") from error

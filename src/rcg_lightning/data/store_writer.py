@@ -2,15 +2,16 @@
 
 import errno
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, Shard, cut, file_sha256
+from rcg_lightning.artifacts import check_format, file_sha256, replacing, write_json
+from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -64,7 +65,10 @@ class StoreWriter:
         spec = {}
         for name, array in arrays.items():
             path = self.folder / f"{shard.stem}.{name}.npy"
-            checksum = self._replace(path, lambda file, array=array: np.save(file, array, allow_pickle=False))
+            with self._reported(path, array.nbytes), replacing(path, shared=True) as draft:
+                with open(draft, "wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                checksum = file_sha256(draft)
             spec[name] = {
                 "sha256": checksum,
                 "bytes": path.stat().st_size,
@@ -114,6 +118,7 @@ class StoreWriter:
             found = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path} is damaged: remove the folder and extract again") from error
+        check_format(found.get("format"), FORMAT, f"the store in {self.folder}", f"remove the folder and {REMEDY}")
         for name, wanted in _flat(self._spec).items():
             if _flat(found).get(name) != wanted:
                 raise UserError(
@@ -154,22 +159,15 @@ class StoreWriter:
         return self.folder / f"{shard.stem}.json"
 
     def _write_json(self, path: Path, content: Mapping[str, Any]) -> None:
-        self._replace(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        with self._reported(path, 0):
+            write_json(path, content, shared=True)
 
-    def _replace(self, path: Path, fill: Callable[[BinaryIO], Any]) -> str:
-        """Write a file in one step, so that it is complete or absent; return its SHA-256 as read back."""
-        draft = path.with_name(f".{path.name}.{os.urandom(6).hex()}.draft")
+    @contextmanager
+    def _reported(self, path: Path, needed: int) -> Iterator[None]:
+        """Turn what goes wrong while ``needed`` bytes are written to ``path`` into a UserError."""
         try:
-            with open(draft, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            checksum = file_sha256(draft)
-            os.replace(draft, path)
-            return checksum
+            yield
         except OSError as error:
-            needed = draft.stat().st_size if draft.exists() else 0
-            draft.unlink(missing_ok=True)
             if error.errno in _FULL:
                 free = shutil.disk_usage(self.folder).free
                 raise UserError(_no_room(self.folder, needed, free)) from error

@@ -1,6 +1,5 @@
 """Pairs of a image and one of its tags, as batches."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, share
 from rcg_lightning.data.tagged_datasets import Lists, TaggedSource
@@ -166,8 +166,8 @@ class TagDataModule(ImageDataModule):
     def spec(self) -> DataSpec:
         spec, words = super().spec, self.vocabulary
         tag = {"shape": [], "count": len(words), "words": words}
-        identity = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
-        return replace(spec, columns={**spec.columns, "tag": tag}, identities={**spec.identities, "tag": identity})
+        identities = {**spec.identities, "tag": fingerprint(words)}
+        return replace(spec, columns={**spec.columns, "tag": tag}, identities=identities)
 
     def conditions(self, split: str, needs: frozenset[str]) -> Iterator[Batch]:
         """Yield the images of ``split`` once each, in order, without chance, with what is stored of them.

@@ -1,7 +1,5 @@
 """The list of the images in tar shards: where each lies in which file, found once, cached, read by position."""
 
-import hashlib
-import json
 import logging
 import os
 import tarfile
@@ -11,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rcg_lightning.artifacts import cache_folder, fingerprint, replacing
 from rcg_lightning.data.decode import SUFFIXES
-from rcg_lightning.data.folder_index import FolderIndex, cache_folder, joined_names
+from rcg_lightning.data.folder_index import FolderIndex, joined_names
 from rcg_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,11 +50,10 @@ def index_tars(root: Path) -> TarIndex:
     if not files:
         raise UserError(f"no .tar files in {root}: give the folder of the shards, or sort them into train/ and val/")
     stamps = [[name, os.stat(root / name).st_size, os.stat(root / name).st_mtime_ns] for name in files]
-    key = hashlib.sha256(json.dumps([str(root.resolve()), stamps]).encode()).hexdigest()[:24]
-    place = cache_folder() / "tars" / f"{key}.npz"
-    arrays = _cached(place) or _scan(root, files)
-    if not place.exists():
-        _keep(place, arrays)
+    path = cache_folder("tars", f"{fingerprint([str(root.resolve()), stamps])}.npz")
+    arrays = _cached(path) or _scan(root, files)
+    if not path.exists():
+        _store(path, arrays)
     count = int(arrays["folders"].max(initial=-1)) + 1
     classes = [str(number) for number in range(count)]
     return TarIndex(root=root, classes=classes, files=files, **arrays)
@@ -94,19 +92,17 @@ def _entries(path: Path, number: int) -> Iterator[tuple[bytes, int, int, int, in
         yield name, member.size, classes.get(key, -1), number, member.offset_data
 
 
-def _cached(place: Path) -> dict[str, np.ndarray] | None:
+def _cached(path: Path) -> dict[str, np.ndarray] | None:
     try:
-        with np.load(place, allow_pickle=False) as kept:
-            return {name: kept[name] for name in _ARRAYS}
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in _ARRAYS}
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _keep(place: Path, arrays: dict[str, np.ndarray]) -> None:
-    draft = place.with_name(f"{place.stem}-{os.getpid()}.npz")
+def _store(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(draft, **arrays)  # type: ignore[arg-type]
-        os.replace(draft, place)
+        with replacing(path, shared=True) as draft, open(draft, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         log.info("the index of the tars is not cached: %s", error)

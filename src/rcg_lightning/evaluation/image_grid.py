@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rcg_lightning.artifacts import replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -63,6 +64,12 @@ def labelled_grid(rows: Sequence[tuple[str, Tensor]], columns: int = 18) -> Imag
         draw.multiline_text(middle, text, fill=_INK, font=font, anchor="rm", align="right")
         top += strip.shape[0] + gap
     return canvas
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write an image as PNG, complete or not at all."""
+    with replacing(path) as draft:
+        image.save(draft, "PNG")
 
 
 def save_images(batches: Iterable[Tensor], folder: Path, names: Iterable[str]) -> None:

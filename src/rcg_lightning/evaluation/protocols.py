@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.config import ConfigMixin, describe
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.errors import UserError
@@ -25,7 +26,6 @@ from rcg_lightning.evaluation.scorer import check_size
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor, InceptionExtractor
 from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii
 from rcg_lightning.metrics.representation_distance import RealRepresentations
-from rcg_lightning.pretrained.network_folder import file_digest
 from rcg_lightning.types import require, to_uint8
 
 Split = Literal["train", "eval", "statistics"]
@@ -246,7 +246,7 @@ def bind_statistics(
     Features of images in the file are kept in ``folder``, by default the user's cache.
     """
     real = read_statistics(path, extractor, device, folder)
-    return real, {"set": "statistics", "file": path.name, "identity": file_digest(path)}
+    return real, {"set": "statistics", "file": path.name, "identity": file_sha256(path)}
 
 
 def bind_samples(

@@ -1,8 +1,6 @@
-"""The real images that samples are compared with: measured once for a data set and an extractor, kept in a file."""
+"""The real images that samples are compared with: measured once for a data set and an extractor, stored in a file."""
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from rcg_lightning.artifacts import check_format, fingerprint, replacing
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.errors import UserError
 from rcg_lightning.metrics.copy_rate import copy_threshold
@@ -27,7 +26,7 @@ from rcg_lightning.types import require
 BATCH = 256  # fixed, so that features of one image set are always made in the same batches, to the last digit
 MAX_STORED_FEATURES = 10_000  # of each set, for metrics of neighbours, whose cost is quadratic
 MAX_STORED_BYTES = 512 * 2**20  # of training images, for distances in pixels
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +100,9 @@ class Reference:
             tensors |= {f"{split}.{name}": value for name, value in values.items() if value is not None}
         if self.radii is not None:
             tensors["radii"] = self.radii
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, fresh, {"reference": json.dumps(spec)})
-        fresh.replace(path)
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        with replacing(path, shared=True) as draft:
+            save_file(tensors, draft, {"reference": json.dumps(spec)})
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
@@ -116,7 +114,7 @@ class Reference:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a reference, or it is damaged: delete it and measure it again") from error
-        require(spec["format"] == FORMAT, f"{path} has format {spec['format']}, not {FORMAT}: delete it")
+        check_format(spec["format"], FORMAT, f"the reference {path}", "delete it and measure it again")
 
         def split(name: str) -> RealSet | None:
             if name not in spec:
@@ -160,7 +158,7 @@ def reference_identity(data: ImageDataModule, extractor: FeatureExtractor) -> st
     splits = [data.images(split).fingerprint for split in ("train", "eval")]
     parts = [*splits, data.transform.says(False), extractor.identity, extractor.spatial_dim]
     parts += [NEIGHBOURS, MAX_STORED_FEATURES, MAX_STORED_BYTES, FORMAT]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return fingerprint(parts)
 
 
 def real_images(data: ImageDataModule, split: str, index: np.ndarray | None = None) -> Iterator[Tensor]:

@@ -1,22 +1,19 @@
 """Published files of statistics as references: mean and covariance, and the ADM suite's reference batches."""
 
-import hashlib
-import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
+from rcg_lightning.artifacts import cache_folder, file_sha256, fingerprint
 from rcg_lightning.evaluation.reference import FORMAT, MAX_STORED_FEATURES, RealSet, Reference
 from rcg_lightning.evaluation.sample_readers import open_samples
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.fid import Moments
 from rcg_lightning.metrics.npz_files import npz_names
 from rcg_lightning.metrics.prdc import NEIGHBOURS
-from rcg_lightning.pretrained.network_folder import file_digest
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
@@ -39,7 +36,7 @@ def read_statistics(
         path: the file.
         extractor: without it, images in the file are ignored.
         device: to make their features on.
-        folder: their features are kept there, named by checksums of file and extractor; None is the user's cache.
+        folder: their features are stored there, named by checksums of file and extractor; None is the user's cache.
 
     Raises:
         UserError: no such file, not such a file, or statistics of other features than the extractor makes.
@@ -58,30 +55,24 @@ def read_statistics(
         assert moments is not None
         real = Reference("", RealSet(moments))
     else:
-        real = _measured(path, extractor, device, folder or cache_folder())
+        real = _measured(path, extractor, device, folder or cache_folder("statistics"))
     train = real.train if moments is None else replace(real.train, moments=moments, spatial=None)
     if held & {"mu_s", "sigma_s"}:
         train = replace(train, spatial=Moments.load(path, "_s"))
     return replace(real, train=train, name=NAME)
 
 
-def cache_folder() -> Path:
-    """Return where the user's caches of this package lie."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "rcg-lightning"
-
-
 def _measured(path: Path, extractor: FeatureExtractor, device: torch.device | str, folder: Path) -> Reference:
     """Return the images in a file as a reference, from ``folder`` where they have been measured before."""
-    inputs = [file_digest(path), extractor.identity, extractor.spatial_dim, NEIGHBOURS, MAX_STORED_FEATURES, FORMAT]
-    identity = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-    kept = folder / f"statistics-{extractor.name}-{identity}.safetensors"
-    if kept.is_file():
-        return Reference.load(kept)
+    inputs = [file_sha256(path), extractor.identity, extractor.spatial_dim, NEIGHBOURS, MAX_STORED_FEATURES, FORMAT]
+    identity = fingerprint(inputs)
+    stored = folder / f"statistics-{extractor.name}-{identity}.safetensors"
+    if stored.is_file():
+        return Reference.load(stored)
     found = Reference.measure(open_samples(path), None, extractor, identity, device)
     found = replace(found, train=replace(found.train, images=None))  # a few of many: no nearest training images
     try:
-        found.save(kept)
+        found.save(stored)
     except (OSError, SafetensorError) as error:
-        log.warning("features of %s could not be kept in %s (%s): they are made again each time", path, folder, error)
+        log.warning("features of %s could not be stored in %s (%s): they are made again each time", path, folder, error)
     return found

@@ -1,6 +1,5 @@
 """The table of a comparison: one row a condition and seed, as JSON, Markdown and a image."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.artifacts import write_json, write_text
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.evaluation.image_grid import labelled_grid
+from rcg_lightning.evaluation.image_grid import labelled_grid, save_png
 from rcg_lightning.evaluation.reference import Reference, real_images
 from rcg_lightning.evaluation.scorer import score
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
@@ -95,16 +95,15 @@ def write_results(folder: Path, rows: Sequence[Row], note: str = "") -> None:
         note: stands above the table: extractor, reference, what else a metric depends on.
     """
     require(bool(rows), "there are no results to write")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps([row.plain() for row in rows], indent=2) + "\n")
-    (folder / "results.md").write_text(f"{note}\n\n{table(rows)}".lstrip())
+    write_json(folder / "results.json", [row.plain() for row in rows])
+    write_text(folder / "results.md", f"{note}\n\n{table(rows)}".lstrip())
     drawn: dict[str, Row] = {}
     for row in rows:
         if row.samples is not None:
             drawn.setdefault(row.title, row)
     if drawn:
         strips = [(row.title, row.samples[:_SHOWN]) for row in drawn.values() if row.samples is not None]
-        labelled_grid(strips, _SHOWN).save(folder / "grid.png")
+        save_png(labelled_grid(strips, _SHOWN), folder / "grid.png")
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rcg_lightning.artifacts import write_json
 from rcg_lightning.cli.parsing import echo
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.records import comparable
@@ -54,12 +55,10 @@ def report(
         common = [name for name in content["metrics"] if name in before]
         changes = {name: content["metrics"][name] - before[name] for name in common}
         content["against"] = {"comparable": same, "differences": changes}
-    text = json.dumps(content, indent=1)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
+        write_json(out, content)
     if as_json:
-        echo(text)
+        echo(json.dumps(content, indent=1))
     else:
         _show(content)
 

@@ -18,6 +18,7 @@ from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.image_grid import save_png
 from rcg_lightning.evaluation.report import mean_and_deviation
 from rcg_lightning.types import require
 
@@ -155,10 +156,9 @@ def image(figure: Figure) -> np.ndarray:
 
 def save_plots(images: dict[str, np.ndarray], folder: Path) -> list[Path]:
     """Write plots, as pixels by the name of their file, as PNG and return where."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png" for name in images]
     for path, pixels in zip(paths, images.values()):
-        Image.fromarray(pixels).save(path)
+        save_png(Image.fromarray(pixels), path)
     return paths
 
 

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
-from rcg_lightning.pretrained.network_folder import file_digest, load_network, read_description
+from rcg_lightning.pretrained.network_folder import load_network, read_description
 from rcg_lightning.types import require
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -128,7 +129,7 @@ class InceptionExtractor(FeatureExtractor):
 
     @cached_property
     def identity(self) -> str:
-        return f"inception-{file_digest(self._find())[:16]}"
+        return f"inception-{file_sha256(self._find())[:16]}"
 
     def setup(self) -> None:
         self.network.setup()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.artifacts import replacing
 from rcg_lightning.core.frechet import frechet_distance
 from rcg_lightning.metrics.npz_files import read_npz
 from rcg_lightning.types import require
@@ -31,8 +32,8 @@ class Moments:
         arrays: dict[str, Any] = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
         extra = {"count": self.count, "identity": self.identity}
         arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **arrays)
+        with replacing(path) as draft, open(draft, "wb") as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path, suffix: str = "") -> "Moments":

@@ -77,7 +77,7 @@ class StagePart:
         if "autoencoder" in others and isinstance(codec, AutoencoderCodec):
             identities[codec.column] = codec.open(others["autoencoder"]).identity
         plain = replace(spec, identities=identities).plain()
-        save_stage(folder, {"stage": describe(self.stage), "spec": plain, "state_dict": self.used})
+        save_stage(folder, {"stage": describe(self.stage), "data_spec": plain, "state_dict": self.used})
 
     @property
     def description(self) -> str:

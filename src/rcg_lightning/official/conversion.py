@@ -1,21 +1,19 @@
 """Conversion of official files to native folders and back. Reports are lines of text."""
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rcg_lightning.artifacts import replacing, replacing_folder
 from rcg_lightning.errors import UserError
 from rcg_lightning.official.base import FilePart, NativeModel, NetworkPart, OfficialFile, StagePart
 from rcg_lightning.official.tensor_report import report_tensors
 from rcg_lightning.pretrained.checkpoints import READING_FAILS, read_checkpoint
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
-from rcg_lightning.pretrained.network_folder import fresh_folder, plain_copy
+from rcg_lightning.pretrained.network_folder import plain_copy
 from rcg_lightning.pretrained.placeholders import read_with_placeholders, unsafe_name
 from rcg_lightning.stages.stage_folder import DESCRIPTION as STAGE
 from rcg_lightning.types import require
@@ -57,11 +55,13 @@ def to_official(source: Path, out: Path, kind: OfficialFile | None = None) -> li
     kind = kind or OfficialFile.for_native(native)
     content = _copied(kind.official(native))
     if kind.files:
-        with fresh_folder(out, f"{kind.files[0]}.pth", "a folder of official files") as fresh:
+        with replacing_folder(out, f"{kind.files[0]}.pth", "a folder of official files") as draft:
             for name, state in content.items():
-                torch.save(state, fresh / f"{name}.pth")
+                torch.save(state, draft / f"{name}.pth")
     else:
-        _save_file(content, out)
+        require(not out.is_dir(), f"{out} is a folder: give the name of a file, such as {out / 'checkpoint.pth'}")
+        with replacing(out) as draft:
+            torch.save(content, draft)
     count = sum(len(value) for value in content.values() if isinstance(value, dict))
     return [f"{out}: {kind.description} of {count} tensors, from {source}"]
 
@@ -134,9 +134,9 @@ def write(parts: Mapping[str, FilePart], out: Path) -> None:
         part.save(out, {})
         return
     description = {NetworkPart: NETWORK, StagePart: STAGE}[type(part)]
-    with fresh_folder(out, f"{first}/{description}", "a bundle like this") as fresh:
+    with replacing_folder(out, f"{first}/{description}", "a bundle like this") as draft:
         for name, part in sorted(parts.items(), key=lambda item: isinstance(item[1], StagePart)):  # networks first
-            part.save(fresh / name, {other: fresh / other for other in parts if (fresh / other).is_dir()})
+            part.save(draft / name, {other: draft / other for other in parts if (draft / other).is_dir()})
 
 
 def _reject_whole_objects(path: Path, error: UserError) -> None:
@@ -149,18 +149,6 @@ def _reject_whole_objects(path: Path, error: UserError) -> None:
         for pattern, advice in kind.pickled.items():
             if pattern in start:
                 raise UserError(f"{path} holds whole objects, which are not read: {advice}") from error
-
-
-def _save_file(content: dict[str, Any], out: Path) -> None:
-    """Write a file, complete or not at all."""
-    require(not out.is_dir(), f"{out} is a folder: give the name of a file, such as {out / 'checkpoint.pth'}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        torch.save(content, fresh / out.name)
-        os.replace(fresh / out.name, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _copied(content: Any) -> Any:

@@ -9,7 +9,6 @@ are still there.
 Nothing here imports torch: finding out that everything is done takes a moment.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rcg_lightning import interruption
+from rcg_lightning.artifacts import fingerprint, locked, write_json
 from rcg_lightning.cli import main as cli
 from rcg_lightning.cli.parsing import call, echo, find_config, named_configs, read_config
 from rcg_lightning.errors import UserError
@@ -72,8 +72,8 @@ class Run:
         if name not in self._keys:
             upstream = [self.key(self.pipeline.steps[name], seed) for name in step.upstream]
             configs = [read_config(find_config(config)) for _, config in named_configs(self.words(step, seed))]
-            content = [step.run, 0 if step.shared else seed, configs, upstream]
-            self._keys[name] = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+            plain = json.dumps(configs, sort_keys=True, default=str)  # YAML has dates, JSON has none
+            self._keys[name] = fingerprint([step.run, 0 if step.shared else seed, plain, upstream])
         return self._keys[name]
 
     def todo(self) -> list[tuple[Step, int]]:
@@ -153,7 +153,7 @@ class Run:
         keys = [
             self.key(self.pipeline.steps[name], seed) for seed in self.seeds for name in self.pipeline.rows.values()
         ]
-        key = hashlib.sha256(json.dumps([self.key(step, self.seeds[0]), keys]).encode()).hexdigest()
+        key = fingerprint([self.key(step, self.seeds[0]), keys])
         stamp = self.root / "table.json"
         fresh = stamp.is_file() and json.loads(stamp.read_text()).get("key") == key
         if not (fresh and (self.root / "results.md").is_file() and (self.root / "results.json").is_file()):
@@ -209,20 +209,6 @@ def _unrecorded(folder: Path, record: Path) -> float:
     return max([path.stat().st_mtime - record.stat().st_mtime for path in _made_in(folder)] + [0.0])
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second run out of ``folder``; a killed process leaves nothing behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another rcg pipeline is at work in {folder}: wait for it, or give another --root"
-            ) from error
-        yield
-
-
 def _put_aside(folder: Path, key: str, why: str) -> None:
     """Rename the folder of an outdated step: a training of days is never deleted by a changed config."""
     if not folder.exists():
@@ -238,11 +224,8 @@ def _put_aside(folder: Path, key: str, why: str) -> None:
 
 def _write(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(json.dumps(content, indent=1))
-        os.replace(draft, path)
+        write_json(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room and run it again") from error
 
@@ -266,7 +249,8 @@ def pipeline(
     if dry_run:
         _work(run, dry_run)
         return
-    with alone_in(run.root):
+    busy = f"another rcg pipeline is at work in {run.root}: wait for it, or give another --root"
+    with locked(run.root / ".lock", busy):
         _work(run, dry_run)
         run.make_table()
 

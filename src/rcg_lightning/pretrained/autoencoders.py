@@ -1,7 +1,5 @@
 """Autoencoders that are used frozen: between images in [0, 1] and latents or tokens."""
 
-import hashlib
-import json
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -9,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import describe
 from rcg_lightning.networks.vqgan import VQNetwork
-from rcg_lightning.pretrained.encoders import digest
 from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.pretrained.kl_checkpoints import load_kl
-from rcg_lightning.pretrained.network_folder import load_network
+from rcg_lightning.pretrained.network_folder import load_network, state_fingerprint
 from rcg_lightning.types import require
 
 
@@ -56,9 +54,9 @@ class Autoencoder:
     def identity(self) -> str:
         """A short hash of all that latents and images depend on: weights, structure and range of the images."""
         if self._identity is None:
-            weights = digest(self.network.state_dict())
+            weights = state_fingerprint(self.network.state_dict())
             plain = {"network": self.structure(), "weights": weights, "image_range": list(self._range)}
-            self._identity = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+            self._identity = fingerprint(plain)
         return self._identity
 
     def release(self) -> None:

@@ -1,16 +1,14 @@
 """Encoders: image in [0, 1] -> representation. Each owns its preprocessing, its head and its normalisation."""
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import ConfigMixin, describe
 from rcg_lightning.networks.heads import BottleneckHead, LinearHead, Projected, ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
@@ -18,6 +16,7 @@ from rcg_lightning.pretrained.checkpoints import read_checkpoint
 from rcg_lightning.pretrained.encoder_layouts import EncoderState, build_backbone, build_head, deit, dino, ibot, moco_v3
 from rcg_lightning.pretrained.feature_map import feature_map
 from rcg_lightning.pretrained.frozen import Frozen
+from rcg_lightning.pretrained.network_folder import state_fingerprint
 from rcg_lightning.pretrained.normalisation import Normalisation, PerSample
 from rcg_lightning.pretrained.preprocess import Preprocess
 
@@ -121,12 +120,12 @@ class Encoder(ConfigMixin):
             module = self._frozen.module
             plain = {
                 "network": self.fact("structure"),
-                "weights": digest(module.state_dict()),
+                "weights": state_fingerprint(module.state_dict()),
                 "preprocess": self.fact("preprocess"),
                 "normalise": describe(self.normalise),
                 "precision": str(self._frozen.dtype),
             }
-            self._spec["identity"] = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+            self._spec["identity"] = fingerprint(plain)
         return self._spec["identity"]
 
     def report(self) -> str:
@@ -144,16 +143,6 @@ class Encoder(ConfigMixin):
         lines = [f"loaded: {parts}", "missing: none", head, *skipped, *loaded.notes]
         first = f"{type(self).__name__}: {loaded.dim} numbers, normalised by {type(self.normalise).__name__}"
         return "\n  ".join([first, *lines])
-
-
-def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values of a state dict."""
-    total = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 class OfficialEncoder(Encoder):

@@ -1,12 +1,7 @@
 """Networks trained here, as a bare folder: what they are in plain data, and their weights."""
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rcg_lightning.artifacts import check_format, file_sha256, fingerprint, replacing_folder, write_json
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
-DESCRIPTION, WEIGHTS, FORMAT = "network.json", "weights.safetensors", 1
+DESCRIPTION, WEIGHTS, FORMAT = "network.json", "weights.safetensors", 2
+REMEDY = "make it again with the command that made it, or convert the official file again with rcg convert"
 
 
 def save_network(folder: Path, module: nn.Module, settings: dict[str, Any]) -> None:
@@ -51,33 +48,9 @@ def write_folder(
     Raises:
         UserError: ``folder`` exists and is something else.
     """
-    with fresh_folder(folder, name, kind) as fresh:
-        save_file({key: plain_copy(tensor) for key, tensor in tensors.items()}, fresh / WEIGHTS)
-        description = {**description, "sha256": file_digest(fresh / WEIGHTS)}
-        (fresh / name).write_text(json.dumps(description, indent=2) + "\n")
-
-
-@contextmanager
-def fresh_folder(folder: Path, name: str, kind: str) -> Iterator[Path]:
-    """Give a folder to write into, which takes the place of ``folder`` once everything in it is written.
-
-    Args:
-        folder: a new one, an empty one, or one that holds ``name``, which is replaced.
-        name: path inside by which a folder of this kind is known.
-        kind: what such a folder is called, for messages.
-    """
-    folder = Path(folder)
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not empty and not (folder / name).is_file():
-        raise UserError(f"{folder} exists and is not {kind}: choose another place")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        fresh.chmod(0o755)
-        yield fresh
-        put_in_place(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with replacing_folder(folder, name, kind) as draft:
+        save_file({key: plain_copy(tensor) for key, tensor in tensors.items()}, draft / WEIGHTS)
+        write_json(draft / name, {**description, "sha256": file_sha256(draft / WEIGHTS)})
 
 
 def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -118,14 +91,12 @@ def described_folder(folder: Path, name: str, keys: set[str], kind: str) -> dict
     require(path.is_file(), f"{folder} is no {kind} folder: it holds no {name}")
     try:
         description = json.loads(path.read_text())
-        complete = {"format", "sha256", *keys} <= set(description)
+        described = {"format", "sha256"} <= set(description)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not readable: {error}") from error
-    require(complete, f"{path} is not the description of a {kind}")
-    require(
-        description["format"] == FORMAT,
-        f"{path} has format {description['format']}, this version reads {FORMAT}: update the package or export again",
-    )
+    if described:
+        check_format(description["format"], FORMAT, f"the {kind} in {folder}", REMEDY)
+    require(described and keys <= set(description), f"{path} is not the description of a {kind}")
     return description
 
 
@@ -134,7 +105,7 @@ def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dic
     weights = Path(folder) / WEIGHTS
     require(weights.is_file(), f"{weights} is missing: copy the whole folder")
     require(
-        file_digest(weights) == description["sha256"],
+        file_sha256(weights) == description["sha256"],
         f"{weights} is not what {name} next to it describes: it is damaged or was replaced, export it again",
     )
     try:
@@ -148,18 +119,9 @@ def plain_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def put_in_place(fresh: Path, folder: Path) -> None:
-    """Rename ``fresh`` to ``folder``; what stood there survives under another name until the new one is in place."""
-    if not folder.exists():
-        os.rename(fresh, folder)
-        return
-    old = fresh.with_name(fresh.name + ".old")
-    os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+def state_fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return a fingerprint of the names, types, shapes and values of a state dict."""
+    tensors = {name: state[name].detach() for name in sorted(state)}
+    layout = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
+    values = (tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data for tensor in tensors.values())
+    return fingerprint(layout, values)

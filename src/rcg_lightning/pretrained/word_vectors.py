@@ -1,8 +1,6 @@
 """Word vectors: the files of word2vec, skip-gram vectors of tags, and the codec of a generator of words."""
 
-import hashlib
 import mmap
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rcg_lightning.artifacts import fingerprint, replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import Batch, Codec, DataSpec, require
 
@@ -33,23 +32,18 @@ class WordVectorTable:
     @property
     def identity(self) -> str:
         """A short hash of words and vectors."""
-        digest = hashlib.sha256("\n".join(self.words).encode())
-        digest.update(self.vectors.contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint(self.words, [self.vectors.contiguous().numpy().data])
 
     def save(self, path: Path) -> None:
         """Write a file of word2vec, complete or not at all: binary where its name ends in .bin, text otherwise."""
         odd = next((word for word in self.words if word.split() != [word]), None)
         require(odd is None, f"a word of a word2vec file has no spaces, unlike {odd!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".part")
         binary = path.suffix == ".bin"
-        with open(draft, "wb") as file:
+        with replacing(path) as draft, open(draft, "wb") as file:
             file.write(f"{len(self.words)} {self.vectors.shape[1]}\n".encode())
             for word, vector in zip(self.words, self.vectors.numpy().astype("<f4")):
                 values = vector.tobytes() if binary else " ".join(map(str, vector.tolist())).encode()
                 file.write(word.encode() + b" " + values + b"\n")
-        os.replace(draft, path)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

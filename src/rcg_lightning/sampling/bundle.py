@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from rcg_lightning.artifacts import replacing_folder
 from rcg_lightning.pretrained.kl_checkpoints import load_kl
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
-from rcg_lightning.pretrained.network_folder import fresh_folder
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.sampling.loading import check_instances, same_encoder
 from rcg_lightning.stages.generator import Generator
@@ -46,17 +46,17 @@ def write_bundle(
     for source in (own, bundle_parts(prior) if prior else {}):
         networks = {name: source[name] for name in given if name in source} | networks
     check_parts(generator, prior, instances, networks)
-    with fresh_folder(out, f"generator/{STAGE}", "a bundle") as fresh:
-        save_stage(fresh / "generator", stage_content(generator))
+    with replacing_folder(out, f"generator/{STAGE}", "a bundle") as draft:
+        save_stage(draft / "generator", stage_content(generator))
         if prior is not None:
-            save_stage(fresh / "prior", stage_content(prior))
+            save_stage(draft / "prior", stage_content(prior))
         if instances is not None:
-            shutil.copytree(instances, fresh / "instances")
+            shutil.copytree(instances, draft / "instances")
         for name, path in networks.items():
             if path.is_dir():
-                shutil.copytree(path, fresh / name)
+                shutil.copytree(path, draft / name)
             else:
-                load_kl(path).save_pretrained(fresh / name)  # type: ignore[operator]
+                load_kl(path).save_pretrained(draft / name)  # type: ignore[operator]
     return list(bundle_parts(out))
 
 

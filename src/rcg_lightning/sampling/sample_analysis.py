@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.evaluation.image_grid import save_png
 from rcg_lightning.evaluation.nearest_images import closest_matches, nearest_images_grid
 from rcg_lightning.evaluation.reference import real_images
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
@@ -94,7 +95,6 @@ class OfSamples:
         by = extractor if self.space == "features" else None
         found = closest_matches(samples, real_images(data, "train"), self.memorisation, by, device)
         image = out.with_name(f"{out.stem}-closest.png")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        nearest_images_grid(found).save(image)
+        save_png(nearest_images_grid(found), image)
         rows = [{"sample": one.sample, "training": one.training, "distance": one.distance} for one in found]
         return {"closest": {"in": self.space, "of": len(samples), "image": image.name, "rows": rows}}

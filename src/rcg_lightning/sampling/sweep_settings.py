@@ -1,6 +1,5 @@
 """Settings of sampling that can be swept, and samples at any of them from one set of representations."""
 
-import hashlib
 import inspect
 import json
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rcg_lightning.artifacts import file_sha256, fingerprint
 from rcg_lightning.cli.compare import samples_folder
 from rcg_lightning.cli.sample import sample
 from rcg_lightning.conditions.class_label import ClassCondition
@@ -18,7 +18,6 @@ from rcg_lightning.config import construct, describe
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.seed_data_module import SeedDataModule
-from rcg_lightning.data.shards import file_sha256
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.protocols import Protocol
@@ -188,7 +187,7 @@ class Sampling:
         asked = self.asked
         balanced = self.balanced and has(prior.condition, ClassCondition)
         inputs = [prior.identity, describe(sampler), asked.first_seed, asked.total, balanced]
-        folder = self.out / "representations" / short_hash(inputs)
+        folder = self.out / "representations" / fingerprint(inputs)
         if not (folder / "store" / MANIFEST).is_file():
             sample(
                 path,
@@ -254,8 +253,3 @@ def settings_of(axes: dict[str, list[Any]], own: Setting, crossed: bool) -> list
         base = {name: own.get(name, values[0]) for name, values in axes.items()}
         found = [base | {name: value} for name, values in axes.items() for value in values]
     return list({json.dumps(setting): setting for setting in found}.values())
-
-
-def short_hash(content: Any) -> str:
-    """Return a hash of plain data."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.stages.optimization import Optimizer
-from rcg_lightning.stages.stage_folder import stage_content
+from rcg_lightning.stages.stage_folder import FORMAT, checked_stage, stage_content
 from rcg_lightning.stages.warm_start import take_over
 from rcg_lightning.types import Batch, DataSpec, require
 
@@ -118,14 +118,14 @@ class Stage(ConfigMixin, LightningModule):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["stage"] = describe(self)
-        checkpoint["spec"] = self.spec.plain() if self.spec else None
+        checkpoint["format"], checkpoint["stage"] = FORMAT, describe(self)
+        checkpoint["data_spec"] = self.spec.plain() if self.spec else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        found = read_stage(checkpoint, "the checkpoint")["class_path"]
+        found = checked_stage(checkpoint, "the checkpoint")["stage"]["class_path"]
         mine = describe(self)["class_path"]
         require(found == mine, f"the checkpoint holds a {found}, not a {mine}: give one that this stage wrote")
-        self.build(DataSpec.from_plain(checkpoint["spec"]))
+        self.build(DataSpec.from_plain(checkpoint["data_spec"]))
         check_weights(self, checkpoint["state_dict"])
 
     def start_from(self, path: Path) -> list[str]:
@@ -135,11 +135,10 @@ class Stage(ConfigMixin, LightningModule):
             path: checkpoint, stage's folder or bundle of a stage of this class; other data and other settings may do.
         """
         content = stage_content(path)
-        read_stage(content, str(path))
         report = take_over(self, content, str(path))
         more = self.after_start(frozenset(report.fresh))
         assert self.spec is not None
-        others = other_identities(self.spec, DataSpec.from_plain(content["spec"]), self.needs)
+        others = other_identities(self.spec, DataSpec.from_plain(content["data_spec"]), self.needs)
         return [*report.lines(), *more, *others]
 
     def after_start(self, fresh: frozenset[str]) -> list[str]:
@@ -157,10 +156,10 @@ class Stage(ConfigMixin, LightningModule):
             UserError: no such file, not a checkpoint of this project, or of another kind of stage.
         """
         checkpoint = stage_content(path)
-        stage = construct(read_stage(checkpoint, str(path)))
+        stage = construct(checkpoint["stage"])
         if not isinstance(stage, cls):
             raise UserError(f"{path} holds a {type(stage).__name__}, where a {cls.__name__} is needed")
-        stage.build(DataSpec.from_plain(checkpoint["spec"]))
+        stage.build(DataSpec.from_plain(checkpoint["data_spec"]))
         stage.load_state_dict(checkpoint["state_dict"])
         return stage.to(device).eval()
 
@@ -176,14 +175,6 @@ def lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
                 kept[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
-def read_stage(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the description of the stage inside a checkpoint."""
-    if "stage" not in checkpoint or "state_dict" not in checkpoint:
-        keys = ", ".join(sorted(map(str, checkpoint))[:6])
-        raise UserError(f"{name} is no checkpoint of this project (it holds: {keys}): was it written by other code?")
-    return checkpoint["stage"]
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """What every generator shares: codec, condition, EMA weights, and sampling by seed."""
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,13 +9,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import describe
 from rcg_lightning.core.counter_rng import tile_rows
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
-from rcg_lightning.pretrained.encoders import digest
+from rcg_lightning.pretrained.network_folder import state_fingerprint
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.stages.stage_folder import bundle_parts
@@ -252,8 +251,7 @@ class Generator(Stage):
     @property
     def identity(self) -> str:
         """A short hash of the weights and of how they are used."""
-        settings = json.dumps(describe(self), sort_keys=True)
-        return hashlib.sha256(f"{digest(self.state_dict())} {settings}".encode()).hexdigest()[:16]
+        return fingerprint([state_fingerprint(self.state_dict()), describe(self)])
 
     def forward(self, seed: Tensor, label: Tensor | None = None) -> Tensor:
         """Sample for seeds (B,), and labels (B,) where given: the call of a generator that another one uses frozen."""

@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from rcg_lightning.artifacts import check_format
+from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
-from rcg_lightning.pretrained.network_folder import FORMAT, described_folder, read_weights, write_folder
+from rcg_lightning.pretrained.network_folder import FORMAT, REMEDY, described_folder, read_weights, write_folder
 from rcg_lightning.types import require
 
 DESCRIPTION = "stage.json"
@@ -23,22 +25,22 @@ def save_stage(folder: Path, content: Mapping[str, Any]) -> None:
 
     Args:
         folder: a new one, or a stage's folder that is replaced.
-        content: ``stage`` (description), ``data spec`` and ``state_dict``, as in a checkpoint.
+        content: ``stage`` (description), ``data_spec`` and ``state_dict``, as in a checkpoint.
     """
     weights: dict[str, Tensor] = content["state_dict"]
     odd = [name for name, value in weights.items() if not isinstance(value, Tensor)]
     require(not odd, f"{odd[:3]} of this stage are no tensors: it has no folder, keep its checkpoint")
-    description = {"format": FORMAT, "stage": content["stage"], "spec": content["spec"]}
+    description = {"format": FORMAT, "stage": content["stage"], "data_spec": content["data_spec"]}
     write_folder(folder, DESCRIPTION, description, weights, "a stage's folder")
 
 
 def stage_content(path: Path) -> dict[str, Any]:
-    """Return what is at ``path``, a checkpoint, a stage's folder or a bundle: ``stage``, ``data spec``, ``state_dict``.
+    """Return what is at ``path``, a checkpoint, a stage's folder or a bundle: ``stage``, ``data_spec``, ``state_dict``.
 
-    Of a bundle it is the generator. A file is not looked into: it may be another one's checkpoint.
+    Of a bundle it is the generator.
 
     Raises:
-        UserError: there is nothing, or the folder is none of these, or is damaged.
+        UserError: there is nothing, or something else, or it is damaged, or an earlier version wrote it.
     """
     path = bundle_parts(path).get("generator", Path(path))
     if path.is_dir():
@@ -47,11 +49,19 @@ def stage_content(path: Path) -> dict[str, Any]:
             (path / DESCRIPTION).is_file(),
             f"no checkpoint at {path}: the folder holds {held}, but neither {DESCRIPTION} nor a generator/",
         )
-        description = described_folder(path, DESCRIPTION, {"stage", "spec"}, "stage")
-        weights = read_weights(path, description, DESCRIPTION)
-        return {"stage": description["stage"], "spec": description["spec"], "state_dict": weights}
+        description = described_folder(path, DESCRIPTION, {"stage", "data_spec"}, "stage")
+        return {**description, "state_dict": read_weights(path, description, DESCRIPTION)}
     require(path.is_file(), f"no checkpoint at {path}: run the step that writes it, or correct the path")
-    return read_checkpoint(path, "a stage")
+    return checked_stage(read_checkpoint(path, "a stage"), str(path))
+
+
+def checked_stage(checkpoint: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the content of a checkpoint; raise a UserError where no stage of this version wrote it."""
+    if not {"stage", "state_dict"} <= checkpoint.keys():
+        keys = ", ".join(sorted(map(str, checkpoint))[:6])
+        raise UserError(f"{name} is no checkpoint of this project (it holds: {keys}): was it written by other code?")
+    check_format(checkpoint.get("format"), FORMAT, f"the stage in {name}", REMEDY)
+    return checkpoint
 
 
 def bundle_parts(path: Path) -> dict[str, Path]:

@@ -57,7 +57,7 @@ def take_over(stage: nn.Module, content: Mapping[str, Any], where: str) -> Repor
 
     Args:
         stage: the stage that is to be trained.
-        content: ``stage``, ``data spec`` and ``state_dict`` of the other one.
+        content: ``stage``, ``data_spec`` and ``state_dict`` of the other one.
         where: the file, for messages.
 
     Raises:

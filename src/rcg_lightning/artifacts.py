@@ -1,0 +1,149 @@
+"""Files and folders on disk: where caches lie, how an artifact is written, fingerprinted, locked, and known to be ours.
+
+Nothing here imports torch or numpy: commands that compute nothing start at once.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rcg_lightning.errors import UserError
+
+
+def cache_folder(*parts: str) -> Path:
+    """Return where cached files lie: ``$RCG_CACHE``, else ``rcg-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    own, user = os.environ.get("RCG_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(own) if own else Path(user or Path.home() / ".cache") / "rcg-lightning"
+    return folder.joinpath(*parts)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Give the path of a draft, which takes the place of ``path`` once the block ends; if it fails, ``path`` stays.
+
+    Args:
+        path: the file to write; its folder is made if needed.
+        shared: several processes may write the file at once, so each has a draft of its own. Otherwise the draft of a
+            killed process is overwritten by the next one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.urandom(6).hex()}.draft" if shared else f".{path.name}.draft")
+    try:
+        yield draft
+        _flush(draft)
+        os.replace(draft, path)
+    except OSError as error:
+        if error.filename in (None, str(draft)):
+            error.filename = str(path)  # which the user knows
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path, marker: str, kind: str) -> Iterator[Path]:
+    """Give an empty draft folder, which takes the place of ``folder`` once the block ends; if it fails, that stays.
+
+    Args:
+        folder: a new one, an empty one, or one that holds ``marker``, which is replaced.
+        marker: path inside by which a folder of this kind is known.
+        kind: what such a folder is called, for messages.
+
+    Raises:
+        UserError: ``folder`` is something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / marker).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not {kind}: give another path")
+    draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("draft", "old"))
+    shutil.rmtree(draft, ignore_errors=True)  # of a killed process
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in draft.rglob("*"):
+            if path.is_file():
+                _flush(path)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(folder, old)
+        os.rename(draft, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_text(path: Path, text: str, shared: bool = False) -> None:
+    """Write a text file, complete or not at all."""
+    with replacing(path, shared) as draft:
+        draft.write_text(text)
+
+
+def write_json(path: Path, content: Any, shared: bool = False) -> None:
+    """Write plain data as a JSON file, complete or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n", shared)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk: a name must not survive a power failure that its content does not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(content: Any, buffers: Iterable[bytes | memoryview] = ()) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of plain data, as canonical JSON, and of the bytes of arrays."""
+    found = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for buffer in buffers:
+        found.update(buffer)
+    return found.hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_format(found: Any, current: int, what: str, remedy: str) -> None:
+    """Raise a UserError where ``what`` is an artifact of another version of this project.
+
+    Args:
+        found: the number of the format in the artifact; None where it has none, as the first format had in places.
+        current: the number that this version writes and reads.
+        what: the artifact and its path, for the message.
+        remedy: how it is made again.
+    """
+    if found != current:
+        older = not isinstance(found, int) or found < current
+        version = "an earlier version, before the renaming" if older else "a later version"
+        formats = f"format {1 if found is None else found}, this version reads format {current}"
+        raise UserError(f"{what} was made by {version} ({formats}): {remedy if older else 'update rcg-lightning'}")
+
+
+# -- locks -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Hold the lock file ``path``; a killed process releases it. Raise a UserError if another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(message) from error
+        yield
