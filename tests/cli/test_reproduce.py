@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from rcg_lightning.cli.parsing import find_config
+from rcg_lightning.config_files import find_config
 from rcg_lightning.evaluation.published import tables
 from rcg_lightning.pipeline.spec import read_pipeline
 

@@ -8,7 +8,7 @@ import pytest
 
 from rcg_lightning.cli import cluster, compare, extract, instances, neighbours, principal, sample, stages
 from rcg_lightning.cli import main as cli
-from rcg_lightning.cli.parsing import find_config
+from rcg_lightning.config_files import find_config
 from rcg_lightning.pipeline.runner import TABLE, Run, Step, read_pipeline
 
 PIPELINES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "pipeline").glob("*.yaml"))

@@ -134,7 +134,7 @@ def is_full(error: BaseException) -> bool:
 
 def run(name: str, argv: Sequence[str]) -> None:
     """Run command ``name`` in this process; raises UserError where the input cannot work."""
-    from rcg_lightning.cli.parsing import find_config, named_configs
+    from rcg_lightning.config_files import find_config, named_configs
 
     if name not in ("pipeline", "reproduce"):
         for _, config in named_configs(argv):

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from rcg_lightning.cli.parsing import call, echo, read_config
+from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.config_files import read_config
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.published import NOT_YET, Table, find_row, find_table, tables
 from rcg_lightning.evaluation.reproduction import Measured, comparison, lines, read_metrics, read_results

@@ -24,7 +24,8 @@ from typing import Any
 
 from rcg_lightning import interruption
 from rcg_lightning.cli import main as cli
-from rcg_lightning.cli.parsing import call, echo, find_config, named_configs, read_config
+from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.config_files import find_config, named_configs, read_config
 from rcg_lightning.errors import UserError
 from rcg_lightning.pipeline.spec import PLACEHOLDER, Pipeline, Step, read_pipeline
 

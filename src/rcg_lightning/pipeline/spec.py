@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rcg_lightning.cli.main import COMMANDS
-from rcg_lightning.cli.parsing import read_config
+from rcg_lightning.config_files import read_config
 from rcg_lightning.errors import UserError
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
