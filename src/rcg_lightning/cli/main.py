@@ -16,7 +16,7 @@ from rcg_lightning.errors import UserError
 
 # name -> (module and function, one line of help)
 COMMANDS = {
-    "pipeline": ("rcg_lightning.pipeline.runner:main", "run all stages of a pipeline: rcg pipeline digits"),
+    "pipeline": ("rcg_lightning.cli.pipeline:main", "run all stages of a pipeline: rcg pipeline digits"),
     "fit": ("rcg_lightning.cli.stages:main", "train a stage: encoder, RDM, generator or classifier"),
     "validate": ("rcg_lightning.cli.stages:main", "run a stage's validation on a checkpoint"),
     "test": ("rcg_lightning.cli.stages:main", "run a stage's test on a checkpoint"),
