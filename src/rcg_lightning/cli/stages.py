@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.cli import class_modules  # noqa: F401
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
 from rcg_lightning.cli.parsing import Help, echo, one_line_errors, prepared
@@ -157,7 +157,6 @@ class StageCLI(LightningCLI):
         datamodule.prepare_data()
         identity = {**datamodule.store_identity("eval"), "checkpoint": file_sha256(Path(ckpt_path))[:16]}
         writer = StoreWriter(folder, len(datamodule.images("eval")), 1, SHARD_ROWS, identity)
-        trainer.callbacks.append(PredictionWriter(writer))  # type: ignore[attr-defined]
         datamodule.extract("eval", writer.pending(trainer.global_rank, trainer.world_size))
         store = predict_store(trainer, model, datamodule, writer, ckpt_path=ckpt_path)
         if trainer.is_global_zero:

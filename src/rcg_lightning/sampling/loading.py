@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcg_lightning.cli.compare import samples_folder
+from rcg_lightning.evaluation.sample_readers import samples_folder
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import UNLABELLED, InstanceCondition
 from rcg_lightning.conditions.joint import JointCondition
