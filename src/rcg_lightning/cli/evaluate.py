@@ -85,7 +85,7 @@ def evaluate(
         protocol: adm-256, val-50k, train-50k, cifar10-train, icgan, digits, mnist or, for an RDM, rep-train; further
             options change it.
         reference: folder in which the real images' features are stored for the next time.
-        number: samples to make from a checkpoint, for each block of seeds; 5000 unless the protocol says.
+        number: samples to make from a checkpoint, for each block of seeds; 5000 unless the protocol has another number.
         first_seed: their seeds are first_seed, first_seed + 1, …
         seeds: score this many blocks of different seeds (of files: equal parts); mean and deviation are given.
         labels: classes of samples made from a checkpoint: generated, balanced or random.

@@ -38,7 +38,7 @@ DESCRIPTION = {
     "validate": f"""Measure a checkpoint on the evaluation images, as training does at its end.
   rcg validate --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
 {_GUIDE}""",
-    "test": f"""The same as `rcg validate`: a data set has one split that is held out.
+    "test": f"""The same as `rcg validate`: a data set has one split for evaluation.
   rcg test --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
 {_GUIDE}""",
     "predict": f"""Write what a stage makes of each evaluation image as a store: its representation or class,
@@ -105,7 +105,7 @@ class StageCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         given = config.get("ckpt_path")
         if given is None:
-            require(self.config.subcommand == "fit", "there is nothing trained to look at: give --ckpt_path")
+            require(self.config.subcommand == "fit", "there is nothing trained to measure: give --ckpt_path")
             if config.init_from is not None:
                 read_stage(stage_content(config.init_from), str(config.init_from))
             return

@@ -87,7 +87,7 @@ def sweep(
         weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
         weak_ema: name of the weaker model's EMA weights; without --weak, of the generator's own.
         sampler: what steps, eta and temperature are changed of; None for the generator's own.
-        number: samples of each setting and seed; 5000 unless the protocol says.
+        number: samples of each setting and seed; 5000 unless the protocol has another number.
         first_seed: samples' seeds are first_seed, first_seed + 1, …
         seeds: score each setting this many times, on other samples, for error bars.
         balanced: generate every class equally often.

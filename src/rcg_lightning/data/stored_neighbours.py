@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rcg_lightning.data.neighbours import SPARE, Bank, Chunks, Index, ExactIndex, nearest
+from rcg_lightning.data.neighbours import SPARE, Bank, Chunks, ExactIndex, Index, nearest
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import ShardCollector, StoreWriter

@@ -1,4 +1,4 @@
-"""The table of a comparison: one row a condition and seed, as JSON, Markdown and a image."""
+"""The table of a comparison: one row a condition and seed, as JSON, Markdown and an image."""
 
 import json
 import statistics
@@ -108,7 +108,7 @@ def write_results(folder: Path, rows: Sequence[Row], note: str = "") -> None:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return a Markdown table, mean ± standard deviation over seeds where there are several; reference values come last."""
+    """Return a Markdown table, mean ± standard deviation over several seeds; reference values come last."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.title, []).append(row)

@@ -66,7 +66,7 @@ class RealRepresentations:
 
     def drawn(self, count: int, seed: int = 0) -> Moments:
         """Return the moments of ``count`` training representations drawn by ``seed``, with repetition."""
-        # which real rows a seed compares, no sample: a local generator, so that its reference value is always of the same ones
+        # a local generator: a seed compares the same rows whatever else has been random
         draw = np.random.default_rng(seed)
         return moments_of(rows_of(self._train, self.index[draw.integers(0, len(self.index), count)]), self.dim)
 
@@ -79,7 +79,7 @@ class RealRepresentations:
 class RepresentationScorer(nn.Module):
     """Scores generated representations batch by batch, over any number of processes.
 
-    The metrics: ``rep_fd``, the Fréchet distance to the training representations, and ``rep_fd_of_real``, that of as many
+    The metrics: ``rep_fd``, the Fréchet distance to the training representations; ``rep_fd_of_real``, that of as many
     training representations drawn with repetition: what a perfect generator scores, for the distance falls with the
     number. With evaluation ones ``rep_fd_eval``, the distance to these, and ``rep_fd_of_real_eval``, that of all
     training representations.

@@ -55,7 +55,7 @@ class SampleAnalysis:
     def likelihood(self, samples: Tensor, real: ParzenImages, device: torch.device) -> dict[str, float]:
         """Return the Parzen metrics of a block of samples (n, C, H, W) by full names; none where not asked for.
 
-        Next to them stand those that as many training images get in the samples' place.
+        Next to them stand those of as many training images, scored like samples.
         """
         if not self.parzen:
             return {}

@@ -225,7 +225,7 @@ def image_of(loaded: Loaded) -> tuple[int, int, int]:
 def representation_scorers(
     source: SampleSource, data: ImageDataModule | None, count: int
 ) -> tuple[list[AnyScorer], str, dict[str, Any]]:
-    """Return ``count`` scorers of generated representations, the encoder of the real ones, and what to record of these."""
+    """Return ``count`` scorers of representations, the encoder of the real ones, and what to record of these."""
     if data is None:
         raise UserError("these samples are representations: give the real ones, as --data with --data.stores")
     real, spec = bind_representations(data)
