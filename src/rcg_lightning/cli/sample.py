@@ -57,7 +57,7 @@ def sample(
     num_nodes: int = 1,
     precision: str | None = None,
 ) -> None:
-    """Generate images from seeds: unconditionally, of given classes, variations of images, or from one to another.
+    """Generate images from seeds: unconditional, by class, as variations of images, or as an interpolation of two.
 
     A seed names a sample: it is the same for any batch size and number of processes. Stopped at any moment, the same
     command continues. From an RDM's checkpoint it writes a store of representations.
@@ -65,7 +65,7 @@ def sample(
     Args:
         checkpoint: of the generator.
         out: folder to write to: a store of the samples, and what is chosen below.
-        number: samples to make; of each image with --variations-of, of the whole row with --interpolate.
+        number: samples to make: in all, for each image of --variations-of, or from one image to the other.
         first_seed: seeds are first_seed, first_seed + 1, …
         prior: checkpoint of the RDM, for a generator conditioned on representations.
         instances: a store of them to choose from at random, for a generator conditioned on instances: of the training

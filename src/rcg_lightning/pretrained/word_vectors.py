@@ -277,7 +277,7 @@ class WordVectors(Codec):
         require(
             not missing,
             f"{len(missing)} of the {len(words)} tags, such as {', '.join(missing[:3])}, have no vector in {path}: "
-            "give the same file as data.vectors, which leaves such tags out, or vectors of these tags (rcg word-vectors)",
+            "give the same file as data.vectors, which leaves such tags out, or vectors of these (rcg word-vectors)",
         )
         rows = torch.tensor([place[word] for word in words])
         return WordVectorTable(words, self.scaled(found.vectors[rows]))
