@@ -74,7 +74,7 @@ def digits():
     """Digits as a data module; with ``folder`` they have stored representations (6 numbers) and clusters (3)."""
     from rcg_lightning.data.data_module import ImageDataModule
     from rcg_lightning.data.datasets import Digits
-    from rcg_lightning.data.store import StoreWriter
+    from rcg_lightning.data.store_writer import StoreWriter
 
     def make(folder=None, batch_size=32, encoder="encoder-1"):
         if folder is None:
@@ -116,5 +116,5 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     pipeline = Path(__file__).parent / "helpers" / "toy.yaml"
     code = rcg_process.finish(rcg_process.start(["pipeline", pipeline, "--root", folder], folder))
-    assert code == 0, (folder / "said.txt").read_text()[-2000:]
+    assert code == 0, (folder / "output.txt").read_text()[-2000:]
     return folder

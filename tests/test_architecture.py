@@ -13,6 +13,7 @@ LAYERS = {
     "interruption": 0,
     "artifacts": 0,
     "config": 0,
+    "config_files": 0,
     "types": 0,
     "core": 0,
     "networks": 1,

@@ -103,6 +103,14 @@ def default_precision() -> str:
     return "bf16-mixed" if has_it else "32-true"
 
 
+def pick_device(accelerator: str) -> torch.device:
+    """Return the device that an accelerator's name means: cpu, gpu, mps or auto."""
+    if accelerator == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
+
+
 def forget_run() -> None:
     """Reset what a run leaves behind in torch, so that the next one in this process starts as a new process would."""
     gc.collect()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from rcg_lightning.cli.main import main
-from rcg_lightning.cli.parsing import config_folders
+from rcg_lightning.config_files import config_folders
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 
 PRESETS = sorted(path.stem for path in (config_folders()[0] / "preset").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""The baseline is another way to the same result, and it is plain."""
+"""The baseline reaches the same result, without the fast paths."""
 
 from functools import partial
 
@@ -81,9 +81,9 @@ def after(step, take, times=2):
 
 
 @STAGES
-def test_two_plain_steps_lead_where_two_steps_lead(make):
-    fast, plain = (TrainingStep(randomised(make()), batch(), CPU) for _ in range(2))
-    ours, theirs = after(fast, TrainingStep.__call__), after(plain, TrainingStep.plain)
+def test_two_baseline_steps_lead_where_two_steps_lead(make):
+    fast, baseline = (TrainingStep(randomised(make()), batch(), CPU) for _ in range(2))
+    ours, theirs = after(fast, TrainingStep.__call__), after(baseline, TrainingStep.baseline)
     start = randomised(make()).state_dict()
     assert any(not torch.equal(ours[name], start[name]) for name in start)
     for name in ours:
@@ -91,27 +91,27 @@ def test_two_plain_steps_lead_where_two_steps_lead(make):
 
 
 @STAGES
-def test_the_plain_step_is_plain(make):
+def test_the_baseline_step_has_no_fast_path(make):
     calls = {}
-    for name, take in (("fast", TrainingStep.__call__), ("plain", TrainingStep.plain)):
+    for name, take in (("fast", TrainingStep.__call__), ("baseline", TrainingStep.baseline)):
         step = TrainingStep(make(), batch(), CPU)
         with HostSyncs() as counter:
             take(step)
         calls[name] = counter.calls
     quick = {"_fused_adamw_", "_foreach_lerp_", "_scaled_dot_product_flash_attention_for_cpu"}
     assert quick & calls["fast"].keys()
-    assert not quick & calls["plain"].keys()
-    assert calls["plain"]["addcdiv_"] > 0
+    assert not quick & calls["baseline"].keys()
+    assert calls["baseline"]["addcdiv_"] > 0
 
 
-def test_attention_in_the_plain_way_keeps_its_weights():
+def test_attention_of_the_baseline_stores_its_weights():
     kept = {}
-    for name in ("fast", "plain"):
+    for name in ("fast", "baseline"):
         step = TrainingStep(mage(), batch(), CPU)
         with HostSyncs() as counter:
-            step() if name == "fast" else step.plain()
+            step() if name == "fast" else step.baseline()
         kept[name] = counter.calls["_softmax_backward_data"]
-    assert kept == {"fast": 0, "plain": 4}
+    assert kept == {"fast": 0, "baseline": 4}
 
 
 @pytest.mark.parametrize(
@@ -124,11 +124,11 @@ def test_samples_are_the_same(make, sampler):
     with torch.no_grad():
         fast = sample()
         with baseline_networks(stage):
-            plain = sample()
-    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+            baseline = sample()
+    torch.testing.assert_close(fast, baseline, rtol=1e-4, atol=1e-5)
 
 
-def test_levels_are_those_of_each_row():
+def test_timesteps_are_those_of_each_example():
     stage, seen = rdm().eval(), []
     network = stage.for_sampling()[0].network
     with torch.no_grad(), baseline_networks(stage):
@@ -139,15 +139,15 @@ def test_levels_are_those_of_each_row():
     assert not network._forward_pre_hooks
 
 
-def test_the_whole_last_block_says_the_same_of_the_class_token():
+def test_the_whole_last_block_gives_the_same_class_token():
     network = randomised(VisionTransformer(32, 8, width=48, depth=2, heads=4))
     image, tokens = torch.rand(2, 3, 32, 32), []
     network.blocks[-1].mlp.register_forward_hook(lambda module, inputs, made: tokens.append(made.shape[1]))
     with torch.no_grad():
         fast = network(image)
         with baseline_networks(network):
-            plain = network(image)
-        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+            baseline = network(image)
+        torch.testing.assert_close(fast, baseline, rtol=1e-4, atol=1e-5)
         assert torch.equal(network(image), fast)
     assert tokens == [1, 17, 1]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.data.store import StoreWriter
@@ -32,7 +32,7 @@ def test_killed_sampling_continues_to_the_same_store(make_stage, awake, trainer,
         data = SeedDataModule(SEEDS, batch_size)
         data.only(writer.pending())
         done = len(SEEDS) - sum(shard.stop - shard.start for shard in writer.pending())
-        fit = trainer(tmp_path, 1, callbacks=[PredictionWriter(writer), *callbacks])
+        fit = trainer(tmp_path, 1, callbacks=callbacks)
         return done, predict_store(fit, GuidedSampling(stage), data, writer).whole("image")[:, 0]
 
     _, whole = sample("whole", 16)

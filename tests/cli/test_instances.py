@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from rcg_lightning.cli.instances import nearest_different
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import InstanceCondition
 from rcg_lightning.conditions.joint import JointCondition
@@ -80,14 +79,6 @@ def test_no_labels_without_neighbours_and_every_view_is_kept(rcg, digits, tmp_pa
     image = made.whole("image")
     np.testing.assert_array_equal(image[:, 0], image[:, 1])
     np.testing.assert_array_equal(made.whole("representation"), rows[image[:, 0]])
-
-
-def test_what_several_centres_are_nearest_to_is_chosen_once():
-    bank = torch.arange(20.0)[:, None]
-    found = nearest_different(torch.tensor([[3.0]] * 11), bank)
-    assert sorted(found.tolist()) == list(range(11)) or len(set(found.tolist())) == 11
-    assert found[0] == 3
-    assert sorted(nearest_different(torch.zeros(20, 1), bank).tolist()) == list(range(20))
 
 
 def test_mistakes(raised, stores, digits, tmp_path):

@@ -25,7 +25,7 @@ def both(rcg, tmp_path):
         one, two = tmp_path / "one", tmp_path / "two"
         code, _, error = rcg(*argv, "--accelerator", "cpu", "--out", one / out)
         assert code == 0, error
-        assert rcg_process.pair([*argv, "--out", two / out], tmp_path) == [0, 0], (tmp_path / "said.txt").read_text()
+        assert rcg_process.pair([*argv, "--out", two / out], tmp_path) == [0, 0], (tmp_path / "output.txt").read_text()
         return one / out, two / out
 
     return run
@@ -77,7 +77,7 @@ def test_metrics_during_training_are_of_both_processes(toy, tmp_path):
     (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [fidelity]}}))
     fit += ["--config", tmp_path / "more.yaml", "--trainer.default_root_dir", tmp_path / "run"]
     processes = rcg_process.pair(fit, tmp_path, "--trainer.devices")
-    assert processes == [0, 0], (tmp_path / "said.txt").read_text()
+    assert processes == [0, 0], (tmp_path / "output.txt").read_text()
     log = EventAccumulator(str(tmp_path / "run")).Reload()
     assert "fd/classifier_451_train" in log.Tags()["scalars"]
     assert len({event.value for event in log.Scalars("fd/classifier_451_train")}) == 2

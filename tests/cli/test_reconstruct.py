@@ -66,7 +66,7 @@ def test_two_processes_give_what_one_gives(rcg, classifier, tmp_path):
     words = ["reconstruct", "--codec", "Pixels", *REAL[:-2], *classifier, "--number", 51, "--batch_size", 16]
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     assert rcg(*words, "--accelerator", "cpu", "--out", one)[0] == 0
-    assert rcg_process.pair([*words, "--out", two], tmp_path) == [0, 0], (tmp_path / "said.txt").read_text()
+    assert rcg_process.pair([*words, "--out", two], tmp_path) == [0, 0], (tmp_path / "output.txt").read_text()
     alone, together = (json.loads(path.read_text()) for path in (one, two))
     assert alone["metrics"] == pytest.approx(together["metrics"], rel=1e-6, abs=1e-9)
     assert alone["metrics"]["psnr/pixels_51_eval"] == float("inf")
@@ -78,7 +78,7 @@ def test_two_processes_give_what_one_gives(rcg, classifier, tmp_path):
         (["--codec", "Representations"], "Representations gives back representations, not images"),
         (["--codec", "Pixels", "--number", "9999"], "9999 images are asked for"),
         (["--codec", "Pixels", "--lpips", "alex"], "LPIPS"),
-        (["--codec", "Pixels", "--images", "3"], "--images writes a image next to --out"),
+        (["--codec", "Pixels", "--images", "3"], "--images writes an image next to --out"),
     ],
 )
 def test_what_cannot_be_scored(raised, words, line, monkeypatch, tmp_path):

@@ -7,7 +7,8 @@ import sys
 import pytest
 import yaml
 
-from rcg_lightning.cli.parsing import find_config
+from rcg_lightning.cli.pipeline import STEP_COMMANDS
+from rcg_lightning.config_files import find_config
 from rcg_lightning.evaluation.published import tables
 from rcg_lightning.pipeline.spec import read_pipeline
 
@@ -83,7 +84,7 @@ def test_mistakes(raised, tmp_path):
 def test_configs_of_rows_exist():
     for table in tables().values():
         if table.pipeline:
-            parsed = read_pipeline(find_config(table.pipeline, "pipeline"))
+            parsed = read_pipeline(find_config(table.pipeline, "pipeline"), STEP_COMMANDS)
             assert set(table.rows) <= set(parsed.rows)
         for config in {row.config for row in table.rows.values() if row.config}:
             assert find_config(config).is_file()

@@ -89,12 +89,12 @@ def test_variations_and_interpolation(sample, toy, encoder, tmp_path):
     for shade, path in enumerate(images):
         pixels = np.random.default_rng(shade).integers(0, 255, (8, 8), np.uint8)
         Image.fromarray(pixels).save(path)
-    one, other = (sample("representation", "--like", path, *encoder, "--number", 3) for path in images)
-    both = sample("representation", "--like", *images, *encoder, "--number", 3)
+    one, other = (sample("representation", "--variations-of", path, *encoder, "--number", 3) for path in images)
+    both = sample("representation", "--variations-of", *images, *encoder, "--number", 3)
     assert np.array_equal(both, np.concatenate([one, other]))
-    line = sample("representation", "--between", *images, *encoder, "--number", 5, "--path", "lerp")
+    line = sample("representation", "--interpolate", *images, *encoder, "--number", 5, "--interpolation", "lerp")
     assert np.array_equal(line[[0, -1]], np.stack([one[0], other[0]]))
-    arc = sample("representation", "--between", *images, *encoder, "--number", 5)
+    arc = sample("representation", "--interpolate", *images, *encoder, "--number", 5)
     assert arc.shape == line.shape
     assert np.abs(arc[[0, -1]].astype(int) - line[[0, -1]]).max() <= 1
 
@@ -123,9 +123,9 @@ def test_an_rdm_writes_a_store_that_a_generator_reads(rcg, sample, toy, tmp_path
         ("none", ["--classes", "3"], "conditioned on classes"),
         ("class", ["--classes", "-1"], "class -1 is out of range: 0 to 9"),
         ("class", ["--number", "0"], "--number is at least 1"),
-        ("representation", ["--like", "nope.png"], "need --encoder"),
-        ("representation", ["--like", "nope.png", *ENCODER], "nope.png cannot be read"),
-        ("representation", ["--between", "a.png", *ENCODER], "--between takes two"),
+        ("representation", ["--variations-of", "nope.png"], "need --encoder"),
+        ("representation", ["--variations-of", "nope.png", *ENCODER], "nope.png cannot be read"),
+        ("representation", ["--interpolate", "a.png", *ENCODER], "--interpolate takes two"),
         ("representation", ["--representations", "nope"], "no store at nope"),
         ("encoder", [], "holds a MoCoV3Stage, where a Generator is needed"),
         ("nothing", [], "no checkpoint at"),

@@ -1,4 +1,4 @@
-"""Words trained on tags, a generator of word vectors, and what it says of images."""
+"""Word vectors trained on tags, a generator of them, and the tags that it predicts of images."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.datasets import Digits
-from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.tag_data_module import TagDataModule
 from rcg_lightning.data.tagged_datasets import DigitTags
 from rcg_lightning.metrics import tag_prediction
@@ -16,7 +16,7 @@ from rcg_lightning.pretrained.word_vectors import WordVectorTable, read_word_vec
 from rcg_lightning.stages.adversarial import AdversarialStage
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
-SOON = ["--samples", "5", "--nearest", "2", "--words", "4", "--accelerator", "cpu"]
+SOON = ["--samples", "5", "--nearest", "2", "--tags", "4", "--accelerator", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def given(place):
     return [
         "--data.source.limit=200",
         f"--data.stores=[{place / 'train'}]",
-        f"--data.eval_stores=[{place / 'evaluation'}]",
+        f"--data.eval_stores=[{place / 'eval'}]",
     ]
 
 
@@ -49,28 +49,31 @@ def trained(place):
 
     words, run = place / "words.txt", place / "run"
     limit = "--data.source.limit=200"
-    assert main(["words", "--config", "digits_tags_data", limit, "--dim", "6", "--epochs", "5", f"--out={words}"]) == 0
-    stores = [f"--data.stores=[{place / 'train'}]", f"--data.eval_stores=[{place / 'evaluation'}]"]
+    assert (
+        main(["word-vectors", "--config", "digits_tags_data", limit, "--dim", "6", "--epochs", "5", f"--out={words}"])
+        == 0
+    )
+    stores = [f"--data.stores=[{place / 'train'}]", f"--data.eval_stores=[{place / 'eval'}]"]
     fit = [limit, *stores, f"--model.codec.vectors={words}", "--trainer.max_steps=30", *QUICK]
     assert main(["fit", "--config", "digits_tags", *fit, f"--trainer.default_root_dir={run}"]) == 0
     return run / "last.ckpt", words
 
 
-def test_words_are_trained_on_the_frequent_tags(rcg, tmp_path):
+def test_word_vectors_are_trained_on_the_frequent_tags(rcg, tmp_path):
     out = tmp_path / "w.bin"
     settings = ["--config", "digits_tags_data", "--data.source.limit=200", "--dim", "6", "--epochs", "2"]
-    code, output, error = rcg("words", *settings, "--data.least", "60", "--out", out)
+    code, output, error = rcg("word-vectors", *settings, "--data.least", "60", "--out", out)
     assert code == 0, error
     known = TagDataModule(DigitTags(limit=200), least=60).vocabulary
     assert 3 < len(known) < 22
     found = read_word_vectors(out)
     assert set(found.words) == set(known)
     assert found.vectors.shape[1] == 6
-    assert f"{out}: {len(known)} words, 6 numbers each, from the tags of 200 images" in output
+    assert f"{out}: {len(known)} words, 6 dimensions each, from the tags of 200 images" in output
     assert "near " in output
 
 
-def test_a_generator_is_trained_saved_without_paths_and_says_words(rcg, trained, given, tmp_path):
+def test_a_generator_is_trained_saved_without_paths_and_predicts_tags(rcg, trained, given, tmp_path):
     checkpoint, words = trained
     content = torch.load(checkpoint, weights_only=True)
     assert str(words) not in str(content["stage"])
@@ -80,7 +83,7 @@ def test_a_generator_is_trained_saved_without_paths_and_says_words(rcg, trained,
     assert code == 0, error
     found = json.loads((tmp_path / "it.json").read_text())
     assert len(found["images"]) == 451
-    assert all(len(row["said"]) == 4 for row in found["images"])
+    assert all(len(row["predicted"]) == 4 for row in found["images"])
     metrics = found["metrics"]
     assert set(metrics) == {
         f"{kind}/{row}_451_eval"
@@ -89,7 +92,7 @@ def test_a_generator_is_trained_saved_without_paths_and_says_words(rcg, trained,
     }
     assert metrics["map/perfect_451_eval"] == metrics["precision@4/perfect_451_eval"] == 1
     assert metrics["map/neighbours_451_eval"] > 0.95  # these representations are the classes
-    right = [set(row["said"]) & set(row["tags"]) for row in found["images"]]
+    right = [set(row["predicted"]) & set(row["tags"]) for row in found["images"]]
     assert metrics["precision@4/generated_451_eval"] == pytest.approx(np.mean([len(words) / 4 for words in right]))
     assert output.count("Digits evaluation[") == 2
     # the samples are those of the seeds, whatever the batches
@@ -105,17 +108,17 @@ def test_the_votes_are_those_of_the_generators_samples(rcg, trained, given, plac
     row = json.loads((tmp_path / "it.json").read_text())["images"][3]
     generator = AdversarialStage.load(checkpoint)
     vectors = generator.codec.use_vectors(words, generator.spec)
-    told = torch.from_numpy(np.load(next(place.glob("eval/*representation.npy")))[3]).expand(5, -1)
-    made = generator.sample({"seed": 7 + 15 + torch.arange(5), "representation": told})
+    given_rows = torch.from_numpy(np.load(next(place.glob("eval/*representation.npy")))[3]).expand(5, -1)
+    made = generator.sample({"seed": 7 + 15 + torch.arange(5), "representation": given_rows})
     order = tag_prediction.vote(made[None], vectors, 2)[0].argsort(descending=True, stable=True)
     known = generator.spec.columns["tag"]["words"]
-    assert row["said"] == [known[i] for i in order[:4]]
+    assert row["predicted"] == [known[i] for i in order[:4]]
 
 
-def test_all_words_of_the_file_can_be_said(rcg, trained, given, tmp_path):
+def test_all_words_of_the_file_can_be_predicted(rcg, trained, given, tmp_path):
     checkpoint, words = trained
     mine = read_word_vectors(words)
-    more = WordVectorTable([*mine.words, "unheard"], torch.cat([mine.vectors, mine.vectors[:1]]))
+    more = WordVectorTable([*mine.words, "unknown"], torch.cat([mine.vectors, mine.vectors[:1]]))
     more.save(tmp_path / "more.bin")
     settings = ["--checkpoint", checkpoint, "--vectors", tmp_path / "more.bin", "--config", "digits_tags_data"]
     settings += [*given, *SOON, "--out", tmp_path / "it.json"]
@@ -126,7 +129,7 @@ def test_all_words_of_the_file_can_be_said(rcg, trained, given, tmp_path):
     assert counts == [22, 23]
 
 
-def test_what_cannot_be_tagged_is_said_in_one_line(raised, trained, given, tmp_path):
+def test_what_cannot_be_tagged_is_one_line(raised, trained, given, tmp_path):
     checkpoint, words = trained
     settings = ["--checkpoint", checkpoint, "--config", "digits_tags_data", *SOON, "--vectors"]
     WordVectorTable(["odd"], torch.ones(1, 5)).save(tmp_path / "wide.txt")
@@ -139,7 +142,7 @@ def test_what_cannot_be_tagged_is_said_in_one_line(raised, trained, given, tmp_p
     assert "30 nearest words were asked for" in raised("tag", *settings, words, *given, "--nearest", "30")
 
 
-def test_a_generator_of_images_says_no_words(raised, given, make_stage, save, digits, tmp_path):
+def test_a_generator_of_images_predicts_no_tags(raised, given, make_stage, save, digits, tmp_path):
     stage = make_stage().build(digits().spec)
     settings = ["--vectors", tmp_path / "w.txt", "--config", "digits_tags_data", *given]
     output = raised("tag", "--checkpoint", save(stage, tmp_path / "it.ckpt"), *settings)

@@ -8,8 +8,10 @@ import pytest
 
 from rcg_lightning.cli import cluster, compare, extract, instances, neighbours, principal, sample, stages
 from rcg_lightning.cli import main as cli
-from rcg_lightning.cli.parsing import find_config
-from rcg_lightning.pipeline.runner import TABLE, Run, Step, read_pipeline
+from rcg_lightning.cli.pipeline import STEP_COMMANDS
+from rcg_lightning.config_files import find_config
+from rcg_lightning.pipeline.runner import TABLE, Run
+from rcg_lightning.pipeline.spec import Step, read_pipeline
 
 PIPELINES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "pipeline").glob("*.yaml"))
 ROWS = {
@@ -64,7 +66,7 @@ def parsed(monkeypatch):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_command_of_a_pipeline_is_accepted(name, parsed, tmp_path):
-    pipeline = read_pipeline(find_config(name, "pipeline"))
+    pipeline = read_pipeline(find_config(name, "pipeline"), STEP_COMMANDS)
     assert pipeline.name == name
     run = Run(pipeline, tmp_path / name, [0])
     steps = [*pipeline.steps.values(), *([Step(TABLE, pipeline.table, shared=True)] if pipeline.table else [])]
@@ -83,7 +85,7 @@ def test_every_command_of_a_pipeline_is_accepted(name, parsed, tmp_path):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_rows_compare_the_same_number_of_samples(name):
-    pipeline = read_pipeline(find_config(name, "pipeline"))
+    pipeline = read_pipeline(find_config(name, "pipeline"), STEP_COMMANDS)
     assert pipeline.rows.keys() == ROWS.get(name, ROWS["digits"])
     counts = {pipeline.steps[step].run.partition("--number ")[2].split()[0] for step in pipeline.rows.values()}
     assert len(counts) <= 1
@@ -91,7 +93,7 @@ def test_rows_compare_the_same_number_of_samples(name):
 
 def test_one_budget_serves_all_conditions():
     for name in set(PIPELINES) - {"imagenet256_rdm", "digits_generators", "digits_views"}:
-        steps = read_pipeline(find_config(name, "pipeline")).steps
+        steps = read_pipeline(find_config(name, "pipeline"), STEP_COMMANDS).steps
         conditions = [step for step in ("none", "cluster", "class", "representation", "instance") if step in steps]
         data, _, kind = name.partition("_")
         config = BUDGETS.get(name, f"{data}_{'gan' if kind == 'icgan' else 'generator'}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcg_lightning.data.neighbours import Products
+from rcg_lightning.data.neighbours import ExactIndex
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.stored_neighbours import (
@@ -94,7 +94,7 @@ def test_faiss_finds_the_same(store):
     rows = torch.nn.functional.normalize(torch.from_numpy(store.whole("representation")[:, 0]))
     no_limit = torch.full((50, 1), torch.inf)
     score, place = FaissIndex(rows)(rows[:50], 4, no_limit)
-    expected, order = Products(rows)(rows[:50], 4, no_limit)
+    expected, order = ExactIndex(rows)(rows[:50], 4, no_limit)
     expected, kept = expected.topk(4, largest=False)
     assert torch.equal(place, order.gather(1, kept))
     torch.testing.assert_close(1 + 2 * score, expected, rtol=0, atol=1e-5)

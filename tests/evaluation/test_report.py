@@ -8,7 +8,7 @@ from PIL import Image
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.image_grid import image_grid, labelled_grid
 from rcg_lightning.evaluation.reference import reference_of
-from rcg_lightning.evaluation.report import DRAWN_ANEW, EVALUATION, REAL, Row, floors, table, write_results
+from rcg_lightning.evaluation.report import EVALUATION, REAL, RESAMPLED, Row, reference_rows, table, write_results
 
 
 def row(condition, seed, fd, **more):
@@ -31,17 +31,17 @@ def test_results_are_written_as_rows_table_and_image(tmp_path, samples):
     assert Image.open(tmp_path / "out" / "grid.png").width > 18 * 40
 
 
-def test_seeds_share_a_line_and_floors_come_last():
+def test_seeds_share_a_line_and_reference_values_come_last():
     text = table([row(REAL, 0, 0.1), row("none", 0, 1.0), row("none", 1, 2.0)])
-    *_, none, floor = text.splitlines()
+    *_, none, real = text.splitlines()
     assert none == "| none | 100 | 2 | 1.500 ± 0.707 | – | 5.00 ± 0.00 | 0.50 ± 0.00 / 0.25 ± 0.00 | – | 2.0 ± 0.0 |"
-    assert floor.startswith("| *reference value: real* | 100 | 1 | 0.100 |")
+    assert real.startswith("| *reference value: real* | 100 | 1 | 0.100 |")
 
 
-def test_floors_are_rows_too(data, extractor):
-    rows = floors(data, reference_of(data, extractor, None), extractor, n=300)
-    assert {floor.condition for floor in rows} == {REAL}
-    assert [(floor.part, floor.n) for floor in rows] == [(DRAWN_ANEW, 300), (EVALUATION, 200)]
+def test_reference_values_are_rows_too(data, extractor):
+    rows = reference_rows(data, reference_of(data, extractor, None), extractor, n=300)
+    assert {real.condition for real in rows} == {REAL}
+    assert [(real.part, real.n) for real in rows] == [(RESAMPLED, 300), (EVALUATION, 200)]
     assert rows[0].metrics["copy_rate"] == 1.0
     assert rows[1].metrics["copy_rate"] < 0.05
     assert rows[1].plain()["part"] == EVALUATION

@@ -59,7 +59,7 @@ def test_mixed_formats_are_warned_of(samples, tmp_path, caplog):
 def test_what_cannot_be_scored_is_named(samples, tmp_path):
     (tmp_path / "empty").mkdir()
     write_folder(tmp_path / "broken", samples[:3])
-    (tmp_path / "broken" / "000001.png").write_bytes(b"not a image")
+    (tmp_path / "broken" / "000001.png").write_bytes(b"not an image")
     write_folder(tmp_path / "sizes", samples[:2])
     Image.new("L", (9, 9)).save(tmp_path / "sizes" / "9.png")
     np.savez(tmp_path / "floats.npz", arr_0=np.zeros((2, 8, 8, 3)))

@@ -27,7 +27,7 @@ def rcg(capsys):
 
 @pytest.fixture
 def raised(rcg):
-    """Run a command that cannot work and return the one line it says."""
+    """Run a command that cannot work and return the one line that it prints."""
 
     def run(*argv):
         code, _, error = rcg(*argv)
@@ -70,9 +70,9 @@ def toy(finished, tmp_path_factory):
 
 
 def _awake(source, target):
-    checkpoint, probability = torch.load(source, weights_only=True), torch.Generator().manual_seed(0)
+    checkpoint, generator = torch.load(source, weights_only=True), torch.Generator().manual_seed(0)
     for tensor in checkpoint["state_dict"].values():
         if tensor.is_floating_point():
-            tensor += 0.2 * torch.randn(tensor.shape, generator=probability)
+            tensor += 0.2 * torch.randn(tensor.shape, generator=generator)
     target.parent.mkdir(exist_ok=True)
     torch.save(checkpoint, target)

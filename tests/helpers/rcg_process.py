@@ -47,7 +47,7 @@ def _run(argv, folder, environment):
     os.environ.update({name: str(value) for name, value in environment.items()})
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    output = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     import torch

@@ -52,14 +52,14 @@ def scored(real, made):
 def test_generated_representations_have_a_floor_of_as_many_real_ones(rows, real):
     train, evaluation = rows
     few, many = (scored(real, part) for part in (evaluation[:50] + 1, evaluation + 1))
-    assert few["rep_fd_floor"] > many["rep_fd_floor"] > 0  # it falls with the number
+    assert few["rep_fd_of_real"] > many["rep_fd_of_real"] > 0  # it falls with the number
     assert many["rep_fd"] == pytest.approx(distance(evaluation + 1, train), rel=1e-9)
     assert many["rep_fd"] == pytest.approx(8, rel=0.1)
     assert many["rep_fd_eval"] == pytest.approx(8, rel=0.1)
-    assert many["rep_fd_floor_eval"] == few["rep_fd_floor_eval"]
-    assert many["rep_fd_floor_eval"] == pytest.approx(distance(train, evaluation), rel=1e-9)
+    assert many["rep_fd_of_real_eval"] == few["rep_fd_of_real_eval"]
+    assert many["rep_fd_of_real_eval"] == pytest.approx(distance(train, evaluation), rel=1e-9)
     perfect = scored(real, evaluation)
-    assert perfect["rep_fd"] < 2 * perfect["rep_fd_floor"] < 0.05 * many["rep_fd"]
+    assert perfect["rep_fd"] < 2 * perfect["rep_fd_of_real"] < 0.05 * many["rep_fd"]
 
 
 def test_names_say_encoder_number_and_reference(rows, real):
@@ -67,9 +67,9 @@ def test_names_say_encoder_number_and_reference(rows, real):
     scorer.update(rows[1])
     assert scorer.full_names(scorer.compute(), 500).keys() == {
         "rep_fd/encoder_500_train",
-        "rep_fd_floor/encoder_500_train",
+        "rep_fd_of_real/encoder_500_train",
         "rep_fd/encoder_500_eval",
-        "rep_fd_floor/encoder_500_eval",
+        "rep_fd_of_real/encoder_500_eval",
     }
     scorer.reset()
     scorer.update(rows[1][:1])
@@ -83,7 +83,7 @@ def test_a_part_of_a_large_store_is_spread_over_it(rows, tmp_path):
     assert np.array_equal(found.index, np.arange(100) * 20)
     made = Moments(*moments(rows[1]), 500)
     expected = distance(rows[1], rows[0][::20])
-    assert representation_distances(made, found).keys() == {"rep_fd", "rep_fd_floor"}
+    assert representation_distances(made, found).keys() == {"rep_fd", "rep_fd_of_real"}
     assert representation_distances(made, found)["rep_fd"] == pytest.approx(expected, rel=1e-9)
     with pytest.raises(UserError, match="holds no representations"):
         RealRepresentations(store(tmp_path / "other", rows[0], "latent"))

@@ -15,6 +15,7 @@ import yaml
 from helpers import rcg_process
 from rcg_lightning.artifacts import locked
 from rcg_lightning.cli.main import main
+from rcg_lightning.cli.pipeline import STEP_COMMANDS
 from rcg_lightning.errors import UserError
 from rcg_lightning.pipeline.runner import Run
 from rcg_lightning.pipeline.spec import read_pipeline
@@ -32,7 +33,7 @@ def toy_run(finished):
             content["steps"][name]["run"] = run(content["steps"][name]["run"])
         path = tmp_path / "toy.yaml"
         path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return Run(read_pipeline(path), finished / "toy", [0])
+        return Run(read_pipeline(path, STEP_COMMANDS), finished / "toy", [0])
 
     return make
 
@@ -117,7 +118,8 @@ def test_killed_at_any_step_it_continues_to_the_same_bits(finished, tmp_path):
 
 def test_a_finished_pipeline_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
-    line = f"import sys; from rcg_lightning.cli.main import main; main({['pipeline', str(TOY), '--root', str(finished)]}); "
+    argv = ["pipeline", str(TOY), "--root", str(finished)]
+    line = f"import sys; from rcg_lightning.cli.main import main; main({argv}); "
     began = time.monotonic()
     output = subprocess.run(
         [sys.executable, "-c", line + "assert 'torch' not in sys.modules"], capture_output=True, text=True, check=True
@@ -148,7 +150,7 @@ def test_a_changed_config_counts_and_what_it_includes(tmp_path):
 
     def keys(width):
         fragment.write_text(f"width: {width}\n")
-        run = Run(read_pipeline(pipeline), tmp_path / "runs", [0])
+        run = Run(read_pipeline(pipeline, STEP_COMMANDS), tmp_path / "runs", [0])
         return [run.key(step, 0) for step in run.pipeline.steps.values()]
 
     first, remarked, changed = keys("3"), keys("3  # a remark"), keys("4")
@@ -221,7 +223,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 def test_arguments_are_filled_in_and_count(tmp_path, capsys):
     path = tmp_path / "own.yaml"
     path.write_text("arguments: {root: here}\nsteps: {a: {run: 'fit --config digits_encoder --data.seed {root}'}}\n")
-    usual, other = (Run(read_pipeline(path, given), tmp_path, [0]) for given in ({}, {"root": "a b"}))
+    usual, other = (Run(read_pipeline(path, STEP_COMMANDS, given), tmp_path, [0]) for given in ({}, {"root": "a b"}))
     step = other.pipeline.steps["a"]
     assert "a b" in other.words(step, 0)
     assert usual.key(usual.pipeline.steps["a"], 0) != other.key(step, 0)
@@ -236,7 +238,7 @@ def test_one_run_at_a_time(tmp_path, capsys):
 
 
 def test_seeds_repeat_all_but_shared_steps():
-    run = Run(read_pipeline(TOY), Path("runs"), [0, 1])
+    run = Run(read_pipeline(TOY, STEP_COMMANDS), Path("runs"), [0, 1])
     todo = [(step.name, seed) for step, seed in run.todo()]
     assert todo[0] == ("classifier", 0)
     assert len(todo) == 1 + 2 * 14
@@ -277,7 +279,7 @@ def test_mistakes_in_a_pipeline_file(tmp_path, content, message):
     path = tmp_path / "wrong.yaml"
     path.write_text(content)
     with pytest.raises(UserError) as caught:
-        read_pipeline(path)
+        read_pipeline(path, STEP_COMMANDS)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -132,7 +132,7 @@ def test_other_vectors_are_rejected(tmp_path):
         WordVectors(tmp_path / "other.txt").noted(noted)
     with pytest.raises(UserError, match="1 of the 2 tags, such as sea, have no vector in"):
         codec.noted(spec("sky", "sea"))
-    with pytest.raises(UserError, match="rcg words, give it as"):
+    with pytest.raises(UserError, match="rcg word-vectors, give it as"):
         WordVectors().noted(spec("sky"))
     with pytest.raises(UserError, match="the data have no tags: use TagDataModule"):
         codec.noted(DataSpec((1, 8, 8)))

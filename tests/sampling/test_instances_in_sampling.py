@@ -41,7 +41,7 @@ def samples(rcg, out, icgan, *argv):
     return np.load(out / "samples.npz")["arr_0"]
 
 
-def test_instances_are_drawn_by_seed_or_given(rcg, icgan, toy, tmp_path):
+def test_instances_are_chosen_by_seed_or_given(rcg, icgan, toy, tmp_path):
     bank = ["--instances", icgan / "bank"]
     many = samples(rcg, tmp_path / "many", icgan, *bank, "--number", 12)
     few = samples(rcg, tmp_path / "few", icgan, *bank, "--number", 3, "--first_seed", 4, "--batch_size", 2)
@@ -56,12 +56,12 @@ def test_instances_are_drawn_by_seed_or_given(rcg, icgan, toy, tmp_path):
     assert np.array_equal(np.load(tmp_path / "bundled" / "samples.npz")["arr_0"], many)
 
 
-def test_what_instances_do_not_fit_is_said(raised, icgan, toy, tmp_path):
+def test_what_instances_do_not_fit(raised, icgan, toy, tmp_path):
     start = ["sample", "--checkpoint", icgan / "gan" / "last.ckpt", "--out", tmp_path / "out"]
-    assert "--prior, or a store to draw from with --instances" in raised(*start)
+    assert "--prior, or a store of them with --instances" in raised(*start)
     assert "labels of their neighbours" in raised(*start, "--instances", toy / "store", "--accelerator", "cpu")
     assert "holds no representations" in raised(*start, "--instances", icgan / "near")
-    told = raised(*start, "--instances", icgan / "bank", "--prior", toy / "rdm" / "last.ckpt")
-    assert "--instances excludes --prior" in told
+    line = raised(*start, "--instances", icgan / "bank", "--prior", toy / "rdm" / "last.ckpt")
+    assert "--instances excludes --prior" in line
     other = ["sample", "--checkpoint", toy / "none" / "last.ckpt", "--out", tmp_path / "out"]
     assert "of no use" in raised(*other, "--instances", icgan / "bank")

@@ -22,8 +22,9 @@ from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.codecs import Representations
 from rcg_lightning.pretrained.network_folder import save_network
-from rcg_lightning.sampling import sweep_settings
-from rcg_lightning.sampling.sweep_settings import knobs, settings_of, variant
+from rcg_lightning.sampling.loading import Loaded
+from rcg_lightning.sampling.sweep_sampling import SampleRequest, SweepSampling
+from rcg_lightning.sampling.sweep_settings import plain_settings, settings_of, variant
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import DataSpec
 
@@ -37,7 +38,7 @@ SPEC = DataSpec(
 
 @pytest.fixture
 def made(make_stage, awake, save, tmp_path):
-    """Checkpoints of a generator with two EMA weights, of its prior, and of one without a condition; what to score by."""
+    """Checkpoints of a generator with two EMA weights, of its prior, of one without a condition; and a classifier."""
     kinds = {
         "generator": make_stage(RepresentationCondition(), ema=EMA({"short": 0.5, "long": 0.9})),
         "rdm": make_stage(codec=Representations(), conditioner=Conditioner(drop=0.0)),
@@ -54,7 +55,7 @@ def made(make_stage, awake, save, tmp_path):
 
 @pytest.fixture
 def words(made):
-    """The words of a small sweep, without sweep_settings."""
+    """The words of a small sweep, without its settings."""
     classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", made / "classifier"]
     data = ["--data.source", "Digits", "--data.source.limit", 128, "--accelerator", "cpu", "--number", 40]
     both = ["--checkpoint", made / "generator.ckpt", "--prior", made / "rdm.ckpt"]
@@ -81,18 +82,18 @@ def extractor_at(made):
 
 def without(words, *options):
     """Leave options out of a command, with their values."""
-    kept = list(words)
+    rest = list(words)
     for option in options:
-        place = kept.index(option)
-        del kept[place : place + 2]
-    return kept
+        i = rest.index(option)
+        del rest[i : i + 2]
+    return rest
 
 
 def total(calls, makes):
     return sum(count for kind, count in calls if kind == makes)
 
 
-def test_a_sweep_draws_representations_once_and_continues(rcg, made, words, counted):
+def test_a_sweep_samples_representations_once_and_continues(rcg, made, words, counted):
     code, output, error = rcg(*words, "--guidance", "1,2.5", "--batch_size", 16)
     assert code == 0, error
     assert (total(counted, "representation"), total(counted, "image")) == (40, 80)
@@ -162,8 +163,8 @@ def test_all_metrics_against_statistics_are_named_as_evaluate_names_them(rcg, ma
     assert {"kd", "density", "coverage", "precision"} <= sweep["rows"][0]["metrics"][0].keys()
     assert sweep["names"]["fd"] == "fd/classifier_40_statistics"
     assert sweep["protocol"]["reference"]["file"] == "batch.npz"
-    (kept,) = (made / "cache").iterdir()  # what the images in the file are is found once
-    assert kept.name.startswith("statistics-classifier-")
+    (stored,) = (made / "cache").iterdir()  # the features of the images in the file are made once
+    assert stored.name.startswith("statistics-classifier-")
     common = [word for word in words[1:] if word != "--checkpoint"]
     checkpoint = common.pop(0)
     out = ["--out", made / "metrics.json"]
@@ -180,14 +181,14 @@ def test_two_processes_sweep_as_one_does(rcg, made, words):
     alone = json.loads((made / "sweep" / "sweep.json").read_text())
     accelerator = words.index("--accelerator")
     pair = [*words[:accelerator], *words[accelerator + 2 : -1], made / "pair", *settings]
-    assert rcg_process.pair(pair, made) == [0, 0], (made / "said.txt").read_text()
+    assert rcg_process.pair(pair, made) == [0, 0], (made / "output.txt").read_text()
     together = json.loads((made / "pair" / "sweep.json").read_text())
     assert [row["setting"] for row in together["rows"]] == [row["setting"] for row in alone["rows"]]
     assert len(alone["rows"]) == 4
     for one, two in zip(alone["rows"], together["rows"]):
         for mine, theirs in zip(one["metrics"], two["metrics"]):
             assert mine == pytest.approx(theirs, rel=1e-6)
-    assert (made / "said.txt").read_text().count("best by fd") == 1
+    assert (made / "output.txt").read_text().count("best by fd") == 1
     assert (made / "pair" / "interval.png").is_file()
 
 
@@ -235,8 +236,8 @@ def test_a_variant_keeps_everything_else():
     sampler = DDIM(7, spacing=LinspaceSpacing(), clip=1.0)
     changed = variant(sampler, {"steps": 3, "temperature": 0.5})
     assert (changed.steps, changed.eta, changed.clip, changed.temperature) == (3, 0.0, 1.0, 0.5)
-    assert isinstance(changed.grid, LinspaceSpacing)
-    assert knobs(sampler) == {"steps": 7, "eta": 0.0, "clip": 1.0, "temperature": 1.0}
+    assert isinstance(changed.spacing, LinspaceSpacing)
+    assert plain_settings(sampler) == {"steps": 7, "eta": 0.0, "clip": 1.0, "temperature": 1.0}
     with pytest.raises(UserError, match="Ancestral has no eta"):
         variant(Ancestral(), {"eta": 1.0})
 
@@ -252,12 +253,9 @@ def test_settings_are_crossed_or_varied_by_themselves():
 
 
 def test_a_class_conditional_prior_is_asked_for_every_class(made, tmp_path):
-    loaded = sweep_settings.Loaded(Generator.load(made / "generator.ckpt"), Generator.load(made / "rdm_class.ckpt"))
-    asked = sweep_settings.Asked(20, 0, 1, 20, "32-true")
-    prior = made / "rdm_class.ckpt"
-    one, other = (
-        sweep_settings.Sampling(loaded, asked, tmp_path / "out", prior, balanced=flag) for flag in (True, False)
-    )
+    loaded = Loaded(Generator.load(made / "generator.ckpt"), Generator.load(made / "rdm_class.ckpt"))
+    asked = SampleRequest(20, 0, 1, 20, "32-true")
+    one, other = (SweepSampling(loaded, asked, tmp_path / "out", balanced=flag) for flag in (True, False))
     drawn = [sampling.seeds({}, 0).rows.carried["representation"] for sampling in (one, other)]
     assert not torch.equal(*drawn)
     expected = loaded.prior.sample({"seed": torch.arange(20), "label": torch.arange(20) % 10})

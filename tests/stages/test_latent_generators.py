@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.autoencoders import save_kl, save_vq
-from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.callbacks.sample_grid import SampleGrid
 from rcg_lightning.conditions.none import NoCondition
 from rcg_lightning.core.masking import ParallelDecoding
@@ -49,7 +49,7 @@ def made(tmp_path, make_stage, trainer):
             identity = {**data.store_identity(split), **work.identities}
             size = len(data.images(split))
             writer = StoreWriter(path, size, data.view_count(split), 50, identity)
-            fit = trainer(tmp_path, 1, callbacks=[PredictionWriter(writer)])
+            fit = trainer(tmp_path, 1)
             data.extract(split, writer.pending())
             return predict_store(fit, work, data, writer, work.columns(data.spec.image))
 

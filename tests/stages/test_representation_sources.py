@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.datasets import Digits
@@ -54,7 +54,7 @@ def stores(tmp_path, trainer, encoder):
         identity = {**data.store_identity(split), **work.identities}
         writer = StoreWriter(tmp_path / split, len(data.images(split)), data.view_count(split), 50, identity)
         data.extract(split, writer.pending())
-        run = trainer(tmp_path, 1, callbacks=[PredictionWriter(writer)])
+        run = trainer(tmp_path, 1)
         return predict_store(run, work, data, writer, work.columns(data.spec.image)).path
 
     return {"stores": [extract("train")], "eval_stores": [extract("eval")]}

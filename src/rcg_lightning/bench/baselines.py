@@ -1,7 +1,8 @@
 """The baseline: our own modules with their fast paths switched off, as the official code computes.
 
 Attention is explicit, the encoder's last block computes all its tokens, what depends on timesteps alone is computed
-for every row, optimizer, EMA weights and gradient norm go from parameter to parameter. Weights and results are the same.
+for every example; optimizer, EMA weights and gradient norm go from parameter to parameter. Weights and results are the
+same.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from rcg_lightning.types import Backbone
 
 @contextmanager
 def baseline_networks(*roots: nn.Module) -> Iterator[None]:
-    """Inside it, the networks among the modules of ``roots`` compute as_baseline, and so does all attention."""
+    """Inside it, the networks among the modules of ``roots`` compute as the baseline, and so does all attention."""
     modules = {module for root in roots for module in root.modules()}
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -48,18 +49,18 @@ def half_precision_attention() -> Iterator[None]:
 def as_baseline(work: Callable[[], object], *roots: nn.Module) -> Callable[[], None]:
     """Return ``work`` as ``baseline_networks(*roots)`` has it."""
 
-    def plain() -> None:
+    def baseline() -> None:
         with baseline_networks(*roots):
             work()
 
-    return plain
+    return baseline
 
 
 @contextmanager
 def baseline_optimizer(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Inside it, the optimizer goes from parameter to parameter, by one operation after the other.
 
-    Step counts are on the host meanwhile, where an optimizer that is not fused keeps them.
+    Step counts are on the host meanwhile, where an optimizer that is not fused has them.
     """
     before = [{name: group[name] for name in ("fused", "foreach")} for group in optimizer.param_groups]
     counted = [state for state in optimizer.state.values() if "step" in state and state["step"].device.type != "cpu"]

@@ -56,7 +56,7 @@ def through_files(images: Tensor, folder: Path, network: nn.Module) -> None:
 
 
 def featurise(folder: Path, network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and covariance of the features of a folder of images; all are kept, as in torch-fidelity."""
+    """Return mean and covariance of the features of a folder of images; all are stored, as in torch-fidelity."""
     made = []
     for batch in open_samples(folder):
         made += [network(part)[0] for part in batch.split(BATCH)]
@@ -84,9 +84,9 @@ def cost(work: Callable[[], object], times: int) -> float:
 
 
 def measure(count: int, size: int, times: int) -> dict[str, float]:
-    """Return CPU seconds of ``count`` images of ``size`` x ``size``; neither way includes the Fréchet distance."""
-    probability = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, size // 8, size // 8, generator=probability)
+    """Return CPU seconds of ``count`` images of ``size`` x ``size``; neither variant includes the Fréchet distance."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator)
     images = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
@@ -104,7 +104,7 @@ def measure(count: int, size: int, times: int) -> dict[str, float]:
             "reference, featurised again": cost(lambda: featurise(folder / "real", network), times),
             "reference, stored moments": cost(lambda: Moments.load(folder / "moments.npz"), times),
         }
-    rows = torch.randn(2, 3 * DIM, DIM, generator=probability, dtype=torch.float64)
+    rows = torch.randn(2, 3 * DIM, DIM, generator=generator, dtype=torch.float64)
     sets = [moments(rows[0]), moments(1.1 * rows[1])]
     return found | {"Fréchet distance, 2048 dimensions": cost(lambda: frechet_distance(*sets[0], *sets[1]), times)}
 

@@ -1,5 +1,6 @@
 """Workloads of stages 3 and 4: training MAGE and DiT from stored tokens or latents, and sampling from them."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,7 +12,6 @@ from rcg_lightning.bench.baselines import switched
 from rcg_lightning.bench.frozen import DIM, FrozenNetworks, RandomKL, RandomTokenizer
 from rcg_lightning.bench.training import TrainingStep, sampling_variants, training_variants
 from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, in_training_precision, shipped_stage
-from rcg_lightning.cli.parsing import echo
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.samplers import Ancestral, Sampler
@@ -20,6 +20,8 @@ from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, DataSpec
+
+log = logging.getLogger(__name__)
 
 TOKENS, CODES = 256, 1024
 LATENT = (8, 32, 32)  # mean and deviation of four channels, as stores hold them
@@ -53,7 +55,7 @@ class MAGETraining(Workload):
         self.name = f"MAGE-B training step, batch {batch}" + (without if dropout else ", without dropout")
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
+    def official(self) -> dict[str, OfficialCost]:
         frozen = "tokenises and encodes the images"
         if not self.dropout:
             return {}
@@ -68,7 +70,7 @@ class MAGETraining(Workload):
         stage = shipped_stage("imagenet256_mage_b_rep", SPEC, transformer=network)
         step = TrainingStep(stage, stored(self.batch), device)
         if not self.dropout:
-            return Variants(step, self.batch, step.plain)
+            return Variants(step, self.batch, step.baseline)
         frozen = FrozenNetworks(self.batch, device, RandomTokenizer())
         variants = training_variants(step, self.batch, frozen, frozen.networks)
         assert variants.recomputing is not None
@@ -89,7 +91,7 @@ def with_attention_dropout(stage: Stage, dropout: float, work: Callable[[], obje
 
 
 class TokenDecoding(Workload):
-    """MaskGIT's decoder: the part of MAGE's sampling that comes once for a image."""
+    """MaskGIT's decoder: the part of MAGE's sampling that comes once for an image."""
 
     name = "VQGAN, tokens to images"
 
@@ -108,7 +110,7 @@ class TokenDecoding(Workload):
 
 
 class Sampling(Workload):
-    """Base: sampling z, of which some of the steps are timed, all alike."""
+    """Base of sampling z, of which some of the steps are timed, all alike."""
 
     config: str
     steps: int
@@ -152,7 +154,7 @@ class MAGESampling(Sampling):
         self.name = f"MAGE-B sampling, {self.steps} steps{', guided' if guided else ''}, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
+    def official(self) -> dict[str, OfficialCost]:
         seconds = 2.06 if self.guidance.scale != 1 else 1.10
         return {"same work": OfficialCost(self.steps * seconds, 1.1)}
 
@@ -169,7 +171,7 @@ class DiTTraining(Workload):
         self.name = f"DiT-{size[:-1].upper()}/{size[-1]} training step, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
+    def official(self) -> dict[str, OfficialCost]:
         if self.size != "b2":
             return {}
         also = "makes latents and representations of the images"
@@ -179,7 +181,7 @@ class DiTTraining(Workload):
         stage = shipped_stage("imagenet256_dit_rep", SPEC, denoiser=dit(self.size))
         step = TrainingStep(stage, stored(self.batch), device)
         if not RandomKL.available():
-            echo(f"{self.name}: without diffusers there is no KL autoencoder to compute latents with in every step")
+            log.warning("%s: without diffusers there is no KL autoencoder to compute latents in every step", self.name)
             return training_variants(step, self.batch, None, list)
         frozen = FrozenNetworks(self.batch, device, RandomKL())
         return training_variants(step, self.batch, frozen, frozen.networks)

@@ -30,7 +30,7 @@ class Cost:
         syncs: host synchronisations in one run, not for each item.
         peak: most bytes in use during the runs, weights included: of the device, or of the process on a CPU; None where
             the system does not tell.
-        saved: bytes that the forward pass keeps for the backward pass, without weights, but with autocast's copies of
+        saved: bytes that the forward pass stores for the backward pass, without weights, but with autocast's copies of
             them on GPUs; 0 without a backward pass.
     """
 
@@ -88,16 +88,16 @@ class _Count:
 
 
 def _counted(work: Callable[[], object], device: torch.device) -> _Count:
-    kept, started = SavedBytes(), time.perf_counter()
+    saved, started = SavedBytes(), time.perf_counter()
     reset_peak(device)
-    with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, kept.hooks():
+    with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, saved.hooks():
         work()
     wait(device)
     if time.perf_counter() - started < LONG:  # by now all is there that stays, such as an optimizer's EMA weights
         reset_peak(device)
         work()
         wait(device)
-    return _Count(counter.get_total_flops(), syncs.found.total(), kept.bytes, peak(device))
+    return _Count(counter.get_total_flops(), syncs.found.total(), saved.bytes, peak(device))
 
 
 def _clocked(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
@@ -110,7 +110,7 @@ def _clocked(work: Callable[[], object], device: torch.device) -> tuple[float, f
 
 
 class SavedBytes:
-    """SumMetric the storages that autograd keeps for the backward pass, each once, and no weights."""
+    """Sums the storages that autograd stores for the backward pass, each once, and no weights."""
 
     def __init__(self) -> None:
         self.bytes = 0

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from rcg_lightning.bench.workload import Variants, Workload
-from rcg_lightning.data.neighbours import Products
+from rcg_lightning.data.neighbours import ExactIndex
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours
@@ -29,13 +29,13 @@ class NeighbourSearch(Workload):
 
     def __init__(self, memory: int, faiss: bool = False, size: int = 128_000, queries: int = 8192) -> None:
         self.memory, self.faiss, self.size, self.queries = memory, faiss, size, min(queries, size)
-        means = "faiss" if faiss else "products"
+        means = "faiss" if faiss else "matmul"
         self.name = f"{self.K} neighbours among {size} by {means}, {memory / 1e6:g} MB"
 
     def prepare(self, device: torch.device) -> Variants:
         folder = tempfile.TemporaryDirectory()
         store = self.made(Path(folder.name) / "store")
-        index, where = (FaissIndex, torch.device("cpu")) if self.faiss else (Products, device)
+        index, where = (FaissIndex, torch.device("cpu")) if self.faiss else (ExactIndex, device)
 
         def work() -> None:
             _ = folder  # is removed together with this function

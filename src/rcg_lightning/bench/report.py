@@ -1,14 +1,18 @@
 """Measured costs as tables and as plain data, next to the baseline's, the official code's and those of another run."""
 
+import json
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rcg_lightning.bench.measure import Cost
 from rcg_lightning.bench.workload import OFFICIAL_RATE, OfficialCost, Workload
+from rcg_lightning.errors import UserError
+from rcg_lightning.types import require
 
 LIBRARIES = ("torch", "torchvision", "lightning", "timm")
 
@@ -18,8 +22,8 @@ class Row:
     """A workload, what it cost, and the machine's matrix rate right before and after (operations a second).
 
     Attributes:
-        rate: of torch's own products, which scales the official code's times.
-        ways: costs of its other ways, by their names in ``Variants``; empty where they were not measured.
+        rate: of torch's own matmuls, which scales the official code's times.
+        variants: costs of its other variants, by their names in ``Variants``; empty where they were not measured.
         best: of the faster library, where there is one; 0 for ``rate``.
     """
 
@@ -49,16 +53,16 @@ class Row:
         if self.gpu:
             return {}
         scale = OFFICIAL_RATE / self.rate
-        return {name: scale * base.seconds / self.seconds for name, base in self.workload.baselines.items()}
+        return {name: scale * base.seconds / self.seconds for name, base in self.workload.official.items()}
 
-    def times_as_fast(self, way: str) -> float | None:
-        """How many times as fast as another way of this run."""
-        return self.of(self.variants[way]) / self.seconds if way in self.variants else None
+    def times_as_fast(self, variant: str) -> float | None:
+        """How many times as fast as another variant of this run."""
+        return self.of(self.variants[variant]) / self.seconds if variant in self.variants else None
 
     @property
     def fewer_bytes(self) -> float | None:
-        """How many times the bytes are that the baseline keeps for the backward pass, by the official mathematics."""
-        other = self.variants.get("recomputing", self.variants.get("plain"))
+        """How many times the bytes that the baseline stores for the backward pass are, by the official mathematics."""
+        other = self.variants.get("recomputing", self.variants.get("baseline"))
         return other.saved / self.cost.saved if other and self.cost.saved else None
 
     @property
@@ -69,15 +73,15 @@ class Row:
         saved = self.of(self.variants["recomputing"]) - self.seconds
         return self.of(self.variants["caching"]) / saved if saved > 0 else None
 
-    def goals(self, way: str) -> list[float]:
-        """How many times as fast as a way this project means to be."""
-        recomputing = way == "recomputing"
-        return [base.goal for base in self.workload.baselines.values() if bool(base.work) == recomputing]
+    def goals(self, variant: str) -> list[float]:
+        """How many times as fast as a variant this project means to be."""
+        recomputing = variant == "recomputing"
+        return [base.goal for base in self.workload.official.values() if bool(base.work) == recomputing]
 
     def plain(self) -> dict[str, Any]:
         """Return plain data."""
         against = {
-            name: _against_official(self.workload.baselines[name], ratio) for name, ratio in self.ratios().items()
+            name: _against_official(self.workload.official[name], ratio) for name, ratio in self.ratios().items()
         }
         speed = {"items_per_second": 1 / self.seconds, "matrix_rate": self.rate, "share_of_matrix_rate": self.share}
         speed["best_matrix_rate"] = self.best or self.rate
@@ -90,9 +94,9 @@ class Row:
         }
 
     def _baseline_variants(self) -> dict[str, Any]:
-        ratios = {name: self.times_as_fast(name) for name in ("plain", "recomputing") if name in self.variants}
+        ratios = {name: self.times_as_fast(name) for name in ("baseline", "recomputing") if name in self.variants}
         found = {
-            "ways": {name: cost.plain() for name, cost in self.variants.items()},
+            "variants": {name: cost.plain() for name, cost in self.variants.items()},
             "times_as_fast": {name: {"times": ratio, "goals": self.goals(name)} for name, ratio in ratios.items()},
             "fewer_bytes": self.fewer_bytes,
             "epochs_until_the_cache_pays": self.epochs,
@@ -105,11 +109,21 @@ def _against_official(base: OfficialCost, ratio: float) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Say in plain data where and with what the metrics were made."""
+    """Return, as plain data, the device and the libraries that were timed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     libraries = {library: version(library) for library in LIBRARIES}
     threads = torch.get_num_threads()
     return {"device": name, "threads": threads, "python": platform.python_version(), **libraries}
+
+
+def read_bench(path: Path) -> dict[str, Any]:
+    """Return what an earlier run wrote, or raise UserError."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as the result of a bench: {error}") from error
+    require({"machine", "workloads"} <= content.keys(), f"{path} is no result of `rcg bench --out`")
+    return content
 
 
 def table(rows: list[Row], other: dict[str, Any] | None = None) -> str:
@@ -135,17 +149,17 @@ def table(rows: list[Row], other: dict[str, Any] | None = None) -> str:
 
 def comparison(rows: list[Row]) -> str:
     """Return a table in Markdown of how many times as fast each workload is as the baseline and the official code."""
-    head = ["workload", "than as_baseline", "than as_baseline without a store", "store, s an item", "pays after"]
-    lines = [[*head, "bytes saved, as_baseline over here", "than the official code, scaled"]]
+    head = ["workload", "than the baseline", "than the baseline without a store", "store, s an item", "pays after"]
+    lines = [[*head, "bytes saved, baseline over here", "than the official code, scaled"]]
     for row in rows:
         epochs, caching = row.epochs, row.variants.get("caching")
         cells = [
             row.workload.name,
-            judged(row.times_as_fast("plain"), row.goals("plain")),
-            judged(row.times_as_fast("recomputing"), row.goals("recomputing")),
+            compared(row.times_as_fast("baseline"), row.goals("baseline")),
+            compared(row.times_as_fast("recomputing"), row.goals("recomputing")),
             f"{row.of(caching):.3g}" if caching else "",
             f"{epochs:.2f} epochs" if epochs is not None else "",
-            judged(row.fewer_bytes, [row.workload.memory_goal] if row.workload.memory_goal else []),
+            compared(row.fewer_bytes, [row.workload.memory_goal] if row.workload.memory_goal else []),
             "; ".join(f"{ratio:.2f}x {name}" for name, ratio in row.ratios().items()),
         ]
         if any(cells[1:]):
@@ -153,12 +167,12 @@ def comparison(rows: list[Row]) -> str:
     return markdown(lines)
 
 
-def judged(ratio: float | None, goals: list[float]) -> str:
-    """Say a ratio, and whether it is what was meant to be."""
+def compared(ratio: float | None, goals: list[float]) -> str:
+    """Return a ratio in words, and whether it reaches its goals."""
     if ratio is None:
         return ""
-    output = [f"goal {goal:g} {'met' if ratio >= goal else 'not met'}" for goal in goals]
-    return f"{ratio:.2f}x" + (f" ({', '.join(output)})" if output else "")
+    met = [f"goal {goal:g} {'met' if ratio >= goal else 'not met'}" for goal in goals]
+    return f"{ratio:.2f}x" + (f" ({', '.join(met)})" if met else "")
 
 
 def markdown(lines: list[list[str]]) -> str:
@@ -167,7 +181,7 @@ def markdown(lines: list[list[str]]) -> str:
 
 
 def against(row: Row, other: dict[str, Any]) -> str:
-    """Say how many times as fast a row is as in another run's file, at equal matrix rate."""
+    """Return how many times as fast a row is as in another run's file, at equal matrix rate."""
     before = other["workloads"].get(row.workload.name)
     if before is None:
         return "not measured"
@@ -175,7 +189,7 @@ def against(row: Row, other: dict[str, Any]) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes in words."""
+    """Return bytes in words."""
     if count is None:
         return ""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"

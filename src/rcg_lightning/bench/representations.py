@@ -21,7 +21,7 @@ class Extraction(Workload):
         self.name = f"extract representations, ViT-B, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
+    def official(self) -> dict[str, OfficialCost]:
         return {"same work": OfficialCost(0.488, 1.12)}
 
     def prepare(self, device: torch.device) -> Variants:
@@ -46,7 +46,7 @@ class RDMTraining(Workload):
         self.name = f"RDM training step, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
+    def official(self) -> dict[str, OfficialCost]:
         if self.batch == 16:
             return {"with the encoder in every step": OfficialCost(7.45 / 16, 25, "encodes the images")}
         if self.batch == 128:
@@ -73,7 +73,7 @@ class RDMSampling(Workload):
         self.name = f"RDM sampling, {self.STEPS} steps, batch {batch}"
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
+    def official(self) -> dict[str, OfficialCost]:
         return {"same work, the official batch of 16": OfficialCost(1 / 0.98, 2.4 if self.batch > 64 else 1.1)}
 
     def prepare(self, device: torch.device) -> Variants:

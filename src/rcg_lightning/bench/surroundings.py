@@ -31,25 +31,25 @@ class Input(Workload):
         self.folder = folder
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
+    def official(self) -> dict[str, OfficialCost]:
         return {"same work": OfficialCost(0.0059, 2)}
 
     def prepare(self, device: torch.device) -> Variants:
         files = jpeg_files(self.folder)
         transform = RandomCrop(256)
-        probability = uniform(transform.draws, np.arange(len(files)))  # where the crops lie: the same in every run
+        random = uniform(transform.draws, np.arange(len(files)))  # where the crops lie: the same in every run
         steps = [Resize(256, InterpolationMode.BICUBIC), PillowCrop(256), RandomHorizontalFlip(), ToTensor()]
         official = Compose(steps)
 
         def work() -> None:
             for i, content in enumerate(files):
-                transform(decode(content, 3), probability[i], mirror=i % 2 == 0).contiguous()
+                transform(decode(content, 3), random[i], mirror=i % 2 == 0).contiguous()
 
-        def plain() -> None:
+        def baseline() -> None:
             for content in files:
                 official(Image.open(io.BytesIO(content)).convert("RGB"))
 
-        return Variants(work, len(files), plain)
+        return Variants(work, len(files), baseline)
 
 
 class Decoding(Workload):

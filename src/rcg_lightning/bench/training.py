@@ -1,4 +1,4 @@
-"""Whole training steps, from a store or with the frozen networks that made it, the fast way and the plain one."""
+"""Whole training steps, from a store or with the frozen networks that made it, fast and as the baseline."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,8 +36,8 @@ class TrainingStep:
         self.optimizer.step()
         self._finish()
 
-    def plain(self, made: Made | None = None) -> None:
-        """Take the step the baseline, on columns that were just made where there are any."""
+    def baseline(self, made: Made | None = None) -> None:
+        """Take the step as the baseline does, on columns that were just made where there are any."""
         with baseline_networks(self.stage), baseline_optimizer(self.optimizer):
             self.losses(made)["loss"].backward()
             clip_one_by_one(self.parameters, self.stage.optimizer.clip)
@@ -61,24 +61,24 @@ def training_variants(
     """Return a step from a store, and with the frozen networks in it.
 
     Args:
-        items: rows of the batch.
+        items: examples of the batch.
         frozen: makes the columns of the batch that a store holds; None where that cannot be done here.
         networks: those among the frozen networks that have a baseline.
     """
     if frozen is None:
-        return Variants(step, items, step.plain)
+        return Variants(step, items, step.baseline)
     make = torch.no_grad()(frozen)
 
     def recompute() -> None:
         with baseline_networks(*networks()):
             made = make()
-        step.plain(made)
+        step.baseline(made)
 
-    return Variants(step, items, step.plain, recomputing=recompute, caching=make)
+    return Variants(step, items, step.baseline, recomputing=recompute, caching=make)
 
 
 def sampling_variants(work: Callable[[], object], items: float, network: nn.Module) -> Variants:
-    """Return sampling from ``network``, both ways."""
+    """Return sampling from ``network``, fast and as the baseline."""
     return Variants(work, items, as_baseline(work, network))
 
 

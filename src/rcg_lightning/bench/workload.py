@@ -1,4 +1,4 @@
-"""One thing that is timed, and the metrics that it is held against."""
+"""A piece of work that is timed, its variants, and the official cost that it is compared with."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from rcg_lightning.callbacks.onednn import onednn_matmul
-from rcg_lightning.cli.parsing import find_config, read_config
+from rcg_lightning.config_files import find_config, read_config
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.types import DataSpec
 
@@ -24,7 +24,7 @@ class OfficialCost:
     Attributes:
         seconds: CPU seconds an item.
         goal: how many times as fast this project means to be.
-        work: what the official metric holds that ours does not; empty for the same work.
+        work: what the official seconds hold in addition; empty for the same work.
     """
 
     seconds: float
@@ -34,33 +34,33 @@ class OfficialCost:
 
 @dataclass(frozen=True)
 class Variants:
-    """The ways to do the same work, each a function that deals with a number of items.
+    """The same work in several variants, each a function that deals with a number of items.
 
     Attributes:
         fast: as the stages do it.
-        items: of one call of every function here but ``plain``.
-        plain: the baseline; None where there is no other.
-        baseline_items: of one call of ``plain``, where it differs.
+        items: of one call of every function here but ``baseline``.
+        baseline: as the official code does it; None where it does nothing else.
+        baseline_items: of one call of ``baseline``, where it differs.
         recomputing: the baseline, with the frozen networks in every step whose results a store holds.
-        caching: what a store saves: these frozen networks, the fast way.
+        caching: what a store saves: these frozen networks, as fast as here.
     """
 
     fast: Callable[[], object]
     items: float
-    plain: Callable[[], object] | None = None
+    baseline: Callable[[], object] | None = None
     baseline_items: float | None = None
     recomputing: Callable[[], object] | None = None
     caching: Callable[[], object] | None = None
 
-    def several(self, plain: bool) -> dict[str, tuple[Callable[[], object], float]]:
-        """Return what is to be timed and its items, by name; the fast way alone unless ``plain``."""
+    def several(self, baseline: bool) -> dict[str, tuple[Callable[[], object], float]]:
+        """Return what is to be timed and its items, by name; ``fast`` alone unless ``baseline``."""
         found: dict[str, tuple[Callable[[], object], float]] = {"fast": (as_in_a_run(self.fast), self.items)}
-        if plain:
+        if baseline:
             caching = as_in_a_run(self.caching) if self.caching is not None else None
-            others = {"plain": self.plain, "recomputing": self.recomputing, "caching": caching}
+            others = {"baseline": self.baseline, "recomputing": self.recomputing, "caching": caching}
             found |= {name: (work, self.items) for name, work in others.items() if work is not None}
-            if self.plain is not None and self.baseline_items is not None:
-                found["plain"] = (self.plain, self.baseline_items)
+            if self.baseline is not None and self.baseline_items is not None:
+                found["baseline"] = (self.baseline, self.baseline_items)
         return found
 
 
@@ -75,14 +75,14 @@ def as_in_a_run(work: Callable[[], object]) -> Callable[[], None]:
 
 
 class Workload(ABC):
-    """Subclasses say what is done; sizes are the real ones, weights and inputs random.
+    """Base of what is timed; sizes are the real ones, weights and inputs random.
 
     Attributes:
         name: of the workload, in the table and for ``--only``.
         unit: what an item is.
-        baselines: the official code's cost, by the name of what it is compared on.
-        memory_goal: how many times fewer bytes than the baseline this project means to keep for the backward pass.
-        heavy: needs more time or memory than a small machine has; done only where it is asked for or on a GPU.
+        official: the official code's costs, by the name of what is compared.
+        memory_goal: how many times fewer bytes than the baseline this project means to store for the backward pass.
+        heavy: needs more time or memory than a small machine has; timed only where it is asked for or on a GPU.
     """
 
     name: str
@@ -91,8 +91,8 @@ class Workload(ABC):
     heavy = False
 
     @property
-    def baselines(self) -> dict[str, OfficialCost]:
-        """Costs of the official code to hold this against."""
+    def official(self) -> dict[str, OfficialCost]:
+        """Costs of the official code to compare this with."""
         return {}
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Workload(ABC):
 
 
 def shipped_stage(config: str, spec: DataSpec, **changes: Any) -> Stage:
-    """Return the stage of a shipped experiment, built for ``data spec``.
+    """Return the stage of a shipped experiment, built for ``spec``.
 
     Args:
         changes: arguments of the stage to replace, as in a config.

@@ -43,9 +43,10 @@ def predict_store(
 ) -> Store:
     """Predict what is still missing of a store, on every process of ``trainer``, and complete it.
 
-    ``data`` gives batches of ``writer.pending(rank, world)``; ``trainer`` has a ``PredictionWriter`` for ``writer``;
-    ``ckpt_path`` names weights to load into ``module`` first.
+    ``data`` gives batches of ``writer.pending(rank, world)``; ``ckpt_path`` names weights to load into ``module``
+    first.
     """
+    trainer.callbacks.append(PredictionWriter(writer))  # type: ignore[attr-defined]
     if writer.pending(trainer.global_rank, trainer.world_size) or trainer.world_size > 1:
         trainer.predict(module, datamodule=data, return_predictions=False, ckpt_path=ckpt_path)
     trainer.strategy.barrier("every shard is written")

@@ -2,14 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from rcg_lightning.cli.parsing import call, echo
-from rcg_lightning.data.neighbours import assign, kmeans
-from rcg_lightning.data.store import Store
-from rcg_lightning.data.store_writer import StoreWriter
-from rcg_lightning.types import require
+from rcg_lightning.data.store import representation_store
+from rcg_lightning.data.stored_clusters import fitted_centres, stored_centres, write_clusters
 
 
 def cluster(
@@ -28,38 +23,17 @@ def cluster(
         out: store to write, to be given in data.stores next to the first.
         count: number of clusters.
         seed: of the first centres.
-        restarts: the best of so many runs is kept.
-        most: fit on at most so many representations, spread evenly over the store.
+        restarts: runs, of which the best counts.
+        most: fit on at most this many representations, spread evenly over the store.
         centres: an earlier output of this command, whose clusters are used (for evaluation images).
     """
-    source = Store.open(store)
-    require("representation" in source.columns, f"{store} holds no representations: give a store of `rcg extract`")
-    if centres is None:
-        rows = np.linspace(0, source.size - 1, min(source.size, most)).astype(np.int64)
-        fitted = kmeans(torch.from_numpy(source.read("representation", rows)).float(), count, seed, restarts).centroids
-        how = f"{source.identity.get('representation')}/k{len(fitted)}/seed{seed}/restarts{restarts}/most{most}"
-    else:
-        earlier = Store.open(centres)
-        require("cluster" in earlier.columns, f"{centres} holds no clusters: give an output of `rcg cluster`")
-        how, encoder = str(earlier.identity["cluster"]), str(source.identity.get("representation"))
-        require(
-            how.startswith(f"{encoder}/"), f"{centres} has clusters of another encoder's representations than {store}"
-        )
-        fitted = torch.tensor(earlier.columns["cluster"]["centres"])
-    fixed = {name: source.identity[name] for name in ("dataset", "split", "transform")}
-    writer = StoreWriter(out, source.size, source.views, source.shard_rows, {**fixed, "cluster": how})
-    sizes = np.zeros(len(fitted), np.int64)
-    for shard in writer.shards:
-        rows = np.arange(shard.start, shard.stop)
-        views = [torch.from_numpy(source.read("representation", rows, view)) for view in range(source.views)]
-        labels = np.stack([assign(part, fitted)[1].numpy() for part in views], axis=1)
-        sizes += np.bincount(labels.ravel(), minlength=len(fitted))
-        writer.write(shard, {"cluster": labels})
-    meta = {"count": len(fitted), "sizes": sizes.tolist(), "centres": fitted.tolist()}
-    writer.finish({"cluster": meta})
-    what = "images" if source.views == 1 else "views of images"
-    spread = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-    echo(f"{out}: {len(fitted)} cluster{'' if len(fitted) == 1 else 's, each'} of {spread} {what}")
+    source = representation_store(store)
+    fitted = fitted_centres(source, count, seed, restarts, most) if centres is None else stored_centres(centres, source)
+    made = write_clusters(source, out, *fitted)
+    sizes = made.columns["cluster"]["sizes"]
+    images = "images" if source.views == 1 else "views of images"
+    spread = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    echo(f"{out}: {len(sizes)} cluster{'' if len(sizes) == 1 else 's, each'} of {spread} {images}")
 
 
 def main(name: str, argv: list[str]) -> None:

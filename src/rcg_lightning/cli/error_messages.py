@@ -30,7 +30,7 @@ class ParserError:
     Attributes:
         keys: from the outermost to the one that is wrong.
         classes: paths of the classes in between.
-        text: what is said of it.
+        text: what is wrong with it.
     """
 
     keys: tuple[str, ...]
@@ -66,7 +66,7 @@ def explain(message: str, parser: ArgumentParser, argv: Sequence[str] = ()) -> s
 
 
 def _deepest(message: str) -> ParserError:
-    """Of what jsonargparse says of each alternative type, the part that got furthest."""
+    """Of jsonargparse's account of each alternative type, the part that got furthest."""
     best, depth = ParserError((), (), " ".join(message.split())), -1
     stack: list[tuple[int, str, str]] = []
     for line in message.splitlines():
@@ -177,7 +177,7 @@ def _options(parser: ArgumentParser) -> list[str]:
 
 
 def _arguments(kind: type, depth: int = 2) -> Iterator[str]:
-    """Arguments of a class, then those of the classes that it takes whatever the config says."""
+    """Arguments of a class, then those of the classes that it always takes."""
     parameters = list(inspect.signature(kind.__init__).parameters)[1:]
     yield from parameters
     if depth:

@@ -1,44 +1,34 @@
 """`rcg evaluate`: metrics for a checkpoint, a folder of images, an .npz or a store of samples."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rcg_lightning.cli.compare import pick_device, samples_folder
+from rcg_lightning.cli.messages import report
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.protocols import (
-    Labels,
-    Protocol,
-    Quantisation,
-    Real,
-    bind_representations,
-    find_protocol,
-)
+from rcg_lightning.evaluation.protocols import Labels, Protocol, Quantisation, Real, find_protocol
 from rcg_lightning.evaluation.records import one_format
-from rcg_lightning.evaluation.results import content_of, read_content, report
-from rcg_lightning.evaluation.sample_readers import Samples, holds_representations, open_representations, open_samples
+from rcg_lightning.evaluation.results import content_of, read_content
+from rcg_lightning.evaluation.sample_readers import samples_folder
 from rcg_lightning.evaluation.scorer import EVERY, USUAL, Scorer
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.parzen import ParzenImages
-from rcg_lightning.metrics.representation_distance import RepresentationScorer
-from rcg_lightning.sampling.loading import Loaded, chosen_guidance, load, same_encoder, take_tile, take_weak
-from rcg_lightning.sampling.sample_analysis import OfSamples
+from rcg_lightning.sampling.loading import chosen_guidance, take_tile, take_weak
+from rcg_lightning.sampling.sample_analysis import SampleAnalysis
 from rcg_lightning.sampling.scoring import (
     NUMBER,
-    AnyScorer,
+    SampleSource,
+    SamplingProgress,
     ScoredSampling,
-    Watched,
     asked_seeds,
     finisher,
-    image_of,
-    is_generator,
     loaded_features,
+    representation_scorers,
     score_made,
     score_read,
 )
-from rcg_lightning.trainer import Mode, Trainer
+from rcg_lightning.trainer import Mode, Trainer, pick_device
 from rcg_lightning.types import require
 
 
@@ -92,19 +82,19 @@ def evaluate(
         data: the real images.
         statistics: published reference statistics (.npz with mu and sigma) in place of data.
         reference_samples: other samples in place of data: a folder, an .npz or a store.
-        protocol: adm-256, val-50k, train-50k, cifar10-train, icgan, digits, mnist or, for an RDM, rep-train; what is
-            given besides changes it.
-        reference: folder in which the real images' features are kept for the next time.
-        number: samples to make from a checkpoint, for each block of seeds; 5000 unless the protocol says.
+        protocol: adm-256, val-50k, train-50k, cifar10-train, icgan, digits, mnist or, for an RDM, rep-train; further
+            options change it.
+        reference: folder in which the real images' features are stored for the next time.
+        number: samples to make from a checkpoint, for each block of seeds; 5000 unless the protocol has another number.
         first_seed: their seeds are first_seed, first_seed + 1, …
-        seeds: score so many blocks of different seeds (of files: equal parts); mean and deviation are given.
+        seeds: score this many blocks of different seeds (of files: equal parts); mean and deviation are given.
         labels: classes of samples made from a checkpoint: generated, balanced or random.
         quantisation: of samples made from a checkpoint: round or truncate.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
-        instances: a store to draw them from, for a generator conditioned on instances.
+        instances: a store to choose them from at random, for a generator conditioned on instances.
         autoencoder: folder of what makes images of latents or tokens, for a generator of these.
         guidance: guidance scale, 1 is off; None takes the generator's own.
-        ramp: let guidance grow linearly over sampling; None for the generator's own way.
+        ramp: let guidance grow linearly over sampling; None takes the generator's own.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
         guided_channels: guide the first channels only.
         weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
@@ -116,13 +106,13 @@ def evaluate(
         compile: compile the networks that sample: true or a mode of torch.compile, such as reduce-overhead, which on
             GPUs records CUDA graphs. Results change in the last bits.
         all: kernel distance, density and coverage too.
-        memorisation: list so many of the samples that come nearest to a training image, and show them next to it in a
-            image next to ``out``.
+        memorisation: list this many of the samples that come nearest to a training image, and show them next to it, in
+            an image next to ``out``.
         memorisation_in: what nearest means: pixels, for copies, or features, for shifted and changed ones too.
         parzen: Parzen-window log-likelihood of evaluation images too; its bandwidth suits a fifth of them best.
         out: JSON file to write metrics and protocol to.
         json: print the same JSON and nothing else.
-        against: such a file of other samples: the differences are shown, with a warning where protocols differ.
+        against: JSON file of other samples: the differences are shown, with a warning where protocols differ.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: machines, where the job was started on several.
@@ -132,30 +122,28 @@ def evaluate(
     used = asked.given(number=number, labels=labels, quantisation=quantisation)
     require(seeds > 0, f"at least one block of seeds is scored, not {seeds}")
     real = Real(data, statistics, reference_samples and samples_folder(reference_samples), reference)
-    besides = OfSamples(memorisation, memorisation_in, parzen)
-    besides.check(data, out)
+    analysis = SampleAnalysis(memorisation, memorisation_in, parzen)
+    analysis.check(data, out)
     earlier = None if against is None else read_content(against)
-    loaded = load(samples, prior, autoencoder=autoencoder, instances=instances) if is_generator(samples) else None
-    opened = _open(samples_folder(samples)) if loaded is None else None
-    size = (used.number or NUMBER) if opened is None else opened.count // seeds
+    source = SampleSource.open(samples, prior, autoencoder, instances)
+    size = (used.number or NUMBER) if source.files is None else source.files.count // seeds
     device = pick_device(accelerator)
-    if _of_representations(loaded, opened):
-        require(not besides, "--memorisation and --parzen are of images, not of representations")
-        scorers, made_by, spec = _for_representations(loaded, data, seeds)
+    if source.of_representations:
+        require(not analysis, "--memorisation and --parzen are of images, not of representations")
+        scorers, made_by, spec = representation_scorers(source, data, seeds)
     else:
         made_by = loaded_features(extractor, used)
-        shape = _shape(loaded, opened)
-        besides.check_size(shape, size)
-        real.check_size(shape)
+        analysis.check_size(source.image, size)
+        real.check_size(source.image)
         compared, spec = real.bind(used, made_by, device)
-        groups, keep = EVERY if all else USUAL, shape if besides else None
-        scorers = [Scorer(made_by, compared, groups, used.neighbours, keep=keep) for _ in range(seeds)]
-    if opened is not None:
-        one_format({"samples": opened.format, "reference": spec.get("format")})
-        found = score_read(opened, scorers, device)
+        groups, stored = EVERY if all else USUAL, source.image if analysis else None
+        scorers = [Scorer(made_by, compared, groups, used.neighbours, image_shape=stored) for _ in range(seeds)]
+    if source.files is not None:
+        one_format({"samples": source.files.format, "reference": spec.get("format")})
+        found = score_read(source.files, scorers, device)
     else:
-        assert loaded is not None
-        generator = loaded.generator
+        assert source.loaded is not None
+        generator = source.loaded.generator
         take_weak(generator, weak, weak_ema)
         take_tile(generator, tile)
         generator.for_sampling(ema)
@@ -170,53 +158,22 @@ def evaluate(
             compile=compile,
             logger=False,
             enable_progress_bar=False,
-            callbacks=[Watched()],
+            callbacks=[SamplingProgress()],
         )
-        made = asked_seeds(loaded, first_seed, size * seeds, used.labels, batch_size)
+        made = asked_seeds(source.loaded, first_seed, size * seeds, used.labels, batch_size)
         found = score_made(module, made, trainer)
-    if not found.speaks:
+    if not found.reports:
         return
     named = [scorers[0].full_names(block, found.number) for block in found.blocks]
     images = None if data is None else ParzenImages(data)
-    if images is not None and besides:
-        named = [block | besides.likelihood(kept, images, device) for block, kept in zip(named, found.kept)]
+    if images is not None and analysis:
+        named = [block | analysis.likelihood(made, images, device) for block, made in zip(named, found.images)]
     content = content_of(named, used.record(made_by, spec, found.number, found.format, asked))
     if images is not None:
-        content |= besides.rule(images)
+        content |= analysis.rule(images)
     if data is not None and out is not None and not isinstance(made_by, str):
-        content |= besides.closest(found.kept, data, made_by, device, out)
+        content |= analysis.closest(found.images, data, made_by, device, out)
     report(content, out, json, earlier)
-
-
-def _for_representations(
-    loaded: Loaded | None, data: ImageDataModule | None, seeds: int
-) -> tuple[list[AnyScorer], str, dict[str, Any]]:
-    """Return what scores generated representations, the encoder of the real ones, and what to record of these."""
-    if data is None:
-        raise UserError("these samples are representations: give the real ones, as --data with --data.stores")
-    real, spec = bind_representations(data)
-    if loaded is not None:
-        same_encoder(loaded.generator, real.identity, "--data.stores")
-    return [RepresentationScorer(real) for _ in range(seeds)], str(real.identity), spec
-
-
-def _open(path: Path) -> Samples:
-    return open_representations(path) if holds_representations(path) else open_samples(path)
-
-
-def _of_representations(loaded: Loaded | None, opened: Samples | None) -> bool:
-    if loaded is not None:
-        return loaded.generator.codec.makes == "representation"
-    return opened is not None and len(opened.shape) == 1
-
-
-def _shape(loaded: Loaded | None, opened: Samples | None) -> tuple[int, int, int]:
-    """Return (C, H, W) of the samples."""
-    if opened is not None:
-        channels, height, width = opened.shape
-        return channels, height, width
-    assert loaded is not None
-    return image_of(loaded)
 
 
 def main(name: str, argv: list[str]) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.cli.parsing import call, echo
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.store_writer import StoreWriter
@@ -35,7 +35,7 @@ def extract(
         out: folder of the store.
         encoder: makes the column ``representation``.
         codec: VQTokens makes the column ``tokens``, VQLatents or KLLatents ``latent``; several by --codec+=.
-        split: which images, those for training or those held out.
+        split: which images, those for training or those for evaluation.
         shard_rows: images in a file.
         floats: how representations and latents are stored.
         accelerator: cpu, gpu, mps or auto.
@@ -56,7 +56,6 @@ def extract(
         num_nodes=num_nodes,
         precision=precision,
         logger=False,
-        callbacks=[PredictionWriter(writer)],
     )
     if trainer.is_global_zero:
         echo(extraction.report())

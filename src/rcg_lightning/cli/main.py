@@ -16,7 +16,7 @@ from rcg_lightning.errors import UserError
 
 # name -> (module and function, one line of help)
 COMMANDS = {
-    "pipeline": ("rcg_lightning.pipeline.runner:main", "run all stages of a pipeline: rcg pipeline digits"),
+    "pipeline": ("rcg_lightning.cli.pipeline:main", "run all stages of a pipeline: rcg pipeline digits"),
     "fit": ("rcg_lightning.cli.stages:main", "train a stage: encoder, RDM, generator or classifier"),
     "validate": ("rcg_lightning.cli.stages:main", "run a stage's validation on a checkpoint"),
     "test": ("rcg_lightning.cli.stages:main", "run a stage's test on a checkpoint"),
@@ -38,14 +38,14 @@ COMMANDS = {
         "choose the instances that an instance-conditioned generator samples from",
     ),
     "principal": ("rcg_lightning.cli.principal:main", "fit principal components of the pixels, as an encoder"),
-    "words": (
+    "word-vectors": (
         "rcg_lightning.cli.word_vectors:main",
-        "train word vectors on the tags of images, for a generator of words",
+        "train word vectors on the tags of images, for a generator of tags",
     ),
-    "tag": ("rcg_lightning.cli.tag:main", "predict words for images: precision, recall, mean average precision"),
+    "tag": ("rcg_lightning.cli.tag:main", "predict tags for images: precision, recall, mean average precision"),
     "sample": (
         "rcg_lightning.cli.sample:main",
-        "generate images: unconditional, by class, like a image, between two",
+        "generate images: unconditional, by class, variations, interpolations",
     ),
     "convert": (
         "rcg_lightning.cli.convert:main",
@@ -107,9 +107,9 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return 2, " ".join(str(error).split())
     # Lightning leaves the process itself after an interruption
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-        return 130, "interrupted; what was saved is kept"
+        return 130, "interrupted; what was saved stays"
     if type(error).__name__ == "SIGTERMException":  # Lightning's
-        return 143, "terminated; what was saved is kept"
+        return 143, "terminated; what was saved stays"
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None), ""
     if isinstance(error, BrokenPipeError):  # the reader, such as head, has left
@@ -117,8 +117,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return 0, ""
     if is_full(error):
         where = getattr(error, "filename", None)
-        place = f"the disk of {where}" if where else "the disk"
-        return 1, f"{place} is full; what was finished before is kept: make room and run the same command again"
+        disk = f"the disk of {where}" if where else "the disk"
+        return 1, f"{disk} is full; what was finished before stays: make room and run the same command again"
     lack = shortage(error)
     if lack is not None:
         return 1, f"{lack}: lower the batch size"
@@ -126,7 +126,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a full disk or quota is behind an error; some libraries only say so in words."""
+    """Whether a full disk or quota is behind an error; some libraries tell it in words only."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left on device" in str(error) or (error.__cause__ is not None and is_full(error.__cause__))
@@ -134,7 +134,7 @@ def is_full(error: BaseException) -> bool:
 
 def run(name: str, argv: Sequence[str]) -> None:
     """Run command ``name`` in this process; raises UserError where the input cannot work."""
-    from rcg_lightning.cli.parsing import find_config, named_configs
+    from rcg_lightning.config_files import find_config, named_configs
 
     if name not in ("pipeline", "reproduce"):
         for _, config in named_configs(argv):
@@ -150,7 +150,7 @@ def quiet() -> None:
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
         r".*Couldn't infer the batch indices.*",  # batches carry their own index
-        r".*Total length of list across ranks is zero.*",  # the data module has said why there is no validation
+        r".*Total length of list across ranks is zero.*",  # the data module has warned why there is no validation
         r".*does not have many workers.*",  # images in memory need none
         r".*LeafSpec.*",
         r".*LightningCLI's args parameter is intended.*",
@@ -159,14 +159,15 @@ def quiet() -> None:
         r".*The `?srun`? command is available.*",
         r".*module\(s\) in eval mode at the start of training.*",  # EMA weights are
         r".*no pre-optimization state was saved.*",  # a checkpoint is what a step ends with
-        r".*predict returned None.*",  # evaluation keeps metrics, not images
+        r".*predict returned None.*",  # evaluation returns metrics, not images
     ):
         warnings.filterwarnings("ignore", message)
 
 
 def overview() -> str:
     """Return the text of `rcg --help`."""
-    lines = [f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "rcg: image generation without labels, by way of representations.",

@@ -4,15 +4,14 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
-from rcg_lightning.cli.compare import pick_device
-from rcg_lightning.cli.parsing import call, echo, progress_bar
-from rcg_lightning.data.neighbours import Products
-from rcg_lightning.data.store import Store
-from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
+from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.data.neighbours import ExactIndex
+from rcg_lightning.data.store import representation_store
 from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours, faiss_module
+from rcg_lightning.errors import UserError
+from rcg_lightning.trainer import pick_device
 from rcg_lightning.types import require
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -35,28 +34,18 @@ def neighbours(
         out: store to write, to be given in data.stores next to the first.
         k: neighbours of each image, itself included and first.
         memory: what may be used at a time beyond the program itself, such as 500MB or 8GB; of a GPU too.
-        index: exact, by matmuls, or faiss, which finds the same on the CPU.
+        index: exact, by matmuls, or faiss, which finds the same neighbours on the CPU.
         accelerator: cpu, gpu, mps or auto.
     """
     limit = bytes_of(memory)
-    source = Store.open(store)
-    require("representation" in source.columns, f"{store} holds no representations: give a store of `rcg extract`")
+    source = representation_store(store)
     if index == "faiss":
         faiss_module()
         require(
             accelerator in ("auto", "cpu"), f"faiss computes on the CPU here: leave --accelerator {accelerator} out"
         )
     device = torch.device("cpu") if index == "faiss" else pick_device(accelerator)
-    found = StoredNeighbours(source, k, limit, device, FaissIndex if index == "faiss" else Products)
-    encoder = source.identity.get("representation")
-    fixed = {name: source.identity[name] for name in ("dataset", "split", "transform")}
-    writer = StoreWriter(out, source.size, 1, source.shard_rows, {**fixed, "neighbours": f"{encoder}/k{k}"})
-    collector = ShardCollector(writer)
-    parts = [part for shard in writer.pending() for part in found.parts(shard)]
-    for start, stop in progress_bar(parts, "neighbours", len(parts)):
-        rows = np.arange(start, stop)
-        collector.add(rows, np.zeros_like(rows), {"neighbours": found.of(start, stop)})
-    writer.finish({"neighbours": {"representation": encoder}})
+    StoredNeighbours(source, k, limit, device, FaissIndex if index == "faiss" else ExactIndex).write(out)
     echo(f"{out}: {k} neighbours of each of {source.size} images")
 
 
@@ -66,13 +55,12 @@ def bytes_of(text: str) -> int:
     Raises:
         UserError: it is no amount of memory.
     """
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    number, unit = found.groups() if found else ("", "")
     try:
-        assert match is not None
-        return int(float(match[1]) * _UNITS[match[2]])
-    except (AssertionError, ValueError, KeyError):
-        require(False, f"--memory is an amount such as 500MB or 2GB, not {text!r}")
-        raise
+        return int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError):
+        raise UserError(f"--memory is an amount such as 500MB or 2GB, not {text!r}") from None
 
 
 def main(name: str, argv: list[str]) -> None:

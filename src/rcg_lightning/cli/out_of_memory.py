@@ -8,7 +8,7 @@ from typing import Any
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
 
-_WORDS = (  # where torch only says so: on CPUs, and in some of the libraries for GPUs
+_WORDS = (  # where torch tells it in words only: on CPUs, and in some of the libraries for GPUs
     "can't allocate memory",
     "out of memory",
     "not enough memory",
@@ -31,22 +31,22 @@ def remedied(advice: Callable[[], str]) -> Iterator[None]:
 
 
 def shortage(error: BaseException) -> str | None:
-    """Say what was lacking where a lack of memory is behind an error; None where it is something else."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _says_so(error):
+    """Return what was lacking where a lack of memory is behind an error; None where it is something else."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _in_words(error):
         words = str(error)
         device = re.search(r"CUDA|HIP|XPU|MPS|CUBLAS|CUDNN", words)
         amount = re.search(r"(?:[Tt]ried to allocate|[Uu]nable to allocate) ([\d.]+ ?\w+)", words)
-        place = "the GPU" if device else "this machine"
-        return f"{place} is out of memory" + (f" (for another {amount[1]})" if amount else "")
+        owner = "the GPU" if device else "this machine"
+        return f"{owner} is out of memory" + (f" (for another {amount[1]})" if amount else "")
     return None if error.__cause__ is None else shortage(error.__cause__)
 
 
-def _says_so(error: BaseException) -> bool:
+def _in_words(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
-    """Say how ``stage`` trains in less memory.
+    """Return how ``stage`` trains in less memory.
 
     Args:
         stage: the LightningModule.
@@ -57,9 +57,9 @@ def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
     if not stage.automatic_optimization:
         variants.append(f"{_changed('model.accumulate', stage.accumulate, 2 * stage.accumulate)} (it divides a batch)")
     elif batch_size > 1:
-        kept = f"{_changed('trainer.accumulate_grad_batches', accumulated, 2 * accumulated)}, so that a step sees"
+        added = f"{_changed('trainer.accumulate_grad_batches', accumulated, 2 * accumulated)}, so that a step sees"
         variants.append(
-            f"{halved('data.batch_size', batch_size)} with {kept} {batch_size // 2 * 2 * accumulated} images"
+            f"{halved('data.batch_size', batch_size)} with {added} {batch_size // 2 * 2 * accumulated} images"
         )
     path = _uncheckpointed(stage)
     if path is not None:
@@ -68,11 +68,11 @@ def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
 
 
 def in_command(values: Mapping[str, Any]) -> str:
-    """Say which of a command's arguments to lower."""
+    """Return which of a command's arguments to lower."""
     batch_size, data = values.get("batch_size"), values.get("data")
     if "tile" in values:  # what a generator computes at once, whatever the batch
         tile = values["tile"]
-        return halved("--tile", tile) if tile else "give --tile 16, or less: so many samples are computed together"
+        return halved("--tile", tile) if tile else "give --tile 16, or less: this many samples are computed together"
     if batch_size is not None:
         return halved("--batch_size", batch_size)
     size = getattr(data, "batch_size", None)
@@ -80,7 +80,7 @@ def in_command(values: Mapping[str, Any]) -> str:
 
 
 def halved(setting: str, value: int) -> str:
-    """Say that a setting should be half of what it is."""
+    """Return the advice that a setting be half of what it is."""
     return _changed(setting, value, value // 2) if value > 1 else f"{setting} is 1 already: choose a smaller network"
 
 
@@ -89,7 +89,7 @@ def _changed(setting: str, value: int, other: int) -> str:
 
 
 def _uncheckpointed(stage: Any) -> str | None:
-    """Return where a config sets the checkpointing of a network that has blocks and keeps all their activations."""
+    """Return where a config sets the checkpointing of a network that has blocks and stores all their activations."""
     for name, module in stage.named_modules():
         able = isinstance(module, ConfigMixin) and getattr(module, "checkpointing", None) is False
         if able and not name.startswith("ema."):

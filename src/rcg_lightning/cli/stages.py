@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from rcg_lightning.artifacts import file_sha256
-from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
+from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.cli import class_modules  # noqa: F401
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
 from rcg_lightning.cli.parsing import Help, echo, one_line_errors, prepared
@@ -37,7 +37,7 @@ DESCRIPTION = {
     "validate": f"""Measure a checkpoint on the evaluation images, as training does at its end.
   rcg validate --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
 {_GUIDE}""",
-    "test": f"""The same as `rcg validate`: a data set has one split that is held out.
+    "test": f"""The same as `rcg validate`: a data set has one split for evaluation.
   rcg test --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
 {_GUIDE}""",
     "predict": f"""Write what a stage makes of each evaluation image as a store: its representation or class,
@@ -104,7 +104,7 @@ class StageCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         given = config.get("ckpt_path")
         if given is None:
-            require(self.config.subcommand == "fit", "there is nothing trained to look at: give --ckpt_path")
+            require(self.config.subcommand == "fit", "there is nothing trained to measure: give --ckpt_path")
             if config.init_from is not None:
                 stage_content(config.init_from)
             return
@@ -156,7 +156,6 @@ class StageCLI(LightningCLI):
         datamodule.prepare_data()
         identity = {**datamodule.store_identity("eval"), "checkpoint": file_sha256(Path(ckpt_path))[:16]}
         writer = StoreWriter(folder, len(datamodule.images("eval")), 1, SHARD_ROWS, identity)
-        trainer.callbacks.append(PredictionWriter(writer))  # type: ignore[attr-defined]
         datamodule.extract("eval", writer.pending(trainer.global_rank, trainer.world_size))
         store = predict_store(trainer, model, datamodule, writer, ckpt_path=ckpt_path)
         if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""`rcg words`: skip-gram vectors of tags, for a generator of words."""
+"""`rcg word-vectors`: skip-gram vectors of tags, for a generator of word vectors."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rcg_lightning.pretrained.word_vectors import train_word_vectors
 from rcg_lightning.types import require
 
 
-def words(
+def word_vectors(
     data: TagDataModule,
     out: Path,
     dim: int = 200,
@@ -20,26 +20,26 @@ def words(
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Train word vectors, each training image's tags a sentence, and write a file of word2vec.
+    """Train word vectors, with each training image's tags as a sentence, and write a file of word2vec.
 
     Args:
-        data: the images with their tags; its ``least`` says which words are frequent enough.
+        data: the images with their tags; words that occur ``least`` times are frequent enough.
         out: file to write: binary where its name ends in .bin, text otherwise.
-        dim: numbers of a vector.
-        window: tags on each side that are predicted; None for all of a image's, as their order has no meaning.
+        dim: dimensions of a vector.
+        window: tags on each side that are predicted; None for all of an image's, as their order has no meaning.
         epochs: passes over the images.
-        negative: words drawn at random for each one that is predicted.
-        seed: of the first vectors and of all draws.
+        negative: words chosen at random for each one that is predicted.
+        seed: of the first vectors and of all random numbers.
         threads: of the machine; with more than one no two runs give the same vectors.
     """
     require(data.vectors is None, "these vectors are to be trained: leave data.vectors out")
     data.prepare_data()
     known = set(data.vocabulary)
-    data.pairs("train")  # says what is left out
+    data.pairs("train")  # warns of what is left out
     sentences = [[word for word in tags if word in known] for tags in data.tags("train")]
     made = train_word_vectors(sentences, dim, window, epochs, negative, seed, threads)
     made.save(out)
-    echo(f"{out}: {len(made.words)} words, {dim} numbers each, from the tags of {sum(map(bool, sentences))} images")
+    echo(f"{out}: {len(made.words)} words, {dim} dimensions each, from the tags of {sum(map(bool, sentences))} images")
     unit = F.normalize(made.vectors, dim=1)
     for word, row in list(zip(made.words, unit @ unit.T))[:5]:
         near = [made.words[i] for i in row.argsort(descending=True)[:4].tolist() if made.words[i] != word]
@@ -48,7 +48,7 @@ def words(
 
 def main(name: str, argv: list[str]) -> None:
     examples = [
-        "rcg words --config digits_tags_data --dim 16 --epochs 20 --out runs/words.txt",
-        "rcg words --config mirflickr_tags_data --data.least 20 --out runs/words.bin",
+        "rcg word-vectors --config digits_tags_data --dim 16 --epochs 20 --out runs/words.txt",
+        "rcg word-vectors --config mirflickr_tags_data --data.least 20 --out runs/words.bin",
     ]
-    call(words, name, argv, examples)
+    call(word_vectors, name, argv, examples)

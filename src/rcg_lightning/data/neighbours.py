@@ -49,7 +49,7 @@ Search = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]
 Index = Callable[[Tensor], Search]  # prepared rows (B, d) -> what searches them
 
 
-class Products:
+class ExactIndex:
     """Searches ``rows`` (B, d) by one matmul; a score is |q - b|² without |q|²."""
 
     def __init__(self, rows: Tensor) -> None:
@@ -89,7 +89,7 @@ def nearest(
     k: int,
     metric: Metric = "euclidean",
     chunks: Chunks = Chunks(),
-    index: Index = Products,
+    index: Index = ExactIndex,
 ) -> tuple[Tensor, Tensor]:
     """Return distances (n, k), ascending, and indices (n, k) int64 of the rows of ``bank`` nearest to each query.
 

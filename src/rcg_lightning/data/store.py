@@ -146,3 +146,10 @@ class Store:
                         f"{path} has {found} bytes, not {spec['bytes']}: "
                         f"remove {shard.stem}.json and {MANIFEST} there and run extract again"
                     )
+
+
+def representation_store(path: Path) -> Store:
+    """Open a store of representations, or raise UserError where it holds none."""
+    store = Store.open(path)
+    require("representation" in store.columns, f"{path} holds no representations: give a store of `rcg extract`")
+    return store

@@ -1,16 +1,19 @@
-"""Nearest neighbours among the representations of a store, in as much memory as is allowed."""
+"""Nearest neighbours among the representations of a store, in as much memory as is allowed; and a store of them."""
 
 import copy
 import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from rcg_lightning.data.neighbours import SPARE, Bank, Chunks, Index, Products, nearest
+from rcg_lightning.data.neighbours import SPARE, Bank, Chunks, ExactIndex, Index, nearest
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -53,7 +56,7 @@ class StoredNeighbours:
         UserError: there are too few representations, or too little memory.
     """
 
-    def __init__(self, store: Store, k: int, memory: int, device: torch.device, index: Index = Products) -> None:
+    def __init__(self, store: Store, k: int, memory: int, device: torch.device, index: Index = ExactIndex) -> None:
         rows = StoredRows(store)
         require(
             0 < k <= len(rows),
@@ -65,6 +68,19 @@ class StoredNeighbours:
         self.chunks = within(memory - kept * fits, len(rows), rows.shape[1], k)
         self.rows = rows
         self.bank: Bank = self._loaded() if fits else rows
+
+    def write(self, out: Path) -> None:
+        """Write a store with a column ``neighbours`` (k,); where the same one was begun, it is continued."""
+        source = self.rows.store
+        encoder = source.identity.get("representation")
+        fixed = {name: source.identity[name] for name in ("dataset", "split", "transform")}
+        writer = StoreWriter(out, source.size, 1, source.shard_rows, {**fixed, "neighbours": f"{encoder}/k{self.k}"})
+        collector = ShardCollector(writer)
+        parts = [part for shard in writer.pending() for part in self.parts(shard)]
+        for start, stop in tqdm(parts, "neighbours", delay=3, leave=False):
+            rows = np.arange(start, stop)
+            collector.add(rows, np.zeros_like(rows), {"neighbours": self.of(start, stop)})
+        writer.finish({"neighbours": {"representation": encoder}})
 
     def parts(self, shard: Shard) -> list[tuple[int, int]]:
         """Cut a shard into parts, start and stop, whose neighbours are looked for together."""

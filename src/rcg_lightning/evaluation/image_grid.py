@@ -1,4 +1,4 @@
-"""Images of images: sample grids, plain and with a label before each row."""
+"""Grids of images: samples, plain and with a label before each row."""
 
 import math
 from collections.abc import Iterable, Sequence

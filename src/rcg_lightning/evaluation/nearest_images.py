@@ -74,7 +74,7 @@ def closest_matches(
 
 
 def nearest_images_grid(matches: Sequence[Match]) -> Image.Image:
-    """Return a image with a row for each match: distance and both positions, the sample, its training image."""
+    """Return an image with a row for each match: distance and both positions, the sample, its training image."""
     rows = [
         (f"distance {match.distance:.4f}\nsample {match.sample}, training {match.training}", match.images)
         for match in matches

@@ -23,7 +23,7 @@ class Protocol:
 
     Attributes:
         name: of the protocol.
-        says: what it is, in words.
+        description: what it is, in words.
         extractor: whose features, None where there are none.
         number: samples.
         reference: set that the samples are compared with; None where it is a file of statistics.
@@ -31,7 +31,7 @@ class Protocol:
     """
 
     name: str
-    says: str
+    description: str
     extractor: str | None = None
     number: int | None = None
     reference: str | None = None
@@ -96,6 +96,17 @@ def tables() -> dict[str, Table]:
     content = yaml.safe_load(FILE.read_text())
     protocols = {name: Protocol(name, **spec) for name, spec in content["protocols"].items()}
     return {name: _table(name, spec, protocols, content["sources"]) for name, spec in content["tables"].items()}
+
+
+def overview() -> str:
+    """Return a line for each table: its name, how many of its metrics can be trained here, its title."""
+    width = max(map(len, tables()))
+    lines = []
+    for name, table in tables().items():
+        metrics = [(row, metric) for row in table.rows.values() for metric in row.metrics]
+        here = sum(bool(table.pipeline) or row.trained_by(metric) != NOT_YET for row, metric in metrics)
+        lines.append(f"{name:<{width}}  {here:>2} of {len(metrics):>2} metrics trainable here   {table.title}")
+    return "\n".join(lines)
 
 
 def find_table(name: str) -> Table:

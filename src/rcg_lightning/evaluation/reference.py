@@ -55,7 +55,7 @@ class Reference:
     Attributes:
         identity: hash of all that it depends on; empty for moments from elsewhere.
         radii: (N, NEIGHBOURS), distances of the training features to their nearest other ones.
-        copy_threshold: pixel distance to training below which a image counts as a copy.
+        copy_threshold: pixel distance to training below which an image counts as a copy.
         name: what the first set is called in the names of metrics.
     """
 

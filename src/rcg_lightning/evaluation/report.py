@@ -1,4 +1,4 @@
-"""The table of a comparison: one row a condition and seed, as JSON, Markdown and a image."""
+"""The table of a comparison: one row a condition and seed, as JSON, Markdown and an image."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +20,8 @@ from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.types import require
 
 REAL = "real"  # the condition of rows that no model made: reference values, told apart by their part
-EVALUATION, DRAWN_ANEW = "evaluation", "training_set_drawn_anew"
-_SHOWN = 18  # samples of a row in the image
+EVALUATION, RESAMPLED = "evaluation", "training_set_resampled"
+SHOWN = 18  # samples of a row in the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Row:
         n: number of samples.
         seconds: time to make them, or to read them where they are real.
         samples: some of them, uint8 (m, C, H, W), for the image.
-        part: which real images, EVALUATION or DRAWN_ANEW; None for samples.
+        part: which real images, EVALUATION or RESAMPLED; None for samples.
     """
 
     condition: str
@@ -58,7 +58,7 @@ class Row:
         return metrics | {"n": self.n, "seconds": round(self.seconds, 3)}
 
 
-def floors(
+def reference_rows(
     data: ImageDataModule,
     reference: Reference,
     extractor: FeatureExtractor,
@@ -66,23 +66,23 @@ def floors(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[Row]:
-    """Return what real images score: the best any generator can hope for, and how far from zero that is.
+    """Return what real images score, the reference values: the best any generator can hope for.
 
-    The first row is of ``n`` training images drawn with replacement (its copy rate is 1 by construction), the second
+    The first row is of ``n`` training images chosen with replacement (its copy rate is 1 by construction), the second
     of evaluation images, ``n`` of them or all there are.
     """
-    # which real images a seed compares, no sample: a local generator, so that its reference values are always the same ones
+    # which real images a seed compares: a local generator gives the same ones whatever else has been random
     draw = np.random.default_rng(seed)
     held, train = len(data.images("eval")), len(data.images("train"))
     evaluation = draw.permutation(held)[:n]
-    chosen = {DRAWN_ANEW: ("train", draw.integers(0, train, n)), EVALUATION: ("eval", evaluation)}
+    chosen = {RESAMPLED: ("train", draw.integers(0, train, n)), EVALUATION: ("eval", evaluation)}
     rows = []
     for part, (split, index) in chosen.items():
         if len(index) < 2:
             continue
         start = monotonic()
         metrics = score(real_images(data, split, index), reference, extractor, device)
-        shown = torch.cat(list(real_images(data, split, index[:_SHOWN])))
+        shown = torch.cat(list(real_images(data, split, index[:SHOWN])))
         rows.append(Row(REAL, seed, metrics, len(index), monotonic() - start, shown, part))
     return rows
 
@@ -102,12 +102,12 @@ def write_results(folder: Path, rows: Sequence[Row], note: str = "") -> None:
         if row.samples is not None:
             drawn.setdefault(row.title, row)
     if drawn:
-        strips = [(row.title, row.samples[:_SHOWN]) for row in drawn.values() if row.samples is not None]
-        save_png(labelled_grid(strips, _SHOWN), folder / "grid.png")
+        strips = [(row.title, row.samples[:SHOWN]) for row in drawn.values() if row.samples is not None]
+        save_png(labelled_grid(strips, SHOWN), folder / "grid.png")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return a Markdown table, mean ± standard deviation over seeds where there are several; reference values come last."""
+    """Return a Markdown table, mean ± standard deviation over several seeds; reference values come last."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.title, []).append(row)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcg_lightning.config_files import read_config
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.published import Protocol, Row, Table
+from rcg_lightning.evaluation.published import Protocol, Row, Table, find_row
 from rcg_lightning.evaluation.records import differences
 
+MAPPING = ("published.yaml", "published.json")  # in a folder of runs: which row which file of metrics is of
 # a published metric, and under which names it is measured here
 MEASURED_AS = {
     "fid": ("fid", "fd"),
@@ -61,7 +63,7 @@ class Measured:
             found.append(f"protocol {self.protocol}, not {protocol.name}")
         compared = not named and self.metric not in _WITHOUT_REFERENCE
         if compared and _plain(self.reference) != (_plain(protocol.reference) or "statistics"):
-            found.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.says}")
+            found.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.description}")
         if self.record is not None:
             found += differences(self.record, protocol.settings)
         if not found and self.protocol is None:
@@ -116,9 +118,7 @@ def read_metrics(path: Path) -> list[Measured]:
     content = _read(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} should hold metrics by name, as `rcg evaluate --out` writes them")
-    metrics = next(
-        (content[name] for name in ("metrics", "metrics") if isinstance(content.get(name), Mapping)), content
-    )
+    metrics = content["metrics"] if isinstance(content.get("metrics"), Mapping) else content
     found = [
         _measured(name, (float(value),), content, path)
         for name, value in metrics.items()
@@ -145,6 +145,39 @@ def read_results(path: Path) -> dict[str, list[Measured]]:
     return found
 
 
+def measured_of(table: Table, runs: Path) -> dict[str, list[Measured]]:
+    """Return the metrics of a table's rows, by row.
+
+    Args:
+        runs: a file of ``table/row: metrics.json``, a folder that holds it (``MAPPING``), or a pipeline's results.
+
+    Raises:
+        UserError: nothing is there, a file is damaged, or a row does not exist.
+    """
+    if not runs.exists():
+        raise UserError(f"no runs at {runs}: give a folder of runs, or a file of table/row: metrics.json")
+    mapping = next((runs / name for name in MAPPING if (runs / name).is_file()), None) if runs.is_dir() else runs
+    found: dict[str, list[Measured]] = {}
+    if table.pipeline and runs.is_dir():
+        paths = [folder / "results.json" for folder in (runs, runs / table.pipeline)]
+        results = next((path for path in paths if path.is_file()), None)
+        found |= read_results(results) if results else {}
+    if mapping is not None:
+        found |= _mapped(table, mapping)
+    return found
+
+
+def _mapped(table: Table, mapping: Path) -> dict[str, list[Measured]]:
+    """Read the files that a mapping names for rows of a table; every row that it names must exist."""
+    if table.pipeline and mapping.name == "results.json":
+        return dict(read_results(mapping))
+    content = read_config(mapping)
+    if not isinstance(content, Mapping) or not all(isinstance(path, str) for path in content.values()):
+        raise UserError(f"{mapping} should hold lines such as imagenet256/mage-b-rcg: metrics.json")
+    rows = {find_row(name).id: mapping.parent / str(path) for name, path in content.items()}
+    return {name: read_metrics(path) for name, path in rows.items() if name.startswith(f"{table.name}/")}
+
+
 def lines(table: Table, measured: Mapping[str, Iterable[Measured]]) -> list[Line]:
     """Return every metric of a table, with what was measured of its row, by the row's key or id."""
     found = []
@@ -157,7 +190,7 @@ def lines(table: Table, measured: Mapping[str, Iterable[Measured]]) -> list[Line
 
 def comparison(table: Table, found: list[Line]) -> str:
     """Return a table's published and measured metrics as Markdown, with every difference in protocol named below."""
-    heads = ["row", "figure", "published", "measured", "difference", "source", "trained by"]
+    heads = ["row", "metric", "published", "measured", "difference", "source", "trained by"]
     text = [f"## {table.name}: {table.title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     notes: dict[str, list[str]] = {}
     for line in found:
@@ -172,7 +205,7 @@ def comparison(table: Table, found: list[Line]) -> str:
         cells = [named, line.metric, _published(line), _shown(line), _difference(line) + marks, sources, trained]
         text.append(f"| {' | '.join(cells)} |")
     protocols = {p.name: p for line in found for p in line.row.protocols.values()}
-    text += ["", *(f"{name}: {protocol.says}" for name, protocol in protocols.items())]
+    text += ["", *(f"{name}: {protocol.description}" for name, protocol in protocols.items())]
     text += [table.note] if table.note else []
     if table.orientation and any(line.measured for line in found):
         text.append(f"warning: another protocol: {'; '.join(_orientation(found))}")

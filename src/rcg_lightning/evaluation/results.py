@@ -1,4 +1,4 @@
-"""Metrics and how they were made: stored as JSON, shown, and compared with earlier ones."""
+"""Results: metrics and how they were made, as stored in JSON, as text, and compared with earlier ones."""
 
 import json
 import statistics
@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rcg_lightning.artifacts import write_json
-from rcg_lightning.cli.parsing import echo
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.records import comparable
 from rcg_lightning.types import require
@@ -29,7 +27,7 @@ def content_of(named: Sequence[Mapping[str, float]], record: Mapping[str, Any]) 
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """Return the metrics that a command stored, or raise UserError."""
+    """Return the results that a command stored, or raise UserError."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -38,43 +36,31 @@ def read_content(path: Path) -> dict[str, Any]:
     return found
 
 
-def report(
-    content: dict[str, Any], out: Path | None = None, as_json: bool = False, earlier: Mapping[str, Any] | None = None
-) -> None:
-    """Print metrics, or all of ``content`` as JSON, and write it to ``out``.
-
-    Args:
-        content: what ``content_of`` returned, and more.
-        out: JSON file.
-        as_json: print the same JSON and nothing else.
-        earlier: such content of other samples: differences are added, with a warning where protocols differ.
-    """
-    if earlier is not None:
-        same = comparable(content["protocol"], earlier.get("protocol"))
-        before = earlier.get("metrics", earlier)
-        common = [name for name in content["metrics"] if name in before]
-        changes = {name: content["metrics"][name] - before[name] for name in common}
-        content["against"] = {"comparable": same, "differences": changes}
-    if out is not None:
-        write_json(out, content)
-    if as_json:
-        echo(json.dumps(content, indent=1))
-    else:
-        _show(content)
+def add_differences(content: dict[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Add to results how they differ from earlier ones of other samples; a warning tells where protocols differ."""
+    same = comparable(content["protocol"], earlier.get("protocol"))
+    before = earlier.get("metrics", earlier)
+    common = [name for name in content["metrics"] if name in before]
+    changes = {name: content["metrics"][name] - before[name] for name in common}
+    content["against"] = {"comparable": same, "differences": changes}
 
 
-def _show(content: Mapping[str, Any]) -> None:
+def results_text(content: Mapping[str, Any]) -> str:
+    """Return what the user reads of results: a line for each metric, then how they were made."""
     deviations = content.get("deviations", {})
     changes = content.get("against", {}).get("differences", {})
+    lines = []
     for name, value in content["metrics"].items():
         deviation = f" ± {deviations[name]:.4f}" if name in deviations else ""
         change = f"  ({changes[name]:+.4f})" if name in changes else ""
-        echo(f"{name:<40} {value:.4f}{deviation}{change}")
+        lines.append(f"{name:<40} {value:.4f}{deviation}{change}")
     if "closest" in content:
         found = content["closest"]
         nearest = ", ".join(f"{row['distance']:.4f}" for row in found["rows"][:3])
-        echo(f"closest of {found['of']} samples to training images, in {found['in']}: {nearest}, … {found['image']}")
+        closest = f"closest of {found['of']} samples to training images, in {found['in']}"
+        lines.append(f"{closest}: {nearest}, … {found['image']}")
     protocol = content["protocol"]
     real = protocol["reference"]
     against = f"{real.get('file') or real['set']} {str(real.get('identity') or '')[:8]}".strip()
-    echo(f"protocol {protocol['name']}: {protocol['weights']}, {protocol['number']} samples, reference {against}")
+    made = f"{protocol['weights']}, {protocol['number']} samples, reference {against}"
+    return "\n".join([*lines, f"protocol {protocol['name']}: {made}"])

@@ -54,6 +54,11 @@ class Samples:
         return torch.from_numpy(self.read(0, min(count, self.count)))
 
 
+def samples_folder(path: Path) -> Path:
+    """Return where the samples lie in a folder that `rcg sample` wrote; any other path is returned as it is."""
+    return path / "store" if (path / "store").is_dir() else path
+
+
 def open_samples(path: Path, channels: int | None = None) -> Samples:
     """Open images to be scored, in the order of their names or positions.
 

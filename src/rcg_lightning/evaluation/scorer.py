@@ -21,7 +21,7 @@ from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
 
-CHEAP = frozenset({"fd", "is"})  # needs no features kept
+CHEAP = frozenset({"fd", "is"})  # needs no stored features
 USUAL = CHEAP | {"sfd", "precision", "pixels"}
 EVERY = USUAL | {"kd", "density"}
 _OF_SAMPLES_ALONE = frozenset({"is", "is_std", "class_accuracy"})
@@ -69,7 +69,7 @@ class Scorer(torch.nn.Module):
             samples nearer to one than 99 % of evaluation images are).
         neighbours: k of precision and recall, density and coverage, at most NEIGHBOURS.
         seed: of the kernel distance's subsets.
-        keep: (C, H, W) of the samples, to keep them as well: ``kept``; None does not.
+        image_shape: (C, H, W) of the samples, to store them in ``images``; None does not.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Scorer(torch.nn.Module):
         metrics: frozenset[str] = USUAL,
         neighbours: int = NEIGHBOURS,
         seed: int = SEED,
-        keep: tuple[int, int, int] | None = None,
+        image_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         unknown = metrics - EVERY
@@ -93,8 +93,8 @@ class Scorer(torch.nn.Module):
         self.spatial = spatial_statistics(extractor) if places else None
         pixels = "pixels" in metrics and reference.train.images is not None
         self.pixels = PixelDistances(reference.train.images, reference.copy_threshold) if pixels else None
-        self.kept = None if keep is None else StoredImages(keep)
-        self.obedience = ClassAccuracy()
+        self.images = None if image_shape is None else StoredImages(image_shape)
+        self.class_accuracy = ClassAccuracy()
         self.number = 0  # of all processes, once the metrics are computed
         self._warned = False
 
@@ -113,10 +113,10 @@ class Scorer(torch.nn.Module):
             self.spatial.update(places)
         if self.pixels is not None:
             self.pixels.update(images)
-        if self.kept is not None:
-            self.kept.update(images, index)
+        if self.images is not None:
+            self.images.update(images, index)
         if label is not None and logits is not None:
-            self.obedience.update(logits, label)
+            self.class_accuracy.update(logits, label)
 
     def compute(self) -> dict[str, float]:
         """Return the metrics by their short names; every process gets all."""
@@ -131,11 +131,11 @@ class Scorer(torch.nn.Module):
             for name, real in (("sfd", self.reference.train), ("sfd_eval", self.reference.evaluation)):
                 if real is not None and real.spatial is not None:
                     found[name] = fid(moments, real.spatial)
-        return found | (self.pixels.compute() if self.pixels is not None else {}) | self.obedience.compute()
+        return found | (self.pixels.compute() if self.pixels is not None else {}) | self.class_accuracy.compute()
 
     def reset(self) -> None:
         """Forget all images."""
-        for metric in (self.statistics, self.spatial, self.pixels, self.kept, self.obedience):
+        for metric in (self.statistics, self.spatial, self.pixels, self.images, self.class_accuracy):
             if metric is not None:
                 metric.reset()
 

@@ -78,8 +78,9 @@ class Point:
         found = self.values(metric)
         return statistics.stdev(found) if len(found) > 1 else 0.0
 
-    def says(self) -> str:
-        """Return the setting as words: ``guidance 2, steps 25``."""
+    @property
+    def description(self) -> str:
+        """The setting in words: ``guidance 2, steps 25``."""
         return ", ".join(f"{name.replace('_', ' ')} {written(value)}" for name, value in self.setting.items())
 
 
@@ -170,7 +171,7 @@ def _lines(points: Sequence[Point], axis: str) -> dict[str, list[Point]]:
     lines: dict[str, list[Point]] = {}
     for point in points:
         rest = {name: point.setting[name] for name in varying if name != axis}
-        lines.setdefault(Point(rest, (), 0).says(), []).append(point)
+        lines.setdefault(Point(rest, (), 0).description, []).append(point)
     longest = max(len(line) for line in lines.values())
     chosen = {label: line for label, line in lines.items() if len(line) == longest}
     if len(chosen) > _LINES:  # those that reach the lowest FD, or the first where there is none

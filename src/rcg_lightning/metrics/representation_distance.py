@@ -66,7 +66,7 @@ class RealRepresentations:
 
     def drawn(self, count: int, seed: int = 0) -> Moments:
         """Return the moments of ``count`` training representations drawn by ``seed``, with repetition."""
-        # which real rows a seed compares, no sample: a local generator, so that its reference value is always of the same ones
+        # a local generator: a seed compares the same rows whatever else has been random
         draw = np.random.default_rng(seed)
         return moments_of(rows_of(self._train, self.index[draw.integers(0, len(self.index), count)]), self.dim)
 
@@ -79,16 +79,16 @@ class RealRepresentations:
 class RepresentationScorer(nn.Module):
     """Scores generated representations batch by batch, over any number of processes.
 
-    The metrics: ``rep_fd``, the Fréchet distance to the training representations, and ``rep_fd_floor``, that of as many
+    The metrics: ``rep_fd``, the Fréchet distance to the training representations; ``rep_fd_of_real``, that of as many
     training representations drawn with repetition: what a perfect generator scores, for the distance falls with the
-    number. With evaluation ones ``rep_fd_eval``, the distance to these, and ``rep_fd_floor_eval``, that of all
+    number. With evaluation ones ``rep_fd_eval``, the distance to these, and ``rep_fd_of_real_eval``, that of all
     training representations.
 
     Args:
         real: what they are compared with.
     """
 
-    kept = None  # there are no images to keep
+    images = None  # there are none to store
 
     def __init__(self, real: RealRepresentations) -> None:
         super().__init__()
@@ -129,9 +129,9 @@ def full_names(metrics: dict[str, float], count: int) -> dict[str, float]:
 
 def representation_distances(made: Moments, real: RealRepresentations) -> dict[str, float]:
     """Return the metrics of ``RepresentationScorer`` for the moments of generated representations."""
-    found = {"rep_fd": fid(made, real.train), "rep_fd_floor": fid(real.drawn(made.count or real.images), real.train)}
+    found = {"rep_fd": fid(made, real.train), "rep_fd_of_real": fid(real.drawn(made.count or real.images), real.train)}
     if real.evaluation is not None:
-        found |= {"rep_fd_eval": fid(made, real.evaluation), "rep_fd_floor_eval": fid(real.train, real.evaluation)}
+        found |= {"rep_fd_eval": fid(made, real.evaluation), "rep_fd_of_real_eval": fid(real.train, real.evaluation)}
     return found
 
 

@@ -1,8 +1,8 @@
-"""`rcg pipeline`: all stages of an experiment, each an ordinary `rcg` command, run when it is out of date.
+"""All stages of an experiment, each an ordinary `rcg` command, run when it is out of date.
 
 A pipeline file lists steps; ``run`` is what one would type after `rcg`, without the folder to write to and the seeds:
 those are added. ``{name}`` stands for the folder of step ``name``, which makes that one an upstream; ``{seed}`` for a
-number drawn from the pipeline's seed and the step's name, ``{run}`` for the pipeline's seed itself. A step is up to
+number made of the pipeline's seed and the step's name, ``{run}`` for the pipeline's seed itself. A step is up to
 date when its command, the configs it names and all its upstreams are what they were when it finished, and its files
 are still there.
 
@@ -16,19 +16,20 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rcg_lightning import interruption
-from rcg_lightning.artifacts import fingerprint, locked, write_json
-from rcg_lightning.cli import main as cli
-from rcg_lightning.cli.parsing import call, echo, find_config, named_configs, read_config
+from rcg_lightning.artifacts import fingerprint, write_json
+from rcg_lightning.config_files import find_config, named_configs, read_config
 from rcg_lightning.errors import UserError
-from rcg_lightning.pipeline.spec import PLACEHOLDER, Pipeline, Step, read_pipeline
+from rcg_lightning.pipeline.spec import PLACEHOLDER, Pipeline, Step
 
 TABLE = "table"
+Command = Callable[[str, Sequence[str]], None]  # runs the `rcg` command of a name with its words, in this process
+Report = Callable[[str], None]  # shows a line to the user
 
 
 class Run:
@@ -37,7 +38,7 @@ class Run:
     Args:
         pipeline: what to run.
         root: folder of the pipeline's runs.
-        seeds: pipeline seeds; every step draws its own from the seed and its name.
+        seeds: pipeline seeds; every step has its own, made of the seed and its name.
     """
 
     def __init__(self, pipeline: Pipeline, root: Path, seeds: list[int]) -> None:
@@ -103,14 +104,16 @@ class Run:
         folder, sizes = self.folder(step, seed), record["files"]
         return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
 
-    def execute(self, step: Step, seed: int) -> None:
+    def execute(self, step: Step, seed: int, command: Command, report: Report) -> None:
         """Run a step, continuing where a killed run of the same command stopped."""
         folder, path, key = self.folder(step, seed), self.record_path(step, seed), self.key(step, seed)
         record = self.record(step, seed)
         changed = record.get("key") != key
         if changed or record.get("seconds") is not None:  # a step that is done is here because of what it lacks
             why = "its settings have changed" if changed else "files are missing or cut short"
-            _put_aside(folder, str(record.get("key", "unknown")), why)
+            aside = _put_aside(folder, str(record.get("key", "unknown")))
+            if aside is not None:
+                report(f"{folder}: {why}; the old one is stored as {aside.name}")
             record = {}
         folder.mkdir(parents=True, exist_ok=True)
         words = self.words(step, seed)
@@ -119,7 +122,7 @@ class Run:
         if words[0] == "fit" and (folder / "last.ckpt").is_file():
             words += ["--ckpt_path", str(folder / "last.ckpt")]
         began = time.perf_counter()
-        run_command(words, step)
+        run_command(words, step, command)
         seconds = spent + time.perf_counter() - began
         files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(_made_in(folder))}
         _write(path, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
@@ -144,8 +147,8 @@ class Run:
             steps |= {step.name: step for step in self._chain(upstream)}
         return list(steps.values())
 
-    def make_table(self) -> None:
-        """Compare the rows, unless the same ones have been compared already, and print the table."""
+    def make_table(self, command: Command, report: Report) -> None:
+        """Compare the rows, unless the same ones have been compared already, and report the table."""
         if self.pipeline.table is None:
             return
         step = Step(TABLE, self.pipeline.table, shared=True)
@@ -159,26 +162,38 @@ class Run:
         if not (fresh and (self.root / "results.md").is_file() and (self.root / "results.json").is_file()):
             _write(self.root / "rows.json", rows)
             words = [*self.words(step, self.seeds[0]), "--rows", str(self.root / "rows.json")]
-            run_command(words, step)
+            run_command(words, step, command)
             _write(stamp, {"key": key})
-        echo((self.root / "results.md").read_text())
-        echo(f"results: {self.root / 'results.json'}   images: {self.root / 'grid.png'}")
+        report((self.root / "results.md").read_text())
+        report(f"results: {self.root / 'results.json'}   images: {self.root / 'grid.png'}")
+
+    def work(self, command: Command, report: Report, dry_run: bool = False) -> None:
+        """Go through all steps in order; what is up to date is left alone, and with ``dry_run`` everything is."""
+        todo = self.todo()
+        for number, (step, seed) in enumerate(todo, 1):
+            where = f"[{number}/{len(todo)}] {step.name}" + ("" if step.shared else f", seed {seed}")
+            if self.is_done(step, seed):
+                report(f"{where}: up to date")
+                continue
+            report(f"{where}: rcg {shlex.join(self.words(step, seed))}")
+            if not dry_run:
+                self.execute(step, seed, command, report)
 
 
-def run_command(words: list[str], step: Step) -> None:
+def run_command(words: list[str], step: Step, command: Command) -> None:
     """Run one `rcg` command: here, where importing Lightning again would cost more than a small step, or apart."""
     if step.devices == 1 and not step.launcher:
         try:
             with _clean_process():
-                cli.run(words[0], words[1:])
+                command(words[0], words[1:])
                 interruption.check()  # before the step counts as finished
         except UserError as error:
             raise UserError(f"step {step.name}: {error}") from error
         return
-    command = [*step.launcher, sys.executable, "-m", "rcg_lightning.cli.main", *words]
-    result = subprocess.run(command, check=False)
+    process = [*step.launcher, sys.executable, "-m", "rcg_lightning.cli", *words]
+    result = subprocess.run(process, check=False)
     if result.returncode:
-        raise UserError(f"step {step.name} failed with exit code {result.returncode}: {shlex.join(command)}")
+        raise UserError(f"step {step.name} failed with exit code {result.returncode}: {shlex.join(process)}")
 
 
 @contextmanager
@@ -209,17 +224,16 @@ def _unrecorded(folder: Path, record: Path) -> float:
     return max([path.stat().st_mtime - record.stat().st_mtime for path in _made_in(folder)] + [0.0])
 
 
-def _put_aside(folder: Path, key: str, why: str) -> None:
-    """Rename the folder of an outdated step: a training of days is never deleted by a changed config."""
+def _put_aside(folder: Path, key: str) -> Path | None:
+    """Rename the folder of an outdated step, and return where: a changed config never deletes a training of days."""
     if not folder.exists():
-        return
+        return None
     aside = folder.with_name(f"{folder.name}.until-{key[:8]}")
     number = 1
     while aside.exists():
         aside = folder.with_name(f"{folder.name}.until-{key[:8]}-{number}")
         number += 1
-    folder.rename(aside)
-    echo(f"{folder}: {why}; the old one is kept as {aside.name}")
+    return folder.rename(aside)
 
 
 def _write(path: Path, content: Any) -> None:
@@ -228,49 +242,3 @@ def _write(path: Path, content: Any) -> None:
         write_json(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room and run it again") from error
-
-
-def pipeline(
-    config: Path, seeds: int = 1, root: Path = Path("runs"), set: dict[str, str] | None = None, dry_run: bool = False
-) -> None:
-    """Run every step of a pipeline that is not up to date, then print the table of its results.
-
-    Args:
-        config: a pipeline file, or the name of a shipped one: such as digits.
-        seeds: repeat everything for so many seeds; the table then has error bars.
-        root: folder under which the pipeline's folder lies.
-        set: values for the pipeline file's arguments, such as --set.root my_images.
-        dry_run: only say what would be run.
-    """
-    parsed = read_pipeline(find_config(str(config), "pipeline"), set)
-    if seeds < 1:
-        raise UserError(f"a pipeline runs for at least one seed, not {seeds}")
-    run = Run(parsed, root / parsed.name, list(range(seeds)))
-    if dry_run:
-        _work(run, dry_run)
-        return
-    busy = f"another rcg pipeline is at work in {run.root}: wait for it, or give another --root"
-    with locked(run.root / ".lock", busy):
-        _work(run, dry_run)
-        run.make_table()
-
-
-def _work(run: Run, dry_run: bool) -> None:
-    """Go through all steps in order; what is up to date is left alone."""
-    todo = run.todo()
-    for number, (step, seed) in enumerate(todo, 1):
-        where = f"[{number}/{len(todo)}] {step.name}" + ("" if step.shared else f", seed {seed}")
-        if run.is_done(step, seed):
-            echo(f"{where}: up to date")
-            continue
-        echo(f"{where}: rcg {shlex.join(run.words(step, seed))}")
-        if not dry_run:
-            run.execute(step, seed)
-
-
-def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg pipeline`; the pipeline may be given without --config."""
-    if argv and not argv[0].startswith("-"):
-        argv = ["--config", *argv]
-    examples = ["rcg pipeline digits", "rcg pipeline digits --seeds 3", "rcg pipeline folder --set.root my_images"]
-    call(pipeline, name, argv, examples, names=False, config_file=False)

@@ -1,4 +1,4 @@
-"""What a pipeline file says: steps, each an `rcg` command with placeholders, and the table of their results.
+"""A pipeline file, parsed: steps, each an `rcg` command with placeholders, and the table of their results.
 
 Nothing here imports torch.
 """
@@ -6,13 +6,12 @@ Nothing here imports torch.
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rcg_lightning.cli.main import COMMANDS
-from rcg_lightning.cli.parsing import read_config
+from rcg_lightning.config_files import read_config
 from rcg_lightning.errors import UserError
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -60,10 +59,11 @@ class Pipeline:
     rows: dict[str, str]
 
 
-def read_pipeline(path: Path, given: Mapping[str, str] | None = None) -> Pipeline:
+def read_pipeline(path: Path, commands: Collection[str], given: Mapping[str, str] | None = None) -> Pipeline:
     """Parse a pipeline file; raise UserError where it cannot work.
 
     Args:
+        commands: names of the `rcg` commands that a step may run.
         given: values for some of the file's ``arguments``, whose names stand in braces in its commands.
     """
     content = read_config(path)
@@ -73,7 +73,7 @@ def read_pipeline(path: Path, given: Mapping[str, str] | None = None) -> Pipelin
         raise UserError(f"{path}: steps should be names, each with what to run")
     steps: dict[str, Step] = {}
     for name, entry in content["steps"].items():
-        steps[name] = _read_step(path, name, entry, steps)
+        steps[name] = _read_step(path, name, entry, steps, commands)
     table = content.get("table") or {}
     _known_keys(f"{path}, table", table, {"run", "rows"} if table else set(), {"run", "rows"})
     rows = table.get("rows", {})
@@ -106,7 +106,7 @@ def _with_arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, 
     return {key: fill(value) for key, value in content.items()}
 
 
-def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step]) -> Step:
+def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step], commands: Collection[str]) -> Step:
     where = f"{path}, step {name}"
     if not re.fullmatch(r"\w+", name) or name in _OWN | {"table"}:
         raise UserError(f"{where}: a step's name is one word, and not seed, run or table")
@@ -117,8 +117,8 @@ def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step]) ->
     if not (isinstance(shared, bool) and isinstance(devices, int) and devices > 0):
         raise UserError(f"{where}: shared is true or false, devices a number of at least 1")
     command = run.split()[0]
-    if command not in COMMANDS.keys() - {"pipeline"}:
-        raise UserError(f"{where}: rcg has no command {command}{_near(command, COMMANDS)}")
+    if command not in commands:
+        raise UserError(f"{where}: a step runs no command {command}{_near(command, commands)}")
     step = Step(name, run, shared, devices, tuple(shlex.split(entry.get("launcher", ""))))
     for other in step.upstream:
         if other not in before:

@@ -81,7 +81,9 @@ def _opened(path: Path) -> mmap.mmap:
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise UserError(f"no word vectors at {path} ({error.strerror or error}): make them with rcg words") from error
+        raise UserError(
+            f"no word vectors at {path} ({error.strerror or error}): make them with rcg word-vectors"
+        ) from error
     except ValueError as error:  # an empty file cannot be mapped
         raise UserError(f"{path} is empty: give a file of word vectors") from error
 
@@ -223,7 +225,9 @@ class WordVectors(Codec):
             if self.vectors is not None:
                 self.use_vectors(self.vectors, spec)
             return spec
-        lacking = "WordVectors needs a file of word vectors: make one with rcg words, give it as --model.codec.vectors"
+        lacking = (
+            "WordVectors needs a file of word vectors: make one with rcg word-vectors, give it as --model.codec.vectors"
+        )
         require(self.vectors is not None, lacking)
         table = self._read(self.vectors, spec)  # type: ignore[arg-type]
         self._table = table.vectors
@@ -267,7 +271,7 @@ class WordVectors(Codec):
         require(
             not missing,
             f"{len(missing)} of the {len(words)} tags, such as {', '.join(missing[:3])}, have no vector in {path}: "
-            "give the same file as data.vectors, which leaves such tags out, or vectors of these tags (rcg words)",
+            "give the same file as data.vectors, which leaves such tags out, or vectors of these (rcg word-vectors)",
         )
         rows = torch.tensor([place[word] for word in words])
         return WordVectorTable(words, self.scaled(found.vectors[rows]))

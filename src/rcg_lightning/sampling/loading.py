@@ -1,4 +1,4 @@
-"""The generator that a command samples from, with what it needs: checked before anything is made or written."""
+"""A generator to sample from, with what it needs: checked before anything is made or written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcg_lightning.cli.compare import samples_folder
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import UNLABELLED, InstanceCondition
 from rcg_lightning.conditions.joint import JointCondition
 from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.guidance import Guidance
-from rcg_lightning.data.store import Store
+from rcg_lightning.data.store import Store, representation_store
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.sample_readers import samples_folder
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import bundle_parts, prior_at
 from rcg_lightning.types import Condition, require
@@ -74,10 +74,9 @@ def load(
         return Loaded(generator, None, Store.open(instances))
     prior = prior or bundle_parts(checkpoint).get("prior")
     if given or prior is None:
-        drawn = ", or a store to draw from with --instances" if condition_key(generator) == "instance" else ""
-        lacking = (
-            f"{checkpoint} is conditioned on {condition_key(generator)}s: give an RDM's checkpoint with --prior{drawn}"
-        )
+        key = condition_key(generator)
+        stored = ", or a store of them with --instances" if key == "instance" else ""
+        lacking = f"{checkpoint} is conditioned on {key}s: give an RDM's checkpoint with --prior{stored}"
         require(given, lacking)
         return Loaded(generator, None)
     source = Generator.load(prior_at(prior))
@@ -118,8 +117,7 @@ def same_encoder(generator: Generator, identity: object, what: str) -> None:
 
 def stored_representations(generator: Generator, folder: Path, number: int) -> Tensor:
     """Return a store's representations (number, R) as conditions of ``generator``; its rows in order, over and over."""
-    store = Store.open(samples_folder(folder))
-    require("representation" in store.columns, f"{folder} holds no representations: give a store that rcg extract made")
+    store = representation_store(samples_folder(folder))
     same_encoder(generator, store.identity.get("representation"), str(folder))
     return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
 
@@ -158,7 +156,7 @@ def check_labels_of_instances(loaded: Loaded) -> None:
 
 
 def take_tile(generator: Generator, tile: int | None) -> None:
-    """Let a generator compute so many samples together, where a number is given."""
+    """Let a generator compute ``tile`` samples together, where a number is given."""
     if tile is not None:
         require(tile > 0, f"--tile is a number of samples that are computed together, at least 1, not {tile}")
         generator.tile = tile

@@ -1,4 +1,4 @@
-"""What `rcg evaluate` makes of the samples themselves: the closest ones next to training images, Parzen windows."""
+"""Analysis of samples one by one: the closest ones next to training images, and a Parzen-window likelihood."""
 
 import logging
 import math
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class OfSamples:
-    """What was asked for.
+class SampleAnalysis:
+    """Which analyses are asked for.
 
     Attributes:
         memorisation: how many of the closest samples to show; 0 for none.
-        space: what they are close in, pixels or features.
+        space: in which they are close, pixels or features.
         parzen: whether to take a Parzen-window likelihood.
     """
 
@@ -41,13 +41,13 @@ class OfSamples:
         return bool(self.memorisation or self.parzen)
 
     def check(self, data: ImageDataModule | None, out: Path | None) -> None:
-        """Raise a UserError where what was asked for lacks something."""
+        """Raise a UserError where an analysis lacks something."""
         require(self.memorisation >= 0, f"--memorisation is a number of samples to show, not {self.memorisation}")
-        require(not self.memorisation or out is not None, "--memorisation writes a image next to --out: give it, too")
+        require(not self.memorisation or out is not None, "--memorisation writes an image next to --out: give it, too")
         require(data is not None or not self, "--memorisation and --parzen need the real images: give --data")
 
     def check_size(self, shape: tuple[int, ...], number: int) -> None:
-        """Raise a UserError where samples (C, H, W), so many in a block, cannot all be kept and all are needed."""
+        """Raise a UserError where ``number`` samples (C, H, W) cannot all be stored and all are needed."""
         require(
             not self.parzen or number * math.prod(shape) <= MAX_STORED_BYTES,
             f"{number} samples of {shape} are too many for Parzen windows, which hold all of them: take fewer",
@@ -56,7 +56,7 @@ class OfSamples:
     def likelihood(self, samples: Tensor, real: ParzenImages, device: torch.device) -> dict[str, float]:
         """Return the Parzen metrics of a block of samples (n, C, H, W) by full names; none where not asked for.
 
-        Next to them stand those that as many training images get in the samples' place.
+        Next to them stand those of as many training images, scored like samples.
         """
         if not self.parzen:
             return {}
@@ -69,7 +69,7 @@ class OfSamples:
         return {metric_name(name, "pixels", len(samples), "eval"): value for name, value in found.items()}
 
     def rule(self, real: ParzenImages) -> dict[str, Any]:
-        """Return how the bandwidth was chosen, for what is stored; nothing where no likelihood was asked for."""
+        """Return how the bandwidth was chosen, for the results; nothing where no likelihood was asked for."""
         if not self.parzen:
             return {}
         chosen = {"validation": len(real.validation), "test": len(real.test), "bandwidths": list(BANDWIDTHS)}

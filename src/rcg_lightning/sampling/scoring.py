@@ -12,27 +12,33 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from tqdm import tqdm
 
-from rcg_lightning.cli.parsing import progress_bar
 from rcg_lightning.conditions.class_label import LABEL_STREAM
 from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.errors import UserError
-from rcg_lightning.evaluation.protocols import Labels, Protocol
+from rcg_lightning.evaluation.protocols import Labels, Protocol, bind_representations
 from rcg_lightning.evaluation.reference import BATCH, batches
-from rcg_lightning.evaluation.sample_readers import Samples
+from rcg_lightning.evaluation.sample_readers import (
+    Samples,
+    holds_representations,
+    open_representations,
+    open_samples,
+    samples_folder,
+)
 from rcg_lightning.evaluation.scorer import Scorer
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.representation_distance import RepresentationScorer
-from rcg_lightning.sampling.loading import Loaded, chosen_labels
+from rcg_lightning.sampling.loading import Loaded, chosen_labels, load, same_encoder
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.sampling import SamplingModule
 from rcg_lightning.stages.stage_folder import holds_stage
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, require
 
-NUMBER = 5000  # samples made where neither protocol nor user says
+NUMBER = 5000  # samples made where neither protocol nor user gives their number
 AnyScorer = Scorer | RepresentationScorer
 
 
@@ -62,7 +68,7 @@ class ScoredSampling(SamplingModule):
         # samples, their positions, and the classes that were asked for
         self.waiting: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in scorers]
         self.metrics: list[dict[str, float]] = []
-        self.kept: list[Tensor] = []
+        self.images: list[Tensor] = []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         made = self.generator.sample(batch, self.guidance, self.sampler, self.ema_name)
@@ -92,20 +98,20 @@ class ScoredSampling(SamplingModule):
         for i in range(len(self.scorers)):
             self._score(i, 1)
         self.metrics = [scorer.compute() for scorer in self.scorers]  # type: ignore[operator]
-        self.kept = _kept(self.scorers)
+        self.images = _stored(self.scorers)
 
 
-class Watched(Callback):
+class SamplingProgress(Callback):
     """A progress bar that appears where predicting takes more than a few seconds."""
 
-    def __init__(self, what: str = "sampling") -> None:
-        self.what = what
+    def __init__(self, title: str = "sampling") -> None:
+        self.title = title
         self._bar: tqdm[Any] | None = None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             total = sum(int(batches) for batches in trainer.num_predict_batches)
-            self._bar = tqdm(desc=self.what, total=total, delay=3, leave=False)
+            self._bar = tqdm(desc=self.title, total=total, delay=3, leave=False)
 
     def on_predict_batch_end(self, *_: Any) -> None:
         if self._bar is not None:
@@ -117,28 +123,60 @@ class Watched(Callback):
 
 
 @dataclass(frozen=True)
+class SampleSource:
+    """Where samples come from: a generator that makes them, or files. One of the two is there."""
+
+    loaded: Loaded | None
+    files: Samples | None
+
+    @classmethod
+    def open(cls, path: Path, prior: Path | None, autoencoder: Path | None, instances: Path | None) -> "SampleSource":
+        """Load the generator at ``path`` (a checkpoint, a stage's folder or a bundle), or open the files there."""
+        if holds_stage(path) or path.suffix in (".pt", ".pth"):
+            return cls(load(path, prior, autoencoder=autoencoder, instances=instances), None)
+        path = samples_folder(path)
+        return cls(None, open_representations(path) if holds_representations(path) else open_samples(path))
+
+    @property
+    def of_representations(self) -> bool:
+        """Whether the samples are representations, not images."""
+        if self.loaded is not None:
+            return self.loaded.generator.codec.makes == "representation"
+        return self.files is not None and len(self.files.shape) == 1
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(C, H, W) of the samples, where they are images."""
+        if self.loaded is not None:
+            return image_of(self.loaded)
+        assert self.files is not None
+        channels, height, width = self.files.shape
+        return channels, height, width
+
+
+@dataclass(frozen=True)
 class Scored:
-    """What came of samples.
+    """Results of scored samples.
 
     Attributes:
         blocks: metrics of each block of seeds, by short names.
         number: samples of a block.
         format: as in a protocol's record.
-        speaks: true in one of the processes that made them.
-        kept: samples of each block, where scorers keep them, uint8 (n, C, H, W) in their order.
+        reports: true in one of the processes that made them.
+        images: samples of each block, where scorers store them, uint8 (n, C, H, W) in their order.
     """
 
     blocks: list[dict[str, float]]
     number: int
     format: str
-    speaks: bool = True
-    kept: list[Tensor] = field(default_factory=list)
+    reports: bool = True
+    images: list[Tensor] = field(default_factory=list)
 
 
 def score_made(module: ScoredSampling, seeds: SeedDataModule, trainer: Trainer) -> Scored:
     """Score what a generator makes of ``seeds``."""
     trainer.predict(module, datamodule=seeds, return_predictions=False)
-    return Scored(module.metrics, module.number, "memory", trainer.is_global_zero, module.kept)
+    return Scored(module.metrics, module.number, "memory", trainer.is_global_zero, module.images)
 
 
 def score_read(found: Samples, scorers: Sequence[AnyScorer], device: torch.device) -> Scored:
@@ -149,10 +187,10 @@ def score_read(found: Samples, scorers: Sequence[AnyScorer], device: torch.devic
     for i, scorer in enumerate(scorers):
         part = found.part(i * size, (i + 1) * size)
         scorer.to(device)
-        for batch in batches(progress_bar(part, "scoring", -(-size // BATCH))):
+        for batch in batches(tqdm(part, "scoring", -(-size // BATCH), delay=3, leave=False)):
             scorer.update(batch.to(device))
         metrics.append(scorer.compute())
-    return Scored(metrics, size, found.format, kept=_kept(scorers))
+    return Scored(metrics, size, found.format, images=_stored(scorers))
 
 
 def asked_seeds(loaded: Loaded, first: int, total: int, labels: Labels, batch_size: int) -> SeedDataModule:
@@ -184,10 +222,17 @@ def image_of(loaded: Loaded) -> tuple[int, int, int]:
     return loaded.generator.spec.image
 
 
-def is_generator(path: Path) -> bool:
-    """Whether samples are to be made by what lies at ``path``: a checkpoint, a stage's folder or a bundle."""
-    return holds_stage(path) or path.suffix in (".pt", ".pth")
+def representation_scorers(
+    source: SampleSource, data: ImageDataModule | None, count: int
+) -> tuple[list[AnyScorer], str, dict[str, Any]]:
+    """Return ``count`` scorers of representations, the encoder of the real ones, and what to record of these."""
+    if data is None:
+        raise UserError("these samples are representations: give the real ones, as --data with --data.stores")
+    real, spec = bind_representations(data)
+    if source.loaded is not None:
+        same_encoder(source.loaded.generator, real.identity, "--data.stores")
+    return [RepresentationScorer(real) for _ in range(count)], str(real.identity), spec
 
 
-def _kept(scorers: Any) -> list[Tensor]:
-    return [scorer.kept.compute() for scorer in scorers if scorer.kept is not None]
+def _stored(scorers: Any) -> list[Tensor]:
+    return [scorer.images.compute() for scorer in scorers if scorer.images is not None]

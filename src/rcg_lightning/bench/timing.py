@@ -1,0 +1,59 @@
+"""Timing one workload, in a process of its own: memory that others used before would slow it and hide its peak."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from rcg_lightning.bench.measure import limit, measure_in_turns
+from rcg_lightning.bench.report import Row
+from rcg_lightning.bench.workload import Workload
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How workloads are timed.
+
+    Attributes:
+        device: to run on.
+        times: runs, of which the median counts.
+        threads: of a CPU.
+        baseline: time the baseline, too.
+        traces: folder for a trace of one run of each workload; None for none.
+    """
+
+    device: torch.device
+    times: int = 5
+    threads: int = 1
+    baseline: bool = False
+    traces: Path | None = None
+
+    def in_a_process(self, workload: Workload) -> Row:
+        """Time a workload in a new process."""
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            return process.submit(self.here, workload).result()
+
+    def here(self, workload: Workload) -> Row:
+        """Time a workload in this process."""
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(0)
+        variants = workload.prepare(self.device).several(self.baseline)
+        before = limit(self.device)  # and after, for other programs come and go
+        costs = dict(zip(variants, measure_in_turns(list(variants.values()), self.times, self.device)))
+        rate, best = ((one + other) / 2 for one, other in zip(before, limit(self.device)))
+        if self.traces is not None:
+            name = workload.name.replace(", ", "_").replace(" ", "_")
+            _trace(variants["fast"][0], self.traces / f"{name}.json", self.device)
+        return Row(workload, costs.pop("fast"), rate, self.device.type != "cpu", costs, best)
+
+
+def _trace(work: Callable[[], object], path: Path, device: torch.device) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as trace:
+        work()
+    trace.export_chrome_trace(str(path))

@@ -1,0 +1,46 @@
+"""`rcg pipeline`: all stages of an experiment, run when they are out of date. Nothing here imports torch."""
+
+from pathlib import Path
+
+from rcg_lightning.artifacts import locked
+from rcg_lightning.cli.main import COMMANDS, run
+from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.config_files import find_config
+from rcg_lightning.errors import UserError
+from rcg_lightning.pipeline.runner import Run
+from rcg_lightning.pipeline.spec import read_pipeline
+
+STEP_COMMANDS = COMMANDS.keys() - {"pipeline"}
+
+
+def pipeline(
+    config: Path, seeds: int = 1, root: Path = Path("runs"), set: dict[str, str] | None = None, dry_run: bool = False
+) -> None:
+    """Run every step of a pipeline that is not up to date, then print the table of its results.
+
+    Args:
+        config: a pipeline file, or the name of a shipped one: such as digits.
+        seeds: repeat everything for this many seeds; the table then has error bars.
+        root: folder under which the pipeline's folder lies.
+        set: values for the pipeline file's arguments, such as --set.root my_images.
+        dry_run: only print what would be run.
+    """
+    parsed = read_pipeline(find_config(str(config), "pipeline"), STEP_COMMANDS, set)
+    if seeds < 1:
+        raise UserError(f"a pipeline runs for at least one seed, not {seeds}")
+    steps = Run(parsed, root / parsed.name, list(range(seeds)))
+    if dry_run:
+        steps.work(run, echo, dry_run)
+        return
+    busy = f"another rcg pipeline is at work in {steps.root}: wait for it, or give another --root"
+    with locked(steps.root / ".lock", busy):
+        steps.work(run, echo)
+        steps.make_table(run, echo)
+
+
+def main(name: str, argv: list[str]) -> None:
+    """Parse the command line of `rcg pipeline`; the pipeline may be given without --config."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--config", *argv]
+    examples = ["rcg pipeline digits", "rcg pipeline digits --seeds 3", "rcg pipeline folder --set.root my_images"]
+    call(pipeline, name, argv, examples, names=False, config_file=False)

@@ -1,0 +1,80 @@
+"""Configs as files: where the shipped ones lie, which one a name means, and what it holds with all that it includes.
+
+Nothing here imports torch.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rcg_lightning.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+CONFIG_FLAGS = ("--config", "-c")
+EXPERIMENT, PRESET = "experiment", "preset"  # folders of configs: what `rcg fit` takes, what `rcg sample` takes
+
+
+def config_folders() -> list[Path]:
+    """Return where the shipped configs lie: inside the wheel, or next to src/ in a checkout."""
+    return [folder for folder in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if folder.is_dir()]
+
+
+def find_config(name: str, kind: str = EXPERIMENT) -> Path:
+    """Return the config file that ``name`` means: a path, or the name of a shipped one.
+
+    Those of experiments and those of sampling, the presets, are one space of names.
+
+    Raises:
+        UserError: there is no such file; the nearest shipped names are given.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    kinds = (EXPERIMENT, PRESET) if kind == EXPERIMENT else (kind,)
+    for folder in config_folders():
+        places = [folder / one / f"{name}.yaml" for one in kinds]
+        for candidate in (folder / name, folder / f"{name}.yaml", *places):
+            if candidate.is_file():
+                return candidate
+    shipped = [path.stem for folder in config_folders() for one in kinds for path in (folder / one).glob("*.yaml")]
+    near = difflib.get_close_matches(Path(name).stem, shipped, n=3)
+    known = near or [*sorted(set(shipped))[:8], f"… all in {config_folders()[0] / kind}"]
+    raise UserError(f"no config {name}: give a file, or the name of a shipped one ({', '.join(known)})")
+
+
+def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
+    """Return every config that a command line names, with the position of the word that does."""
+    found = []
+    for i, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag in CONFIG_FLAGS and equals:
+            found.append((i, value))
+        elif word in CONFIG_FLAGS and i + 1 < len(argv):
+            found.append((i + 1, argv[i + 1]))
+    return found
+
+
+def read_config(path: Path) -> Any:
+    """Return the content of a config with the fragments that it includes; a UserError names file and line."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path}{line}: no valid YAML ({reason})") from error
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): expand(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [expand(item) for item in value]
+        if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
+            return read_config(path.parent / value)
+        return value
+
+    return expand(content)

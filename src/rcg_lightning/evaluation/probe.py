@@ -1,0 +1,97 @@
+"""Probes of representations: those that an encoder makes of a data set, or those in the stores that the data join."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rcg_lightning.data.data_module import ImageDataModule, as_floats
+from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.protocols import Protocol
+from rcg_lightning.evaluation.reference import BATCH
+from rcg_lightning.evaluation.results import content_of
+from rcg_lightning.metrics.metric_name import metric_name
+from rcg_lightning.metrics.probes import DRAWN, probe
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.types import require
+
+ACCURACIES = frozenset({"knn_accuracy", "linear_accuracy"})  # these are of evaluation images
+
+
+def probe_representations(
+    data: ImageDataModule,
+    encoder: Encoder | None,
+    neighbours: int,
+    regularisation: float,
+    most: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return the results of ``metrics.probes.probe``; without labels there are no accuracies.
+
+    Args:
+        data: the images and, for the accuracies, their labels.
+        encoder: what makes the representations; None for those in the stores of ``data``.
+        neighbours, regularisation: see ``metrics.probes.probe``.
+        most: use at most this many training images, spread evenly.
+        device: to encode and compare on.
+    """
+    data.prepare_data()
+    if encoder is not None:
+        encoder.setup()
+    counts = {split: len(data.images(split)) for split in ("train", "eval")}
+    require(counts["eval"] > 0, "a probe is of evaluation images, and these data have none")
+    count = min(counts["train"], most)
+    index = {"train": np.arange(count) * counts["train"] // count, "eval": np.arange(counts["eval"])}
+    rows, labels = {}, {}
+    for split, chosen in index.items():
+        rows[split] = (
+            _stored(data, split, chosen) if encoder is None else _encoded(data, encoder, split, chosen, device)
+        )
+        known = data.images(split).labels
+        labels[split] = None if known is None else torch.from_numpy(np.asarray(known)[chosen])
+    train, evaluation = rows["train"].to(device), rows["eval"].to(device)
+    found = probe(train, labels["train"], evaluation, labels["eval"], neighbours, regularisation)
+    made_by = encoder.identity if encoder is not None else _identity(data)
+    content = content_of([_named(found, count, counts["eval"])], _record(data, made_by, count))
+    return content | {"settings": {"neighbours": neighbours, "regularisation": regularisation, "training": count}}
+
+
+def _named(found: dict[str, float], train: int, evaluation: int) -> dict[str, float]:
+    """Name accuracies by the evaluation images that they are of, the others by training images."""
+    return {
+        metric_name(kind, "encoder", evaluation, "eval")
+        if kind in ACCURACIES
+        else metric_name(kind, "encoder", min(train, DRAWN)): value
+        for kind, value in found.items()
+    }
+
+
+def _record(data: ImageDataModule, made_by: str, count: int) -> dict[str, object]:
+    images = data.images("eval")
+    spec = {"set": "eval", "identity": images.fingerprint, "images": len(images)}
+    return Protocol("probe").record(made_by, spec | {"resize": data.transform.says(False)}, count)
+
+
+def _stored(data: ImageDataModule, split: str, index: np.ndarray) -> Tensor:
+    """Return stored representations (n, R), of views the first."""
+    store = data.columns(split).get("representation")
+    if store is None:
+        option = "--data.stores" if split == "train" else "--data.eval_stores"
+        raise UserError(f"nothing to probe: give --encoder, or a store of rcg extract as {option}")
+    return torch.from_numpy(store.read("representation", index)).float()
+
+
+@torch.no_grad()
+def _encoded(data: ImageDataModule, encoder: Encoder, split: str, index: np.ndarray, device: torch.device) -> Tensor:
+    """Return the representations (n, R) of images, on the CPU."""
+    batches = data.plain(split, frozenset({"image"}), index, BATCH)
+    watched = tqdm(batches, f"encoding {split}", -(-len(index) // BATCH), delay=3, leave=False)
+    return torch.cat([encoder(as_floats(batch)["image"].to(device)).float().cpu() for batch in watched])
+
+
+def _identity(data: ImageDataModule) -> str:
+    made = [str(data.columns(split)["representation"].identity.get("representation")) for split in ("train", "eval")]
+    require(made[0] == made[1], f"the stores hold representations of two encoders, {made[0]} and {made[1]}")
+    return made[0]

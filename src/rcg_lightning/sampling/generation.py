@@ -1,0 +1,80 @@
+"""Samples as a store, made by any number of processes and continued where one stopped; and as image files."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from rcg_lightning.artifacts import fingerprint, replacing
+from rcg_lightning.callbacks.prediction_writer import predict_store
+from rcg_lightning.config import describe
+from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.data.seed_data_module import SeedDataModule
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.evaluation.image_grid import image_grid, save_images, save_png
+from rcg_lightning.evaluation.sample_readers import open_samples
+from rcg_lightning.sampling.loading import Loaded
+from rcg_lightning.stages.sampling import GuidedSampling
+from rcg_lightning.trainer import Trainer
+
+
+def write_samples(
+    loaded: Loaded,
+    seeds: SeedDataModule,
+    folder: Path,
+    trainer: Trainer,
+    guidance: Guidance,
+    sampler: Sampler | None = None,
+) -> Store:
+    """Write a store of what a generator makes of ``seeds``; one that was begun with the same settings is continued.
+
+    Raises:
+        UserError: the folder holds other samples.
+    """
+    generator = loaded.generator
+    identity = _identity(loaded, seeds, guidance, sampler)
+    # shards do not depend on the batch size, so that neither does the store
+    writer = StoreWriter(folder, len(seeds), 1, 16 * generator.tile, identity)
+    seeds.only(writer.pending(trainer.global_rank, trainer.world_size))
+    return predict_store(trainer, GuidedSampling(generator, guidance, sampler), seeds, writer)
+
+
+def _identity(loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler: Sampler | None) -> dict[str, object]:
+    """Everything that the samples depend on: a store of other samples is rejected, one just begun is continued."""
+    generator = loaded.generator
+    carried = seeds.rows.carried
+    settings = [describe(guidance), describe(sampler), sorted(carried), generator.tile]
+    values = [rows.numpy().tobytes() for rows in (seeds.rows.seeds, *(carried[name] for name in sorted(carried)))]
+    identity: dict[str, object] = {
+        "dataset": "samples",
+        "split": "samples",
+        "transform": "samples",
+        "generator": generator.identity,
+        "prior": loaded.prior.identity if loaded.prior else None,
+        "settings": fingerprint(settings, values),
+    }
+    if generator.codec.makes == "representation":
+        identity["representation"] = generator.spec.identities.get("representation") if generator.spec else None
+    optional = {
+        "instances": loaded.instances and loaded.instances.identity,
+        "autoencoder": getattr(generator.codec, "identity", None),
+        "weak": generator.weak_identity,
+    }
+    return identity | {name: value for name, value in optional.items() if value}
+
+
+def write_images(store: Store, out: Path, seeds: list[int], png: bool, npz: bool, grid: bool) -> None:
+    """Write the images of a store as PNG files, as samples.npz (``arr_0``, uint8 (N, H, W, C)), as grid.png."""
+    samples = open_samples(store.path)
+    if png:
+        names = (f"{i:06d}-seed{seed}.png" for i, seed in enumerate(seeds))
+        batches = tqdm(samples, "writing", -(-len(seeds) // 256), delay=3, leave=False)
+        save_images(batches, out / "png", names)
+    if npz:
+        with replacing(out / "samples.npz") as draft, open(draft, "wb") as file:
+            np.savez(file, arr_0=store.whole("image")[:, 0])
+    if grid:
+        save_png(Image.fromarray(image_grid(samples.first(100), 10)), out / "grid.png")

@@ -1,0 +1,60 @@
+"""Workloads do the work that they are named after."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from rcg_lightning.bench import generators
+from rcg_lightning.bench.generators import DiTTraining, MAGETraining
+from rcg_lightning.bench.host_syncs import HostSyncs
+from rcg_lightning.bench.measure import measure
+from rcg_lightning.bench.neighbours import NeighbourSearch
+from rcg_lightning.bench.representations import RDMTraining
+from rcg_lightning.bench.surroundings import by_pillow, by_pillow_scaled, by_torchvision, jpeg_files
+from rcg_lightning.data.decode import to_tensor
+from rcg_lightning.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def test_pillow_and_torchvision_decode_to_the_same_pixels(tmp_path):
+    (content,) = jpeg_files(None, count=1)
+    assert torch.equal(by_torchvision(content), to_tensor(by_pillow(content)))
+    assert by_pillow_scaled(content).size == (500, 375)  # a half would be smaller than what is cropped
+    (tmp_path / "image.jpeg").write_bytes(content)
+    assert jpeg_files(tmp_path) == [content]
+    with pytest.raises(UserError, match="holds no JPEG files"):
+        jpeg_files(tmp_path / "empty")
+
+
+def test_a_training_step_waits_for_nothing():
+    work = RDMTraining(2).prepare(CPU).fast
+    work()
+    with HostSyncs() as syncs:
+        work()
+    assert not syncs.found
+
+
+def test_neighbours_are_counted_for_each_query():
+    search = NeighbourSearch(10**8, size=1200, queries=150)
+    variants = search.prepare(CPU)
+    assert variants.items == 150
+    assert measure(variants.fast, variants.items, 1, CPU).flops == 2 * 1200 * NeighbourSearch.DIM
+
+
+@pytest.mark.parametrize("make", [lambda: MAGETraining(1), lambda: DiTTraining(1, "b2")], ids=["mage", "dit"])
+def test_generators_take_what_a_store_gives(make, monkeypatch):
+    """One example through the losses of the published stage, with networks of one narrow block."""
+    monkeypatch.setattr(generators, "shipped_stage", partial(narrow, generators.shipped_stage))
+    assert make().prepare(CPU).fast.losses()["loss"].isfinite()
+
+
+def narrow(shipped, config, spec, **changes):
+    small = {"width": 32, "depth": 1, "heads": 2}
+    for arguments in (changes.get("transformer", {}), changes.get("denoiser", {}).get("network", {})):
+        if arguments:
+            arguments["init_args"] |= small
+    if "transformer" in changes:
+        changes["transformer"]["init_args"] |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+    return shipped(config, spec, **changes)

@@ -1,0 +1,13 @@
+"""Instances chosen from a bank."""
+
+import torch
+
+from rcg_lightning.data.instances import nearest_different
+
+
+def test_what_several_centres_are_nearest_to_is_chosen_once():
+    bank = torch.arange(20.0)[:, None]
+    found = nearest_different(torch.tensor([[3.0]] * 11), bank)
+    assert sorted(found.tolist()) == list(range(11)) or len(set(found.tolist())) == 11
+    assert found[0] == 3
+    assert sorted(nearest_different(torch.zeros(20, 1), bank).tolist()) == list(range(20))
