@@ -1,8 +1,8 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The one exception whose message is written for the user."""
 
 
 class UserError(Exception):
-    """Something the user gave cannot work: one line that says what, where and what to do about it.
+    """The user's input cannot work. The message is one line: what is wrong, where, and how to fix it.
 
-    The command line prints it without a traceback and leaves with exit code 2.
+    The command line prints it without a traceback and exits with code 2.
     """

@@ -1,7 +1,7 @@
-"""An interruption from the keyboard is never lost.
+"""Keyboard interruptions that are never lost.
 
-Python raises it wherever the program happens to be. Inside a finaliser, or a library that ignores errors, it would
-vanish and the run go on; so it is remembered, and raised again before the next step.
+Python raises KeyboardInterrupt wherever the program happens to be. In a finaliser, or in a library that ignores errors,
+it would vanish and the run would go on. So it is remembered, and raised again before the next step.
 """
 
 import signal
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_noted = threading.Event()
+_interrupted = threading.Event()
 
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Remember interruptions inside the block; what was remembered before is forgotten."""
-    _noted.clear()
+    """Remember interruptions inside the block; forget earlier ones."""
+    _interrupted.clear()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
-    previous = signal.signal(signal.SIGINT, _note)
+    previous = signal.signal(signal.SIGINT, _remember)
     try:
         yield
     finally:
@@ -28,11 +28,11 @@ def remembered() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt where one was remembered."""
-    if _noted.is_set():
+    """Raise KeyboardInterrupt if an interruption was remembered."""
+    if _interrupted.is_set():
         raise KeyboardInterrupt
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    _noted.set()
+def _remember(number: int, frame: FrameType | None) -> None:
+    _interrupted.set()
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What passes between the reference values: batches, the data spec, and the interfaces that stages are written against."""
+"""Types that all layers share: batches, the data spec, and the interfaces that stages are written against."""
 
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, field
@@ -13,31 +13,31 @@ from rcg_lightning.errors import UserError
 
 
 class Batch(TypedDict, total=False):
-    """Named tensors of one batch; a key is there only where the data has it and the stage needs it."""
+    """Named tensors of one batch. A key is present only if the data has it and the stage needs it."""
 
     image: Tensor  # (B, C, H, W) float32 in [0, 1]; uint8 until it is on the device
     pair: Tensor  # a second random view of the same image, like image
     label: Tensor  # (B,) int64
     index: Tensor  # (B,) int64, position in the data set: the key of a store
     view: Tensor  # (B,) int64, which stored view of the image
-    seed: Tensor  # (B,) int64, the name of a sample to be generated
+    seed: Tensor  # (B,) int64, the name of a sample to generate
     representation: Tensor  # (B, R) float32
-    instance: Tensor  # (B, R) float32, the representation of the image among whose neighbours this one was drawn
+    instance: Tensor  # (B, R) float32, representation of the image whose neighbour this image was chosen as
     cluster: Tensor  # (B,) int64
-    tag: Tensor  # (B,) int64, one of the image's words: its place in the vocabulary
-    tokens: Tensor  # (B, N) int64, row by row: indices into a codebook
-    latent: Tensor  # (B, *S) float32, what an autoencoder makes of the image
+    tag: Tensor  # (B,) int64, one of the image's tags: its index in the vocabulary
+    tokens: Tensor  # (B, N) int64 indices into a codebook, row by row of the image
+    latent: Tensor  # (B, *S) float32, the image encoded by an autoencoder
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a stage must know of its data to build its networks. Plain data: it travels in the checkpoint.
+    """Properties of the data from which a stage builds its networks. Plain data, stored in the checkpoint.
 
     Attributes:
-        image: (C, H, W) of a image in a batch.
-        classes: number of classes, None where the data has no labels.
-        columns: name of each stored column to its data spec, at least ``shape`` (of one row) and, for integer columns that
-            count something, ``count``.
+        image: (C, H, W) of an image in a batch.
+        classes: number of classes, None if the data has no labels.
+        columns: name of each stored column to its description: at least ``shape`` (of one row) and, for integers in
+            [0, count), ``count``.
         identities: fingerprints by name: ``dataset``, and one for each column (the encoder that made it).
     """
 
@@ -48,17 +48,17 @@ class DataSpec:
 
     @property
     def encoded_online(self) -> bool:
-        """Whether a stage noted here what its own encoder makes: then the encoder is not needed to size networks."""
+        """Whether a stage has described its own encoder's output here: then networks are sized without the encoder."""
         return self.columns.get("representation", {}).get("online", False)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
         return {**asdict(self), "image": list(self.image)}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "DataSpec":
-        """Invert ``plain``."""
-        return cls(**{**plain, "image": tuple(plain["image"])})
+    def from_dict(cls, data: dict[str, Any]) -> "DataSpec":
+        """Invert ``to_dict``."""
+        return cls(**{**data, "image": tuple(data["image"])})
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ class Vector:
 
 
 Part = Classes | Vector
-Raw = tuple[Tensor, ...]  # a raw condition: one tensor for each part, () where there is none
+Raw = tuple[Tensor, ...]  # a raw condition: one tensor for each part, () for no condition
 
 
 class Condition(ConfigMixin):
-    """Where a condition comes from: observed on a real batch, or sampled for generation. Has no parameters."""
+    """Source of a condition: observed on a real batch, or sampled for generation. Has no parameters."""
 
     needs: frozenset[str] = frozenset()  # keys of the batch that observe() reads
 
     @abstractmethod
     def parts(self, spec: DataSpec) -> tuple[Part, ...]:
-        """Return what the raw condition consists of; raise UserError where the data cannot give it."""
+        """Return the parts of the raw condition; raise UserError if the data does not have them."""
 
     @abstractmethod
     def observe(self, batch: Batch) -> Raw:
@@ -94,52 +94,52 @@ class Condition(ConfigMixin):
 
     @abstractmethod
     def sample(self, batch: Batch) -> Raw:
-        """Return a raw condition for each ``batch["seed"]`` (generation); what the batch holds already is used."""
+        """Return a raw condition for each ``batch["seed"]`` (generation), with values that the batch already has."""
 
     def completed(self, batch: Batch) -> Batch:
-        """Return a batch to be sampled, with what this condition draws that others joined to it must agree with."""
+        """Return the batch with the values sampled here that the other parts of a joint condition must agree with."""
         return batch
 
     @property
     def prior(self) -> nn.Module | None:
-        """The generator that the condition is sampled from, loaded; None where there is none."""
+        """The loaded generator that the condition is sampled from, or None."""
         return None
 
     def use_prior(self, path: Path) -> None:
-        """Sample from the generator whose checkpoint is at ``path``, where the condition is sampled from one."""
+        """Sample from the generator whose checkpoint is at ``path``, if the condition is sampled from a generator."""
 
     def use_instances(self, path: Path) -> None:
-        """Sample from the store of instances at ``path``, where the condition is an instance."""
+        """Sample from the store of instances at ``path``, if the condition is an instance."""
 
 
 class Codec(ConfigMixin):
-    """What a generator models instead of images: pixels, latents, tokens or representations."""
+    """The space that a generator models: pixels, latents, tokens or representations."""
 
     needs: frozenset[str] = frozenset({"image"})  # keys of the batch that encode() reads
-    makes: str = "image"  # key of the batch that decode() would fill
-    stream: int = 0  # keeps the noise of different spaces apart where one seed is used for both
+    makes: str = "image"  # key of the batch that decode() corresponds to
+    stream: int = 0  # separates the noise of two spaces that are sampled with one seed
 
     @abstractmethod
     def shape(self, spec: DataSpec) -> tuple[int, ...]:
         """Return the shape of one encoded example."""
 
     def count(self, spec: DataSpec) -> int | None:
-        """Return how many values an entry of z can take; None where z is continuous."""
+        """Return how many values an entry of z can take; None if z is continuous."""
         return None
 
     def use_autoencoder(self, folder: Path) -> None:
         """Encode and decode with the autoencoder at ``folder``.
 
         Raises:
-            UserError: it is another one than data or checkpoint are of, or this codec has none.
+            UserError: the data or the checkpoint belong to another autoencoder, or this codec uses none.
         """
         raise UserError(f"the autoencoder {folder} is of no use: {type(self).__name__} encodes and decodes without one")
 
     def check_decoding(self) -> None:
-        """Raise UserError where something is missing without which ``decode`` cannot work, such as an autoencoder."""
+        """Raise UserError if ``decode`` lacks something it needs, such as an autoencoder."""
 
-    def noted(self, spec: DataSpec) -> DataSpec:
-        """Return ``data spec`` with what the codec itself makes of images noted, as if it were a stored column."""
+    def extend_spec(self, spec: DataSpec) -> DataSpec:
+        """Return ``spec`` with the codec's own encodings of images described as if they were a stored column."""
         return spec
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Codec(ConfigMixin):
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Return what z stands for: images (B, C, H, W) in [0, 1], or representations (B, R)."""
+        """Decode z (B, *shape) to images (B, C, H, W) in [0, 1], or to representations (B, R)."""
 
 
 class Backbone(ConfigMixin, nn.Module):
@@ -162,17 +162,17 @@ class Backbone(ConfigMixin, nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """x (B, *shape), k (B,) timestep, c (B, condition_dim) -> (B, *shape), times out_factor in the channels.
+        """x (B, *shape), timesteps t (B,), c (B, condition_dim) -> (B, *shape), times out_factor in the channels.
 
-        ``t`` of shape (1,) is the level of all rows, as in sampling.
+        ``t`` of shape (1,) is the timestep of all examples, as in sampling.
         """
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Images in [0, 1] -> uint8, rounded: the one place where images are quantised.
+    """Images in [0, 1] -> uint8, rounded. Images are quantised here and nowhere else.
 
     Raises:
-        UserError: a image holds NaN or infinity, which as uint8 would be just some colour.
+        UserError: an image contains NaN or infinity, which uint8 would turn into some colour.
     """
     broken = int((~image.isfinite()).flatten(1).any(1).sum())
     require(

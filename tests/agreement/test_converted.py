@@ -230,7 +230,7 @@ def test_fine_tuning_on_a_larger_grid_resizes_the_learned_positions(golden, conv
     from rcg_lightning.types import DataSpec
 
     content = stage_content(converted)
-    stage, old = construct(content["stage"]), DataSpec.from_plain(content["data_spec"])
+    stage, old = construct(content["stage"]), DataSpec.from_dict(content["data_spec"])
     tokens = old.columns["tokens"]["shape"][0]
     columns = {**old.columns, "tokens": {**old.columns["tokens"], "shape": [4 * tokens]}}
     classes = old.classes and old.classes + 3

@@ -12,7 +12,7 @@ from rcg_lightning.core.masking import (
     ParallelDecoding,
     masked_cross_entropy,
     masked_positions,
-    masks_left,
+    mask_schedule,
 )
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
@@ -246,7 +246,7 @@ def test_parallel_decoding(golden):
     for run in runs(golden, "gen"):
         rounds = decode(golden, model, run)
         tokens, masks = io[f"out.{run}.ids_at_step_start"], io[f"out.{run}.mask_after_step"]
-        assert masks_left(tokens.shape[2], len(rounds)) == io[f"out.{run}.mask_len"].int().tolist()
+        assert mask_schedule(tokens.shape[2], len(rounds)) == io[f"out.{run}.mask_len"].int().tolist()
         unknown = golden.config["vocabulary"]["mask_token"]
         for step, here in enumerate(rounds):
             assert torch.equal(here.masked, masks[step]), step

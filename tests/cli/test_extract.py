@@ -106,7 +106,7 @@ def generator(tmp_path, save):
     """A checkpoint of a generator of the tokenizer's tokens, and the tokenizer."""
     folder = save_vq(tmp_path / "tokenizer")
     codec = VQTokens(folder, stored=False)
-    spec = codec.noted(DataSpec((1, 8, 8)))
+    spec = codec.extend_spec(DataSpec((1, 8, 8)))
     stage = MaskedStage(
         VQTokens(), NoCondition(), MAGE(16, 1, 2, 16, 1, 2), Conditioner(), AdamW(1e-3), ParallelDecoding(3)
     )

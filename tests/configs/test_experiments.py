@@ -47,7 +47,11 @@ SMALL_BIGGAN = [
 # with two conditions each has half of the discriminator's width
 SMALL_JOINT_BIGGAN = [*SMALL_BIGGAN, "--model.discriminator_conditioner.dim=[8,8]"]
 SMALL_STYLEGAN2 = [
-    *(f"--model.{role}.{size}" for role in ("generator", "discriminator") for size in ("base=512", "most=16")),
+    *(
+        f"--model.{role}.{size}"
+        for role in ("generator", "discriminator")
+        for size in ("channel_base=512", "channel_max=16")
+    ),
     "--model.tile=8",
 ]
 WITHOUT_WEIGHTS = ["--model.perceptual=null", "--trainer.callbacks=null"]  # LPIPS and Inception are not here

@@ -9,27 +9,27 @@ SEEDS = torch.arange(400)
 
 
 def test_mix_is_splitmix64():
-    """Published outputs of the generator: its n-th number hashes seed + (n - 1) · golden ratio."""
+    """Published outputs of the generator: output n is the hash of seed + (n - 1) · golden ratio."""
     assert int(mix(torch.tensor([0]))) % 2**64 == 0xE220A8397B1DCDAF
     assert int(mix(torch.tensor([1234567]))) % 2**64 == 6457827717110365317
-    many = mix(torch.arange(-50_000, 50_000))
-    assert len(many.unique()) == 100_000
+    hashes = mix(torch.arange(-50_000, 50_000))
+    assert len(hashes.unique()) == 100_000
 
 
-def test_normal_numbers_are_normal():
+def test_normal_noise_is_normal():
     x = SeededNoise(SEEDS).normal(0, 500).double()
     assert x.shape == (400, 500)
     n = x.numel()
     for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
-        spread = {1: 1, 2: 2, 3: 15, 4: 96, 6: 10_170}[power]
-        assert float((x**power).mean()) == pytest.approx(moment, abs=5 * math.sqrt(spread / n))
+        variance = {1: 1, 2: 2, 3: 15, 4: 96, 6: 10_170}[power]
+        assert float((x**power).mean()) == pytest.approx(moment, abs=5 * math.sqrt(variance / n))
     ordered = x.flatten().sort().values
     distance = (torch.special.ndtr(ordered) - (torch.arange(n) + 0.5) / n).abs().max()
     assert float(distance) < 2 / math.sqrt(n)  # Kolmogorov-Smirnov
     assert 4 < float(x.abs().max()) < 6
 
 
-def test_uniform_gumbel_and_integers_follow_their_laws():
+def test_uniform_gumbel_and_integers_follow_their_distributions():
     u = SeededNoise(SEEDS).uniform(0, 500)
     assert float(u.min()) > 0
     assert float(u.max()) < 1
@@ -44,21 +44,21 @@ def test_uniform_gumbel_and_integers_follow_their_laws():
     assert bool(((counts - 10_000).abs() < 5 * math.sqrt(10_000)).all())
 
 
-@pytest.mark.parametrize("draw", ["normal", "uniform", "gumbel"])
-def test_a_row_depends_on_its_seed_alone(draw):
-    def rows(seeds):
-        return getattr(SeededNoise(seeds, stream=2), draw)(3, 2, 5)
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "gumbel"])
+def test_a_row_depends_on_its_seed_only(distribution):
+    def noise(seeds):
+        return getattr(SeededNoise(seeds, stream=2), distribution)(3, 2, 5)
 
-    everything = rows(SEEDS)
+    everything = noise(SEEDS)
     assert everything.shape == (400, 2, 5)
     order = torch.randperm(400)
-    assert torch.equal(rows(SEEDS[order]), everything[order])
-    assert torch.equal(rows(torch.tensor([7])), everything[7:8])
-    assert torch.equal(rows(torch.tensor([9, 9]))[0], everything[9])
+    assert torch.equal(noise(SEEDS[order]), everything[order])
+    assert torch.equal(noise(torch.tensor([7])), everything[7:8])
+    assert torch.equal(noise(torch.tensor([9, 9]))[0], everything[9])
     assert len(everything[:, 0, 0].unique()) > 395
 
 
-def test_the_first_elements_do_not_depend_on_how_many_are_drawn():
+def test_the_first_elements_do_not_depend_on_the_count():
     assert torch.equal(SeededNoise(SEEDS).normal(0, 10)[:, :3], SeededNoise(SEEDS).normal(0, 3))
 
 
@@ -76,7 +76,7 @@ def test_streams_steps_seeds_and_elements_are_independent():
     assert not torch.equal(first, SeededNoise(SEEDS + 400).normal(0, 100))
 
 
-def test_large_and_negative_seeds_are_seeds():
+def test_large_and_negative_seeds_are_valid():
     seeds = torch.tensor([-(2**63), -1, 0, 2**32, 2**63 - 1])
     x = SeededNoise(seeds).normal(0, 1000)
     assert bool(x.isfinite().all())
@@ -92,20 +92,20 @@ def test_large_and_negative_seeds_are_seeds():
         torch.tensor([3, 3, 3, 19, 3]),
         torch.randint(-40, 40, (70,), generator=torch.Generator().manual_seed(0)),
     ],
-    ids=["range", "one", "twins", "mixed"],
+    ids=["range", "one", "repeated", "mixed"],
 )
-def test_every_seed_has_its_place_in_a_tile(seeds, tile):
-    answered = []
+def test_every_seed_has_its_position_in_a_tile(seeds, tile):
+    covered = []
     for rows, wanted in tile_rows(seeds, tile):
         assert rows.shape == (tile,)
         assert torch.equal(seeds[rows[wanted]] % tile, wanted)
-        numbers = torch.div(seeds[rows[wanted]], tile, rounding_mode="floor")
-        assert len(numbers.unique()) == 1
-        answered += rows[wanted].tolist()
-    assert sorted(answered) == list(range(len(seeds)))
+        tile_numbers = torch.div(seeds[rows[wanted]], tile, rounding_mode="floor")
+        assert len(tile_numbers.unique()) == 1
+        covered += rows[wanted].tolist()
+    assert sorted(covered) == list(range(len(seeds)))
 
 
-def test_no_more_tiles_than_needed():
+def test_there_are_no_more_tiles_than_needed():
     assert len(tile_rows(torch.arange(64), 16)) == 4
     assert len(tile_rows(torch.randperm(64), 16)) == 4
     assert len(tile_rows(torch.arange(8, 24), 16)) == 2
@@ -114,7 +114,7 @@ def test_no_more_tiles_than_needed():
 
 @pytest.mark.parametrize("tile", [8, 32])
 def test_results_of_tiles_are_bit_equal_for_any_batch(tile):
-    """A matmul and an activation; without tiles the last bits depend on the batch size."""
+    """Matmuls and an activation: without tiles the last bits depend on the batch size."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(37, 61), torch.nn.SiLU(), torch.nn.Linear(61, 5))
 
@@ -130,5 +130,5 @@ def test_results_of_tiles_are_bit_equal_for_any_batch(tile):
         assert torch.equal(torch.cat([sample(part) for part in torch.arange(100).split(count)]), everything)
     order = torch.randperm(100)
     assert torch.equal(sample(order), everything[order])
-    twins = torch.tensor([4, 99, 4, 4, 36])
-    assert torch.equal(sample(twins), everything[twins])
+    repeated = torch.tensor([4, 99, 4, 4, 36])
+    assert torch.equal(sample(repeated), everything[repeated])

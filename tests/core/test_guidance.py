@@ -17,13 +17,13 @@ def test_scale_1_is_off(estimates):
     torch.testing.assert_close(Guidance(1.0, ramp=True)(cond, null, 0.5), cond)
 
 
-def test_scale_0_is_the_null_and_2_goes_as_far_beyond(estimates):
+def test_scale_0_is_null_and_scale_2_extrapolates(estimates):
     cond, null = estimates
     torch.testing.assert_close(Guidance(0.0)(cond, null, 0.5), null)
     torch.testing.assert_close(Guidance(2.0)(cond, null, 0.5), 2 * cond - null)
 
 
-def test_ramp_is_the_papers_tau():
+def test_ramp_is_tau_of_the_paper():
     guidance = Guidance(1 + 6.0, ramp=True)
     steps = 20
     for i in range(steps):
@@ -36,12 +36,12 @@ def test_guidance_acts_within_its_interval_only():
 
 
 @pytest.mark.parametrize("interval", [(-0.1, 1), (0, 1.1), (0.6, 0.5)])
-def test_an_interval_lies_within_sampling(interval):
+def test_an_interval_outside_0_to_1_is_rejected(interval):
     with pytest.raises(UserError, match="interval"):
         Guidance(2.0, interval=interval)
 
 
-def test_the_first_channels_only(estimates):
+def test_only_the_first_channels_are_guided(estimates):
     cond, null = estimates
     guided = Guidance(3.0, channels=3)(cond, null, 0.5)
     torch.testing.assert_close(guided[:, :3], Guidance(3.0)(cond, null, 0.5)[:, :3])
@@ -49,11 +49,11 @@ def test_the_first_channels_only(estimates):
 
 
 @pytest.mark.parametrize("channels", [None, 3])
-def test_it_commutes_with_affine_maps(estimates, channels):
-    """So guiding x̂₀ is guiding ε: x̂₀ = (x - sigma·ε) / signal with one and the same x."""
+def test_guiding_noise_equals_guiding_the_clean_estimate(estimates, channels):
+    """Guidance commutes with affine maps, such as x̂₀ = (x - sigma·ε) / signal for the same x."""
     cond, null = estimates
     x, signal, sigma = torch.randn(3, 4, 2, 2), 0.6, 0.8
     guidance = Guidance(2.5, channels=channels)
-    of_noise = guidance(cond, null, 0.3)
-    of_clean = guidance((x - sigma * cond) / signal, (x - sigma * null) / signal, 0.3)
-    torch.testing.assert_close(of_clean, (x - sigma * of_noise) / signal, rtol=1e-4, atol=1e-5)
+    guided_noise = guidance(cond, null, 0.3)
+    guided_clean = guidance((x - sigma * cond) / signal, (x - sigma * null) / signal, 0.3)
+    torch.testing.assert_close(guided_clean, (x - sigma * guided_noise) / signal, rtol=1e-4, atol=1e-5)

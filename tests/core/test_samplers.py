@@ -1,4 +1,4 @@
-"""Samplers on Gaussian data, whose exact denoiser is known, and the levels that they visit."""
+"""Samplers on Gaussian data, whose exact denoiser is known, and the timesteps that samplers visit."""
 
 from itertools import pairwise
 
@@ -23,12 +23,12 @@ MEAN = torch.tensor([0.0, 1.5, -0.7, 0.2])
 DEVIATION = torch.tensor([1.0, 0.3, 0.8, 2.0])
 
 
-def exact(schedule, learned_mix=None):
+def exact_denoiser(schedule, learned_mix=None):
     """E[z | x] for z ~ N(MEAN, diag DEVIATION²), x = signal·z + sigma·ε."""
 
-    def denoise(x, k, progress):
+    def denoise(x, t, progress):
         assert 0 <= progress <= 1
-        bar = schedule.alpha_bar(k)
+        bar = schedule.alpha_bar(t)
         gain = bar**0.5 * DEVIATION**2 / (bar * DEVIATION**2 + 1 - bar)
         mix = None if learned_mix is None else torch.full_like(x, learned_mix)
         return Posterior(MEAN + gain * (x - bar**0.5 * MEAN), mix)
@@ -51,22 +51,21 @@ def exact(schedule, learned_mix=None):
 )
 def test_samples_have_the_moments_of_the_data(sampler, schedule):
     noise = SeededNoise(torch.arange(6000))
-    samples = sampler.run(exact(schedule), schedule, noise, (4,))
-    end = schedule.alpha_bar(
-        sampler.spacing.timesteps(sampler.steps, schedule.steps)[-1]
-    )  # 1 unless it stops at level 0
-    deviation = (end * DEVIATION**2 + 1 - end).sqrt()
-    torch.testing.assert_close(samples.mean(0), end**0.5 * MEAN, rtol=0, atol=0.07)
+    samples = sampler.run(exact_denoiser(schedule), schedule, noise, (4,))
+    last = sampler.spacing.timesteps(sampler.steps, schedule.steps)[-1]
+    bar = schedule.alpha_bar(last)  # 1 unless sampling ends at timestep 0
+    deviation = (bar * DEVIATION**2 + 1 - bar).sqrt()
+    torch.testing.assert_close(samples.mean(0), bar**0.5 * MEAN, rtol=0, atol=0.07)
     torch.testing.assert_close(samples.std(0), deviation, rtol=0.045, atol=0)
     correlations = torch.corrcoef(samples.T) - torch.eye(4)
     assert float(correlations.abs().max()) < 0.06
 
 
-def test_one_step_is_exact_for_a_point():
-    """If the data is one point, one step of any length ends there."""
+def test_one_step_is_exact_for_a_single_point():
+    """If the data is one point, a step of any length ends there."""
     point = torch.tensor([0.3, -0.4])
     for sampler in (DDIM(1), DDIM(1, eta=1), DDIM(7, eta=1), Ancestral(2)):
-        samples = sampler.run(lambda x, k, p: Posterior(point.expand_as(x)), LinearSchedule(), seeds(5), (2,))
+        samples = sampler.run(lambda x, t, p: Posterior(point.expand_as(x)), LinearSchedule(), seeds(5), (2,))
         torch.testing.assert_close(samples, point.expand(5, 2))
 
 
@@ -78,7 +77,7 @@ def seeds(count):
 def test_ddim_with_eta_1_is_ancestral_sampling(spacing):
     schedule = LinearSchedule()
     runs = [
-        list(sampler.trajectory(exact(schedule), schedule, seeds(8), (4,)))
+        list(sampler.trajectory(exact_denoiser(schedule), schedule, seeds(8), (4,)))
         for sampler in (DDIM(20, eta=1, spacing=spacing), Ancestral(20, spacing=spacing))
     ]
     for (x, mean), (other, other_mean) in zip(*runs, strict=True):
@@ -89,23 +88,23 @@ def test_ddim_with_eta_1_is_ancestral_sampling(spacing):
 def test_a_learned_variance_widens_the_step():
     schedule, x = LinearSchedule(), torch.zeros(1, 4)
     sampler = Ancestral(250)
-    levels = LinspaceSpacing().timesteps(250, 1000)
-    k, s = levels[100], levels[101]
+    timesteps = LinspaceSpacing().timesteps(250, 1000)
+    t, t_next = timesteps[100], timesteps[101]
 
-    def jump(mix):
-        posterior = exact(schedule, mix)(x, k, 0.5)
-        still = sampler.step(x, posterior, k, s, schedule, lambda: torch.zeros_like(x))
-        return (sampler.step(x, posterior, k, s, schedule, lambda: torch.ones_like(x)) - still)[0, 0]
+    def deviation(mix):
+        posterior = exact_denoiser(schedule, mix)(x, t, 0.5)
+        mean = sampler.step(x, posterior, t, t_next, schedule, lambda: torch.zeros_like(x))
+        return (sampler.step(x, posterior, t, t_next, schedule, lambda: torch.ones_like(x)) - mean)[0, 0]
 
-    beta = 1 - schedule.alpha_bar(k) / schedule.alpha_bar(s)
-    small = beta * (1 - schedule.alpha_bar(s)) / (1 - schedule.alpha_bar(k))
-    assert float(jump(None)) == pytest.approx(small**0.5, rel=1e-5)
-    assert float(jump(0.0)) == pytest.approx(small**0.5, rel=1e-5)
-    assert float(jump(1.0)) == pytest.approx(beta**0.5, rel=1e-5)
-    assert float(jump(0.5)) == pytest.approx((beta * small) ** 0.25, rel=1e-5)
+    beta = 1 - schedule.alpha_bar(t) / schedule.alpha_bar(t_next)
+    small = beta * (1 - schedule.alpha_bar(t_next)) / (1 - schedule.alpha_bar(t))
+    assert float(deviation(None)) == pytest.approx(small**0.5, rel=1e-5)
+    assert float(deviation(0.0)) == pytest.approx(small**0.5, rel=1e-5)
+    assert float(deviation(1.0)) == pytest.approx(beta**0.5, rel=1e-5)
+    assert float(deviation(0.5)) == pytest.approx((beta * small) ** 0.25, rel=1e-5)
 
 
-class Counting(SeededNoise):
+class RecordedNoise(SeededNoise):
     def __init__(self, seeds):
         super().__init__(seeds)
         self.steps = []
@@ -116,106 +115,111 @@ class Counting(SeededNoise):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "drawn"),
+    ("sampler", "noise_steps"),
     [
         (DDIM(10, eta=0), [0]),
         (DDIM(10, eta=1), list(range(10))),  # none in the step to clean
-        (DDIM(10, eta=1, spacing=OffsetSpacing()), list(range(11))),  # noise in the last step as well, as officially
+        (DDIM(10, eta=1, spacing=OffsetSpacing()), list(range(11))),  # also in the last step, as in the official code
         (Ancestral(10), list(range(10))),
     ],
 )
-def test_step_i_draws_number_i_plus_1(sampler, drawn):
-    schedule, noise = ScaledLinearSchedule(), Counting(torch.arange(3))
-    steps = list(sampler.trajectory(exact(schedule), schedule, noise, (4,)))
+def test_step_i_uses_noise_i_plus_1(sampler, noise_steps):
+    schedule, noise = ScaledLinearSchedule(), RecordedNoise(torch.arange(3))
+    steps = list(sampler.trajectory(exact_denoiser(schedule), schedule, noise, (4,)))
     assert len(steps) == 10
-    assert noise.steps == drawn
+    assert noise.steps == noise_steps
 
 
-def test_estimates_are_clipped_where_asked_for():
-    def denoise(x, k, progress):
+def test_estimates_are_clipped_on_request():
+    def denoise(x, t, progress):
         return Posterior(torch.full_like(x, 3.0), torch.zeros_like(x))
 
     for sampler in (DDIM(5, clip=1.0), Ancestral(5, clip=1.0)):
         steps = list(sampler.trajectory(denoise, LinearSchedule(), seeds(2), (4,)))
         assert all(float(mean.max()) == 1 for _, mean in steps)
         torch.testing.assert_close(steps[-1][0], torch.ones(2, 4))
-    free = DDIM(5).run(denoise, LinearSchedule(), seeds(2), (4,))
-    torch.testing.assert_close(free, torch.full((2, 4), 3.0))
+    unclipped = DDIM(5).run(denoise, LinearSchedule(), seeds(2), (4,))
+    torch.testing.assert_close(unclipped, torch.full((2, 4), 3.0))
 
 
-def test_offset_grid_of_the_official_rdm():
-    levels = OffsetSpacing().timesteps(250, 1000)
-    assert levels[:2] == [997, 993]
-    assert levels[-3:] == [5, 1, 0]
-    assert len(levels) == 251  # levels visited, and the end
+def test_offset_spacing_is_that_of_the_official_rdm():
+    timesteps = OffsetSpacing().timesteps(250, 1000)
+    assert timesteps[:2] == [997, 993]
+    assert timesteps[-3:] == [5, 1, 0]
+    assert len(timesteps) == 251  # with the end
     assert len(OffsetSpacing().timesteps(30, 1000)) == 1 + 31  # 30 does not divide 1000
-    with pytest.raises(UserError, match="run out of the schedule"):
+    with pytest.raises(UserError, match="run out"):
         OffsetSpacing().timesteps(1000, 1000)
 
 
-def test_stride_grid_is_ddim25():
-    levels = LeadingSpacing().timesteps(25, 1000)
-    assert levels == [*range(960, -1, -40), -1]
+def test_leading_spacing_is_ddim25():
+    timesteps = LeadingSpacing().timesteps(25, 1000)
+    assert timesteps == [*range(960, -1, -40), -1]
 
 
-def test_even_grid_is_250():
-    levels = LinspaceSpacing().timesteps(250, 1000)
-    assert levels[0] == 999
-    assert levels[-2:] == [0, -1]
-    assert len(set(levels)) == 251
-    gaps = {a - b for a, b in pairwise(levels[:-1])}
+def test_linspace_spacing_is_250():
+    timesteps = LinspaceSpacing().timesteps(250, 1000)
+    assert timesteps[0] == 999
+    assert timesteps[-2:] == [0, -1]
+    assert len(set(timesteps)) == 251
+    gaps = {a - b for a, b in pairwise(timesteps[:-1])}
     assert gaps == {4, 5}
     assert LinspaceSpacing().timesteps(1000, 1000) == list(range(999, -2, -1))
 
 
-@pytest.mark.parametrize("spacing", [LeadingSpacing(), OffsetSpacing(), LinspaceSpacing()], ids=lambda g: type(g).__name__)
-def test_spacings_descend_and_reject_nonsense(spacing):
+@pytest.mark.parametrize(
+    "spacing", [LeadingSpacing(), OffsetSpacing(), LinspaceSpacing()], ids=lambda spacing: type(spacing).__name__
+)
+def test_spacings_descend_and_reject_impossible_counts(spacing):
     for steps in (2, 10, 25, 30, 250):
-        levels = spacing.timesteps(steps, 1000)
-        assert all(a > b for a, b in pairwise(levels))
-        assert levels[0] < 1000
+        timesteps = spacing.timesteps(steps, 1000)
+        assert all(a > b for a, b in pairwise(timesteps))
+        assert timesteps[0] < 1000
     for steps in (0, -1, 1001):
         with pytest.raises(UserError, match="steps"):
             spacing.timesteps(steps, 1000)
 
 
 def test_progress_goes_from_0_to_1():
-    told = []
+    seen = []
 
-    def denoise(x, k, progress):
-        told.append(progress)
+    def denoise(x, t, progress):
+        seen.append(progress)
         return Posterior(x)
 
     DDIM(5).run(denoise, LinearSchedule(), seeds(1), (2,))
-    assert told == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    told.clear()
+    assert seen == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    seen.clear()
     DDIM(1).run(denoise, LinearSchedule(), seeds(1), (2,))
-    assert told == [0]
+    assert seen == [0]
 
 
-def test_a_sampler_is_one_step_rule():
-    class Last(DiffusionSampler):
-        def step(self, x, posterior, k, s, schedule, noise):
+def test_a_sampler_needs_only_a_step_rule():
+    class Mean(DiffusionSampler):
+        def step(self, x, posterior, t, t_next, schedule, noise):
             return posterior.mean
 
-    samples = Last(4, LeadingSpacing(), None).run(lambda x, k, p: Posterior(x + 1), LinearSchedule(), seeds(4), (2,))
+    samples = Mean(4, LeadingSpacing(), None).run(lambda x, t, p: Posterior(x + 1), LinearSchedule(), seeds(4), (2,))
     torch.testing.assert_close(samples, seeds(4).normal(0, 2) + 4)
 
 
-@pytest.mark.parametrize("make", [lambda t: DDIM(250, temperature=t), lambda t: Ancestral(250, temperature=t)])
-def test_temperature_scales_the_deviation_of_gaussian_samples(make):
+@pytest.mark.parametrize("kind", [DDIM, Ancestral])
+def test_temperature_scales_the_deviation_of_gaussian_samples(kind):
     """With an exact denoiser samples are affine in the noise: x(T) = x(0) + T (x(1) - x(0))."""
     schedule = LinearSchedule()
     cold, usual, hot = (
-        make(t).run(exact(schedule), schedule, SeededNoise(torch.arange(3000)), (4,)) for t in (0.0, 1.0, 1.7)
+        kind(250, temperature=temperature).run(
+            exact_denoiser(schedule), schedule, SeededNoise(torch.arange(3000)), (4,)
+        )
+        for temperature in (0.0, 1.0, 1.7)
     )
     torch.testing.assert_close(hot, cold + 1.7 * (usual - cold), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(cold, MEAN.expand_as(cold), rtol=0, atol=0.02)  # no noise: the mean of the data
     torch.testing.assert_close(hot.std(0), 1.7 * DEVIATION, rtol=0.06, atol=0)
 
 
-def test_temperature_is_checked_and_described_where_it_is_given():
+def test_temperature_is_checked_and_described_if_given():
     with pytest.raises(UserError, match="temperature"):
         DDIM(4, temperature=-1)
-    assert "temperature" not in describe(DDIM(4))["init_args"]  # what a checkpoint says of its sampler stays the same
+    assert "temperature" not in describe(DDIM(4))["init_args"]  # a default is left out of the description
     assert construct(describe(DDIM(4, temperature=0.5))).temperature == 0.5

@@ -87,7 +87,7 @@ def test_spec():
     assert spec.image == (3, 16, 16)
     assert spec.classes == 10
     assert spec.identities["dataset"] == channels.train().fingerprint
-    assert DataSpec.from_plain(spec.plain()) == spec
+    assert DataSpec.from_dict(spec.to_dict()) == spec
     assert data(transform=AsIs()).spec.image == (1, 8, 8)
 
 

@@ -157,8 +157,8 @@ def masked(equally: bool) -> MaskedStage:
 def gan(equally: bool) -> AdversarialStage:
     """A conditional generator with its discriminator: without statistics of batches where it has to train equally."""
     make = IndexSeededGAN if equally else AdversarialStage
-    one = ConditionalGenerator(8, 16, 8, 16, reach=0.3) if equally else BigGANGenerator(4, 8)
-    judging = ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), reach=0.1)
+    one = ConditionalGenerator(8, 16, 8, 16, init_range=0.3) if equally else BigGANGenerator(4, 8)
+    judging = ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), init_range=0.1)
     return make(
         codec=Pixels(),
         condition=ClassCondition(),

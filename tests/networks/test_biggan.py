@@ -7,7 +7,7 @@ from rcg_lightning.networks.biggan import BigGANDiscriminator, BigGANGenerator, 
 
 
 def build(shape, condition_dim=6, attention=(), **settings):
-    """A generator, and a discriminator conditional if the generator is, of images of ``shape``."""
+    """Generator and discriminator of images of ``shape``, both conditional or both not."""
     torch.manual_seed(0)
     generator = BigGANGenerator(2, attention=list(attention), **{"noise_dim": 20, **settings})
     discriminator = BigGANDiscriminator(2, attention=list(attention))
@@ -16,10 +16,11 @@ def build(shape, condition_dim=6, attention=(), **settings):
     return generator, discriminator
 
 
-def inputs(generator, discriminator, shape, condition_dim=6, rows=3):
-    c = torch.randn(rows, condition_dim)
+def inputs(generator, discriminator, shape, condition_dim=6, count=3):
+    """Noise, and the condition embeddings of generator and discriminator."""
+    c = torch.randn(count, condition_dim)
     width = discriminator.condition_width(shape) if condition_dim else 0
-    return torch.randn(rows, generator.noise_dim), c, torch.randn(rows, width)
+    return torch.randn(count, generator.noise_dim), c, torch.randn(count, width)
 
 
 @pytest.mark.parametrize(
@@ -28,14 +29,14 @@ def inputs(generator, discriminator, shape, condition_dim=6, rows=3):
     ids=str,
 )
 @pytest.mark.parametrize("condition_dim", [0, 6])
-def test_images_of_any_side_that_doubles(shape, bottom, condition_dim):
+def test_shapes_for_any_image_size(shape, bottom, condition_dim):
     generator, discriminator = build(shape, condition_dim)
     assert generator.bottom == bottom
     noise, c, projected = inputs(generator, discriminator, shape, condition_dim)
-    made = generator(noise, c)
-    assert made.shape == (3, *shape)
-    assert float(made.detach().abs().max()) <= 1
-    assert discriminator(made, projected).shape == (3,)
+    generated = generator(noise, c)
+    assert generated.shape == (3, *shape)
+    assert float(generated.detach().abs().max()) <= 1
+    assert discriminator(generated, projected).shape == (3,)
 
 
 @pytest.mark.parametrize("hierarchical", [True, False])
@@ -56,8 +57,8 @@ def test_noise_is_split_evenly_and_rounded_down():
             generator.build((3, 256, 256), 0)
         assert generator.noise_dim == expected
         rebuilt = construct(describe(generator))
-        assert (rebuilt.noise_dim, rebuilt.hierarchical) == (size, hierarchical)  # what was asked for
-    with pytest.raises(UserError, match="splits its noise into 7"):
+        assert (rebuilt.noise_dim, rebuilt.hierarchical) == (size, hierarchical)  # before rounding
+    with pytest.raises(UserError, match="noise into 7"):
         BigGANGenerator(2, 6).build((3, 256, 256), 0)
 
 
@@ -66,20 +67,20 @@ def test_every_block_reads_its_own_noise_and_all_read_the_condition():
     generator, discriminator = build(shape)
     noise, c, projected = inputs(generator, discriminator, shape)
     generator.eval()
-    made = generator(noise, c)
+    generated = generator(noise, c)
     for chunk in range(4):
         other = noise.clone()
         other[:, chunk * 5 : chunk * 5 + 5] += 1
-        assert not torch.allclose(generator(other, c), made, atol=1e-5)
-    assert not torch.allclose(generator(noise, c + 1), made, atol=1e-5)
-    told, untold = discriminator(made, projected), discriminator(made, torch.zeros_like(projected))
-    assert not torch.allclose(told, untold, atol=1e-5)
+        assert not torch.allclose(generator(other, c), generated, atol=1e-5)
+    assert not torch.allclose(generator(noise, c + 1), generated, atol=1e-5)
+    logits, unconditional = discriminator(generated, projected), discriminator(generated, torch.zeros_like(projected))
+    assert not torch.allclose(logits, unconditional, atol=1e-5)
 
 
-def test_statistics_move_in_training_only():
+def test_statistics_are_updated_in_training_only():
     shape = (1, 8, 8)
     generator, discriminator = build(shape)
-    noise, c, _ = inputs(generator, discriminator, shape, rows=16)
+    noise, c, _ = inputs(generator, discriminator, shape, count=16)
     before = generator.out_norm.mean.clone(), generator.blocks[0].norm1.var.clone()
     generator.eval()(noise, c)
     assert torch.equal(generator.out_norm.mean, before[0])
@@ -99,48 +100,48 @@ def test_attention_starts_as_the_identity_and_then_mixes_positions():
     assert float((attention(other) - attention(x)).detach()[:, :, 5, 5].abs().max()) > 1e-6
 
 
-def test_evaluation_gives_each_row_its_image():
+def test_in_evaluation_an_output_depends_on_its_own_input_only():
     shape = (1, 8, 8)
     generator, discriminator = build(shape)
     noise, c, projected = inputs(generator, discriminator, shape)
     generator.eval()
     discriminator.eval()
-    made = generator(noise, c)
-    torch.testing.assert_close(generator(noise[1:2], c[1:2]), made[1:2])
-    torch.testing.assert_close(discriminator(made[1:2], projected[1:2]), discriminator(made, projected)[1:2])
+    generated = generator(noise, c)
+    torch.testing.assert_close(generator(noise[1:2], c[1:2]), generated[1:2])
+    torch.testing.assert_close(discriminator(generated[1:2], projected[1:2]), discriminator(generated, projected)[1:2])
 
 
-def test_mistakes_are_named():
-    with pytest.raises(UserError, match=r"square images"):
+def test_impossible_settings_are_rejected():
+    with pytest.raises(UserError, match="square images"):
         BigGANGenerator().build((3, 32, 64), 0)
-    with pytest.raises(UserError, match="do not allow"):
+    with pytest.raises(UserError, match="100 pixels"):
         BigGANDiscriminator().build((3, 100, 100), 0)
     with pytest.raises(UserError, match="8 to 256 pixels"):
         BigGANGenerator().build((3, 512, 512), 0)
-    with pytest.raises(UserError, match=r"conditioner\.dim must be 16"):
+    with pytest.raises(UserError, match="must be 16"):
         BigGANDiscriminator(4).build((3, 32, 32), 5)
-    with pytest.raises(UserError, match=r"no map of side \[5\]"):
+    with pytest.raises(UserError, match=r"side \[5\]"):
         BigGANGenerator(4, attention=[5]).build((3, 32, 32), 0)
 
 
-def test_a_gradient_penalty_reaches_through_attention():
+def test_a_gradient_penalty_flows_through_attention():
     shape = (3, 32, 32)
     _, discriminator = build(shape, attention=[16])
     for block in discriminator.blocks:
         torch.nn.init.ones_(block.attention.gamma)
     x = torch.randn(2, *shape).requires_grad_()
     c = torch.randn(2, discriminator.condition_width(shape))
-    (slope,) = torch.autograd.grad(discriminator(x, c).sum(), x, create_graph=True)
-    slope.square().sum().backward()
+    (gradient,) = torch.autograd.grad(discriminator(x, c).sum(), x, create_graph=True)
+    gradient.square().sum().backward()
     assert float(discriminator.blocks[0].attention.query.weight.grad.abs().sum()) > 0
 
 
-def test_under_autocast_images_are_nearly_the_same():
+def test_images_are_nearly_the_same_under_autocast():
     shape = (1, 28, 28)
     generator, discriminator = build(shape, attention=[14])
     noise, c, projected = inputs(generator, discriminator, shape)
-    made = generator.eval()(noise, c)
-    logits = discriminator.eval()(made, projected)
+    generated = generator.eval()(noise, c)
+    logits = discriminator.eval()(generated, projected)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(generator(noise, c).float(), made, rtol=0.1, atol=0.1)
-        torch.testing.assert_close(discriminator(made, projected).float(), logits, rtol=0.1, atol=0.1)
+        torch.testing.assert_close(generator(noise, c).float(), generated, rtol=0.1, atol=0.1)
+        torch.testing.assert_close(discriminator(generated, projected).float(), logits, rtol=0.1, atol=0.1)

@@ -1,4 +1,4 @@
-"""Networks whose blocks are computed again in the backward pass: the same gradients from fewer activations."""
+"""Activation checkpointing of all networks: the same gradients from fewer stored activations."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def denoiser(kind, shape, **settings):
 def mage(checkpointing):
     network = MAGE(16, 3, 2, 16, 3, 2, dropout=0.3, checkpointing=checkpointing)
     network.build(16, 8, 16)
-    kept = torch.arange(8).expand(4, 8)
-    return network, (torch.randint(8, (4, 16)), torch.arange(16).expand(4, 16) >= 8, torch.randn(4, 16), kept)
+    visible = torch.arange(8).expand(4, 8)
+    return network, (torch.randint(8, (4, 16)), torch.arange(16).expand(4, 16) >= 8, torch.randn(4, 16), visible)
 
 
 def vit(checkpointing):
@@ -51,31 +51,38 @@ NETWORKS = {
 }
 
 
-def of_a_pass(make, checkpointing):
-    """Gradients of all parameters, and how many numbers were kept for the backward pass."""
+def gradients_and_activations(make, checkpointing):
+    """Gradients of all parameters, and the number of values stored for the backward pass."""
     torch.manual_seed(0)
     network, inputs = make(checkpointing)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    kept = []
+    sizes = []
+
+    def record(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
     torch.manual_seed(1)
-    with saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with saved_tensors_hooks(record, lambda tensor: tensor):
         loss = network(*inputs).square().sum()
-    own = sum(parameter.numel() for parameter in network.parameters())
+    weights = sum(parameter.numel() for parameter in network.parameters())
     loss.backward()
-    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}, max(sum(kept) - own, 0)
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return gradients, max(sum(sizes) - weights, 0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gradients_are_the_same_and_fewer_activations_are_kept(name):
-    plain, again = (of_a_pass(NETWORKS[name], checkpointing) for checkpointing in (False, True))
-    assert plain[0].keys() == again[0].keys()
-    for parameter, gradient in plain[0].items():
-        torch.testing.assert_close(again[0][parameter], gradient, msg=parameter)
-    assert again[1] < 0.6 * plain[1]
+def test_gradients_are_the_same_and_fewer_activations_are_stored(name):
+    expected, usual_size = gradients_and_activations(NETWORKS[name], checkpointing=False)
+    gradients, size = gradients_and_activations(NETWORKS[name], checkpointing=True)
+    assert gradients.keys() == expected.keys()
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(gradients[parameter], gradient, msg=parameter)
+    assert size < 0.6 * usual_size
 
 
-def test_nothing_is_computed_again_where_no_gradient_is_wanted():
+def test_nothing_is_recomputed_without_a_gradient():
     calls = []
     block = torch.nn.Linear(3, 3)
     block.register_forward_pre_hook(lambda *_: calls.append(1))

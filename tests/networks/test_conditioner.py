@@ -20,7 +20,7 @@ def build(kind, **settings):
     return conditioner, raw
 
 
-def test_no_condition_has_no_entries():
+def test_without_a_condition_the_embedding_is_empty():
     conditioner = Conditioner()
     assert conditioner.build((), 6) == 0
     assert conditioner((), 3).shape == (3, 0)
@@ -31,7 +31,7 @@ def test_no_condition_has_no_entries():
 
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("dim", [None, 10])
-def test_an_embedding_for_each_example(kind, dim):
+def test_each_example_has_an_embedding(kind, dim):
     conditioner, raw = build(kind, dim=dim)
     conditioner.eval()
     c = conditioner(raw, 4)
@@ -43,30 +43,30 @@ def test_an_embedding_for_each_example(kind, dim):
 def test_parts_are_added():
     conditioner, raw = build("joint")
     conditioner.eval()
-    summed = sum(embed(part, None) for embed, part in zip(conditioner.parts, raw))
-    torch.testing.assert_close(conditioner(raw, 4), summed)
+    expected = sum(embed(part, None) for embed, part in zip(conditioner.parts, raw))
+    torch.testing.assert_close(conditioner(raw, 4), expected)
 
 
 @pytest.mark.parametrize("kind", PARTS)
 def test_the_whole_condition_is_dropped_in_training_only(kind):
     conditioner, raw = build(kind, drop=0.3)
     many = tuple(part[:1].repeat(4000, *[1] * (part.ndim - 1)) for part in raw)
-    null, told = conditioner.null(1), conditioner.eval()(many, 4000)[:1]
-    assert not torch.allclose(null, told)
+    null, cond = conditioner.null(1), conditioner.eval()(many, 4000)[:1]
+    assert not torch.allclose(null, cond)
     torch.manual_seed(0)
     c = conditioner.train()(many, 4000)
-    dropped = (c - null).abs().amax(1) < 1e-6
-    kept = (c - told).abs().amax(1) < 1e-6
-    assert bool((dropped ^ kept).all())  # never one part without the other
-    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.03)
-    torch.testing.assert_close(conditioner.eval()(many, 4000), told.expand(4000, -1))
+    is_null = (c - null).abs().amax(1) < 1e-6
+    is_cond = (c - cond).abs().amax(1) < 1e-6
+    assert bool((is_null ^ is_cond).all())  # never one part without the other
+    assert float(is_null.float().mean()) == pytest.approx(0.3, abs=0.03)
+    torch.testing.assert_close(conditioner.eval()(many, 4000), cond.expand(4000, -1))
 
 
 @pytest.mark.parametrize("kind", PARTS)
 def test_without_drop_there_is_no_null(kind):
     conditioner, raw = build(kind, drop=0.0)
     torch.testing.assert_close(conditioner.train()(raw, 4), conditioner.eval()(raw, 4))
-    with pytest.raises(UserError, match="cannot be guided, use guidance scale 1"):
+    with pytest.raises(UserError, match="cannot be guided"):
         conditioner.null(4)
     sizes = {name: tuple(p.shape) for name, p in conditioner.named_parameters()}
     if kind == "class":
@@ -75,7 +75,7 @@ def test_without_drop_there_is_no_null(kind):
         assert sizes == {"parts.0.linear.weight": (6, 3), "parts.0.linear.bias": (6,)}
 
 
-def test_null_of_a_class_is_one_more_row_and_of_a_vector_goes_through_the_map():
+def test_null_is_an_additional_row_for_classes_and_a_projected_vector_for_vectors():
     table = build("class")[0]
     assert table.parts[0].table.weight.shape == (6, 6)
     torch.testing.assert_close(table.null(2), table.parts[0].table.weight[5:].expand(2, -1))
@@ -83,15 +83,15 @@ def test_null_of_a_class_is_one_more_row_and_of_a_vector_goes_through_the_map():
     torch.testing.assert_close(vector.null(1), vector.parts[0].linear(vector.parts[0].fake))
 
 
-def test_noise_moves_vectors_in_training_only():
+def test_noise_is_added_to_vectors_in_training_only():
     conditioner, raw = build("joint", drop=0.0, noise=0.5)
-    quiet = conditioner.eval()(raw, 4)
-    torch.testing.assert_close(conditioner.eval()(raw, 4), quiet)
+    noiseless = conditioner.eval()(raw, 4)
+    torch.testing.assert_close(conditioner.eval()(raw, 4), noiseless)
     many = tuple(part[:1].repeat(5000, *[1] * (part.ndim - 1)) for part in raw)
     torch.manual_seed(0)
-    moved = conditioner.train()(many, 5000) - quiet[:1]
+    change = conditioner.train()(many, 5000) - noiseless[:1]
     weight = conditioner.parts[0].linear.weight
-    torch.testing.assert_close(moved.T.cov(), 0.25 * weight @ weight.T, rtol=0.1, atol=0.02)
+    torch.testing.assert_close(change.T.cov(), 0.25 * weight @ weight.T, rtol=0.1, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", PARTS)
@@ -103,7 +103,7 @@ def test_every_parameter_gets_a_gradient(kind):
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.5])
-def test_without_projection_a_vector_is_given_as_it_is(drop):
+def test_without_projection_a_vector_is_unchanged(drop):
     conditioner = Conditioner(drop=drop, project=False)
     (part,), (vector,) = PARTS["vector"]
     assert conditioner.build((part,), 6) == 3
@@ -112,12 +112,12 @@ def test_without_projection_a_vector_is_given_as_it_is(drop):
     if drop:
         torch.manual_seed(1)
         c = conditioner.train()((vector,), 4)
-        kept = (c == vector).all(1)
-        assert 0 < int(kept.sum()) < 4
-        torch.testing.assert_close(c[~kept], conditioner.null(4)[~kept])
+        is_cond = (c == vector).all(1)
+        assert 0 < int(is_cond.sum()) < 4
+        torch.testing.assert_close(c[~is_cond], conditioner.null(4)[~is_cond])
 
 
-def test_without_projection_all_parts_have_the_vectors_width():
+def test_without_projection_all_parts_have_the_width_of_the_vector():
     parts, raw = PARTS["joint"]
     conditioner = Conditioner(drop=0.0, project=False)
     assert conditioner.build(parts, 6) == 3
@@ -136,7 +136,7 @@ def test_a_projection_may_start_at_zero():
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.3])
-def test_parts_stand_side_by_side_where_each_has_a_width(drop):
+def test_parts_with_their_own_widths_are_concatenated(drop):
     conditioner = Conditioner(dim=[4, 7], drop=drop)
     parts, raw = PARTS["joint"]
     assert conditioner.build(parts, 6) == 11
@@ -150,9 +150,9 @@ def test_parts_stand_side_by_side_where_each_has_a_width(drop):
     assert Conditioner(dim=[4, 7]).build((), 6) == 0
 
 
-def test_widths_that_do_not_fit_the_parts_are_named():
+def test_widths_that_do_not_fit_the_parts_are_rejected():
     parts, _ = PARTS["joint"]
-    with pytest.raises(UserError, match=r"gives 1 widths, the condition has 2 parts"):
+    with pytest.raises(UserError, match="1 widths"):
         Conditioner(dim=[4]).build(parts, 6)
     with pytest.raises(UserError, match="keeps its width"):
         Conditioner(dim=[4, 7], project=False).build(parts, 6)

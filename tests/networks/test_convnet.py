@@ -7,14 +7,14 @@ from rcg_lightning.networks.convnet import ResNet18, SmallConvNet, spread_stride
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 16), (1, 28), (3, 32), (3, 64)])
-def test_last_map_is_small_but_not_a_point(channels, size):
+def test_the_last_map_has_2_to_4_pixels_a_side(channels, size):
     net = SmallConvNet(channels, size)
     image = torch.rand(2, channels, size, size)
     assert 2 <= net.layers(image).shape[-1] <= 4
     assert net(image).shape == (2, net.dim) == (2, 64)
 
 
-def test_strides_are_spread_after_the_first_layer():
+def test_strides_are_spread_over_the_layers_after_the_first():
     assert spread_strides(8, 5) == [1, 2, 1, 2, 1]
     assert spread_strides(28, 5) == [1, 2, 2, 2, 1]
     assert spread_strides(32, 5) == [1, 2, 2, 2, 2]
@@ -22,14 +22,14 @@ def test_strides_are_spread_after_the_first_layer():
     assert spread_strides(3, 1) == [1]
 
 
-def test_given_strides_and_widths():
+def test_strides_and_widths_can_be_given():
     net = SmallConvNet(1, 8, widths=[4, 8], strides=[2, 2])
     assert net.layers(torch.rand(1, 1, 8, 8)).shape == (1, 8, 2, 2)
     with pytest.raises(UserError, match="2 widths"):
         SmallConvNet(1, 8, widths=[4, 8], strides=[2])
 
 
-def test_resnet_keeps_small_images():
+def test_the_stem_of_resnet_does_not_shrink_small_images():
     net = ResNet18(channels=1).eval()
     with torch.no_grad():
         assert net.layer1(net.maxpool(net.conv1(torch.rand(1, 1, 16, 16)))).shape[-1] == 16

@@ -9,8 +9,8 @@ from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.types import Backbone
 
 
-class Told(Backbone):
-    """Gives what it was told to, plus a trained offset."""
+class FixedOutput(Backbone):
+    """Returns the given output plus a trained offset."""
 
     condition_width = 2
 
@@ -22,7 +22,7 @@ class Told(Backbone):
         self.built = (shape, condition_dim, out_factor)
         self.offset = nn.Parameter(torch.zeros(shape[0] * out_factor, *shape[1:]))
 
-    def forward(self, x, k, c):
+    def forward(self, x, t, c):
         return self.output + self.offset
 
 
@@ -35,65 +35,65 @@ def example():
 
 @pytest.mark.parametrize("prediction", [Clean(), Noise(), Velocity()], ids=lambda p: type(p).__name__)
 def test_a_perfect_network_has_no_loss_and_finds_the_clean_example(prediction, example):
-    z, noise, k, c = example
+    z, noise, t, c = example
     schedule = LinearSchedule()
-    signal, sigma = (expand(scale, z) for scale in schedule.scales(k))
-    denoiser = Denoiser(Told(prediction.target(z, noise, signal, sigma)), schedule, prediction)
+    signal, sigma = (expand(scale, z) for scale in schedule.scales(t))
+    denoiser = Denoiser(FixedOutput(prediction.target(z, noise, signal, sigma)), schedule, prediction)
     denoiser.build((3, 5, 5), 0)
-    torch.testing.assert_close(denoiser.loss(z, k, c, noise), torch.zeros(4))
-    posterior = denoiser(add_noise(z, k, noise, schedule), k, c)
+    torch.testing.assert_close(denoiser.loss(z, t, c, noise), torch.zeros(4))
+    posterior = denoiser(add_noise(z, t, noise, schedule), t, c)
     torch.testing.assert_close(posterior.mean, z, rtol=1e-4, atol=1e-4)
     assert posterior.variance_mix is None
 
 
-def test_loss_is_the_mean_square_of_each_example(example):
-    z, noise, k, c = example
+def test_the_loss_is_the_mean_squared_error_of_each_example(example):
+    z, noise, t, c = example
     error = torch.randn_like(z)
-    denoiser = Denoiser(Told(noise + error), LinearSchedule(), Noise())
+    denoiser = Denoiser(FixedOutput(noise + error), LinearSchedule(), Noise())
     denoiser.build((3, 5, 5), 0)
-    torch.testing.assert_close(denoiser.loss(z, k, c, noise), error.square().mean((1, 2, 3)))
+    torch.testing.assert_close(denoiser.loss(z, t, c, noise), error.square().mean((1, 2, 3)))
 
 
 def test_a_learned_variance_doubles_the_channels_and_adds_the_bound(example):
-    z, noise, k, c = example
+    z, noise, t, c = example
     raw = torch.cat([noise, torch.full_like(z, 0.5)], dim=1)
-    denoiser = Denoiser(Told(raw), LinearSchedule(), Noise(), learned_variance=True)
+    denoiser = Denoiser(FixedOutput(raw), LinearSchedule(), Noise(), learned_variance=True)
     denoiser.build((3, 5, 5), 7)
     assert denoiser.network.built == ((3, 5, 5), 7, 2)
-    posterior = denoiser(add_noise(z, k, noise, denoiser.schedule), k, c)
+    posterior = denoiser(add_noise(z, t, noise, denoiser.schedule), t, c)
     torch.testing.assert_close(posterior.variance_mix, torch.full_like(z, 0.75))
-    loss = denoiser.loss(z, k, c, noise)
-    assert bool((loss[:2] > 0).all())  # the squared error is zero: this is the bound, which fades at high levels
+    loss = denoiser.loss(z, t, c, noise)
+    assert bool((loss[:2] > 0).all())  # the squared error is zero: this is the bound, small at noisy timesteps
     loss.sum().backward()
     gradient = denoiser.network.offset.grad
-    assert float(gradient[:3].abs().max()) < 1e-5  # the bound trains the variance alone
+    assert float(gradient[:3].abs().max()) < 1e-5  # the bound trains the variance only
     assert float(gradient[3:].abs().min()) > 0
     assert not [name for name in denoiser.state_dict() if "transitions" in name]
 
 
-def test_float64_is_kept_out(example):
-    z, noise, k, c = example
-    denoiser = Denoiser(Told(noise), LinearSchedule(), Noise())
+def test_results_are_float32(example):
+    z, noise, t, c = example
+    denoiser = Denoiser(FixedOutput(noise), LinearSchedule(), Noise())
     denoiser.build((3, 5, 5), 0)
-    assert denoiser(z, k, c).mean.dtype == denoiser.loss(z, k, c, noise).dtype == torch.float32
+    assert denoiser(z, t, c).mean.dtype == denoiser.loss(z, t, c, noise).dtype == torch.float32
 
 
-def test_a_weighting_scales_the_error_of_each_level(example):
-    z, noise, k, c = example
-    error = torch.randn_like(z)
+def test_a_weighting_scales_the_error_at_each_timestep(example):
+    z, noise, t, c = example
+    output = noise + torch.randn_like(z)
     schedule = LinearSchedule()
-    plain, weighted = (
-        Denoiser(Told(noise + error), schedule, Noise(), weighting=weighting) for weighting in (None, MinSNR(2.0))
+    unweighted, weighted = (
+        Denoiser(FixedOutput(output), schedule, Noise(), weighting=weighting) for weighting in (None, MinSNR(2.0))
     )
-    for denoiser in (plain, weighted):
+    for denoiser in (unweighted, weighted):
         denoiser.build((3, 5, 5), 0)
-    bars = torch.tensor([schedule.alpha_bar(level) for level in k.tolist()])
+    bars = torch.tensor([schedule.alpha_bar(timestep) for timestep in t.tolist()])
     snr = bars / (1 - bars)
-    expected = plain.loss(z, k, c, noise) * snr.clamp(max=2.0) / snr
-    torch.testing.assert_close(weighted.loss(z, k, c, noise), expected, rtol=1e-4, atol=1e-6)
+    expected = unweighted.loss(z, t, c, noise) * snr.clamp(max=2.0) / snr
+    torch.testing.assert_close(weighted.loss(z, t, c, noise), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_noise_cannot_be_predicted_where_there_is_no_signal():
-    with pytest.raises(UserError, match="let the network predict FlowVelocity"):
-        Denoiser(Told(), FlowSchedule(), Noise())
-    Denoiser(Told(), FlowSchedule(), Velocity())
+def test_the_noise_cannot_be_predicted_without_signal():
+    with pytest.raises(UserError, match="FlowVelocity"):
+        Denoiser(FixedOutput(), FlowSchedule(), Noise())
+    Denoiser(FixedOutput(), FlowSchedule(), Velocity())

@@ -8,142 +8,146 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.networks.ema import EMA
 
 
-def modules():
+def make_modules():
     torch.manual_seed(0)
     return {"network": nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), "conditioner": nn.Embedding(4, 2)}
 
 
-def walk(given, steps, ema):
-    """Random steps of every weight, with the average after each; returns the weights of each step."""
+def train(modules, steps, ema):
+    """Change every weight at random and update ``ema`` in each step; return the weights after each."""
     history = []
     for _ in range(steps):
         with torch.no_grad():
-            for module in given.values():
+            for module in modules.values():
                 for parameter in module.parameters():
                     parameter.add_(torch.randn_like(parameter))
-        ema.update(given)
-        history.append([p.detach().clone() for module in given.values() for p in module.parameters()])
+        ema.update(modules)
+        history.append([p.detach().clone() for p in parameters(modules)])
     return history
 
 
-def parameters(ema, name=None):
-    return [p for module in ema.averaged(name).values() for p in module.parameters()]
+def parameters(modules):
+    return [p for module in modules.values() for p in module.parameters()]
 
 
-def test_average_is_the_geometric_sum():
-    given = modules()
-    start = [p.detach().clone() for module in given.values() for p in module.parameters()]
+def ema_parameters(ema, name=None):
+    return parameters(ema.averaged(name))
+
+
+def test_ema_weights_are_the_geometric_sum():
+    modules = make_modules()
+    initial = [p.detach().clone() for p in parameters(modules)]
     ema = EMA(0.8)
-    ema.build(given)
-    history = walk(given, 5, ema)
-    for i, averaged in enumerate(parameters(ema)):
-        expected = 0.8**5 * start[i] + sum(0.2 * 0.8 ** (4 - n) * step[i] for n, step in enumerate(history))
-        torch.testing.assert_close(averaged, expected)
+    ema.build(modules)
+    history = train(modules, 5, ema)
+    for i, ema_weight in enumerate(ema_parameters(ema)):
+        expected = 0.8**5 * initial[i] + sum(0.2 * 0.8 ** (4 - n) * step[i] for n, step in enumerate(history))
+        torch.testing.assert_close(ema_weight, expected)
 
 
-def test_warm_up_begins_with_a_faster_average():
-    given = modules()
-    start = [p.detach().clone() for module in given.values() for p in module.parameters()]
+def test_warmup_begins_with_small_decays():
+    modules = make_modules()
+    initial = [p.detach().clone() for p in parameters(modules)]
     ema = EMA(0.5, warmup=True)
-    ema.build(given)
-    history = walk(given, 10, ema)
-    for i, averaged in enumerate(parameters(ema)):
-        expected = start[i]
+    ema.build(modules)
+    history = train(modules, 10, ema)
+    for i, ema_weight in enumerate(ema_parameters(ema)):
+        expected = initial[i]
         for n, step in enumerate(history, start=1):
             decay = min(0.5, (1 + n) / (10 + n))
             expected = decay * expected + (1 - decay) * step[i]
-        torch.testing.assert_close(averaged, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ema_weight, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_buffers_are_taken_over():
-    given = modules()
+def test_buffers_are_copied():
+    modules = make_modules()
     ema = EMA(0.9)
-    ema.build(given)
-    given["network"](torch.randn(8, 2) + 5)
-    ema.update(given)
-    for averaged, own in zip(ema.averaged()["network"].buffers(), given["network"].buffers()):
-        assert torch.equal(averaged, own)
+    ema.build(modules)
+    modules["network"](torch.randn(8, 2) + 5)
+    ema.update(modules)
+    for ema_buffer, buffer in zip(ema.averaged()["network"].buffers(), modules["network"].buffers()):
+        assert torch.equal(ema_buffer, buffer)
 
 
-def test_several_decays_have_copies_of_their_own():
-    given = modules()
+def test_each_decay_has_its_own_copy():
+    modules = make_modules()
     ema = EMA({"fast": 0.0, "slow": 1.0})
-    ema.build(given)
-    start = copy.deepcopy(parameters(ema))
-    walk(given, 3, ema)
-    now = [p for module in given.values() for p in module.parameters()]
-    assert all(torch.equal(a, b) for a, b in zip(parameters(ema, "slow"), start))
-    assert all(torch.allclose(a, b) for a, b in zip(parameters(ema, "fast"), now))
-    assert all(torch.allclose(a, b) for a, b in zip(parameters(ema), now))  # the first is the default
+    ema.build(modules)
+    initial = copy.deepcopy(ema_parameters(ema))
+    train(modules, 3, ema)
+    present = parameters(modules)
+    assert all(torch.equal(a, b) for a, b in zip(ema_parameters(ema, "slow"), initial))
+    assert all(torch.allclose(a, b) for a, b in zip(ema_parameters(ema, "fast"), present))
+    assert all(torch.allclose(a, b) for a, b in zip(ema_parameters(ema), present))  # the first is the default
 
 
 def test_copies_are_never_trained():
-    given = modules()
+    modules = make_modules()
     ema = EMA(0.9)
-    ema.build(given)
+    ema.build(modules)
     ema.train()
     assert not any(module.training for module in ema.modules())
     assert not any(p.requires_grad for p in ema.parameters())
-    assert all(p.requires_grad for module in given.values() for p in module.parameters())
+    assert all(p.requires_grad for p in parameters(modules))
     with torch.no_grad():
-        given["network"][0].weight.add_(1)
-    assert not torch.equal(given["network"][0].weight, ema.averaged()["network"][0].weight)
+        modules["network"][0].weight.add_(1)
+    assert not torch.equal(modules["network"][0].weight, ema.averaged()["network"][0].weight)
 
 
 @pytest.mark.parametrize("warmup", [False, True])
-def test_state_carries_ema_weights_and_count(warmup, tmp_path):
-    given = modules()
+def test_the_state_contains_ema_weights_and_update_count(warmup, tmp_path):
+    modules = make_modules()
     ema = EMA(0.9, warmup)
-    ema.build(given)
-    walk(given, 4, ema)
+    ema.build(modules)
+    train(modules, 4, ema)
     torch.save(ema.state_dict(), tmp_path / "ema.pt")
-    again = EMA(0.9, warmup)
-    again.build(modules())
-    again.load_state_dict(torch.load(tmp_path / "ema.pt", weights_only=True))
-    assert again.updates == 4
-    other = copy.deepcopy(given)
+    loaded = EMA(0.9, warmup)
+    loaded.build(make_modules())
+    loaded.load_state_dict(torch.load(tmp_path / "ema.pt", weights_only=True))
+    assert loaded.updates == 4
+    other = copy.deepcopy(modules)
     torch.manual_seed(3)
-    walk(given, 2, ema)
+    train(modules, 2, ema)
     torch.manual_seed(3)
-    walk(other, 2, again)
-    assert all(torch.equal(a, b) for a, b in zip(parameters(ema), parameters(again)))
+    train(other, 2, loaded)
+    assert all(torch.equal(a, b) for a, b in zip(ema_parameters(ema), ema_parameters(loaded)))
 
 
-def test_an_average_may_be_named_by_its_decay():
+def test_ema_weights_may_be_named_by_their_decay():
     ema = EMA({"0.5": 0.5, "0.9": 0.9})
-    given = modules()
-    ema.build(given)
-    walk(given, 2, ema)
+    modules = make_modules()
+    ema.build(modules)
+    train(modules, 2, ema)
     assert any(name.startswith("copies.0_5.") for name in ema.state_dict())
-    assert not any(torch.equal(a, b) for a, b in zip(parameters(ema, "0.5"), parameters(ema, "0.9")))
+    assert not any(torch.equal(a, b) for a, b in zip(ema_parameters(ema, "0.5"), ema_parameters(ema, "0.9")))
 
 
 @pytest.mark.parametrize("names", [["0.5", "0_5"], [""], ["keys"], ["training"], []])
-def test_names_that_no_state_dict_can_have(names):
-    with pytest.raises(UserError, match="average"):
+def test_names_that_a_state_dict_cannot_have_are_rejected(names):
+    with pytest.raises(UserError, match="EMA"):
         EMA(dict.fromkeys(names, 0.9))
 
 
-def test_before_its_start_an_average_is_the_weights_themselves():
-    given = modules()
+def test_before_start_the_ema_weights_are_the_weights():
+    modules = make_modules()
     ema = EMA(0.5, start=3)
-    ema.build(given)
-    history = walk(given, 3, ema)
-    for averaged, weight in zip(parameters(ema), history[-1]):
-        assert torch.equal(averaged, weight)
-    last = walk(given, 1, ema)[0]
-    for averaged, before, weight in zip(parameters(ema), history[-1], last):
-        torch.testing.assert_close(averaged, (before + weight) / 2)
+    ema.build(modules)
+    history = train(modules, 3, ema)
+    for ema_weight, weight in zip(ema_parameters(ema), history[-1]):
+        assert torch.equal(ema_weight, weight)
+    last = train(modules, 1, ema)[0]
+    for ema_weight, before, weight in zip(ema_parameters(ema), history[-1], last):
+        torch.testing.assert_close(ema_weight, (before + weight) / 2)
 
 
-def test_buffers_are_averaged_where_asked_for():
-    given = modules()
+def test_buffers_are_averaged_on_request():
+    modules = make_modules()
     ema = EMA(0.75, buffers=True)
-    ema.build(given)
-    norm = given["network"][1]
+    ema.build(modules)
+    norm = modules["network"][1]
     norm.running_mean.fill_(4.0)
     norm.num_batches_tracked.fill_(4)
-    ema.update(given)
-    averaged = ema.averaged()["network"][1]
-    torch.testing.assert_close(averaged.running_mean, torch.ones(3))
-    assert int(averaged.num_batches_tracked) == 4
+    ema.update(modules)
+    ema_norm = ema.averaged()["network"][1]
+    torch.testing.assert_close(ema_norm.running_mean, torch.ones(3))
+    assert int(ema_norm.num_batches_tracked) == 4

@@ -6,7 +6,7 @@ from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.heads import BottleneckHead, MLPHead, Predictor, Projected, ProjectionHead
 
 
-def test_projection_head_normalises_without_affine_at_the_end():
+def test_the_projection_head_ends_with_batch_norm_without_affine():
     head = ProjectionHead(16, 32, 8)
     assert [type(layer).__name__ for layer in head] == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear", "BatchNorm1d"]
     assert not head[-1].affine
@@ -16,7 +16,7 @@ def test_projection_head_normalises_without_affine_at_the_end():
     assert all(layer.bias is None for layer in head if isinstance(layer, nn.Linear))
 
 
-def test_predictor_has_two_layers_and_sizes_are_told():
+def test_the_predictor_has_two_layers_and_heads_have_the_given_sizes():
     predictor = Predictor(8, 32, 8)
     assert sum(isinstance(layer, nn.Linear) for layer in predictor) == 2
     assert predictor(torch.randn(4, 8)).shape == (4, predictor.dim)
@@ -26,8 +26,8 @@ def test_predictor_has_two_layers_and_sizes_are_told():
 
 def test_projected_is_rebuilt_with_backbone_and_head():
     network = Projected(SmallConvNet(1, 8), MLPHead(64, 128, 32, 2)).eval()
-    again = construct(describe(network)).eval()
-    again.load_state_dict(network.state_dict())
+    rebuilt = construct(describe(network)).eval()
+    rebuilt.load_state_dict(network.state_dict())
     image = torch.rand(3, 1, 8, 8)
-    assert torch.equal(again(image), network(image))
-    assert again.dim == 32
+    assert torch.equal(rebuilt(image), network(image))
+    assert rebuilt.dim == 32

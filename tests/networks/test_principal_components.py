@@ -20,11 +20,11 @@ def test_coefficients_are_uncorrelated_with_falling_variance():
     torch.testing.assert_close(covariance, variances.diag(), rtol=0, atol=1e-4)
 
 
-def test_all_components_keep_everything():
+def test_all_components_reconstruct_the_images():
     images = random_images()
     network = fit_principal_components(images, 16)
-    back = network(images) @ network.components + network.mean
-    torch.testing.assert_close(back, images.flatten(1), rtol=1e-4, atol=1e-4)
+    reconstructed = network(images) @ network.components + network.mean
+    torch.testing.assert_close(reconstructed, images.flatten(1), rtol=1e-4, atol=1e-4)
 
 
 def test_whitened_coefficients_have_unit_variance():
@@ -33,7 +33,7 @@ def test_whitened_coefficients_have_unit_variance():
     torch.testing.assert_close(network(images).T.cov(), torch.eye(4), rtol=0, atol=1e-3)
 
 
-def test_signs_do_not_depend_on_the_order():
+def test_signs_do_not_depend_on_the_order_of_images():
     images = random_images()
     shuffled = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(1))]
     first, second = fit_principal_components(images, 4), fit_principal_components(shuffled, 4)

@@ -14,8 +14,8 @@ def build(kind, shape=(5,), condition=0, out_factor=1, **settings):
     return network
 
 
-def awake(network):
-    """Weights that are not zero anywhere."""
+def randomised(network):
+    """Make all weights nonzero."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -26,7 +26,7 @@ def awake(network):
 @pytest.mark.parametrize("condition", [0, 12])
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 3)])
 @pytest.mark.parametrize("out_factor", [1, 2])
-def test_shapes_and_a_silent_start(kind, condition, shape, out_factor):
+def test_shapes_and_zero_output_at_the_start(kind, condition, shape, out_factor):
     network = build(kind, shape, condition, out_factor)
     out = network(torch.randn(4, *shape), torch.randint(1000, (4,)), torch.randn(4, condition))
     assert out.shape == (4, shape[0] * out_factor, *shape[1:])
@@ -34,20 +34,20 @@ def test_shapes_and_a_silent_start(kind, condition, shape, out_factor):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_level_condition_and_input_all_matter_row_by_row(kind):
-    network = awake(build(kind, condition=12)).eval()
-    x, k, c = torch.randn(4, 5), torch.tensor([0, 3, 500, 999]), torch.randn(4, 12)
+def test_the_output_depends_on_timestep_condition_and_input_of_each_example(kind):
+    network = randomised(build(kind, condition=12)).eval()
+    x, t, c = torch.randn(4, 5), torch.tensor([0, 3, 500, 999]), torch.randn(4, 12)
     with torch.no_grad():
-        out = network(x, k, c)
-        for given in ((x.flip(0), k, c), (x, k.flip(0), c), (x, k, c.flip(0))):
-            assert float((network(*given) - out).abs().amax(1).min()) > 1e-3
-        torch.testing.assert_close(network(x[2:3], k[2:3], c[2:3]), out[2:3])
+        out = network(x, t, c)
+        for changed in ((x.flip(0), t, c), (x, t.flip(0), c), (x, t, c.flip(0))):
+            assert float((network(*changed) - out).abs().amax(1).min()) > 1e-3
+        torch.testing.assert_close(network(x[2:3], t[2:3], c[2:3]), out[2:3])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("condition", [0, 12])
 def test_every_parameter_gets_a_gradient(kind, condition):
-    network = awake(build(kind, condition=condition))
+    network = randomised(build(kind, condition=condition))
     network(torch.randn(4, 5), torch.randint(1000, (4,)), torch.randn(4, condition)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0]
 
@@ -64,12 +64,12 @@ def test_residual_mlp_has_the_official_sizes():
 
 
 def test_dropout_acts_in_training_only():
-    network = awake(build(ResidualMLP, dropout=0.5))
-    x, k, c = torch.randn(4, 5), torch.zeros(4, dtype=torch.long), torch.zeros(4, 0)
-    assert not torch.equal(network.train()(x, k, c), network(x, k, c))
-    assert torch.equal(network.eval()(x, k, c), network(x, k, c))
+    network = randomised(build(ResidualMLP, dropout=0.5))
+    x, t, c = torch.randn(4, 5), torch.zeros(4, dtype=torch.long), torch.zeros(4, 0)
+    assert not torch.equal(network.train()(x, t, c), network(x, t, c))
+    assert torch.equal(network.eval()(x, t, c), network(x, t, c))
 
 
-def test_modulated_mlp_says_which_width_a_condition_has():
-    with pytest.raises(UserError, match=r"conditioner\.dim must be 12 or null"):
+def test_modulated_mlp_rejects_a_condition_of_another_width():
+    with pytest.raises(UserError, match="must be 12"):
         build(ModulatedMLP, condition=7)

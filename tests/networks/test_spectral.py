@@ -23,7 +23,7 @@ def make(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_passes_in_training_find_the_largest_singular_value(kind):
+def test_training_passes_find_the_largest_singular_value(kind):
     layer, x = make(kind)
     first = layer.normalised().detach()
     for _ in range(60):
@@ -36,7 +36,7 @@ def test_passes_in_training_find_the_largest_singular_value(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_evaluation_takes_one_step_and_forgets_it(kind):
+def test_evaluation_takes_one_step_and_does_not_store_it(kind):
     layer, x = make(kind)
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     layer.eval()
@@ -44,12 +44,12 @@ def test_evaluation_takes_one_step_and_forgets_it(kind):
     torch.testing.assert_close(once, twice, rtol=0, atol=0)
     for name, tensor in layer.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
-    torch.testing.assert_close(layer.train()(x), once, rtol=0, atol=0)  # the same step, which is kept now
+    torch.testing.assert_close(layer.train()(x), once, rtol=0, atol=0)  # the same step, which is now stored
     assert not torch.equal(layer.u, before["u"])
     assert not torch.equal(layer(x), once)
 
 
-def test_the_gradient_goes_through_sigma_but_not_through_its_vectors():
+def test_the_gradient_flows_through_sigma_but_not_through_its_vectors():
     layer, x = make("linear")
     weight = layer.weight.detach().clone().requires_grad_()
     v = F.normalize(layer.u @ weight, dim=1).detach()
@@ -60,23 +60,23 @@ def test_the_gradient_goes_through_sigma_but_not_through_its_vectors():
     assert not layer.u.requires_grad
 
 
-def test_passes_before_a_backward_pass_do_not_disturb_it():
+def test_several_passes_before_a_backward_pass_are_allowed():
     layer, x = make("linear")
     outputs = layer(x), layer(2 * x)
     sum(output.sum() for output in outputs).backward()
     assert layer.weight.grad.isfinite().all()
 
 
-def test_sigma_keeps_float32_under_autocast():
+def test_the_normalised_weight_is_float32_under_autocast():
     layer, x = make("conv")
-    plain = layer.eval()(x)
+    expected = layer.eval()(x)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.normalised().dtype == torch.float32
-        torch.testing.assert_close(layer(x).float(), plain, rtol=0.05, atol=0.05)
+        torch.testing.assert_close(layer(x).float(), expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("tables", [False, True])
-def test_maps_of_a_condition(tables):
+def test_embedding_layers_of_a_condition(tables):
     conditioner = Conditioner(dim=[4, 6], drop=0.5, maps=SpectralMaps(tables))
     assert conditioner.build((Classes(5), Vector(3)), 0) == 10
     raw = (torch.tensor([0, 4]), torch.randn(2, 3))

@@ -20,25 +20,24 @@ def randomised(net):
     return net
 
 
-def test_class_token_alone_equals_the_whole_last_block():
+def test_the_class_token_block_equals_the_whole_last_block():
     net = randomised(small())
     image = torch.randn(2, 3, 32, 32, requires_grad=True)
-    ours, whole = net(image), timm_vit.VisionTransformer.forward(net, image)
-    torch.testing.assert_close(ours, whole, rtol=1e-5, atol=2e-6)
+    ours, timms = net(image), timm_vit.VisionTransformer.forward(net, image)
+    torch.testing.assert_close(ours, timms, rtol=1e-5, atol=2e-6)
     weights = [p for p in net.parameters() if p.requires_grad] + [image]
-    for mine, full in zip(
-        torch.autograd.grad(ours.square().sum(), weights), torch.autograd.grad(whole.square().sum(), weights)
-    ):
-        torch.testing.assert_close(mine, full, rtol=1e-4, atol=1e-5 * full.abs().max().item())
+    gradients, expected = (torch.autograd.grad(out.square().sum(), weights) for out in (ours, timms))
+    for actual, exact in zip(gradients, expected):
+        torch.testing.assert_close(actual, exact, rtol=1e-4, atol=1e-5 * exact.abs().max().item())
 
 
 @pytest.mark.parametrize(("channels", "size", "patch"), [(1, 8, 2), (3, 28, 7), (3, 32, 4)])
-def test_any_image_size(channels, size, patch):
+def test_any_image_size_works(channels, size, patch):
     net = small(channels=channels, image_size=size, patch=patch)
     assert net(torch.rand(2, channels, size, size)).shape == (2, net.dim)
 
 
-def test_start_is_moco_v3s():
+def test_the_initialisation_is_that_of_moco_v3():
     torch.manual_seed(0)
     net = small(width=96)
     block = net.blocks[0]
@@ -47,18 +46,18 @@ def test_start_is_moco_v3s():
         assert layer.weight.abs().max().item() == pytest.approx(math.sqrt(6 / fan), rel=0.01)
     assert not block.attn.qkv.bias.any()
     assert block.norm1.eps == 1e-6
-    fixed = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
-    assert fixed == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
     assert small(freeze_patches=False).patch_embed.proj.weight.requires_grad
 
 
-def test_every_free_parameter_gets_a_gradient():
+def test_every_trained_parameter_gets_a_gradient():
     net = small()
     net(torch.rand(2, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
 
-def test_first_half_of_the_table_is_the_row():
+def test_the_first_half_of_the_position_table_encodes_the_row():
     table = position_table(3, 5, 8)[0, 1:].unflatten(0, (3, 5))
     assert torch.equal(table[1, 0, :4], table[1, 4, :4])
     assert torch.equal(table[0, 2, 4:], table[2, 2, 4:])
@@ -66,12 +65,12 @@ def test_first_half_of_the_table_is_the_row():
     assert table[2, 0, 0] == pytest.approx(math.sin(2))
 
 
-def test_rebuilt_from_its_description():
+def test_it_can_be_rebuilt_from_its_description():
     net = small()
-    again = construct(describe(net))
-    again.load_state_dict(net.state_dict())
+    rebuilt = construct(describe(net))
+    rebuilt.load_state_dict(net.state_dict())
     image = torch.rand(1, 3, 32, 32)
-    assert torch.equal(again(image), net(image))
+    assert torch.equal(rebuilt(image), net(image))
 
 
 @pytest.mark.parametrize("wrong", [{"patch": 5}, {"heads": 5}, {"width": 6, "heads": 2}])
@@ -80,6 +79,6 @@ def test_impossible_sizes_are_rejected(wrong):
         small(**wrong)
 
 
-def test_wrong_image_is_rejected():
+def test_an_image_of_another_shape_is_rejected():
     with pytest.raises(UserError, match=r"\(3, 32, 32\)"):
         small()(torch.rand(1, 3, 16, 16))

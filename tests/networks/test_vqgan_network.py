@@ -1,4 +1,4 @@
-"""Autoencoders with a codebook: shapes, the nearest code, gradients. Their outputs are compared in tests/agreement."""
+"""Shapes, nearest codes and gradients of vector-quantised autoencoders; tests/agreement compares their outputs."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def small(kind, channels=1, multipliers=(1, 2, 2), **sizes):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("image", [(1, 8, 8), (3, 16, 8)])
-def test_one_class_serves_every_size_of_image(kind, image):
+def test_images_of_any_size_are_encoded_and_decoded(kind, image):
     network = small(kind, image[0])
     x = torch.rand(2, *image)
     z = network.encode(x)
@@ -28,18 +28,18 @@ def test_one_class_serves_every_size_of_image(kind, image):
     assert (indices.shape, indices.dtype) == ((2, image[1] // 4, image[2] // 4), torch.int64)
     assert network.decode(quantised).shape == network(x).shape == x.shape
     assert network.image_range == ((0, 1) if kind is MaskGITVQGAN else (-1, 1))
-    again = construct(describe(network))
-    again.load_state_dict(network.state_dict())
-    assert torch.equal(again.encode(x), z)
+    rebuilt = construct(describe(network))
+    rebuilt.load_state_dict(network.state_dict())
+    assert torch.equal(rebuilt.encode(x), z)
 
 
-def test_the_nearest_code_is_found_whatever_fits_into_memory(monkeypatch):
+def test_the_nearest_code_is_found_for_any_memory_limit(monkeypatch):
     network, z = small(MaskGITVQGAN), torch.randn(3, 4, 2, 5)
     torch.nn.init.normal_(network.codebook.weight)
-    rows = z.permute(0, 2, 3, 1).reshape(-1, 4)
-    expected = torch.cdist(rows, network.codebook.weight).argmin(1).view(3, 2, 5)
-    for room in (vqgan._AT_ONCE, 7 * network.codes, 1):
-        monkeypatch.setattr(vqgan, "_AT_ONCE", room)
+    vectors = z.permute(0, 2, 3, 1).reshape(-1, 4)
+    expected = torch.cdist(vectors, network.codebook.weight).argmin(1).view(3, 2, 5)
+    for limit in (vqgan._MAX_DISTANCES, 7 * network.codes, 1):
+        monkeypatch.setattr(vqgan, "_MAX_DISTANCES", limit)
         quantised, indices = network.quantise(z)
         assert torch.equal(indices, expected)
     assert torch.equal(quantised, network.lookup(indices))
@@ -48,22 +48,22 @@ def test_the_nearest_code_is_found_whatever_fits_into_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_is_trained_where_training_passes_the_gradient_on(kind):
+def test_every_weight_gets_a_gradient_with_a_straight_through_estimate(kind):
     network = small(kind, attention=[2]) if kind is VQGAN else small(kind)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     z = network.encode(torch.rand(2, 1, 8, 8))
     quantised, _ = network.quantise(z)
     assert not torch.autograd.grad(quantised.sum(), z, allow_unused=True, retain_graph=True)[0]
-    passed = z + (quantised - z).detach()
-    (network.decode(passed).square().sum() + (quantised - z.detach()).square().sum()).backward()
+    straight_through = z + (quantised - z).detach()
+    (network.decode(straight_through).square().sum() + (quantised - z.detach()).square().sum()).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_what_does_not_fit_is_told():
+def test_impossible_sizes_are_rejected():
     network = small(MaskGITVQGAN, 3)
-    for image, message in (((1, 8, 8), "3 channels, the data have 1"), ((3, 8, 10), "sides that 4 divides, not 8x10")):
+    for image, message in (((1, 8, 8), "3 channels"), ((3, 8, 10), "8x10")):
         with pytest.raises(UserError, match=message):
             network.shape(image)
-    with pytest.raises(UserError, match="divisible by its 3 groups"):
+    with pytest.raises(UserError, match="3 groups"):
         small(VQGAN, groups=3)

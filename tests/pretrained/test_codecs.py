@@ -35,8 +35,8 @@ def test_z_is_the_same_from_a_store_and_from_images(kind, tmp_path):
     folder, spec = make(kind, tmp_path / "it")
     online, stored = kind(folder, stored=False), kind()
     assert (online.needs, stored.needs) == ({"image"}, {kind.column})
-    noted, told = online.noted(spec), stored_spec(online, spec)
-    assert stored.noted(told) is told
+    noted, told = online.extend_spec(spec), stored_spec(online, spec)
+    assert stored.extend_spec(told) is told
     assert online.shape(noted) == stored.shape(told) == SHAPES[kind]
     assert online.count(noted) == stored.count(told) == (12 if kind is VQTokens else None)
     batch = {"image": torch.rand(5, *spec.image), "index": torch.arange(5)}
@@ -76,10 +76,10 @@ def test_another_autoencoder_is_rejected_and_none_is_told(kind, tmp_path):
 def test_what_an_online_codec_was_trained_with_is_noted(tmp_path):
     """The noted data spec travel in the checkpoint: then they size the networks, and another autoencoder is rejected."""
     (own, spec), (other, _) = make(VQTokens, tmp_path / "own"), make(VQTokens, tmp_path / "other", seed=1)
-    noted = VQTokens(own, stored=False).noted(spec)
+    noted = VQTokens(own, stored=False).extend_spec(spec)
     assert noted.identities == {"tokens": VQTokens(own).identity}
     again = VQTokens(stored=False)
-    assert again.noted(noted) is noted
+    assert again.extend_spec(noted) is noted
     assert (again.shape(noted), again.count(noted)) == ((16,), 12)
     with pytest.raises(UserError, match="here are of"):
         again.use_autoencoder(other)
@@ -111,7 +111,7 @@ def test_columns_that_do_not_fit_are_told(tmp_path):
     with pytest.raises(UserError, match="do not say of how many codes"):
         VQTokens().shape(replace(spec, columns={"tokens": {"shape": [16]}}))
     with pytest.raises(UserError, match="8x7"):
-        VQTokens(folder, stored=False).noted(DataSpec((1, 8, 7)))
+        VQTokens(folder, stored=False).extend_spec(DataSpec((1, 8, 7)))
     moments = {"latent": {"shape": [8, 4, 4], "moments": True}}
     with pytest.raises(UserError, match="are for KLLatents"):
         VQLatents().shape(replace(spec, columns=moments))
@@ -142,7 +142,7 @@ def test_latents_of_a_kl_autoencoder_are_drawn_anew_in_training_alone():
 def test_decoding_quantises_latents_of_a_codebook_first(tmp_path):
     folder, spec = make(VQLatents, tmp_path / "it")
     latents, tokens = VQLatents(folder, stored=False), VQTokens(folder, stored=False)
-    tokens.shape(tokens.noted(spec))
+    tokens.shape(tokens.extend_spec(spec))
     batch = {"image": torch.rand(3, 1, 8, 8)}
     z = latents.encode(batch)
     torch.testing.assert_close(latents.decode(z), tokens.decode(tokens.encode(batch)))

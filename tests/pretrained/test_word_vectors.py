@@ -102,7 +102,7 @@ def test_skip_gram_puts_together_what_stands_together():
 def test_the_codec_gives_each_tag_its_vector_in_the_vocabularys_order(tmp_path):
     MADE.save(tmp_path / "w.bin")
     codec = WordVectors(tmp_path / "w.bin", length=2.0)
-    noted = codec.noted(spec("größe", "sky"))
+    noted = codec.extend_spec(spec("größe", "sky"))
     assert codec.shape(noted) == (3,)
     z = codec.encode({"tag": torch.tensor([1, 0, 1])})
     assert torch.allclose(z, 2 * torch.nn.functional.normalize(MADE.vectors[[0, 2, 0]], dim=1))
@@ -110,7 +110,7 @@ def test_the_codec_gives_each_tag_its_vector_in_the_vocabularys_order(tmp_path):
     assert describe(codec)["init_args"] == {"vectors": None, "length": 2.0}
     # from a checkpoint: no path, sizes known, vectors when they are given
     later = WordVectors(length=2.0)
-    assert later.noted(noted) is noted
+    assert later.extend_spec(noted) is noted
     assert later.shape(noted) == (3,)
     with pytest.raises(UserError, match="give their file as codec"):
         later.encode({"tag": torch.tensor([0])})
@@ -121,7 +121,7 @@ def test_the_codec_gives_each_tag_its_vector_in_the_vocabularys_order(tmp_path):
 def test_other_vectors_are_rejected(tmp_path):
     MADE.save(tmp_path / "w.bin")
     codec = WordVectors(tmp_path / "w.bin")
-    noted = codec.noted(spec("sky", "clouds"))
+    noted = codec.extend_spec(spec("sky", "clouds"))
     WordVectorTable(NAMES, torch.ones(4, 5)).save(tmp_path / "wide.txt")
     with pytest.raises(UserError, match="has vectors of 5 numbers, the generator makes 3"):
         codec.use_vectors(tmp_path / "wide.txt", noted)
@@ -129,10 +129,10 @@ def test_other_vectors_are_rejected(tmp_path):
     with pytest.raises(UserError, match="has other word vectors"):
         codec.use_vectors(tmp_path / "other.txt", noted)
     with pytest.raises(UserError, match="has other word vectors"):
-        WordVectors(tmp_path / "other.txt").noted(noted)
+        WordVectors(tmp_path / "other.txt").extend_spec(noted)
     with pytest.raises(UserError, match="1 of the 2 tags, such as sea, have no vector in"):
-        codec.noted(spec("sky", "sea"))
+        codec.extend_spec(spec("sky", "sea"))
     with pytest.raises(UserError, match="rcg word-vectors, give it as"):
-        WordVectors().noted(spec("sky"))
+        WordVectors().extend_spec(spec("sky"))
     with pytest.raises(UserError, match="the data have no tags: use TagDataModule"):
-        codec.noted(DataSpec((1, 8, 8)))
+        codec.extend_spec(DataSpec((1, 8, 8)))

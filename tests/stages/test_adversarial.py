@@ -31,8 +31,10 @@ SPEC = DataSpec((1, 8, 8), 10)
 
 def gan(condition=None, **settings):
     given = {
-        "generator": ConditionalGenerator(6, 16, 8, 16, noise_distribution=NormalNoise(), dropout=0.1, reach=0.3),
-        "discriminator": ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), dropout=0.1, reach=0.1),
+        "generator": ConditionalGenerator(6, 16, 8, 16, noise_distribution=NormalNoise(), dropout=0.1, init_range=0.3),
+        "discriminator": ConditionalDiscriminator(
+            Rectified(16), Rectified(8), Rectified(16), dropout=0.1, init_range=0.1
+        ),
         "conditioner": Conditioner(drop=0.0),
         "discriminator_conditioner": Conditioner(drop=0.0),
         "optimizer": AdamW(1e-3, betas=(0.0, 0.9)),
@@ -232,7 +234,7 @@ class Deaf(ConditionalGenerator):
 
 @pytest.mark.parametrize("made", [Deaf, ConditionalGenerator])
 def test_collapse_is_seen(made, tmp_path, trainer, digits, caplog):
-    stage = gan(generator=made(6, 16, 8, 16, noise_distribution=NormalNoise(), reach=0.3))
+    stage = gan(generator=made(6, 16, 8, 16, noise_distribution=NormalNoise(), init_range=0.3))
     with caplog.at_level(logging.WARNING, "rcg_lightning"):
         fit = trainer(tmp_path, 1)
         fit.fit(stage, digits())

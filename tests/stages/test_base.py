@@ -87,7 +87,7 @@ def test_data_must_agree_in_what_is_read(given, needs, message):
 
 def test_spec_travel_as_plain_data():
     spec = DataSpec((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"dataset": "x"})
-    assert DataSpec.from_plain(spec.plain()) == spec
+    assert DataSpec.from_dict(spec.to_dict()) == spec
 
 
 def test_after_step_follows_the_optimizer_and_not_the_batch(tmp_path, trainer, digits):

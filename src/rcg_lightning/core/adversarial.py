@@ -1,6 +1,6 @@
-"""Losses of generators and discriminators that play against each other, penalties, and the weight of one loss in two.
+"""Adversarial losses of generators and discriminators, their penalties, and the weight that balances two losses.
 
-A discriminator says a logit for each example, or for each patch of one: any shape. Every loss is a mean over it.
+A discriminator outputs a logit for each example or for each of its patches: any shape. Every loss is a mean over them.
 """
 
 from abc import abstractmethod
@@ -16,7 +16,7 @@ from rcg_lightning.types import require
 
 
 class AdversarialLoss(ConfigMixin):
-    """What a discriminator and a generator minimise, from logits of any shape to a scalar."""
+    """The losses that a discriminator and a generator minimise: logits of any shape -> a scalar."""
 
     @abstractmethod
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -24,11 +24,11 @@ class AdversarialLoss(ConfigMixin):
 
     @abstractmethod
     def generator(self, fake: Tensor) -> Tensor:
-        """Return the generator's loss for the logits of what it made."""
+        """Return the generator's loss for the logits of its examples."""
 
 
 class Hinge(AdversarialLoss):
-    """Logits beyond a margin of 1 are left alone (Lim & Ye 2017; BigGAN, IC-GAN, VQGAN)."""
+    """Hinge loss: logits beyond a margin of 1 get no gradient (Lim & Ye 2017; BigGAN, IC-GAN, VQGAN)."""
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -38,71 +38,73 @@ class Hinge(AdversarialLoss):
 
 
 class Logistic(AdversarialLoss):
-    """Binary cross-entropy; the generator wants its images called real (Goodfellow et al. 2014, StyleGAN2).
+    """Binary cross-entropy with the non-saturating generator loss (Goodfellow et al. 2014, StyleGAN2).
 
     Args:
-        real_target: probability that the discriminator should give real examples; .9 keeps it from being too sure.
+        real_target: target probability of real examples; 0.9 smooths the labels, so that the discriminator is less
+            confident.
     """
 
     def __init__(self, real_target: float = 1.0) -> None:
-        require(0.5 < real_target <= 1, f"real_target is a probability above .5, not {real_target}")
+        require(0.5 < real_target <= 1, f"real_target is a probability above 0.5, not {real_target}")
         self.real_target = real_target
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        sure = F.softplus(-real).mean()
-        doubt = F.softplus(real).mean()
-        return self.real_target * sure + (1 - self.real_target) * doubt + F.softplus(fake).mean()
+        real_as_real = F.softplus(-real).mean()
+        real_as_fake = F.softplus(real).mean()
+        real_loss = self.real_target * real_as_real + (1 - self.real_target) * real_as_fake
+        return real_loss + F.softplus(fake).mean()
 
     def generator(self, fake: Tensor) -> Tensor:
         return F.softplus(-fake).mean()
 
 
 class Minimax(Logistic):
-    """The value function as first published: the generator minimises log(1 - D), whose gradient vanishes early on."""
+    """The original minimax loss: the generator minimises log(1 - D), whose gradient vanishes early in training."""
 
     def generator(self, fake: Tensor) -> Tensor:
         return -F.softplus(fake).mean()
 
 
 def accuracy(logits: Tensor, real: bool) -> Tensor:
-    """Return the share of logits that are on the right side of 0."""
+    """Return the share of logits with the right sign."""
     return ((logits > 0) == real).float().mean()
 
 
 def gradient_penalty(logits: Tensor, *examples: Tensor) -> Tensor:
     """Return R1 without its weight: the mean squared norm of the gradient of logits (B, …) by examples (B, …).
 
-    The examples need a gradient. Half of it is the penalty of Mescheder et al. 2018, eq. 9.
+    The examples must require a gradient. Half the result is the penalty of Mescheder et al. 2018, eq. 9.
     """
     gradients = torch.autograd.grad(logits.sum(), examples, create_graph=True)
     return sum((g.float().square().flatten(1).sum(1) for g in gradients), torch.zeros((), device=logits.device)).mean()
 
 
 class GradientPenalty(ConfigMixin):
-    """R1: a discriminator should be flat at real examples (Mescheder et al. 2018), applied now and then (StyleGAN2).
+    """R1 penalty on the gradient at real examples (Mescheder et al. 2018), applied every n steps (StyleGAN2).
 
     Args:
-        weight: gamma, for half the squared norm.
-        every: steps from one penalty to the next, which is so many times as heavy.
+        weight: γ, for half the squared norm.
+        every: n; the penalty is multiplied by n.
     """
 
     def __init__(self, weight: float = 10.0, every: int = 1) -> None:
-        require(every > 0, f"a penalty is due every step or every few, not every {every}")
+        require(every > 0, f"a penalty is applied every 1 or more steps, not every {every}")
         self.weight, self.every = weight, every
 
     def due(self, step: int) -> bool:
-        """Whether ``step`` is penalised."""
+        """Whether the penalty is applied at ``step``."""
         return step % self.every == 0
 
     def __call__(self, logits: Tensor, *examples: Tensor) -> Tensor:
-        """Logits (B, …) and the examples (B, …) that they are of, with gradient -> the weighted penalty, a scalar."""
+        """Logits (B, …) and their examples (B, …), which require a gradient -> the weighted penalty, a scalar."""
         return self.weight / 2 * self.every * gradient_penalty(logits, *examples)
 
 
 def path_lengths(images: Tensor, styles: Tensor) -> Tensor:
     """Return how far images (B, C, H, W) move for a small step of each of their styles (B, layers, D): (B,).
 
-    The norm of a random projection's gradient, as StyleGAN2 estimates the size of the Jacobian; it can be minimised.
+    StyleGAN2's estimate of the size of the Jacobian: the norm of a random projection's gradient. It is differentiable.
     """
     direction = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
     (gradients,) = torch.autograd.grad((images * direction).sum(), styles, create_graph=True)
@@ -110,21 +112,21 @@ def path_lengths(images: Tensor, styles: Tensor) -> Tensor:
 
 
 class PathLength(ConfigMixin):
-    """A generator of styles should move images equally far everywhere (Karras et al. 2020), applied now and then.
+    """Path-length penalty: steps in style space move images equally far everywhere (Karras et al. 2020).
 
     Args:
-        weight: of the squared deviation of lengths from their running mean.
-        every: steps from one penalty to the next, which is so many times as heavy.
-        decay: how much of the running mean a new one replaces.
-        shrink: one of so many rows of a batch is looked at.
+        weight: of the squared difference between the lengths and their running mean.
+        every: n: applied every n steps and multiplied by n.
+        decay: share of the running mean that a new value replaces.
+        shrink: n: computed on 1 / n of the examples of a batch.
     """
 
     def __init__(self, weight: float = 2.0, every: int = 4, decay: float = 0.01, shrink: int = 2) -> None:
-        require(every > 0 and shrink > 0, "a path-length penalty is due every so many steps, on one of so many rows")
+        require(every > 0 and shrink > 0, f"PathLength: every and shrink are at least 1, not {every} and {shrink}")
         self.weight, self.every, self.decay, self.shrink = weight, every, decay, shrink
 
     def due(self, step: int) -> bool:
-        """Whether ``step`` is penalised."""
+        """Whether the penalty is applied at ``step``."""
         return step % self.every == 0
 
     def __call__(self, lengths: Tensor, mean: Tensor) -> Tensor:
@@ -133,18 +135,20 @@ class PathLength(ConfigMixin):
 
 
 class LeCam(ConfigMixin):
-    """Keeps logits near the running means of the other side's, where images are few (Tseng et al. 2021, eq. 5).
+    """LeCam regularisation for small data sets: real logits stay near the running mean of fake ones, and vice versa.
+
+    Source: Tseng et al. 2021, eq. 5.
 
     Args:
         weight: of the penalty.
-        decay: how much of the running means a new one replaces.
+        decay: share of the running means that new values replace.
     """
 
     def __init__(self, weight: float = 0.3, decay: float = 0.01) -> None:
         self.weight, self.decay = weight, decay
 
     def __call__(self, real: Tensor, fake: Tensor, means: Tensor) -> Tensor:
-        """Logits of real and of made examples, and the running means of both (2,) -> the weighted penalty."""
+        """Logits of real and of generated examples, and the running means of both (2,) -> the weighted penalty."""
         return self.weight * (F.relu(real - means[1]).square().mean() + F.relu(means[0] - fake).square().mean())
 
 
@@ -155,29 +159,29 @@ def adaptive_weight(
     average: Callable[[list[Tensor]], None] | None = None,
     most: float = 1e4,
 ) -> Tensor:
-    """Return the weight at which two losses pull equally hard at a parameter (Esser et al. 2021, eq. 7), detached.
+    """Return the weight that makes the gradients of two losses equally large (Esser et al. 2021, eq. 7), detached.
 
-    No host synchronisation. Both graphs stay usable.
+    Does not synchronise with the host. Both graphs stay usable.
 
     Args:
         reconstruction: the loss with weight 1, a scalar.
-        adversarial: the loss that is to be weighted, a scalar.
-        last: weight of the decoder's last layer.
-        average: averages tensors over processes in place, so that all of them find the weight of the whole batch.
+        adversarial: the loss to weight, a scalar.
+        last: weight of the decoder's last layer, by which the gradients are taken.
+        average: averages tensors over processes in place, so that all processes compute the weight of the whole batch.
         most: largest weight.
     """
     losses = (reconstruction, adversarial)
-    pulls = [torch.autograd.grad(loss, last, retain_graph=True)[0].float().contiguous() for loss in losses]
+    gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0].float().contiguous() for loss in losses]
     if average is not None:
-        average(pulls)
-    return (pulls[0].norm() / (pulls[1].norm() + 1e-4)).clamp(0, most).detach()
+        average(gradients)
+    return (gradients[0].norm() / (gradients[1].norm() + 1e-4)).clamp(0, most).detach()
 
 
 class OneStep(Sampler):
     """One pass from noise to example, as adversarial generators sample.
 
     Args:
-        temperature: factor of the noise; below 1 samples are more typical and vary less, as truncation does it.
+        temperature: factor of the noise; below 1 samples are more typical and less diverse, as with truncation.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
@@ -185,6 +189,6 @@ class OneStep(Sampler):
 
 
 def mean_distance(examples: Tensor) -> Tensor:
-    """Return the mean distance between two of the examples (N, …), per entry: 0 where all are the same."""
-    rows = examples.flatten(1).float()
-    return torch.pdist(rows).mean() / rows.shape[1] ** 0.5
+    """Return the mean distance between two of the examples (N, …), over √(entries of one): 0 if all are the same."""
+    flat = examples.flatten(1).float()
+    return torch.pdist(flat).mean() / flat.shape[1] ** 0.5

@@ -1,4 +1,4 @@
-"""Formulas of diffusion models that hold for every network: noising, what a network predicts, and the losses."""
+"""Formulas of diffusion models that hold for every network: noising, predictions, transitions and losses."""
 
 import math
 from abc import abstractmethod
@@ -14,11 +14,11 @@ from rcg_lightning.types import require
 
 @dataclass(frozen=True)
 class Posterior:
-    """What a denoiser says of a noised example.
+    """A denoiser's estimate of the clean example.
 
     Attributes:
         mean: x̂₀ (B, *S), the expected clean example.
-        variance_mix: (B, *S) in [0, 1] where the variance is learned: 0 is the smallest sensible, 1 the largest.
+        variance_mix: (B, *S) in [0, 1] if the variance is learned: 0 is the smallest sensible variance, 1 the largest.
     """
 
     mean: Tensor
@@ -26,28 +26,28 @@ class Posterior:
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, …, 1), to be multiplied with ``like`` (B, *S)."""
+    """(B,) -> (B, 1, …, 1), to multiply with ``like`` (B, *S)."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def add_noise(z: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
-    """q(x_k | z): z and noise (B, *S), k (B,) -> (B, *S)."""
+    """q(x_t | z): z and noise (B, *S), timesteps t (B,) -> x_t (B, *S)."""
     signal, sigma = schedule.scales(t)
     return expand(signal, z) * z + expand(sigma, z) * noise
 
 
 class Prediction(ConfigMixin):
-    """What the network's output means. Everything outside the denoiser speaks of x̂₀."""
+    """Meaning of the network's output. Everything outside the denoiser uses x̂₀."""
 
-    needs_signal = False  # whether x̂₀ cannot be told where an example holds no signal at all
+    needs_signal = False  # whether x̂₀ is undefined where the signal is zero
 
     @abstractmethod
     def target(self, z: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-        """Return what the network should output; all (B, *S), signal and sigma broadcast."""
+        """Return the network's target output; all (B, *S), signal and sigma broadcast."""
 
     @abstractmethod
     def mean(self, output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-        """Turn the network's output at x = signal·z + sigma·noise into x̂₀."""
+        """Convert the network's output at x = signal·z + sigma·noise to x̂₀."""
 
 
 class Clean(Prediction):
@@ -93,21 +93,21 @@ class FlowVelocity(Prediction):
 
 
 class Weighting(ConfigMixin):
-    """How much the squared error at a timestep counts."""
+    """Weight of the squared error at each timestep."""
 
     @abstractmethod
     def __call__(self, prediction: Prediction, signal: Tensor, sigma: Tensor) -> Tensor:
-        """Return the weight of the squared error of the network's output, for scales of any shape."""
+        """Return the weight of the squared error of the network's output; signal and sigma have any shape."""
 
 
 class MinSNR(Weighting):
-    """The error of x̂₀ counts by the signal-to-noise ratio, but at most ``gamma`` (Min-SNR, Hang et al. 2023).
+    """Min-SNR (Hang et al. 2023): the squared error of x̂₀ is weighted by min(SNR, ``gamma``).
 
-    The squared error of another output is scaled to that of x̂₀ first, so one law holds for every prediction.
+    The squared error of another output is first scaled to that of x̂₀, so the rule is the same for every prediction.
     """
 
     def __init__(self, gamma: float = 5.0) -> None:
-        require(gamma > 0, f"gamma bounds a ratio: it is positive, not {gamma}")
+        require(gamma > 0, f"gamma bounds a ratio: it must be positive, not {gamma}")
         self.gamma = gamma
 
     def __call__(self, prediction: Prediction, signal: Tensor, sigma: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ class MinSNR(Weighting):
 
 @dataclass(frozen=True)
 class Transition:
-    """The reverse step from level k to a cleaner level s < k, as Gaussian q(x_s | x_k, x₀). Plain floats.
+    """The reverse step from timestep t to a cleaner t_next < t: the Gaussian q(x_t_next | x_t, x₀). Plain floats.
 
-    ``mean = from_clean * x₀ + from_noisy * x_k``; the log-variance lies between ``log_small`` (exact for a known x₀,
+    ``mean = from_clean * x₀ + from_noisy * x_t``. The log-variance lies between ``log_small`` (exact for a known x₀,
     clipped where it would be minus infinity) and ``log_large`` (that of the forward step).
     """
 
@@ -131,30 +131,30 @@ class Transition:
 
     @classmethod
     def between(cls, schedule: Schedule, t: int, t_next: int) -> "Transition":
-        """Compute the step k → s. Where s is clean, the small variance of the step 1 → 0 stands in for zero."""
+        """Compute the step t → t_next. If t_next is clean, the small variance is that of the step 1 → 0, not zero."""
         (signal, sigma), (signal_next, sigma_next) = schedule.at(t), schedule.at(t_next)
         added = added_variance(schedule, t, t_next)
-        floor_t, floor_next = (t, t_next) if t_next >= 0 else (1, 0)
+        noisy_t, noisy_t_next = (t, t_next) if t_next >= 0 else (1, 0)
         return cls(
             from_clean=signal_next * added / sigma**2,
             from_noisy=signal / signal_next * (sigma_next / sigma) ** 2,
-            log_small=math.log(bridge_variance(schedule, floor_t, floor_next)),
+            log_small=math.log(bridge_variance(schedule, noisy_t, noisy_t_next)),
             log_large=math.log(added),
         )
 
     def log_variance(self, mix: Tensor | None) -> Tensor | float:
-        """Interpolate the log-variance; without a learned mix it is the small one."""
+        """Interpolate the log-variance by ``mix``; None is the small one."""
         return self.log_small if mix is None else mix * self.log_large + (1 - mix) * self.log_small
 
 
 def added_variance(schedule: Schedule, t: int, t_next: int) -> float:
-    """Return the variance of q(x_k | x_s), s < k: the noise that is added on the way from s to k."""
+    """Return the variance of q(x_t | x_t_next), t_next < t: the noise added from t_next to t."""
     (signal, sigma), (signal_next, sigma_next) = schedule.at(t), schedule.at(t_next)
     return sigma**2 - (signal / signal_next * sigma_next) ** 2
 
 
 def bridge_variance(schedule: Schedule, t: int, t_next: int) -> float:
-    """Return the variance of q(x_s | x_k, x₀), s < k."""
+    """Return the variance of q(x_t_next | x_t, x₀), t_next < t."""
     return (schedule.at(t_next)[1] / schedule.at(t)[1]) ** 2 * added_variance(schedule, t, t_next)
 
 
@@ -163,14 +163,14 @@ def variational_bound(
 ) -> Tensor:
     """Return the variational bound of each example in bits per dimension, (B,).
 
-    Agrees with guided-diffusion's ``vb_terms_bpd`` as ADM and DiT use it: x̂₀ carries no gradient (only the learned
-    variance is trained by this term), the bound at level 0 is the discretised Gaussian likelihood with the tanh
+    Agrees with guided-diffusion's ``vb_terms_bpd`` as ADM and DiT use it: x̂₀ carries no gradient (this term trains the
+    learned variance only), and the bound at timestep 0 is the discretised Gaussian likelihood with the tanh
     approximation of the normal distribution function.
 
     Args:
         z, x: clean and noised examples (B, *S).
-        t: levels (B,).
-        transitions: (T, 4) table, row k holds (from_clean, from_noisy, log_small, log_large) of the step k → k - 1.
+        t: timesteps (B,).
+        transitions: (T, 4) table; row t holds (from_clean, from_noisy, log_small, log_large) of the step t → t - 1.
     """
     assert posterior.variance_mix is not None, "the bound trains a learned variance"
     from_clean, from_noisy, log_small, log_large = (expand(column, x) for column in transitions[t].T)
@@ -184,7 +184,7 @@ def variational_bound(
 
 
 def transition_table(schedule: Schedule) -> Tensor:
-    """Return (T, 4) float32: the ``Transition`` k → k - 1 of every level, as ``variational_bound`` wants it."""
+    """Return the ``Transition`` t → t - 1 of every timestep as (T, 4) float32, for ``variational_bound``."""
     rows = [Transition.between(schedule, t, t - 1) for t in range(schedule.steps)]
     return torch.tensor([[r.from_clean, r.from_noisy, r.log_small, r.log_large] for r in rows], dtype=torch.float32)
 
@@ -196,7 +196,7 @@ def _normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance
 
 
 def _discretised_log_likelihood(z: Tensor, mean: Tensor, log_scale: Tensor, half_width: float) -> Tensor:
-    """Log-probability of the 8-bit bin of z in [-1, 1] under N(mean, exp(log_scale)²), in nats, elementwise."""
+    """Log-probability in nats of the 8-bit bin around z in [-1, 1] under N(mean, exp(log_scale)²), elementwise."""
     centred, inverse = z - mean, (-log_scale).exp()
     upper = _normal_cdf(inverse * (centred + half_width))
     lower = _normal_cdf(inverse * (centred - half_width))
@@ -206,5 +206,5 @@ def _discretised_log_likelihood(z: Tensor, mean: Tensor, log_scale: Tensor, half
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation that the official code uses; the exact function differs by 0.5 to 4.6 % in the bound."""
+    """The official code's tanh approximation; with the exact function the bound differs by 0.5 to 4.6 %."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -1,4 +1,4 @@
-"""Guidance: pushing a conditional estimate away from the unconditional one."""
+"""Classifier-free guidance: move a conditional estimate away from the unconditional one."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ from rcg_lightning.types import require
 class Guidance(ConfigMixin):
     """``null + s · (cond - null)``; scale 1 is off.
 
-    The paper's τ for MAGE, which grows linearly over the N sampling steps, is ``scale = 1 + τ`` with ``ramp``: at
-    progress p the scale is 1 + (scale - 1) · p.
+    RCG's τ for MAGE grows linearly over the N sampling steps. It is ``scale = 1 + τ`` with ``ramp``: at progress p the
+    scale is 1 + (scale - 1) · p.
 
     Args:
-        scale: strength; 1 leaves the conditional estimate alone.
-        ramp: grow linearly from 1 to ``scale`` over sampling.
-        interval: (first, last) progress in [0, 1] between which guidance acts.
-        channels: guide only the first channels (DiT's official sampling: 3 of 4); None for all.
+        scale: s; 1 returns the conditional estimate.
+        ramp: grow linearly from 1 to ``scale`` during sampling.
+        interval: first and last progress in [0, 1] at which guidance acts.
+        channels: guide only the first n channels (DiT's official sampling: 3 of 4); None for all.
     """
 
     def __init__(
@@ -27,17 +27,17 @@ class Guidance(ConfigMixin):
         interval: tuple[float, float] = (0.0, 1.0),
         channels: int | None = None,
     ) -> None:
-        require(0 <= interval[0] <= interval[1] <= 1, f"a guidance interval lies within [0, 1], not {interval}")
+        require(0 <= interval[0] <= interval[1] <= 1, f"a guidance interval must lie in [0, 1], not {interval}")
         self.scale, self.ramp, self.interval, self.channels = scale, ramp, (interval[0], interval[1]), channels
 
     def scale_at(self, progress: float) -> float:
-        """Return the scale at a progress in [0, 1] of sampling."""
+        """Return the scale at ``progress`` in [0, 1] through sampling."""
         if not self.interval[0] <= progress <= self.interval[1]:
             return 1.0
         return 1 + (self.scale - 1) * progress if self.ramp else self.scale
 
     def __call__(self, cond: Tensor, null: Tensor, progress: float) -> Tensor:
-        """Combine two estimates (B, C, …) of x̂₀ or logits; affine in both, so it is the same on x̂₀ as on ε."""
+        """Combine two estimates (B, C, …) of x̂₀ or of logits. Affine in both, so guiding x̂₀ equals guiding ε."""
         guided = null + self.scale_at(progress) * (cond - null)
         if self.channels is None:
             return guided

@@ -1,19 +1,19 @@
-"""Paths between two vectors."""
+"""Interpolation between two vectors."""
 
 import torch
 from torch import Tensor
 
 
 def lerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """Straight line: start and end (R,), t (n,) in [0, 1] -> (n, R)."""
+    """Linear interpolation: start and end (R,), t (n,) in [0, 1] -> (n, R)."""
     return torch.lerp(start[None], end[None], t[:, None])
 
 
 def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """Great circle (Shoemake 1985), the length going evenly from one's to the other's: (R,), (R,), t (n,) -> (n, R).
+    """Spherical interpolation (Shoemake 1985): start and end (R,), t (n,) in [0, 1] -> (n, R).
 
-    Standardised representations lie on a sphere, which a straight line leaves. Where the two point the same way or in
-    opposite ways no circle is defined by them, and the line is taken.
+    Moves along a great circle while the norm changes linearly. Standardised representations lie on a sphere, which
+    linear interpolation leaves. Parallel or opposite vectors define no great circle and are interpolated linearly.
     """
     lengths = torch.lerp(start.norm(), end.norm(), t)
     a, b = start / start.norm(), end / end.norm()

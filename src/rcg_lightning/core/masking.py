@@ -1,4 +1,4 @@
-"""Masked tokens (MAGE, Li et al. 2023): how many are masked, which, what is lost on them, and decoding in parallel."""
+"""Masked image modelling (MAGE, Li et al. 2023): mask ratios, random masks, the loss, and parallel decoding."""
 
 import math
 from collections import deque
@@ -19,21 +19,21 @@ Predict = Callable[[Tensor, Tensor, float], Tensor]  # (tokens (B, N), masked (B
 
 
 class MaskRatio(ConfigMixin):
-    """The law of the share of tokens that training masks: a normal, truncated.
+    """Truncated normal distribution of the mask ratio: the share of tokens that training masks.
 
     Args:
-        mean: of the normal before it is truncated; RCG has 0.75, the first MAGE 0.55.
-        deviation: its standard deviation.
-        low: smallest share, and the one whose tokens the encoder never sees.
-        high: largest share.
+        mean: of the normal before truncation; 0.75 in RCG, 0.55 in the original MAGE.
+        deviation: standard deviation of the normal before truncation.
+        low: smallest ratio; the encoder never sees this share of the tokens.
+        high: largest ratio.
     """
 
     def __init__(self, mean: float = 0.75, deviation: float = 0.25, low: float = 0.5, high: float = 1.0) -> None:
-        require(0 < low <= high <= 1 and deviation > 0, f"mask rates lie in (0, 1], not in [{low}, {high}]")
+        require(0 < low <= high <= 1 and deviation > 0, f"mask ratios lie in (0, 1], not in [{low}, {high}]")
         self.mean, self.deviation, self.low, self.high = mean, deviation, low, high
 
     def __call__(self, u: Tensor) -> Tensor:
-        """Invert the law's cumulative distribution: uniform u in [0, 1] of any shape -> rates."""
+        """Quantile function: uniform u in [0, 1] of any shape -> mask ratios."""
         first, last = (math.erf((end - self.mean) / self.deviation / math.sqrt(2)) for end in (self.low, self.high))
         normal = math.sqrt(2) * torch.erfinv(first + u * (last - first))
         return (self.mean + self.deviation * normal).clamp(self.low, self.high)
@@ -43,77 +43,77 @@ class MaskRatio(ConfigMixin):
         return math.ceil(tokens * self.low)
 
 
-def masked_positions(noise: Tensor, rate: Tensor, dropped: int) -> tuple[Tensor, Tensor]:
-    """Choose which tokens are masked and which the encoder sees, in shapes that depend on no value.
+def masked_positions(noise: Tensor, ratio: Tensor, dropped: int) -> tuple[Tensor, Tensor]:
+    """Choose which tokens are masked and which the encoder sees, in static shapes.
 
-    The ceil(N · rate) positions of the smallest noise are masked, the ``dropped`` smallest of them are not even seen.
-    The official code draws again where equal noise breaks the counts; ranks have no ties.
+    The ceil(N · ratio) positions with the smallest noise are masked; the encoder does not see the first ``dropped`` of
+    them. The official code samples again if equal noise changes these counts; ranks have no ties.
 
     Args:
         noise: (B, N) uniform.
-        rate: share of the masked, () for all rows or (B, 1).
-        dropped: how many positions are not seen; at least these are masked.
+        ratio: share of masked tokens, () for all examples or (B, 1).
+        dropped: number of positions that the encoder does not see; at least these are masked.
 
     Returns:
-        masked (B, N) bool, and kept (B, N - dropped) int64, the positions that are seen, in ascending order.
+        masked (B, N) bool, and visible (B, N - dropped) int64, the positions that the encoder sees, ascending.
     """
-    count = (noise.shape[1] * rate).ceil().clamp(min=dropped)
+    count = (noise.shape[1] * ratio).ceil().clamp(min=dropped)
     order = noise.argsort(dim=1)
     return order.argsort(dim=1) < count, order[:, dropped:].sort(dim=1).values
 
 
 def masked_cross_entropy(logits: Tensor, tokens: Tensor, masked: Tensor, smoothing: float = 0.1) -> Tensor:
-    """Return the label-smoothed cross-entropy of each row (B,), averaged over its masked tokens.
+    """Return the label-smoothed cross-entropy of each example (B,), averaged over its masked tokens.
 
-    With one mask rate for all rows, the mean of the rows is the official loss: the sum over all masked tokens of a
-    batch by their number.
+    If all examples have the same mask ratio, the mean over examples is the official loss: the sum over all masked
+    tokens of a batch divided by their number.
 
     Args:
-        logits: (B, N, K), over the codebook alone.
+        logits: (B, N, K), over the codebook only.
         tokens: (B, N) int64 in [0, K).
         masked: (B, N) bool.
-        smoothing: the share of the target that is spread evenly over the codebook.
+        smoothing: share of the target that is spread evenly over the codebook.
     """
     flat = logits.flatten(0, 1).float()
     errors = F.cross_entropy(flat, tokens.flatten(), reduction="none", label_smoothing=smoothing).view(tokens.shape)
     return (errors * masked).sum(1) / masked.sum(1)
 
 
-def masks_left(tokens: int, steps: int) -> list[int]:
-    """Return how many of ``tokens`` are masked after each of ``steps``, by a cosine: fewer each time, never below one.
+def mask_schedule(tokens: int, steps: int) -> list[int]:
+    """Return how many of ``tokens`` are masked after each of ``steps``: a cosine, falling by 1 or more, at least 1.
 
-    The one that is still masked at the end has a value by then, as in the official code.
+    The last masked token has a value when decoding ends, as in the official code.
     """
-    left, counts = tokens, []
+    remaining, counts = tokens, []
     for step in range(1, steps + 1):
-        left = max(1, min(left - 1, math.floor(tokens * math.cos(math.pi / 2 * step / steps))))
-        counts.append(left)
+        remaining = max(1, min(remaining - 1, math.floor(tokens * math.cos(math.pi / 2 * step / steps))))
+        counts.append(remaining)
     return counts
 
 
-def masked_again(confidence: Tensor, masked: Tensor, left: int) -> Tensor:
-    """Mask the ``left`` least confident of the tokens just decoded again.
+def remask(confidence: Tensor, masked: Tensor, count: int) -> Tensor:
+    """Return the next mask (B, N) bool: the ``count`` least confident of the tokens just decoded.
 
-    Of equally confident ones the first are masked, so that there are never more; the official code masks all that are
-    as confident as the last.
+    Of equally confident tokens the first are masked, so there are never more than ``count``. The official code masks
+    all tokens that are as confident as the last.
 
     Args:
         confidence: (B, N).
         masked: (B, N) bool, the tokens just decoded; the others stay known.
-        left: how many are masked again, at most as many as were masked.
+        count: at most the number of tokens in ``masked``.
     """
     order = confidence.masked_fill(~masked, math.inf).argsort(dim=1, stable=True)
-    return order.argsort(dim=1) < left
+    return order.argsort(dim=1) < count
 
 
 class DecodingNoise(Protocol):
-    """The chances that decoding takes."""
+    """Random numbers of parallel decoding, for B examples."""
 
     rows: int  # B
     device: torch.device
 
     def tokens(self, step: int, log_p: Tensor) -> Tensor:
-        """Draw a token for every position: log-probabilities (B, N, K) -> (B, N) int64."""
+        """Sample a token at every position: log-probabilities (B, N, K) -> (B, N) int64."""
         ...
 
     def gumbel(self, step: int, count: int) -> Tensor:
@@ -122,13 +122,13 @@ class DecodingNoise(Protocol):
 
 
 class SeededDecodingNoise:
-    """Chances by seed: row i depends on the noise's seed i alone. Two draws of the noise belong to each step."""
+    """Decoding noise in which row i depends on seed i only. Each decoding step uses two steps of the noise."""
 
     def __init__(self, noise: SeededNoise) -> None:
         self.noise, self.rows, self.device = noise, len(noise.seeds), noise.seeds.device
 
     def tokens(self, step: int, log_p: Tensor) -> Tensor:
-        """The largest of log-probability plus Gumbel noise is a draw from the distribution."""
+        """Sample by the Gumbel-max trick."""
         return (log_p + self.noise.gumbel(2 * step, *log_p.shape[1:])).argmax(dim=2)
 
     def gumbel(self, step: int, count: int) -> Tensor:
@@ -137,12 +137,12 @@ class SeededDecodingNoise:
 
 @dataclass(frozen=True)
 class DecodingStep:
-    """What one step of decoding leaves.
+    """Result of one step of decoding.
 
     Attributes:
-        tokens: (B, N) int64, all of them decoded.
-        masked: (B, N) bool, those that the next step decodes again.
-        logits: (B, N, K), what this step decoded from.
+        tokens: (B, N) int64, all decoded.
+        masked: (B, N) bool, the tokens that the next step decodes again.
+        logits: (B, N, K) from which this step sampled.
     """
 
     tokens: Tensor
@@ -151,35 +151,35 @@ class DecodingStep:
 
 
 class ParallelDecoding(Sampler):
-    """MAGE's sampling: all tokens at once, of which the least confident are masked again, by a cosine.
+    """MAGE's sampling: each step decodes all masked tokens and masks the least confident again, by a cosine schedule.
 
-    Tokens are drawn from the network's distribution as it is.
+    Tokens are sampled from the network's distribution at temperature 1.
 
     Args:
         steps: number of steps.
-        temperature: how much chance decides which tokens are kept: factor of the Gumbel noise in the confidence, which
-            falls linearly to 0 at the last step. RCG has 6 for MAGE-B and 11 for MAGE-L.
+        temperature: factor of the Gumbel noise that makes the confidences random; it falls linearly to 0 at the last
+            step. RCG uses 6 for MAGE-B and 11 for MAGE-L.
     """
 
     def __init__(self, steps: int = 20, temperature: float = 6.0) -> None:
         super().__init__(steps, temperature)
         require(steps > 0, f"parallel decoding takes at least one step, not {steps}")
 
-    def run(self, predict: Predict, draws: DecodingNoise, tokens: int) -> Tensor:
+    def run(self, predict: Predict, noise: DecodingNoise, tokens: int) -> Tensor:
         """Return tokens (B, N) int64 in [0, K)."""
-        return deque(self.rounds(predict, draws, tokens), maxlen=1)[0].tokens
+        return deque(self.rounds(predict, noise, tokens), maxlen=1)[0].tokens
 
     @torch.no_grad()
-    def rounds(self, predict: Predict, draws: DecodingNoise, tokens: int) -> Iterator[DecodingStep]:
-        """Yield what each step leaves; at step i of n, guidance has made the progress (i + 1) / n."""
-        ids = torch.zeros(draws.rows, tokens, dtype=torch.int64, device=draws.device)
+    def rounds(self, predict: Predict, noise: DecodingNoise, tokens: int) -> Iterator[DecodingStep]:
+        """Yield the result of each step; in step i of n, guidance sees the progress (i + 1) / n."""
+        ids = torch.zeros(noise.rows, tokens, dtype=torch.int64, device=noise.device)
         masked = torch.ones_like(ids, dtype=torch.bool)
-        for step, left in enumerate(masks_left(tokens, self.steps)):
+        for step, remaining in enumerate(mask_schedule(tokens, self.steps)):
             progress = (step + 1) / self.steps
             logits = predict(ids, masked, progress)
             log_p = logits.float().log_softmax(dim=2)
-            ids = torch.where(masked, draws.tokens(step, log_p), ids)
-            probability = self.temperature * (1 - progress) * draws.gumbel(step, tokens)
-            confidence = log_p.gather(2, ids[:, :, None])[:, :, 0] + probability.to(log_p.dtype)
-            masked = masked_again(confidence, masked, left)
+            ids = torch.where(masked, noise.tokens(step, log_p), ids)
+            gumbel = self.temperature * (1 - progress) * noise.gumbel(step, tokens)
+            confidence = log_p.gather(2, ids[:, :, None])[:, :, 0] + gumbel.to(log_p.dtype)
+            masked = remask(confidence, masked, remaining)
             yield DecodingStep(ids, masked, logits)

@@ -1,4 +1,4 @@
-"""Sampling from a denoiser: grids of timesteps, one step rule for each sampler, and the one loop."""
+"""Sampling from a denoiser: timestep spacings, one step rule for each sampler, and the sampling loop."""
 
 import math
 from abc import abstractmethod
@@ -17,50 +17,50 @@ from rcg_lightning.core.diffusion import Posterior, Transition, bridge_variance
 from rcg_lightning.core.schedule import Schedule
 from rcg_lightning.types import require
 
-NoiseFn = Callable[[], Tensor]  # fresh standard normal noise of the shape of x
-Denoise = Callable[[Tensor, int, float], Posterior]  # (x (B, *S), level k, progress in [0, 1]) -> Posterior
+NoiseFn = Callable[[], Tensor]  # standard normal noise of the shape of x
+Denoise = Callable[[Tensor, int, float], Posterior]  # (x (B, *S), timestep t, progress in [0, 1]) -> Posterior
 
 
 class TimestepSpacing(ConfigMixin):
-    """Which levels a sampler visits: an explicit descending list whose last entry is where sampling ends."""
+    """The timesteps that a sampler visits: an explicit descending list, whose last entry is where sampling ends."""
 
     @abstractmethod
     def timesteps(self, steps: int, total: int) -> list[int]:
-        """Return the levels for ``steps`` of ``total``; -1 is clean."""
+        """Return the timesteps for ``steps`` of ``total``; -1 is clean."""
 
 
 class LeadingSpacing(TimestepSpacing):
-    """Every (total // steps)-th level from 0 up, then clean: 960, …, 40, 0, -1 for 25 of 1000 (ADM's "ddim25")."""
+    """Every (total // steps)-th timestep from 0 up, then clean: 960, …, 40, 0, -1 for 25 of 1000 (ADM's "ddim25")."""
 
     def timesteps(self, steps: int, total: int) -> list[int]:
         return [*_strided(steps, total)[::-1], -1]
 
 
 class OffsetSpacing(TimestepSpacing):
-    """The stride grid plus one, down to level 0 rather than clean: 997, …, 5, 1, 0 for 250 of 1000 (official RDM, LDM).
+    """The leading timesteps plus one, down to 0 instead of clean: 997, …, 5, 1, 0 for 250 of 1000 (official RDM, LDM).
 
-    Where ``steps`` does not divide ``total`` there are more steps than asked for, as in the official code.
+    If ``steps`` does not divide ``total`` there are more steps than requested, as in the official code.
     """
 
     def timesteps(self, steps: int, total: int) -> list[int]:
         timesteps = [*(t + 1 for t in _strided(steps, total)[::-1]), 0]
         require(
-            timesteps[0] < total, f"{steps} of {total} steps run out of the schedule with an OffsetSpacing: take fewer"
+            timesteps[0] < total, f"OffsetSpacing: {steps} of {total} steps run out of the schedule: take fewer steps"
         )
         return timesteps
 
 
 class LinspaceSpacing(TimestepSpacing):
-    """Evenly spread and rounded, from total - 1 to 0, then clean (DiT and ADM with "250")."""
+    """Equal strides, rounded, from total - 1 to 0, then clean (DiT and ADM with "250")."""
 
     def timesteps(self, steps: int, total: int) -> list[int]:
-        require(2 <= steps <= total, f"an LinspaceSpacing takes 2 to {total} steps, not {steps}")
+        require(2 <= steps <= total, f"LinspaceSpacing takes 2 to {total} steps, not {steps}")
         stride = (total - 1) / (steps - 1)
         return [*(round(i * stride) for i in range(steps - 1, -1, -1)), -1]
 
 
 class TrailingSpacing(TimestepSpacing):
-    """From the noisiest level to clean in equal strides, rounded: 999, 959, …, 39, -1 for 25 of 1000 (flows, ODEs)."""
+    """Equal strides, rounded, from total - 1 to clean: 999, 959, …, 39, -1 for 25 of 1000 (flows, ODE solvers)."""
 
     def timesteps(self, steps: int, total: int) -> list[int]:
         require(1 <= steps <= total, f"sampling takes 1 to {total} steps, not {steps}")
@@ -73,11 +73,11 @@ def _strided(steps: int, total: int) -> list[int]:
 
 
 class Sampler(ConfigMixin):
-    """How a generator that works in steps samples; each family of generators has its own kind.
+    """Settings of sampling in steps; each family of generators has its own subclass.
 
     Args:
         steps: number of steps.
-        temperature: factor of every random draw; below 1 samples vary less.
+        temperature: factor of all noise; below 1 samples are less diverse.
     """
 
     def __init__(self, steps: int, temperature: float = 1.0) -> None:
@@ -87,33 +87,33 @@ class Sampler(ConfigMixin):
 
 @dataclass(frozen=True)
 class SamplingStep:
-    """One step of a sampling loop, from level k to a cleaner level s.
+    """One step of a sampling loop, from timestep t to a cleaner t_next.
 
     Attributes:
-        here, there: what the denoiser says of x (B, *S) at level k, and at level s.
-        noise: this step's draw.
-        before: level and x̂₀ of the step before, None in the first.
-        last: whether sampling ends at s.
+        denoise, denoise_next: x (B, *S) at timestep t, or at t_next -> Posterior.
+        noise: returns this step's noise.
+        previous: timestep and x̂₀ of the previous step, None in the first.
+        last: whether sampling ends at t_next.
     """
 
     t: int
     t_next: int
     schedule: Schedule
-    here: Callable[[Tensor], Posterior]
-    there: Callable[[Tensor], Posterior]
+    denoise: Callable[[Tensor], Posterior]
+    denoise_next: Callable[[Tensor], Posterior]
     noise: NoiseFn
-    before: tuple[int, Tensor] | None
+    previous: tuple[int, Tensor] | None
     last: bool
 
 
 class DiffusionSampler(Sampler):
-    """How many steps over which grid; subclasses give the step rule.
+    """The sampling loop of a diffusion model. A subclass adds its step rule.
 
     Args:
         steps: number of steps.
-        spacing: levels to visit.
-        clip: bound |x̂₀| (1 for pixels, as ADM does), None for no bound.
-        temperature: factor of every noise draw, of the start and of the steps.
+        spacing: timesteps to visit.
+        clip: largest |x̂₀| (1 for pixels, as ADM does), None for no bound.
+        temperature: factor of the initial noise and of the noise in each step.
     """
 
     def __init__(self, steps: int, spacing: TimestepSpacing, clip: float | None, temperature: float = 1.0) -> None:
@@ -122,12 +122,12 @@ class DiffusionSampler(Sampler):
 
     @abstractmethod
     def step(self, x: Tensor, posterior: Posterior, t: int, t_next: int, schedule: Schedule, noise: NoiseFn) -> Tensor:
-        """Return x (B, *S) at level s, given x at level k and what the denoiser says of it."""
+        """Return x (B, *S) at timestep t_next from x at t and its posterior."""
 
-    def advance(self, x: Tensor, stride: SamplingStep) -> tuple[Tensor, Tensor]:
-        """Return x at the next level, and x̂₀ at this one: one estimate and the step rule, unless overridden."""
-        posterior = stride.here(x)
-        return self.step(x, posterior, stride.t, stride.t_next, stride.schedule, stride.noise), posterior.mean
+    def advance(self, x: Tensor, current: SamplingStep) -> tuple[Tensor, Tensor]:
+        """Return x at t_next and x̂₀ at t. By default: denoise once and apply the step rule."""
+        posterior = current.denoise(x)
+        return self.step(x, posterior, current.t, current.t_next, current.schedule, current.noise), posterior.mean
 
     def run(self, denoise: Denoise, schedule: Schedule, noise: SeededNoise, shape: tuple[int, ...]) -> Tensor:
         """Return samples (B, *shape), one for each seed of ``noise``."""
@@ -137,33 +137,33 @@ class DiffusionSampler(Sampler):
     def trajectory(
         self, denoise: Denoise, schedule: Schedule, noise: SeededNoise, shape: tuple[int, ...]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, x̂₀) after each step; draw 0 of the noise is the start, draw i + 1 belongs to step i."""
+        """Yield (x, x̂₀) after each step. Step 0 of ``noise`` is the initial noise; its step i + 1 is used in step i."""
         timesteps = self.spacing.timesteps(self.steps, schedule.steps)
-        final, heat = len(timesteps) - 2, self.temperature
+        final = len(timesteps) - 2
 
-        def estimate(i: int, x: Tensor) -> Posterior:
-            return self._bounded(denoise(x, timesteps[i], i / max(final, 1)))
+        def denoise_at(i: int, x: Tensor) -> Posterior:
+            return self._clipped(denoise(x, timesteps[i], i / max(final, 1)))
 
-        x, before = heat * noise.normal(0, *shape), None
+        def scaled_noise(i: int) -> Tensor:
+            return self.temperature * noise.normal(i, *shape)
+
+        x, previous = scaled_noise(0), None
         for i, (t, t_next) in enumerate(pairwise(timesteps)):
-            here, there = partial(estimate, i), partial(estimate, i + 1)
+            here, ahead, step_noise = partial(denoise_at, i), partial(denoise_at, i + 1), partial(scaled_noise, i + 1)
             x, mean = self.advance(
-                x,
-                SamplingStep(
-                    t, t_next, schedule, here, there, lambda i=i: heat * noise.normal(i + 1, *shape), before, i == final
-                ),
+                x, SamplingStep(t, t_next, schedule, here, ahead, step_noise, previous, last=i == final)
             )
-            before = (t, mean)
+            previous = (t, mean)
             yield x, mean
 
-    def _bounded(self, posterior: Posterior) -> Posterior:
+    def _clipped(self, posterior: Posterior) -> Posterior:
         if self.clip is None:
             return posterior
         return Posterior(posterior.mean.clamp(-self.clip, self.clip), posterior.variance_mix)
 
 
 class DDIM(DiffusionSampler):
-    """Denoising diffusion implicit models (Song et al. 2021, eq. 12). eta 0 is deterministic, 1 adds DDPM's noise."""
+    """Denoising diffusion implicit models (Song et al. 2021, eq. 12): deterministic for η = 0, DDPM for η = 1."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class DDIM(DiffusionSampler):
 
 
 class Euler(DDIM):
-    """Euler's method: on a flow the step x + (s - t) v along the velocity, elsewhere DDIM without noise."""
+    """Euler's method: on a flow a step along the velocity, x + (time_next - time) v; otherwise DDIM without noise."""
 
     def __init__(
         self,
@@ -198,37 +198,38 @@ class Euler(DDIM):
 
 
 class Heun(Euler):
-    """Heun's method, of second order: a step by the mean of the estimates at both of its ends (SiT, EDM).
+    """Heun's method, of second order: a step with the mean of the estimates at both of its ends (SiT, EDM).
 
-    N steps evaluate the denoiser 2N - 1 times, the one to clean being Euler's. On a flow the mean is of velocities.
+    N steps evaluate the denoiser 2N - 1 times, as the step to clean is Euler's. On a flow the mean is that of the
+    velocities.
     """
 
-    def advance(self, x: Tensor, stride: SamplingStep) -> tuple[Tensor, Tensor]:
-        t, t_next, schedule = stride.t, stride.t_next, stride.schedule
+    def advance(self, x: Tensor, current: SamplingStep) -> tuple[Tensor, Tensor]:
+        t, t_next, schedule = current.t, current.t_next, current.schedule
         (signal, sigma), (signal_next, sigma_next) = schedule.at(t), schedule.at(t_next)
-        first = stride.here(x).mean
-        ahead = self.step(x, Posterior(first), t, t_next, schedule, stride.noise)
+        first = current.denoise(x).mean
+        ahead = self.step(x, Posterior(first), t, t_next, schedule, current.noise)
         if sigma_next == 0:
             return ahead, first
-        second = stride.there(ahead).mean
+        second = current.denoise_next(ahead).mean
         eps = (x - signal * first) / sigma + (ahead - signal_next * second) / sigma_next
         return x + (signal_next - signal) / 2 * (first + second) + (sigma_next - sigma) / 2 * eps, first
 
 
 class DPMSolver2M(Euler):
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order by the estimate of the step before, deterministic.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): deterministic, of second order by the previous step's estimate.
 
-    The first and the last step are of first order; so is the second of a flow, whose first level holds no signal.
+    The first and the last step are of first order. So is the second step of a flow, whose first timestep has no signal.
     """
 
-    def advance(self, x: Tensor, stride: SamplingStep) -> tuple[Tensor, Tensor]:
-        t, t_next, schedule = stride.t, stride.t_next, stride.schedule
-        mean = ahead = stride.here(x).mean
-        if stride.before is not None and not stride.last:
-            earlier, old = stride.before
-            logs = [_half_log_snr(schedule, timestep) for timestep in (earlier, t, t_next)]
-            ahead = mean + (logs[2] - logs[1]) / (logs[1] - logs[0]) / 2 * (mean - old)
-        return self.step(x, Posterior(ahead), t, t_next, schedule, stride.noise), mean
+    def advance(self, x: Tensor, current: SamplingStep) -> tuple[Tensor, Tensor]:
+        t, t_next, schedule = current.t, current.t_next, current.schedule
+        mean = extrapolated = current.denoise(x).mean
+        if current.previous is not None and not current.last:
+            t_previous, mean_previous = current.previous
+            logs = [_half_log_snr(schedule, timestep) for timestep in (t_previous, t, t_next)]
+            extrapolated = mean + (logs[2] - logs[1]) / (logs[1] - logs[0]) / 2 * (mean - mean_previous)
+        return self.step(x, Posterior(extrapolated), t, t_next, schedule, current.noise), mean
 
 
 def _half_log_snr(schedule: Schedule, t: int) -> float:
@@ -237,7 +238,7 @@ def _half_log_snr(schedule: Schedule, t: int) -> float:
 
 
 class Ancestral(DiffusionSampler):
-    """Sampling from q(x_s | x_k, x̂₀) (DDPM; with a learned variance: improved DDPM). No noise in the last step."""
+    """DDPM sampling from q(x_t_next | x_t, x̂₀); improved DDPM if the variance is learned. No noise in the last step."""
 
     def __init__(
         self,
@@ -253,6 +254,6 @@ class Ancestral(DiffusionSampler):
             return posterior.mean
         transition = Transition.between(schedule, t, t_next)
         mean = transition.from_clean * posterior.mean + transition.from_noisy * x
-        half = 0.5 * transition.log_variance(posterior.variance_mix)
-        deviation = half.to(x.dtype).exp() if isinstance(half, Tensor) else math.exp(half)
+        log_deviation = 0.5 * transition.log_variance(posterior.variance_mix)
+        deviation = log_deviation.to(x.dtype).exp() if isinstance(log_deviation, Tensor) else math.exp(log_deviation)
         return mean + deviation * noise()

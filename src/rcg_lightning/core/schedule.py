@@ -1,7 +1,7 @@
-"""Timesteps: how much signal and how much noise a noised example holds.
+"""Noise schedules: how much signal and how much noise an example has at each timestep.
 
-An example at level k in [0, T) is ``signal(t) * z + noise(t) * eps``; level -1 is clean. Variance-preserving diffusion
-has signal² + noise² = 1 and whole levels. A flow's time t in [0, 1] is level T t - 1, so it has levels in between.
+An example at timestep t in [0, T) is ``signal(t) * z + sigma(t) * noise``; timestep -1 is clean. Variance-preserving
+diffusion has signal² + sigma² = 1 and integer timesteps. A flow has real timesteps: its time in [0, 1] is (t + 1) / T.
 """
 
 import math
@@ -15,10 +15,10 @@ from rcg_lightning.types import require
 
 
 class Schedule(ConfigMixin):
-    """Levels of noise.
+    """Signal and noise at each timestep.
 
     Args:
-        steps: T, the number of whole timesteps: those that samplers visit.
+        steps: T, the number of integer timesteps, which are those that samplers visit.
     """
 
     def __init__(self, steps: int = 1000) -> None:
@@ -27,19 +27,19 @@ class Schedule(ConfigMixin):
 
     @abstractmethod
     def at(self, t: int) -> tuple[float, float]:
-        """Return (signal, noise) of a whole level in [-1, T), in double precision."""
+        """Return (signal, sigma) at an integer timestep in [-1, T), in double precision."""
 
     @abstractmethod
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (signal, noise), each (B,) float32, of levels k (B,) in [-1, T)."""
+        """Return (signal, sigma), each (B,) float32, at timesteps t (B,) in [-1, T)."""
 
     @abstractmethod
     def timesteps(self, u: Tensor) -> Tensor:
-        """Return the levels (B,) at fractions u (B,) in [0, 1] of the way from the cleanest to the noisiest."""
+        """Return timesteps (B,) for u (B,) in [0, 1]: 0 is the cleanest, 1 the noisiest."""
 
 
 class VariancePreserving(Schedule):
-    """Levels of diffusion, signal² + noise² = 1. Tables are float64 on the CPU and used as float32; levels are int64.
+    """Diffusion with signal² + sigma² = 1 and int64 timesteps. Tables are float64 on the CPU and used as float32.
 
     Args:
         steps: T, the number of timesteps.
@@ -47,19 +47,19 @@ class VariancePreserving(Schedule):
 
     def __init__(self, steps: int = 1000) -> None:
         super().__init__(steps)
-        with torch.device("cpu"):  # MPS has no float64, and a network may be laid out on the meta device
+        with torch.device("cpu"):  # MPS has no float64, and a network may be built on the meta device
             alphas_bar = torch.cumprod(1 - self.betas(), 0)
-            # (T + 1,), entry k + 1 is level k
+            # (T + 1,), entry t + 1 is timestep t
             self.alphas_bar = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar])
         self._bars: list[float] = self.alphas_bar.tolist()
         self._tables: dict[torch.device, Tensor] = {}
 
     @abstractmethod
     def betas(self) -> Tensor:
-        """Return (T,) float64: the variance added from one level to the next."""
+        """Return (T,) float64: the variance added at each timestep."""
 
     def alpha_bar(self, t: int) -> float:
-        """Return signal² at level k, -1 being clean."""
+        """Return ᾱ = signal² at timestep t; -1 is clean."""
         return self._bars[t + 1]
 
     def at(self, t: int) -> tuple[float, float]:
@@ -70,15 +70,15 @@ class VariancePreserving(Schedule):
         if t.device not in self._tables:
             tables = torch.stack([self.alphas_bar.sqrt(), (1 - self.alphas_bar).sqrt()])
             self._tables[t.device] = tables.float().to(t.device)
-        signal, noise = self._tables[t.device][:, t + 1]
-        return signal, noise
+        signal, sigma = self._tables[t.device][:, t + 1]
+        return signal, sigma
 
     def timesteps(self, u: Tensor) -> Tensor:
         return (u * self.steps).long().clamp_(max=self.steps - 1)
 
 
 class LinearSchedule(VariancePreserving):
-    """Betas linear in the step, 1e-4 to 0.02 (DDPM, DiT, ADM)."""
+    """β linear in the timestep, from 1e-4 to 0.02 (DDPM, DiT, ADM)."""
 
     def __init__(self, steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> None:
         self.start, self.end = start, end
@@ -89,7 +89,7 @@ class LinearSchedule(VariancePreserving):
 
 
 class ScaledLinearSchedule(VariancePreserving):
-    """The square root of beta is linear, from √0.0015 to √0.0195 (official RDM and LDM, where it is called linear)."""
+    """√β linear in the timestep, from √0.0015 to √0.0195 (official RDM and LDM, which call it linear)."""
 
     def __init__(self, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> None:
         self.start, self.end = start, end
@@ -100,7 +100,7 @@ class ScaledLinearSchedule(VariancePreserving):
 
 
 class CosineSchedule(VariancePreserving):
-    """ᾱ follows a squared cosine (Nichol & Dhariwal 2021, eq. 17), betas capped at 0.999."""
+    """ᾱ follows a squared cosine (Nichol & Dhariwal 2021, eq. 17); β is at most 0.999."""
 
     def __init__(self, steps: int = 1000, offset: float = 0.008) -> None:
         self.offset = offset
@@ -113,10 +113,10 @@ class CosineSchedule(VariancePreserving):
 
 
 class FlowSchedule(Schedule):
-    """The straight path of flow matching (SiT, rectified flow): signal 1 - t, noise t, for t in [0, 1].
+    """The straight path of flow matching (SiT, rectified flow): signal 1 - time, sigma time, for time in [0, 1].
 
-    Level k is t = (k + 1) / T, as a real number: training draws any t, samplers visit whole levels. The noisiest level,
-    T - 1, holds no signal at all, so the noise cannot be what a network predicts; ``FlowVelocity`` is what suits.
+    Time is (t + 1) / T. Timesteps are real: training uses any of them, samplers visit the integers. The noisiest
+    timestep, T - 1, has no signal at all, so a network cannot predict the noise; ``FlowVelocity`` suits.
     """
 
     def at(self, t: int) -> tuple[float, float]:
@@ -132,23 +132,23 @@ class FlowSchedule(Schedule):
 
 
 class TimestepDistribution(ConfigMixin):
-    """How often training visits the levels: a map of the fractions that it draws evenly."""
+    """Distribution of the timesteps in training, as a function of uniform random numbers."""
 
     @abstractmethod
     def __call__(self, u: Tensor) -> Tensor:
-        """Return fractions (B,) in [0, 1] of the way to the noisiest level for uniform u (B,): a quantile function."""
+        """Quantile function: uniform u (B,) -> (B,) in [0, 1], where 0 is the cleanest timestep and 1 the noisiest."""
 
 
 class LogitNormal(TimestepDistribution):
-    """The logit of the fraction is normal: the middle of the way is visited most (Esser et al. 2024, SD3).
+    """Logit-normal timesteps: the middle ones are the most frequent (Esser et al. 2024, SD3).
 
     Args:
-        mean: of the logit; below 0 favours clean levels.
-        deviation: of the logit; small ones keep to the middle.
+        mean: of the logit; below 0 favours clean timesteps.
+        deviation: standard deviation of the logit; a small one favours the middle.
     """
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
-        require(deviation > 0, f"a deviation is positive, not {deviation}")
+        require(deviation > 0, f"a standard deviation must be positive, not {deviation}")
         self.mean, self.deviation = mean, deviation
 
     def __call__(self, u: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""What a generator and a discriminator of the adversarial family are, and the laws of the noise that they start from.
+"""Interfaces of adversarial networks, the generator and the discriminator, and the distributions of their noise.
 
-Each of the two reads the condition through a ``Conditioner`` of its own, which alone embeds it: ``condition_width`` is
-what the conditioner is built with, what it returns goes to ``build``. A conditioner is called as often as its network
-and on the same rows, because spectral normalisation counts forward passes: where images made and real go through a
-discriminator together, so do their conditions.
+Each network has its own ``Conditioner``, which alone embeds the condition. The conditioner is built with the network's
+``condition_width``, and the width that it returns goes to the network's ``build``. A conditioner is called as often as
+its network and on the same examples, because forward passes change spectral normalisation: if generated and real images
+go through a discriminator together, so do their conditions.
 """
 
 from abc import abstractmethod
@@ -17,43 +17,43 @@ from rcg_lightning.types import require
 
 
 class NoiseDistribution(ConfigMixin):
-    """How the noise of a generator is distributed."""
+    """Distribution of a generator's noise."""
 
     @abstractmethod
-    def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
-        """Return (rows, dim) float32 from torch's own generator, for training."""
+    def random(self, count: int, dim: int, device: torch.device | None = None) -> Tensor:
+        """Return (count, dim) float32 from torch's own generator, for training."""
 
     @abstractmethod
     def seeded(self, noise: SeededNoise, step: int, dim: int) -> Tensor:
-        """Return (B, dim) float32, row i by the i-th seed, for sampling."""
+        """Return (B, dim) float32 for sampling; row i depends on seed i only."""
 
 
 class NormalNoise(NoiseDistribution):
-    """Independent standard normals."""
+    """Independent standard normal noise."""
 
-    def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
-        return torch.randn(rows, dim, device=device)
+    def random(self, count: int, dim: int, device: torch.device | None = None) -> Tensor:
+        return torch.randn(count, dim, device=device)
 
     def seeded(self, noise: SeededNoise, step: int, dim: int) -> Tensor:
         return noise.normal(step, dim)
 
 
 class UniformNoise(NoiseDistribution):
-    """Independent and uniform in [0, 1], the unit hypercube of the conditional GAN of 2014."""
+    """Independent noise, uniform in [0, 1]: the unit hypercube of the conditional GAN of 2014."""
 
-    def random(self, rows: int, dim: int, device: torch.device | None = None) -> Tensor:
-        return torch.rand(rows, dim, device=device)
+    def random(self, count: int, dim: int, device: torch.device | None = None) -> Tensor:
+        return torch.rand(count, dim, device=device)
 
     def seeded(self, noise: SeededNoise, step: int, dim: int) -> Tensor:
         return noise.uniform(step, dim)
 
 
 class GeneratorNetwork(ConfigMixin, nn.Module):
-    """Noise and condition to an example. Sizes that follow from the data go to ``build``, not to the constructor.
+    """Generator: noise and condition -> example. Sizes that follow from the data go to ``build``.
 
     Attributes:
-        noise_dim: entries of the noise that ``forward`` takes, known once the network is built.
-        noise_distribution: how that noise is distributed.
+        noise_dim: dimensions of the noise that ``forward`` takes, final after ``build``.
+        noise_distribution: distribution of that noise.
     """
 
     noise_dim: int
@@ -61,11 +61,11 @@ class GeneratorNetwork(ConfigMixin, nn.Module):
 
     @abstractmethod
     def condition_width(self, shape: tuple[int, ...]) -> int:
-        """Return the natural width of a condition embedding for examples of ``shape``."""
+        """Return the natural width of the condition embedding for examples of ``shape``."""
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
-        """Create the parameters for examples of ``shape``; ``condition_dim`` 0 is an unconditional network."""
+        """Create the parameters for examples of ``shape``; ``condition_dim`` 0 makes the network unconditional."""
 
     @abstractmethod
     def forward(self, noise: Tensor, c: Tensor) -> Tensor:
@@ -73,22 +73,22 @@ class GeneratorNetwork(ConfigMixin, nn.Module):
 
 
 class DiscriminatorNetwork(ConfigMixin, nn.Module):
-    """Example and condition to a logit. Sizes that follow from the data go to ``build``, not to the constructor.
+    """Discriminator: example and condition -> logit. Sizes that follow from the data go to ``build``.
 
     Attributes:
-        together: whether images made and real may go through in one pass, images made first; False where the
-            network compares the images of a batch, so that each kind needs a pass of its own.
+        together: whether generated and real images may share a pass, generated ones first. False if the network
+            compares the images of a batch, so that each kind needs its own pass.
     """
 
     together: bool = True
 
     @abstractmethod
     def condition_width(self, shape: tuple[int, ...]) -> int:
-        """Return the natural width of a condition embedding for examples of ``shape``."""
+        """Return the natural width of the condition embedding for examples of ``shape``."""
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
-        """Create the parameters for examples of ``shape``; ``condition_dim`` 0 is an unconditional network."""
+        """Create the parameters for examples of ``shape``; ``condition_dim`` 0 makes the network unconditional."""
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -96,17 +96,17 @@ class DiscriminatorNetwork(ConfigMixin, nn.Module):
 
 
 def doublings(shape: tuple[int, ...], name: str) -> tuple[int, int]:
-    """Return the side of the smallest map, 4 at least, and how often it is doubled to give images of ``shape``.
+    """Return the side of the smallest map, at least 4, and the number of doublings from there to images of ``shape``.
 
     28 pixels are 7 doubled twice, 256 are 4 doubled six times.
 
     Raises:
-        UserError: ``name`` has no such images: not square, or of an odd side.
+        UserError: ``name`` cannot model such images: they are not square, or their side is odd.
     """
-    require(len(shape) == 3 and shape[1] == shape[2], f"{name} makes square images (C, H, H), not {tuple(shape)}")
+    require(len(shape) == 3 and shape[1] == shape[2], f"{name} models square images (C, H, H), not {tuple(shape)}")
     side, count = shape[1], 0
     while side % 2 == 0 and side >= 8:
         side, count = side // 2, count + 1
-    smallest = f"a small map is doubled to the image's side, which {shape[1]} pixels do not allow"
-    require(count > 0 and side < 16, f"{name}: {smallest}: resize to a multiple of a power of two, such as 32 or 28")
+    message = f"{name} doubles a small map until it has the image's side, which {shape[1]} pixels do not allow"
+    require(count > 0 and side < 16, f"{message}: resize to a multiple of a power of two, such as 32 or 28")
     return side, count

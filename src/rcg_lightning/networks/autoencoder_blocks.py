@@ -1,4 +1,4 @@
-"""What convolutional autoencoders are made of: residual blocks, levels of one map size, and the two halves."""
+"""Blocks of convolutional autoencoders: residual blocks, levels of one map size, encoder and decoder."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from rcg_lightning.networks.layers import run_block
 
-EPS = 1e-6  # of every norm here, as officially
+EPS = 1e-6  # of every norm in this file, as in the official code
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm-SiLU-convolution twice; residual, through a 1 x 1 convolution where channels change."""
+    """GroupNorm-SiLU-convolution twice; residual, with a 1 x 1 convolution if the number of channels changes."""
 
     def __init__(self, channels: int, out_channels: int, groups: int, bias: bool = True) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def branch(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, H, W), without the residual."""
+        """(B, C, H, W) -> (B, O, H, W), without the shortcut."""
         h = self.conv1(F.silu(self.norm1(x)))  # (B, O, H, W)
         return self.conv2(F.silu(self.norm2(h)))
 
@@ -31,24 +31,24 @@ class ResidualBlock(nn.Module):
 
 
 class SelfSkippingBlock(ResidualBlock):
-    """The block of MaskGIT's VQGAN: convolutions without bias, and where channels change, a residual of itself.
+    """The block of MaskGIT's VQGAN: no biases, and if the number of channels changes, no shortcut from the input.
 
-    There the 1 x 1 convolution acts on the branch's own output, and the input is dropped: h + skip(h).
+    Then the 1 x 1 convolution acts on the branch's own output: h + skip(h).
     """
 
     def __init__(self, channels: int, out_channels: int, groups: int) -> None:
         super().__init__(channels, out_channels, groups, bias=False)
-        self.changes = channels != out_channels
-        if self.changes:
+        self.changes_channels = channels != out_channels
+        if self.changes_channels:
             self.skip = nn.Conv2d(out_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.branch(x)  # (B, O, H, W)
-        return h + (self.skip(h) if self.changes else x)
+        return h + (self.skip(h) if self.changes_channels else x)
 
 
 class StridedConvolution(nn.Conv2d):
-    """Halves a map by a 3 x 3 convolution; the border is padded below and to the right only."""
+    """3 x 3 convolution that halves a map; only the lower and the right border are padded."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, stride=2)
@@ -58,7 +58,7 @@ class StridedConvolution(nn.Conv2d):
 
 
 def doubling(channels: int) -> nn.Module:
-    """What doubles a map: each value four times, then a 3 x 3 convolution."""
+    """Return layers that double a map: each value four times, then a 3 x 3 convolution."""
     return nn.Sequential(nn.Upsample(scale_factor=2.0), nn.Conv2d(channels, channels, 3, padding=1))
 
 
@@ -67,8 +67,8 @@ class Level(nn.Module):
 
     Args:
         blocks: residual blocks.
-        attentions: as many, or none.
-        resize: what halves or doubles the map in the end; identity where it stays.
+        attentions: one for each block, or none at all.
+        resize: halves or doubles the map at the end, or is the identity.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], attentions: Sequence[nn.Module], resize: nn.Module) -> None:
@@ -85,16 +85,16 @@ class Level(nn.Module):
 
 
 class Half(nn.Module):
-    """Encoder or decoder: a convolution, maps of all sizes, norm and convolution.
+    """Encoder or decoder: a convolution, levels of all map sizes, a norm and a convolution.
 
-    With ``checkpointing`` what lies inside a level is computed again in the backward pass and not kept.
+    With ``checkpointing`` the activations inside a level are recomputed in the backward pass instead of stored.
 
     Args:
-        in_conv: reads the image, or the latent.
-        levels: by the size of their maps, the largest first, in encoder and decoder alike.
+        in_conv: reads the image or the latent.
+        levels: sorted by the size of their maps, the largest first, in the encoder and in the decoder.
         middle: blocks on the smallest maps.
-        out_norm: of the last map.
-        out_conv: makes the latent, or the image.
+        out_norm: norm of the last map.
+        out_conv: outputs the latent or the image.
     """
 
     checkpointing = False
@@ -112,7 +112,7 @@ class Half(nn.Module):
         self.out_norm, self.out_conv = out_norm, out_conv
 
     def path(self) -> list[nn.Module]:
-        """What maps go through, in order."""
+        """Return the modules that a map passes, in order."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,14 +123,14 @@ class Half(nn.Module):
 
 
 class Encoder(Half):
-    """Image -> latent: maps shrink from level to level."""
+    """Image -> latent; maps shrink from level to level."""
 
     def path(self) -> list[nn.Module]:
         return [*self.levels, self.middle]
 
 
 class Decoder(Half):
-    """Latent -> image: maps grow from level to level."""
+    """Latent -> image; maps grow from level to level."""
 
     def path(self) -> list[nn.Module]:
         return [self.middle, *reversed(self.levels)]

@@ -1,4 +1,4 @@
-"""BigGAN (Brock et al. 2019) for images of 8 to 256 pixels, as the backbone of IC-GAN (Casanova et al. 2021)."""
+"""BigGAN (Brock et al. 2019) for images of 8 to 256 pixels, the first backbone of IC-GAN (Casanova et al. 2021)."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNe
 from rcg_lightning.networks.spectral import EPS, SpectralConv, SpectralLinear
 from rcg_lightning.types import require
 
-# channels before the first block and after each one, over the width, by the number of doublings from the smallest map
+# channels before the first block and after each block, over the width, by the number of doublings of the smallest map
 GENERATOR = {
     1: (4, 4),
     2: (4, 4, 4),
@@ -19,7 +19,7 @@ GENERATOR = {
     5: (16, 16, 8, 4, 2, 1),
     6: (16, 16, 8, 8, 4, 2, 1),
 }
-# channels after each block; small images are halved at most twice, the others in every block but the last
+# channels after each block, likewise; small images are halved at most twice, others in every block but the last
 DISCRIMINATOR = {
     1: (4, 4, 4, 4),
     2: (4, 4, 4, 4),
@@ -28,11 +28,11 @@ DISCRIMINATOR = {
     5: (1, 2, 4, 8, 16, 16),
     6: (1, 2, 4, 8, 8, 16, 16),
 }
-SMALL = 3  # doublings of a image of 32 pixels
+SMALL = 3  # doublings of an image of 32 pixels
 
 
 class BatchNorm(nn.Module):
-    """Normalises by the batch in training, by the running statistics otherwise; gain and bias are learned.
+    """Batch normalisation with learned gain and bias: batch statistics in training, running statistics in evaluation.
 
     Args:
         channels: of the input.
@@ -49,12 +49,12 @@ class BatchNorm(nn.Module):
         self.register_buffer("var", torch.ones(channels))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, C, H, W), c (B, D) which is not read -> (B, C, H, W)."""
+        """x (B, C, H, W), c (B, D), which is ignored -> (B, C, H, W)."""
         return F.batch_norm(x, self.mean, self.var, self.gain, self.bias, self.training)
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Normalises as ``BatchNorm``; a condition gives gain and bias.
+    """Batch normalisation whose gain and bias are linear in the condition.
 
     Args:
         channels: of the input.
@@ -79,12 +79,12 @@ class ConditionalBatchNorm(nn.Module):
 
 
 def normalisation(channels: int, condition_dim: int, eps: float) -> nn.Module:
-    """Return the norm of a block: without a condition one that reads none."""
+    """Return the norm of a block: conditional if there is a condition."""
     return ConditionalBatchNorm(channels, condition_dim, eps) if condition_dim else BatchNorm(channels)
 
 
 class MapAttention(nn.Module):
-    """Self-attention over a map with keys and values from its halved version (SAGAN); starts as the identity."""
+    """Self-attention over a map, with keys and values from the halved map (SAGAN); starts as the identity."""
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
@@ -96,15 +96,15 @@ class MapAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same; logits are not scaled."""
+        """(B, C, H, W) -> the same shape; attention logits are not scaled."""
         key, value = F.max_pool2d(self.key(x), 2), F.max_pool2d(self.value(x), 2)  # (B, ., H / 2, W / 2)
-        q, k, v = (t.flatten(2).transpose(1, 2)[:, None] for t in (self.query(x), key, value))  # each (B, 1, N, .)
-        read = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]  # (B, N, C / 2)
-        return x + self.gamma * self.out(read.transpose(1, 2).unflatten(2, x.shape[2:]))
+        q, k, v = (m.flatten(2).transpose(1, 2)[:, None] for m in (self.query(x), key, value))  # each (B, 1, N, .)
+        attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]  # (B, N, C / 2)
+        return x + self.gamma * self.out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 class GeneratorBlock(nn.Module):
-    """BatchNorm-ReLU, doubled, convolution, BatchNorm-ReLU-convolution; residual; then attention where it is wanted."""
+    """BatchNorm-ReLU, doubling, convolution, BatchNorm-ReLU-convolution; residual; then optional attention."""
 
     def __init__(self, channels: int, out_channels: int, condition_dim: int, attends: bool, eps: float) -> None:
         super().__init__()
@@ -119,12 +119,12 @@ class GeneratorBlock(nn.Module):
         """x (B, C, H, W), c (B, condition_dim) -> (B, out, 2 H, 2 W)."""
         h = self.conv1(F.interpolate(F.relu(self.norm1(x, c)), scale_factor=2.0))  # (B, out, 2 H, 2 W)
         h = self.conv2(F.relu(self.norm2(h, c)))
-        # the official code doubles first: a 1 x 1 convolution gives the same four pixels then, at four times the work
+        # the official code doubles before the 1 x 1 convolution: the same result for four times the work
         return self.attention(h + F.interpolate(self.shortcut(x), scale_factor=2.0))
 
 
 class DiscriminatorBlock(nn.Module):
-    """ReLU-convolution twice, the mean of 2 x 2 where the block halves; residual; then attention where it is wanted."""
+    """ReLU-convolution twice, then the mean of 2 x 2 if the block halves; residual; then optional attention."""
 
     def __init__(self, channels: int, out_channels: int, first: bool, halves: bool, attends: bool, eps: float) -> None:
         super().__init__()
@@ -136,17 +136,17 @@ class DiscriminatorBlock(nn.Module):
         self.attention = MapAttention(out_channels, eps) if attends else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, out, H / 2, W / 2), or H and W where the block does not halve."""
+        """(B, C, H, W) -> (B, out, H / 2, W / 2), or (B, out, H, W) if the block does not halve."""
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
-        if self.halves:  # the official code halves after the 1 x 1 convolution in all blocks but the first: the same
+        if self.halves:  # all official blocks but the first halve after the 1 x 1 convolution, with the same result
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         return self.attention(h + self.shortcut(x))
 
 
 def doublings_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return side of the smallest map and doublings from there to images of ``shape``."""
+    """Return the side of the smallest map and the number of doublings from there to images of ``shape``."""
     bottom, count = doublings(shape, "BigGAN")
-    require(count in GENERATOR, f"BigGAN makes images of 8 to 256 pixels a side, not {shape[1]}")
+    require(count in GENERATOR, f"BigGAN generates images of 8 to 256 pixels a side, not {shape[1]}")
     return bottom, count
 
 
@@ -154,9 +154,9 @@ class BigGANGenerator(GeneratorNetwork):
     """Agrees with the official BigGAN generator of IC-GAN.
 
     Args:
-        channels: width; the maps have 1 to 16 times as many channels.
-        noise_dim: entries of the noise, rounded down to a multiple of blocks + 1 where it is hierarchical.
-        hierarchical: whether every block gets a part of the noise of its own, next to the condition.
+        channels: width; the maps have 1 to 16 times this number of channels.
+        noise_dim: dimensions of the noise; if hierarchical, rounded down to a multiple of blocks + 1.
+        hierarchical: whether every block gets its own part of the noise together with the condition.
         attention: sides of the maps that self-attention follows.
         eps: of the spectral normalisation.
     """
@@ -183,7 +183,7 @@ class BigGANGenerator(GeneratorNetwork):
         widths = [self.channels * factor for factor in GENERATOR[count]]
         self.chunks = count + 1 if self.hierarchical else 1
         chunk = self.noise_dim // self.chunks
-        require(chunk > 0, f"BigGAN splits its noise into {self.chunks}: noise_dim cannot be {self.noise_dim}")
+        require(chunk > 0, f"BigGAN splits its noise into {self.chunks} parts: noise_dim cannot be {self.noise_dim}")
         self.noise_dim = chunk * self.chunks
         block_dim = condition_dim + (chunk if self.hierarchical else 0)
         self.linear = SpectralLinear(chunk, widths[0] * self.bottom**2, eps=self.eps)
@@ -204,12 +204,12 @@ class BigGANGenerator(GeneratorNetwork):
 
 
 class BigGANDiscriminator(DiscriminatorNetwork):
-    """Agrees with the official BigGAN discriminator of IC-GAN; the condition enters as a projection.
+    """Agrees with the official BigGAN discriminator of IC-GAN, a projection discriminator.
 
     Args:
-        channels: width; the maps have 1 to 16 times as many channels.
-        attention: sides of the maps that self-attention follows; up to 32 pixels half the image's side stands for
-            every map.
+        channels: width; the maps have 1 to 16 times this number of channels.
+        attention: sides of the maps that self-attention follows; for images up to 32 pixels, half the image's side
+            selects all maps.
         eps: of the spectral normalisation.
     """
 
@@ -224,7 +224,7 @@ class BigGANDiscriminator(DiscriminatorNetwork):
         _, count = doublings_of(shape)
         widths = [shape[0], *(self.channels * factor for factor in DISCRIMINATOR[count])]
         fits = condition_dim in (0, widths[-1])
-        require(fits, f"BigGAN projects on its features: the discriminator's conditioner.dim must be {widths[-1]}")
+        require(fits, f"BigGAN projects onto its features: the discriminator's conditioner.dim must be {widths[-1]}")
         self.conditional = condition_dim > 0
         halves, sides = halvings(shape[1], count)
         attends = attended(sides, self.attention)
@@ -243,15 +243,15 @@ class BigGANDiscriminator(DiscriminatorNetwork):
 
 
 def halvings(side: int, count: int) -> tuple[list[bool], list[int]]:
-    """Return for each block of a discriminator whether it halves, and the side by which attention is asked for.
+    """Return for each block of a discriminator whether it halves, and the side that selects it for attention.
 
     Args:
         side: of the images.
-        count: how often the generator doubles its smallest map.
+        count: number of doublings of the generator.
     """
     small, blocks = count <= SMALL, len(DISCRIMINATOR[count])
     halves = [i < (min(count, 2) if small else count) for i in range(blocks)]
-    # the official table gives every block of a small discriminator the side of the first: all attend or none
+    # in the official table every block of a small discriminator has the first block's side: all attend or none
     return halves, [side >> (1 if small else sum(halves[: i + 1])) for i in range(blocks)]
 
 
@@ -262,5 +262,5 @@ def attended(sides: list[int], wanted: list[int]) -> list[bool]:
         UserError: no block has such a side.
     """
     absent = sorted(set(wanted) - set(sides))
-    require(not absent, f"no map of side {absent} to attend to: the sides are {sorted(set(sides))}")
+    require(not absent, f"attention: no map has side {absent}, the sides are {sorted(set(sides))}")
     return [side in wanted for side in sides]

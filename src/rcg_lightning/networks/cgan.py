@@ -1,10 +1,9 @@
-"""The conditional GAN of Mirza & Osindero (2014, arXiv 1411.1784), for its images and for its word vectors.
+"""The conditional GAN of Mirza & Osindero (2014, arXiv 1411.1784), for images and for word vectors.
 
-In the paper the condition y goes through a layer of its own before it meets noise or data. Here the linear part of that
-layer is the ``Conditioner`` and its nonlinearity stands at the door of the network: ReLU(W y + b) for a vector y. A
-class is a row of a table, which is the column of W for its one-hot vector with b added: the same functions, one
-redundant parameter less. So ``condition_width`` is the width before the nonlinearity, and a conditioner that is told
-another width is rejected.
+In the paper the condition y passes its own layer, ReLU(W y + b) for a vector y, before it joins noise or data. Here the
+linear part of that layer is the ``Conditioner``, and the network applies the nonlinearity. A class is a row of a table:
+the column of W for its one-hot vector plus b. The functions are the same, with one redundant parameter less. So
+``condition_width`` is the width before the nonlinearity, and a conditioner of another width is rejected.
 """
 
 import math
@@ -20,7 +19,7 @@ from rcg_lightning.types import require
 
 
 class Units(ConfigMixin):
-    """A layer's nonlinearity: ``width`` numbers of the linear map become ``count`` units."""
+    """Nonlinearity of a layer: maps the ``width`` outputs of its linear part to ``count`` units."""
 
     count: int
     width: int
@@ -45,11 +44,11 @@ class Rectified(Units):
 
 
 class Maxout(Units):
-    """The largest of several linear pieces (Goodfellow et al. 2013).
+    """Maxout, the largest of several linear pieces (Goodfellow et al. 2013).
 
     Args:
         count: number of units.
-        pieces: linear maps for each unit.
+        pieces: linear pieces of a unit.
     """
 
     def __init__(self, count: int, pieces: int) -> None:
@@ -59,30 +58,30 @@ class Maxout(Units):
         return x.unflatten(1, (self.count, self.pieces)).amax(2)
 
 
-def spread(module: nn.Module, reach: float) -> None:
-    """Draw all weights of linear maps uniformly from [-reach, reach] and set biases to zero, as in those years."""
+def initialise_uniform(module: nn.Module, init_range: float) -> None:
+    """Initialise weights of linear layers uniformly in ± ``init_range`` and biases with zero, as usual in 2014."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.uniform_(layer.weight, -reach, reach)
+            nn.init.uniform_(layer.weight, -init_range, init_range)
             nn.init.zeros_(layer.bias)
 
 
 class ConditionalGenerator(GeneratorNetwork):
-    """Noise and condition each through a layer of ReLU, joined, to an example. The defaults are the images'.
+    """Noise and condition each pass a ReLU layer and are joined to an example. The defaults are those for images.
 
-    Without a condition the noise's layer alone is what the joint layer reads.
+    Without a condition the joint layer reads the noise's units only.
 
     Args:
-        noise_dim: entries of the noise.
-        noise_units: ReLU units that the noise is mapped to.
-        condition_units: ReLU units that the condition is mapped to.
-        joint_units: ReLU units that both are mapped to; None maps them to the example at once (the word vectors).
-        squashed: whether the example is a image: a sigmoid, scaled to [-1, 1]. Otherwise the output is linear.
-        dropout: probability of silencing a hidden unit in training.
-        lasting: whether units are silenced in sampling, too. Dropout is then a part of the noise, of which further
-            entries, uniform, decide which units are silenced: so a seed still names its sample.
+        noise_dim: dimensions of the noise.
+        noise_units: ReLU units of the noise's layer.
+        condition_units: ReLU units of the condition's layer.
+        joint_units: ReLU units of the joint layer; None for no joint layer (the word vectors).
+        squashed: whether the example is an image: a sigmoid, scaled to [-1, 1]. Otherwise the output is linear.
+        dropout: dropout probability of the hidden units in training.
+        dropout_in_sampling: whether dropout acts in sampling, too. It is then part of the noise: further, uniform
+            dimensions decide which units are dropped, so a seed still determines its sample.
         noise_distribution: of the noise; None for uniform.
-        reach: largest weight at the start.
+        init_range: largest initial weight.
     """
 
     def __init__(
@@ -93,17 +92,20 @@ class ConditionalGenerator(GeneratorNetwork):
         joint_units: int | None = 1200,
         squashed: bool = True,
         dropout: float = 0.5,
-        lasting: bool = False,
+        dropout_in_sampling: bool = False,
         noise_distribution: NoiseDistribution | None = None,
-        reach: float = 0.05,
+        init_range: float = 0.05,
     ) -> None:
         super().__init__()
         self.noise_dim, self.noise_units, self.condition_units = noise_dim, noise_units, condition_units
-        self.joint_units, self.squashed, self.lasting, self.reach = joint_units, squashed, lasting, reach
+        self.joint_units, self.squashed, self.init_range = joint_units, squashed, init_range
         self.noise_distribution = noise_distribution or UniformNoise()
         uniform = isinstance(self.noise_distribution, UniformNoise)
-        require(uniform or not lasting, "lasting dropout takes uniform noise: set law to null or lasting to false")
-        self.dropout = nn.Dropout(dropout)
+        require(
+            uniform or not dropout_in_sampling,
+            "dropout_in_sampling needs uniform noise: set noise_distribution to null or dropout_in_sampling to false",
+        )
+        self.dropout, self.dropout_in_sampling = nn.Dropout(dropout), dropout_in_sampling
 
     def condition_width(self, shape: tuple[int, ...]) -> int:
         return self.condition_units
@@ -113,43 +115,39 @@ class ConditionalGenerator(GeneratorNetwork):
         self.shape = shape
         width = self.noise_units + condition_dim
         self.noise_linear = nn.Linear(self.noise_dim, self.noise_units)
-        self.probabilities = [
-            self.noise_dim,
-            width,
-            self.joint_units or 0,
-        ]  # entries of the noise: z, and what silences units
-        if self.lasting:
-            self.noise_dim = sum(self.probabilities)
+        self.noise_split = [self.noise_dim, width, self.joint_units or 0]  # z, dropout noise of both hidden layers
+        if self.dropout_in_sampling:
+            self.noise_dim = sum(self.noise_split)
         self.joint_linear = nn.Linear(width, self.joint_units) if self.joint_units else None
         self.out_linear = nn.Linear(self.joint_units or width, math.prod(shape))
-        spread(self, self.reach)
+        initialise_uniform(self, self.init_range)
 
     def forward(self, noise: Tensor, c: Tensor) -> Tensor:
-        z, first, second = noise.split(self.probabilities, dim=1) if self.lasting else (noise, None, None)
-        h = self._thinned(F.relu(torch.cat([self.noise_linear(z), c], dim=1)), first)  # (B, noise and condition units)
+        z, first, second = noise.split(self.noise_split, dim=1) if self.dropout_in_sampling else (noise, None, None)
+        h = self._dropped(F.relu(torch.cat([self.noise_linear(z), c], dim=1)), first)  # (B, noise and condition units)
         if self.joint_linear is not None:
-            h = self._thinned(F.relu(self.joint_linear(h)), second)  # (B, joint_units)
+            h = self._dropped(F.relu(self.joint_linear(h)), second)  # (B, joint_units)
         out = self.out_linear(h).unflatten(1, self.shape)  # (B, *shape)
         return 2 * out.sigmoid() - 1 if self.squashed else out
 
-    def _thinned(self, h: Tensor, probabilities: Tensor | None) -> Tensor:
-        """Silence units: those whose chance, uniform in [0, 1], is small, or at random in training."""
-        if probabilities is None:
+    def _dropped(self, h: Tensor, noise: Tensor | None) -> Tensor:
+        """Drop the units of h (B, U) whose ``noise`` (B, U), uniform in [0, 1], is small; None is usual dropout."""
+        if noise is None:
             return self.dropout(h)
-        return h * (probabilities >= self.dropout.p) / (1 - self.dropout.p)
+        return h * (noise >= self.dropout.p) / (1 - self.dropout.p)
 
 
 class ConditionalDiscriminator(DiscriminatorNetwork):
-    """Example and condition each through a layer, joined by a third, to a logit. The defaults are the images'.
+    """Example and condition each pass a layer and are joined to a logit. The defaults are those for images.
 
     Args:
-        example: units that the example is mapped to; None for 240 of maxout with 5 pieces.
-        condition: units that the condition is mapped to; None for 50 of maxout with 5 pieces.
-        joint: units that both are mapped to; None for 240 of maxout with 4 pieces.
-        images: whether examples are images in [-1, 1], which are read in [0, 1] as in the paper.
-        dropout: probability of silencing a hidden unit in training.
-        input_dropout: probability of silencing an entry of the example in training.
-        reach: largest weight at the start.
+        example: units of the example's layer; None for 240 maxout units of 5 pieces.
+        condition: units of the condition's layer; None for 50 maxout units of 5 pieces.
+        joint: units of the joint layer; None for 240 maxout units of 4 pieces.
+        images: whether examples are images in [-1, 1], which are scaled to [0, 1] as in the paper.
+        dropout: dropout probability of the hidden units in training.
+        input_dropout: dropout probability of the example's entries in training.
+        init_range: largest initial weight.
     """
 
     def __init__(
@@ -160,11 +158,11 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         images: bool = True,
         dropout: float = 0.5,
         input_dropout: float = 0.0,
-        reach: float = 0.005,
+        init_range: float = 0.005,
     ) -> None:
         super().__init__()
         self.example, self.condition = example or Maxout(240, 5), condition or Maxout(50, 5)
-        self.joint, self.images, self.reach = joint or Maxout(240, 4), images, reach
+        self.joint, self.images, self.init_range = joint or Maxout(240, 4), images, init_range
         self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
 
     def condition_width(self, shape: tuple[int, ...]) -> int:
@@ -176,7 +174,7 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         self.example_linear = nn.Linear(math.prod(shape), self.example.width)
         self.joint_linear = nn.Linear(self.example.count + condition_count, self.joint.width)
         self.out_linear = nn.Linear(self.joint.count, 1)
-        spread(self, self.reach)
+        initialise_uniform(self, self.init_range)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         x = (x + 1) / 2 if self.images else x
@@ -188,6 +186,6 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
 
 
 def check_width(given: int, wanted: int, role: str) -> None:
-    """Raise UserError unless the condition comes as wide as the layer that it enters by, or not at all."""
+    """Raise UserError unless the condition embedding has the width of its layer, or is absent."""
     fits = given in (0, wanted)
     require(fits, f"the condition's layer is {wanted} wide: the {role}'s conditioner.dim must be {wanted} or null")

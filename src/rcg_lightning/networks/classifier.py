@@ -1,4 +1,4 @@
-"""A classifier whose features metrics compare images in."""
+"""A classifier whose features are used by metrics."""
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ from rcg_lightning.networks.convnet import ResNet18, SmallConvNet
 class Classifier(ConfigMixin, nn.Module):
     """A convolutional backbone and one linear layer.
 
-    A Fréchet distance grows with the square of its features, whose size is an accident of training. ``standardise``
-    fixes it, so that metrics from two trainings of the classifier lie on one scale.
+    A Fréchet distance grows with the square of the features' scale, and that scale differs from one training to the
+    next. ``standardise`` fixes it, so that metrics from two trainings of the classifier are comparable.
 
     Args:
         backbone: image -> features (B, backbone.dim).
-        classes: K.
+        classes: K, the number of classes.
     """
 
     scale: Tensor
@@ -27,7 +27,7 @@ class Classifier(ConfigMixin, nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def standardise(self, features: Tensor, variance: float) -> None:
-        """Scale what ``forward`` gives so that ``features`` (N, dim), given by it now, have this mean variance."""
+        """Scale future features so that ``features`` (N, dim), the present output, would have this mean variance."""
         self.scale *= (variance / features.var(dim=0).mean()).sqrt()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

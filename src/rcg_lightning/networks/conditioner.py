@@ -1,4 +1,4 @@
-"""From a raw condition to the embedding that a network reads. The null condition and its drop live here alone."""
+"""Embedding of a raw condition for a network. Only this file knows the null condition and the drop probability."""
 
 from abc import abstractmethod
 
@@ -12,7 +12,7 @@ from rcg_lightning.types import Classes, Part, Raw, Vector, require
 
 
 class PartEmbedding(nn.Module):
-    """Embeds one part of a condition; rows where ``dropped`` get the null of this part."""
+    """Embed one part of a condition; dropped examples get the null embedding of this part."""
 
     @abstractmethod
     def forward(self, raw: Tensor, dropped: Tensor | None) -> Tensor:
@@ -24,7 +24,7 @@ class PartEmbedding(nn.Module):
 
 
 class ClassEmbedding(PartEmbedding):
-    """A table with a row for each class, and one more for null where conditions are dropped (DiT's layout)."""
+    """A table with a row for each class, and one more for null if conditions are dropped (DiT's layout)."""
 
     def __init__(self, part: Classes, dim: int, droppable: bool, maps: Maps) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ClassEmbedding(PartEmbedding):
 
 
 class VectorProjection(PartEmbedding):
-    """A linear map. Null is a learned row in the place of the raw one, before the map (as in the official code)."""
+    """A linear layer. Null is a learned vector that replaces the raw one before the layer, as in the official code."""
 
     def __init__(self, part: Vector, dim: int, droppable: bool, maps: Maps) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class VectorProjection(PartEmbedding):
 
 
 class VectorItself(PartEmbedding):
-    """The vector as it is, for a network that maps it by itself (the official LDM's context). Null is learned."""
+    """The unchanged vector, for a network with its own projection (the official LDM's context). Null is learned."""
 
     def __init__(self, part: Vector, droppable: bool) -> None:
         super().__init__()
@@ -77,19 +77,19 @@ class VectorItself(PartEmbedding):
 
 
 class Conditioner(ConfigMixin, nn.Module):
-    """Embeds a raw condition of any number of parts: their embeddings are added, or stand side by side.
+    """Embed a raw condition of any number of parts; the parts' embeddings are added or concatenated.
 
-    Without parts the embedding has no entries: (n, 0).
+    Without parts the embedding is (n, 0).
 
     Args:
-        dim: width of the embedding; None takes the network's natural width. A list gives each part a width of its own:
-            then the embeddings are not added but stand side by side, in the order of the parts (IC-GAN).
-        drop: probability in training of replacing the whole condition by null, so that sampling can be guided.
-        noise: standard deviation of noise that is added to vectors in training, so that the network tolerates
-            representations that are generated and not observed.
-        project: whether vectors go through a linear map; otherwise the embedding is as wide as the vector.
-        zero_start: whether that map starts at zero, so that the network begins without the vector (the official ADM).
-        maps: what the linear maps and tables are; None for torch's own.
+        dim: width of the embedding; None for the network's natural width. A list gives each part its own width; the
+            embeddings are then concatenated in the order of the parts (IC-GAN), not added.
+        drop: probability in training of replacing the whole condition by null, which guidance needs.
+        noise: standard deviation of noise added to vectors in training, so that the network tolerates generated
+            representations.
+        project: whether vectors pass a linear layer; otherwise the embedding is as wide as the vector.
+        zero_start: whether that layer starts at zero, so that the vector has no effect at first (the official ADM).
+        maps: kind of linear layers and tables; None for torch's own.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class Conditioner(ConfigMixin, nn.Module):
         require(project or not zero_start, "conditioner.zero_start needs a projection: set conditioner.project to true")
         self.dim, self.drop, self.noise, self.project, self.zero_start = dim, drop, noise, project, zero_start
         self.maps = maps or Maps()
-        plain = type(self.maps) is Maps
-        require(plain or not zero_start, "conditioner.zero_start needs plain linear maps: set conditioner.maps to null")
+        fits = type(self.maps) is Maps or not zero_start
+        require(fits, "conditioner.zero_start needs torch's own linear layers: set conditioner.maps to null")
         self.parts = nn.ModuleList()
 
     def build(self, parts: tuple[Part, ...], natural_dim: int) -> int:
-        """Create the embeddings and return the width of what ``forward`` gives."""
+        """Create the embeddings and return the width of the output of ``forward``."""
         widths = self._widths(parts, natural_dim)
         self.parts.extend(self._embedding(part, width) for part, width in zip(parts, widths))
         if not parts:
@@ -122,14 +122,14 @@ class Conditioner(ConfigMixin, nn.Module):
         if not isinstance(self.dim, list) or not parts:
             return [self._width(parts, natural_dim)] * len(parts)
         fits = len(self.dim) == len(parts)
-        require(fits, f"conditioner.dim gives {len(self.dim)} widths, the condition has {len(parts)} parts: {parts}")
+        require(fits, f"conditioner.dim has {len(self.dim)} widths, the condition has {len(parts)} parts: {parts}")
         for part, width in zip(parts, self.dim):
             fits = self.project or not isinstance(part, Vector) or part.dim == width
-            require(fits, f"without projection {part} keeps its width: conditioner.dim cannot give it {width}")
+            require(fits, f"without projection {part} keeps its width: conditioner.dim cannot change it to {width}")
         return self.dim
 
     def _width(self, parts: tuple[Part, ...], natural_dim: int) -> int:
-        """Return the one width of embeddings that are added."""
+        """Return the common width of embeddings that are added."""
         dim = None if isinstance(self.dim, list) else self.dim
         vectors = {part.dim for part in parts if isinstance(part, Vector)}
         if self.project or not vectors:
@@ -152,7 +152,7 @@ class Conditioner(ConfigMixin, nn.Module):
         return projection
 
     def _joined(self, embeddings: list[Tensor]) -> Tensor:
-        """Parts' embeddings, each (n, width) -> (n, D)."""
+        """Embeddings of the parts, each (n, width) -> (n, D)."""
         if isinstance(self.dim, list):
             return torch.cat(embeddings, dim=1)
         return torch.stack(embeddings).sum(0)
@@ -172,9 +172,9 @@ class Conditioner(ConfigMixin, nn.Module):
         """Return the embedding of "no condition", (n, D).
 
         Raises:
-            UserError: the condition was never dropped in training, so there is no null to guide away from.
+            UserError: the condition was never dropped in training, so there is no null embedding for guidance.
         """
         if not self.parts or self.drop == 0:
-            what = "has no condition" if not self.parts else "was trained with drop 0, so it knows no null condition"
-            raise UserError(f"this model {what}: it cannot be guided, use guidance scale 1")
+            reason = "has no condition" if not self.parts else "was trained with drop 0 and has no null condition"
+            raise UserError(f"this model {reason}: it cannot be guided, use guidance scale 1")
         return self._joined([part.null(n) for part in self.parts])  # type: ignore[operator]

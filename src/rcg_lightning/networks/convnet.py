@@ -1,4 +1,4 @@
-"""Convolutional backbones for small images: from 8 x 8 digits to CIFAR."""
+"""Convolutional backbones for small images, from 8 x 8 digits to CIFAR."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,13 @@ from rcg_lightning.types import require
 
 
 class SmallConvNet(ConfigMixin, nn.Module):
-    """3 x 3 convolutions with BatchNorm and ReLU, then the average over positions: (B, C, H, W) -> (B, widths[-1]).
+    """3 x 3 convolutions with BatchNorm and ReLU, then the mean over positions: (B, C, H, W) -> (B, widths[-1]).
 
     Args:
         channels: channels of the image.
-        size: height and width that the net is laid out for; other sizes work, with the same strides.
+        size: height and width from which the strides follow; images of other sizes work, with the same strides.
         widths: channels after each convolution.
-        strides: one for each convolution; by default the map is halved until 2 to 4 pixels remain, spread over the
-            layers after the first.
+        strides: one for each convolution; by default those of ``spread_strides``.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class SmallConvNet(ConfigMixin, nn.Module):
         self.dim = widths[-1]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised image (B, C, H, W) -> feature (B, dim)."""
+        """Normalised image (B, C, H, W) -> features (B, dim)."""
         return self.forward_features(image).mean((2, 3))
 
     def forward_features(self, image: Tensor) -> Tensor:
@@ -49,9 +48,9 @@ class SmallConvNet(ConfigMixin, nn.Module):
 
 
 def spread_strides(size: int, layers: int) -> list[int]:
-    """Strides that halve ``size`` until 2 to 4 pixels remain, spread over all layers but the first.
+    """Strides that halve ``size`` until 2 to 4 pixels remain, spread evenly over all layers but the first.
 
-    A image of 8 and 5 layers: [1, 2, 1, 2, 1].
+    Example: size 8 and 5 layers give [1, 2, 1, 2, 1].
     """
     halvings = min(layers - 1, max(0, int(math.log2(size)) - 1))
     strided = {1 + i * (layers - 1) // halvings for i in range(halvings)}
@@ -59,7 +58,7 @@ def spread_strides(size: int, layers: int) -> list[int]:
 
 
 class ResNet18(ConfigMixin, torchvision.models.ResNet):
-    """ResNet-18 for small images: a 3 x 3 stem without stride and pooling. (B, C, H, W) -> (B, 512).
+    """ResNet-18 for small images, with a 3 x 3 stem without stride and pooling: (B, C, H, W) -> (B, 512).
 
     Args:
         channels: channels of the image.

@@ -1,4 +1,4 @@
-"""A network, the timesteps it knows and what it predicts: together they say what x̂₀ is."""
+"""The denoiser: a network, its schedule and its prediction, which together give x̂₀."""
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,14 @@ from rcg_lightning.types import Backbone, require
 
 
 class Denoiser(ConfigMixin, nn.Module):
-    """Maps a noised example to the posterior of the clean one. Only it knows what the network predicts.
+    """Map a noised example to the posterior of the clean one. Only the denoiser knows what the network predicts.
 
     Args:
-        network: the backbone, x (B, *S), k (B,), c (B, D) -> (B, *S).
-        schedule: timesteps.
+        network: the backbone, x (B, *S), t (B,), c (B, D) -> (B, *S).
+        schedule: signal and noise at each timestep.
         prediction: meaning of the network's output.
-        learned_variance: the network gives twice the channels, the second half being the variance (ADM, DiT).
-        weighting: how much the squared error at a level counts; None counts all alike.
+        learned_variance: the network outputs twice the channels; the second half is the variance (ADM, DiT).
+        weighting: weight of the squared error at each timestep; None for equal weights.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Denoiser(ConfigMixin, nn.Module):
         self.schedule = schedule or CosineSchedule()
         self.prediction = prediction or Clean()
         self.learned_variance, self.weighting = learned_variance, weighting
-        silent = self.schedule.at(self.schedule.steps - 1)[0] == 0
+        ends_without_signal = self.schedule.at(self.schedule.steps - 1)[0] == 0
         require(
-            not (silent and self.prediction.needs_signal),
-            f"{type(self.schedule).__name__} ends without signal, where {type(self.prediction).__name__} says nothing "
-            "of the example: let the network predict FlowVelocity",
+            not (ends_without_signal and self.prediction.needs_signal),
+            f"{type(self.schedule).__name__} ends without signal, where {type(self.prediction).__name__} cannot "
+            "determine the example: let the network predict FlowVelocity",
         )
         if learned_variance:
             self.register_buffer("transitions", transition_table(self.schedule), persistent=False)
@@ -56,26 +56,26 @@ class Denoiser(ConfigMixin, nn.Module):
         self.network.build(shape, condition_dim, out_factor=2 if self.learned_variance else 1)
 
     def _parts(self, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Split what the network gives for x into its prediction and the mix of a learned variance."""
-        output = output.to(x.dtype)  # under autocast too, everything after the network is float32
+        """Split the network's output for x into its prediction and the mix of a learned variance."""
+        output = output.to(x.dtype)  # everything after the network is float32, even under autocast
         if not self.learned_variance:
             return output, None
         output, variance = output.chunk(2, dim=1)
         return output, (variance + 1) / 2
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Posterior:
-        """x (B, *S) at levels k (B,), c (B, D) -> Posterior of the clean example."""
+        """x (B, *S) at timesteps t (B,), c (B, D) -> Posterior of the clean example."""
         output, mix = self._parts(self.network(x, t, c), x)
         signal, sigma = (expand(scale, x) for scale in self.schedule.scales(t))
         return Posterior(self.prediction.mean(output, x, signal, sigma), mix)
 
     def loss(self, z: Tensor, t: Tensor, c: Tensor, noise: Tensor) -> Tensor:
-        """Return the loss of each example (B,): squared error, plus the bound where the variance is learned."""
+        """Return the loss of each example (B,): squared error, plus the variational bound for a learned variance."""
         x = add_noise(z, t, noise, self.schedule)
         return self._loss(self.network(x, t, c), z, x, t, noise)
 
     def loss_and_tokens(self, z: Tensor, t: Tensor, c: Tensor, noise: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """Return the loss and what a transformer holds after ``depth`` blocks, (B, N, D), from one forward pass."""
+        """Return the loss (B,) and a transformer's tokens (B, N, D) after ``depth`` blocks, from one forward pass."""
         x = add_noise(z, t, noise, self.schedule)
         output, tokens = self.network(x, t, c, depth)
         return self._loss(output, z, x, t, noise), tokens

@@ -1,4 +1,4 @@
-"""A discriminator of patches, as tokenizers are trained with."""
+"""The patch discriminator that tokenizers are trained with."""
 
 import math
 from itertools import pairwise
@@ -10,13 +10,13 @@ from rcg_lightning.types import require
 
 
 class PatchDiscriminator(DiscriminatorNetwork):
-    """Says of every patch of a image whether it is real (Isola et al. 2017, as VQGAN has it).
+    """A real-or-fake logit for every patch of an image (Isola et al. 2017, as in VQGAN).
 
-    Normalises by groups of channels instead of by the batch: no statistics that processes would have to share.
+    Uses GroupNorm instead of BatchNorm, so that processes need not share statistics.
 
     Args:
-        width: channels after the first convolution; they double with every halving up to eight times as many.
-        layers: how often the image is halved; a patch of three layers is 70 pixels wide, of one layer 16.
+        width: channels after the first convolution; each halving doubles them, up to eight times ``width``.
+        layers: number of halvings; with three a patch is 70 pixels wide, with one 16.
     """
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
@@ -28,11 +28,11 @@ class PatchDiscriminator(DiscriminatorNetwork):
         return 0
 
     def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
-        require(condition_dim == 0, "PatchDiscriminator is told no condition: take another discriminator for that")
+        require(condition_dim == 0, "PatchDiscriminator takes no condition: choose another discriminator")
         channels, side = shape[0], min(shape[1:])
-        most = max(int(math.log2(max(side, 3) / 3)), 0)
-        fits = f"images of {side} pixels can be halved {most} times before PatchDiscriminator's last layers"
-        require(self.layers <= most, f"{fits}: set its layers to at most that, not {self.layers}")
+        largest = max(int(math.log2(max(side, 3) / 3)), 0)
+        message = f"images of {side} pixels can be halved {largest} times before PatchDiscriminator's last layers"
+        require(self.layers <= largest, f"{message}: set its layers to {largest} or less, not {self.layers}")
         widths = [self.width * min(2**i, 8) for i in range(self.layers + 1)]
         body: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, padding=1), nn.LeakyReLU(0.2)]
         for i, (before, after) in enumerate(pairwise(widths), 1):

@@ -10,7 +10,7 @@ from rcg_lightning.types import Backbone, require
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, N, D), shift and scale (B, D)."""
+    """Scale and shift: x (B, N, D), shift and scale (B, D) -> (B, N, D)."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
@@ -41,7 +41,7 @@ class DiT(Backbone):
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs over ``width``.
-        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
+        checkpointing: recompute activations in the backward pass instead of storing them: less memory, a third slower.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class DiT(Backbone):
         divides = height % self.patch == 0 and width % self.patch == 0
         require(divides, f"DiT: patch {self.patch} does not divide {height}x{width}: change patch or image size")
         fits = condition_dim in (0, self.width)
-        require(fits, f"DiT adds the condition to its level embedding: conditioner.dim must be {self.width} or null")
+        require(fits, f"DiT adds the condition to the timestep embedding: conditioner.dim must be {self.width} or null")
         self.grid = (height // self.patch, width // self.patch)
         self.out_channels = channels * out_factor
         self.embed = nn.Conv2d(channels, self.width, self.patch, stride=self.patch)
@@ -92,7 +92,7 @@ class DiT(Backbone):
             nn.init.zeros_(layer.bias)  # every block starts as the identity, the network at zero
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor, depth: int | None = None) -> Any:
-        """x (B, C, H, W), k (B,), c (B, D) -> output like x; with ``depth`` also the tokens after so many blocks."""
+        """x (B, C, H, W), t (B,), c (B, D) -> output like x; with ``depth`` also the tokens after that many blocks."""
         h = self.embed(x).flatten(2).transpose(1, 2) + torch.as_tensor(self.positions)  # (B, N, D)
         t_emb = self.time_embed(sinusoidal_embedding(t, 256))  # (B, D)
         c = t_emb + c if c.shape[1] else t_emb  # (B, D)

@@ -1,4 +1,4 @@
-"""Exponential moving averages of what a stage trains."""
+"""Exponential moving averages (EMA) of a stage's trained weights."""
 
 import copy
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from rcg_lightning.types import require
 
 
 class EMA(ConfigMixin, nn.Module):
-    """Averaged copies of an explicit list of modules, updated once after each optimizer step.
+    """EMA copies of an explicit list of modules, updated once after each optimizer step.
 
-    Only parameters are averaged, unless told otherwise; buffers are taken over as they are. With ``warmup`` the decay
-    at update n is min(decay, (1 + n) / (10 + n)), as in the official RDM and LDM (which update *before* the optimizer
-    step and once per micro-batch; here it is after the step, so the average is one step ahead of theirs).
+    By default only parameters are averaged, and buffers are copied. With ``warmup`` the decay at update n is
+    min(decay, (1 + n) / (10 + n)), as in the official RDM and LDM. Those update *before* the optimizer step and once
+    per micro-batch; here the update comes after the step, so the EMA weights are one step ahead of theirs.
 
     Args:
-        decay: one decay, or several by name: then each has its own copy.
-        warmup: whether to start with a faster average.
-        start: updates before which an average is the weights themselves (the official IC-GAN: 20,000).
-        buffers: whether buffers are averaged as well (IC-GAN); those that count are taken over.
+        decay: one decay, or several by name, each with its own copy.
+        warmup: whether the decay starts small and grows.
+        start: number of updates during which the EMA weights equal the weights (the official IC-GAN: 20,000).
+        buffers: whether buffers are averaged as well (IC-GAN); integer buffers, such as counts, are always copied.
     """
 
     def __init__(
@@ -37,50 +37,51 @@ class EMA(ConfigMixin, nn.Module):
         self.updates = 0
         self.copies = nn.ModuleDict()
         keys = [_key(name) for name in self.decays]
-        require(bool(keys), "EMA keeps at least one average: give a decay")
+        require(bool(keys), "EMA needs at least one decay")
         for name, key in zip(self.decays, keys):
             fits = key != "" and not hasattr(self.copies, key) and keys.count(key) == 1
-            require(fits, f"an average cannot be called {name!r} here: give it another name, such as short or long")
+            require(fits, f"EMA weights cannot be named {name!r}: choose another name, such as short or long")
 
     def build(self, modules: Mapping[str, nn.Module]) -> None:
-        """Start one copy of ``modules`` for each decay, from their present weights."""
+        """Create a copy of ``modules`` for each decay, with their present weights."""
         for name in self.decays:
             copies = nn.ModuleDict({key: copy.deepcopy(module) for key, module in modules.items()})
             self.copies[_key(name)] = copies.requires_grad_(False).eval()
 
     def averaged(self, name: str | None = None) -> nn.ModuleDict:
-        """Return the copies of decay ``name``, by default those of the first."""
+        """Return the modules with the EMA weights of decay ``name``, by default of the first decay."""
         return self.copies[_key(name or next(iter(self.decays)))]  # type: ignore[return-value]
 
     def train(self, mode: bool = True) -> "EMA":
-        """Averaged copies are only ever evaluated."""
+        """Stay in evaluation mode whatever ``mode`` is."""
         return super().train(False)
 
     @torch.no_grad()
     def update(self, modules: Mapping[str, nn.Module]) -> None:
-        """Move every average towards the present weights by a few multi-tensor operations; the host waits for none."""
+        """Update all EMA weights from ``modules`` by a few multi-tensor operations, without waiting for the device."""
         self.updates += 1
-        warm = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
-        moved = [p for module in modules.values() for p in module.parameters()]
+        warm_decay = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
+        weights = [p for module in modules.values() for p in module.parameters()]
         buffers = [b for module in modules.values() for b in module.buffers()]
-        taken_over = [not (self.buffers_too and b.is_floating_point()) for b in buffers]
-        moved += [b for b, taken in zip(buffers, taken_over) if not taken]
+        is_copied = [not (self.buffers_too and b.is_floating_point()) for b in buffers]
+        weights += [b for b, copied in zip(buffers, is_copied) if not copied]
         for name, decay in self.decays.items():
             copies = self.copies[_key(name)]
-            copied = list(copies.buffers())
-            shadows: list[Tensor] = [*copies.parameters(), *(b for b, taken in zip(copied, taken_over) if not taken)]
-            rate = 1.0 if self.updates <= self.start else 1 - min(decay, warm)
-            self.move(shadows, moved, rate)
-            whole = [(averaged, buffer) for averaged, buffer, taken in zip(copied, buffers, taken_over) if taken]
-            if whole:
-                torch._foreach_copy_([averaged for averaged, _ in whole], [buffer for _, buffer in whole])
+            ema_buffers = list(copies.buffers())
+            averaged_buffers = [b for b, copied in zip(ema_buffers, is_copied) if not copied]
+            ema_weights: list[Tensor] = [*copies.parameters(), *averaged_buffers]
+            rate = 1.0 if self.updates <= self.start else 1 - min(decay, warm_decay)
+            self.move(ema_weights, weights, rate)
+            pairs = [(ema, buffer) for ema, buffer, copied in zip(ema_buffers, buffers, is_copied) if copied]
+            if pairs:
+                torch._foreach_copy_([ema for ema, _ in pairs], [buffer for _, buffer in pairs])
 
     def move(self, ema_weights: list[Tensor], weights: list[Tensor], rate: float) -> None:
-        """Move each of ``ema_weights`` towards its weight by ``rate`` of the way, all by one operation."""
+        """Interpolate ``ema_weights`` towards ``weights`` by ``rate``, all in one operation."""
         torch._foreach_lerp_(ema_weights, weights, rate)
 
     def get_extra_state(self) -> Tensor:
-        """The update count, as a tensor because a state dict holds tensors."""
+        """Return the number of updates, as a tensor because a state dict holds tensors."""
         return torch.tensor(self.updates, dtype=torch.int64)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -88,5 +89,5 @@ class EMA(ConfigMixin, nn.Module):
 
 
 def _key(name: str) -> str:
-    """Return the name of an average as a state dict can have it: without dots."""
+    """Return the name of a decay without dots, which a state dict does not allow."""
     return name.replace(".", "_")

@@ -1,4 +1,4 @@
-"""The linear maps and tables that embed a condition, for a ``Conditioner`` to be made of."""
+"""The linear layers and tables that a ``Conditioner`` embeds a condition with."""
 
 from torch import nn
 
@@ -6,14 +6,14 @@ from rcg_lightning.config import ConfigMixin
 
 
 class Maps(ConfigMixin):
-    """Torch's own linear maps, and tables that start small (DiT's layout)."""
+    """Torch's own linear layers, and tables with small initial values as in DiT."""
 
     def linear(self, dim_in: int, dim: int) -> nn.Linear:
-        """Return a map (n, dim_in) -> (n, dim)."""
+        """Return a layer (n, dim_in) -> (n, dim)."""
         return nn.Linear(dim_in, dim)
 
     def table(self, count: int, dim: int) -> nn.Embedding:
-        """Return a map (n,) int64 in [0, count) -> (n, dim)."""
+        """Return a layer (n,) int64 in [0, count) -> (n, dim)."""
         table = nn.Embedding(count, dim)
         nn.init.normal_(table.weight, std=0.02)
         return table

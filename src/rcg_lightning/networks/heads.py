@@ -1,4 +1,4 @@
-"""Small MLPs on top of an encoder's backbone: projection heads and the predictor of self-supervised learning."""
+"""Heads on top of an encoder's backbone: projection heads, the predictor of self-supervised learning, a classifier."""
 
 from torch import Tensor, nn
 
@@ -7,16 +7,16 @@ from rcg_lightning.types import require
 
 
 class MLPHead(ConfigMixin, nn.Sequential):
-    """Linear-BatchNorm-ReLU ... Linear-BatchNorm, no biases in the linear layers: (B, in_dim) -> (B, dim).
+    """Linear-BatchNorm-ReLU ... Linear-BatchNorm without biases in the linear layers: (B, in_dim) -> (B, dim).
 
     Its state dict has the names of MoCo v3's heads and predictor (``0.weight``, ``1.running_mean``, ...).
 
     Args:
-        in_dim: size of the input, the backbone's ``dim``.
+        in_dim: width of the input, the backbone's ``dim``.
         hidden: width between the layers.
-        dim: size of the result.
+        dim: width of the output.
         layers: number of linear layers.
-        last_affine: whether the last BatchNorm has a scale and a shift; in MoCo v3 it has none.
+        last_affine: whether the last BatchNorm has a scale and a shift; MoCo v3's has none.
     """
 
     def __init__(self, in_dim: int, hidden: int, dim: int, layers: int = 3, last_affine: bool = False) -> None:
@@ -40,16 +40,16 @@ class ProjectionHead(MLPHead):
 
 
 class Predictor(MLPHead):
-    """MoCo v3's predictor: two layers, from the head's size to the same size."""
+    """MoCo v3's predictor: two layers, as wide at the end as at the start."""
 
     def __init__(self, in_dim: int = 256, hidden: int = 4096, dim: int = 256, layers: int = 2) -> None:
         super().__init__(in_dim, hidden, dim, layers)
 
 
 class BottleneckHead(ConfigMixin, nn.Module):
-    """The head of DINO and iBOT up to its bottleneck: Linear-GELU-Linear-GELU-Linear with biases.
+    """The head of DINO and iBOT up to its bottleneck, Linear-GELU-Linear-GELU-Linear: (B, in_dim) -> (B, dim).
 
-    As RCG uses it: without the L2 normalisation and the prototypes that follow in training. (B, in_dim) -> (B, dim).
+    As in RCG, without the L2 normalisation and the prototypes that follow in training.
     """
 
     def __init__(self, in_dim: int, hidden: int = 2048, dim: int = 256) -> None:
@@ -68,7 +68,7 @@ class BottleneckHead(ConfigMixin, nn.Module):
 
 
 class LinearHead(ConfigMixin, nn.Linear):
-    """A classifier: (B, in_dim) -> logits (B, dim)."""
+    """A linear classifier: (B, in_dim) -> logits (B, dim)."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__(in_dim, dim)
@@ -78,7 +78,7 @@ class LinearHead(ConfigMixin, nn.Linear):
 class Projected(ConfigMixin, nn.Module):
     """A backbone and its head as one network: normalised image (B, C, H, W) -> (B, head.dim).
 
-    This is what pre-training here exports; ``backbone`` and ``head`` stay separately usable.
+    Pre-training exports this network. ``backbone`` and ``head`` can be used separately.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:

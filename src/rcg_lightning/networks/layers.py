@@ -1,4 +1,4 @@
-"""Layers that several networks share."""
+"""Layers and embeddings that several networks share."""
 
 import math
 
@@ -17,17 +17,17 @@ def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> T
 
 
 def mlp_silu(dim_in: int, dim: int) -> nn.Sequential:
-    """Linear-SiLU-Linear, as every noise-level embedding here."""
+    """Linear-SiLU-Linear, the MLP of every timestep embedding here."""
     return nn.Sequential(nn.Linear(dim_in, dim), nn.SiLU(), nn.Linear(dim, dim))
 
 
 def run_block(block: nn.Module, *inputs: Tensor | None, checkpointing: bool, random: bool = False) -> Tensor:
-    """Return ``block(*inputs)``: how a network with blocks calls each of them.
+    """Return ``block(*inputs)``, with activation checkpointing if requested.
 
     Args:
-        block: whose result depends on its inputs, weights and chance alone: a pass changes nothing in it.
-        checkpointing: keep the inputs only and compute the block again in the backward pass.
-        random: whether the block draws random numbers, which then have to be the same ones again.
+        block: its result depends only on its inputs, its weights and torch's generator; a pass changes no state.
+        checkpointing: store the inputs only and compute the block again in the backward pass.
+        random: whether the block uses random numbers; the second pass then repeats them.
     """
     if not (checkpointing and torch.is_grad_enabled()):
         return block(*inputs)
@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over (B, N, D), by torch's fused kernels.
 
     Args:
-        dropout: of its result, and of its weights unless ``weights_dropout`` is given.
+        dropout: of the result, and of the attention weights unless ``weights_dropout`` is given.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class SelfAttention(nn.Module):
 
 
 def sincos_table(height: int, width: int, dim: int) -> Tensor:
-    """Return (height * width, dim) float32 : first half columns, second half rows, each [sin | cos] (MAE, DiT).
+    """Return (height * width, dim) float32: the first half encodes columns, the second rows, each [sin | cos].
 
-    Frequencies are float64 as in DiT.
+    As in MAE and DiT; frequencies are float64 as in DiT.
     """
     omega = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

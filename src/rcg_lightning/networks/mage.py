@@ -1,4 +1,4 @@
-"""MAGE (Li et al. 2023), the masked generative encoder: a transformer that fills in masked tokens of a image."""
+"""MAGE (Li et al. 2023), the masked generative encoder: a transformer that predicts masked tokens of an image."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,13 @@ from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.layers import SelfAttention, run_block
 from rcg_lightning.types import require
 
-FAKE_LABEL = 76  # the word at position 0, counted from the end of the codebook
-MASK = 1000  # the word of a masked token, counted likewise; it is the last
-SPREAD = 0.02  # standard deviation of tables at the start
+FAKE_LABEL = 76  # vocabulary index of the fake label at position 0, minus the number of codes
+MASK = 1000  # vocabulary index of a masked token, the last, minus the number of codes
+TABLE_STD = 0.02  # initial standard deviation of embedding tables
 
 
 class Block(nn.Module):
-    """Transformer block, its norms first: exact GELU, dropout after every map and of the attention's weights."""
+    """Pre-norm transformer block: exact GELU, dropout after every linear layer and of the attention weights."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, dropout: float, attention_dropout: float | None) -> None:
         super().__init__()
@@ -31,27 +31,28 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Scores of words: what a position holds, mapped and compared with the words' embeddings."""
+    """Logits over the vocabulary: each position's features are projected and compared with the token embeddings."""
 
-    def __init__(self, dim: int, words_dim: int, words: int) -> None:
+    def __init__(self, dim: int, embedding_dim: int, vocabulary_size: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(dim, words_dim)
-        self.norm = nn.LayerNorm(words_dim, eps=1e-5)
-        self.bias = nn.Parameter(torch.zeros(1, 1, words))
+        self.linear = nn.Linear(dim, embedding_dim)
+        self.norm = nn.LayerNorm(embedding_dim, eps=1e-5)
+        self.bias = nn.Parameter(torch.zeros(1, 1, vocabulary_size))
 
-    def forward(self, h: Tensor, words: Tensor) -> Tensor:
-        """h (B, N, D), embeddings of the first K words (K, E) -> (B, N, K)."""
-        return F.linear(self.norm(F.gelu(self.linear(h))), words, self.bias[0, 0, : len(words)])
+    def forward(self, h: Tensor, embeddings: Tensor) -> Tensor:
+        """h (B, N, D), embeddings of the first K entries of the vocabulary (K, E) -> (B, N, K)."""
+        return F.linear(self.norm(F.gelu(self.linear(h))), embeddings, self.bias[0, 0, : len(embeddings)])
 
 
 class MAGE(ConfigMixin, nn.Module):
-    """Agrees with RCG's MAGE, whose surprises are its own.
+    """Agrees with RCG's MAGE, including its peculiarities.
 
-    The encoder sees a slot for the condition and some of the tokens; the decoder sees all. The condition takes its slot
-    without position, norm and dropout; a network without condition has the embedding of one fake label there. What the
-    encoder makes of the slot fills the masked positions of the decoder. The scores compare with the word embeddings,
-    which learn nothing from that. The vocabulary of K codes, 1000 labels that nothing reads and the masked token is the
-    official one. Attention is torch's fused one, under autocast in its precision, where the official is in float32.
+    The encoder sees a slot for the condition and some of the tokens; the decoder sees all tokens. The condition enters
+    its slot without position, norm and dropout; without a condition the slot holds the embedding of one fake label. The
+    encoder's output for the slot fills the masked positions of the decoder. The logits compare with the token
+    embeddings, which get no gradient from that. The vocabulary is the official one: K codes, 1000 labels that are never
+    used, and the masked token. Attention is torch's fused attention and runs in autocast's precision; the official one
+    runs in float32.
 
     Args:
         width: of the encoder's tokens.
@@ -62,9 +63,9 @@ class MAGE(ConfigMixin, nn.Module):
         decoder_heads: attention heads of the decoder.
         mlp_ratio: hidden width of the MLPs over that of the tokens.
         dropout: of embeddings, attention and MLPs.
-        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
-        attention_dropout: of the attention's weights; None for that of the rest. Fused attention has none on CPUs, so
-            that 0 saves time and memory there.
+        checkpointing: recompute activations in the backward pass instead of storing them: less memory, a third slower.
+        attention_dropout: of the attention weights; None for ``dropout``. Fused attention on a CPU supports none, so 0
+            saves time and memory there.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class MAGE(ConfigMixin, nn.Module):
     def build(self, tokens: int, codes: int, condition_dim: int) -> None:
         """Create the parameters for images of ``tokens`` tokens, each one of ``codes``."""
         fits = condition_dim in (0, self.width)
-        require(fits, f"MAGE puts the condition among its tokens: conditioner.dim must be {self.width} or null")
+        require(fits, f"MAGE reads the condition as one of its tokens: conditioner.dim must be {self.width} or null")
         self.codes, self.fake, self.mask = codes, codes + FAKE_LABEL, codes + MASK
         encoder = (self.width, self.heads, self.mlp_ratio, self.dropout, self.attention_dropout)
         decoder = (self.decoder_width, self.decoder_heads, self.mlp_ratio, self.dropout, self.attention_dropout)
@@ -108,58 +109,58 @@ class MAGE(ConfigMixin, nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Linear maps as in MAE, tables small; norms and the head's bias are torch's."""
+        """Linear layers as in MAE, tables with small values; norms and the head's bias keep torch's initial values."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for table in (self.words.weight, self.positions.weight, self.decoder_positions):
-            nn.init.normal_(table, std=SPREAD)
+            nn.init.normal_(table, std=TABLE_STD)
 
-    def forward(self, tokens: Tensor, masked: Tensor, c: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Score what every position may hold.
+    def forward(self, tokens: Tensor, masked: Tensor, c: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Predict the token at every position.
 
         Args:
-            tokens: (B, N) int64 in [0, K); those that are masked are not read.
+            tokens: (B, N) int64 in [0, K); masked tokens are not read.
             masked: (B, N) bool.
             c: (B, D) condition, (B, 0) for none.
-            kept: (B, M) int64, positions that the encoder sees, all that are not masked among them; None for all.
+            visible: (B, M) int64, positions that the encoder sees, including all that are not masked; None for all.
 
         Returns:
             (B, N, K) logits over the codebook.
         """
-        x = self.encode(self.embed(tokens, masked, c), kept)  # (B, 1 + M, D)
-        return self.head(self.decode(x, masked, kept)[:, 1:], self.words.weight[: self.codes].detach())
+        x = self.encode(self.embed(tokens, masked, c), visible)  # (B, 1 + M, D)
+        return self.head(self.decode(x, masked, visible)[:, 1:], self.words.weight[: self.codes].detach())
 
     def embed(self, tokens: Tensor, masked: Tensor, c: Tensor) -> Tensor:
         """Return the embeddings of the slot and of all tokens, (B, 1 + N, D)."""
-        words = F.pad(torch.where(masked, self.mask, tokens), (1, 0), value=self.fake)  # (B, 1 + N)
-        x = self.embed_norm(self.words(words) + self.positions.weight)  # (B, 1 + N, D)
+        ids = F.pad(torch.where(masked, self.mask, tokens), (1, 0), value=self.fake)  # (B, 1 + N)
+        x = self.embed_norm(self.words(ids) + self.positions.weight)  # (B, 1 + N, D)
         x = F.dropout(x, self.dropout, self.training)
         return torch.cat([c[:, None].to(x.dtype), x[:, 1:]], dim=1) if c.shape[1] else x
 
-    def encode(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def encode(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Embeddings (B, 1 + N, D) -> the encoder's tokens (B, 1 + M, D), the slot first."""
-        if kept is not None:
-            x = x.gather(1, _with_slot(kept, x.shape[2]))  # (B, 1 + M, D)
-        return self.norm(self.through(self.blocks, x))
+        if visible is not None:
+            x = x.gather(1, _with_slot(visible, x.shape[2]))  # (B, 1 + M, D)
+        return self.norm(self.run_blocks(self.blocks, x))
 
-    def decode(self, x: Tensor, masked: Tensor, kept: Tensor | None = None) -> Tensor:
-        """The encoder's tokens (B, 1 + M, D) -> the decoder's, in all positions, (B, 1 + N, E)."""
+    def decode(self, x: Tensor, masked: Tensor, visible: Tensor | None = None) -> Tensor:
+        """The encoder's tokens (B, 1 + M, D) -> the decoder's tokens at all positions, (B, 1 + N, E)."""
         x = self.decoder_embed(x)  # (B, 1 + M, E)
         slot = x[:, :1]
-        if kept is not None:  # what was not seen is masked, so it does not matter what is put there
-            x = slot.repeat(1, 1 + masked.shape[1], 1).scatter(1, _with_slot(kept, x.shape[2]), x)
+        if visible is not None:  # all other positions are masked: their values here are overwritten below
+            x = slot.repeat(1, 1 + masked.shape[1], 1).scatter(1, _with_slot(visible, x.shape[2]), x)
         x = torch.where(F.pad(masked, (1, 0))[:, :, None], slot, x) + self.decoder_positions  # (B, 1 + N, E)
-        return self.decoder_norm(self.through(self.decoder_blocks, x))
+        return self.decoder_norm(self.run_blocks(self.decoder_blocks, x))
 
-    def through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> what all the blocks, one after the other, make of them."""
+    def run_blocks(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
+        """Tokens (B, N, D) -> tokens after all blocks."""
         for block in blocks:
             x = run_block(block, x, checkpointing=self.checkpointing, random=self.dropout > 0)
         return x
 
 
-def _with_slot(kept: Tensor, dim: int) -> Tensor:
-    """Positions (B, M) -> index (B, 1 + M, dim) into the slot and the positions after it."""
-    return F.pad(kept + 1, (1, 0))[:, :, None].expand(-1, -1, dim)
+def _with_slot(visible: Tensor, dim: int) -> Tensor:
+    """Positions (B, M) -> indices (B, 1 + M, dim) of the slot and of these positions after it."""
+    return F.pad(visible + 1, (1, 0))[:, :, None].expand(-1, -1, dim)

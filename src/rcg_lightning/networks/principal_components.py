@@ -1,4 +1,4 @@
-"""Principal components of the pixels: the encoder that learns nothing, to compare with."""
+"""Principal components of the pixels: a baseline encoder without a neural network."""
 
 import torch
 from torch import Tensor, nn
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
-LARGEST = 4096  # numbers in a image; beyond this the covariance takes minutes and gigabytes
+LARGEST = 4096  # dimensions of an image; beyond this the covariance takes minutes and gigabytes
 
 
 class PrincipalComponents(ConfigMixin, nn.Module):
-    """Projection on fixed directions of pixel space: (B, C, H, W) -> (B, dim).
+    """Projection onto fixed directions of pixel space: (B, C, H, W) -> (B, dim).
 
     Args:
-        shape: (C, H, W) of a image.
+        shape: (C, H, W) of an image.
         dim: number of components.
     """
 
@@ -41,13 +41,13 @@ class PrincipalComponents(ConfigMixin, nn.Module):
 def fit_principal_components(images: Tensor, dim: int, whiten: bool = False) -> PrincipalComponents:
     """Return the ``dim`` directions of largest variance of ``images`` (N, C, H, W) float.
 
-    Directions have length one (with ``whiten``, coefficients have unit variance instead), and their largest entry is
-    positive, so that the same images give the same signs everywhere.
+    Directions have unit length; with ``whiten``, coefficients have unit variance instead. The largest entry of each
+    direction is positive, so that the same images give the same signs on every machine.
     """
     flat = images.detach().cpu().double().flatten(1)  # (N, P)
     count, size = flat.shape
-    require(size <= LARGEST, f"images of {size} numbers are too large for principal components: {LARGEST} at most")
-    require(dim <= min(count - 1, size), f"{count} images of {size} numbers have no {dim} principal components")
+    require(size <= LARGEST, f"images of {size} dimensions are too large for principal components: {LARGEST} at most")
+    require(dim <= min(count - 1, size), f"{count} images of {size} dimensions have no {dim} principal components")
     mean = flat.mean(0)
     centred = flat - mean
     variances, directions = torch.linalg.eigh(centred.T @ centred / (count - 1))  # ascending

@@ -1,4 +1,4 @@
-"""The residual MLP of the representation diffusion model. On a few dozen pixels it is a pixel generator as well."""
+"""The residual MLP of the representation diffusion model. It can also generate images of a few dozen pixels."""
 
 import math
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from rcg_lightning.networks.layers import mlp_silu, run_block, sinusoidal_embedding
 from rcg_lightning.types import Backbone, require
 
-TIMESTEP_FEATURES = 64  # sinusoids of the timestep that ModulatedMLP reads
+TIMESTEP_FEATURES = 64  # sinusoids of the timestep in ModulatedMLP
 
 
 class ResidualBlock(nn.Module):
-    """LayerNorm-SiLU-Linear, plus what level and condition say, LayerNorm-SiLU-Dropout-Linear; residual."""
+    """LayerNorm-SiLU-Linear, plus timestep and condition, LayerNorm-SiLU-Dropout-Linear; residual."""
 
     def __init__(self, width: int, bottleneck: int, time_dim: int, condition_dim: int, dropout: float) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class ResidualMLP(Backbone):
         width: of the residual stream.
         depth: number of blocks.
         bottleneck: width inside a block; None for ``width``.
-        time_dim: width of the noise-level embedding; None for ``width``.
+        time_dim: width of the timestep embedding; None for ``width``.
         dropout: inside the blocks.
-        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
+        checkpointing: recompute activations in the backward pass instead of storing them: less memory, a third slower.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ResidualMLP(Backbone):
             ResidualBlock(self.width, self.bottleneck, self.time_dim, condition_dim, self.dropout)
             for _ in range(self.depth)
         )
-        self.out_norm = nn.LayerNorm(self.width, eps=1e-6)  # the blocks' norms have eps 1e-5, as officially
+        self.out_norm = nn.LayerNorm(self.width, eps=1e-6)  # eps is 1e-5 in the blocks, as in the official code
         self.out_linear = nn.Linear(self.width, math.prod(self.out_shape))
         for linear in [self.out_linear, *(block.out_linear for block in self.blocks)]:
             nn.init.zeros_(linear.weight)  # every block starts as the identity, the network at zero
@@ -82,7 +82,7 @@ class ResidualMLP(Backbone):
 
 
 class ModulatedBlock(nn.Module):
-    """LayerNorm-Linear-SiLU-Dropout-Linear, shifted, scaled and gated by level and condition (DiT's adaLN-zero)."""
+    """LayerNorm-Linear-SiLU-Dropout-Linear, shifted, scaled and gated by timestep and condition (DiT's adaLN-zero)."""
 
     def __init__(self, width: int, bottleneck: int, time_dim: int, dropout: float) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ModulatedBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out_linear = nn.Linear(bottleneck, width)
         nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)  # the gate starts closed: the block is the identity
+        nn.init.zeros_(self.modulation.bias)  # the gate starts at zero: the block is the identity
 
     def forward(self, h: Tensor, t_emb: Tensor) -> Tensor:
         scale, shift, gate = self.modulation(t_emb).chunk(3, dim=1)  # each (B, width)
@@ -101,9 +101,10 @@ class ModulatedBlock(nn.Module):
 
 
 class ModulatedMLP(ResidualMLP):
-    """The residual MLP with modulated blocks, ours: on small data it learns faster than the official additive ones.
+    """Our residual MLP with modulated blocks. On small data it learns faster than the official additive blocks.
 
-    Its arguments are those of ``ResidualMLP``; the condition is added to the level embedding, so it has its width.
+    Its arguments are those of ``ResidualMLP``. The condition is added to the timestep embedding, so both are equally
+    wide.
     """
 
     def __init__(
@@ -120,7 +121,8 @@ class ModulatedMLP(ResidualMLP):
 
     def build(self, shape: tuple[int, ...], condition_dim: int, out_factor: int = 1) -> None:
         fits = condition_dim in (0, self.time_dim)
-        require(fits, f"ModulatedMLP adds condition and level: conditioner.dim must be {self.time_dim} or null")
+        message = f"ModulatedMLP adds the condition to the timestep: conditioner.dim must be {self.time_dim} or null"
+        require(fits, message)
         self.out_shape = (shape[0] * out_factor, *shape[1:])
         self.input_proj = nn.Linear(math.prod(shape), self.width)
         self.time_embed = mlp_silu(TIMESTEP_FEATURES, self.time_dim)

@@ -1,8 +1,8 @@
-"""Spectral normalisation as BigGAN has it: weights are divided by their largest singular value.
+"""Spectral normalisation as in BigGAN: each weight is divided by its largest singular value.
 
-The value is estimated by one step of power iteration in each forward pass, from the vector that the last pass in
-training left behind. So in training a forward pass changes buffers even without gradient, and the number of passes
-matters; in evaluation nothing changes. The estimate is differentiable in the weight, its vectors are not.
+Each forward pass estimates that value by one step of power iteration, which starts from the vector stored by the last
+training pass. So a training pass changes buffers even without a gradient, and the number of passes matters. In
+evaluation nothing changes. The estimate is differentiable in the weight; the singular vectors are constants.
 """
 
 from contextlib import nullcontext
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from rcg_lightning.networks.embedding_layers import Maps
 
-EPS = 1e-6  # of the official training code
+EPS = 1e-6  # as in the official training code
 
 
 class Spectral(nn.Module):
-    """What makes a layer's ``weight`` spectrally normalised, for layers to inherit next to torch's own.
+    """Mixin that normalises the ``weight`` of one of torch's layers.
 
-    Buffers: ``u`` (1, out) the left singular vector, ``sigma`` (1,) the value that was found last.
+    Buffers: ``u`` (1, out), the left singular vector, and ``sigma`` (1,), the latest singular value.
     """
 
     weight: nn.Parameter
@@ -28,7 +28,7 @@ class Spectral(nn.Module):
     sigma: Tensor
 
     def start(self, eps: float) -> None:
-        """Add the buffers; ``eps`` keeps the vectors' norms from zero."""
+        """Add the buffers; ``eps`` keeps the vectors' norms above zero."""
         self.eps = eps
         self.register_buffer("u", torch.randn(1, len(self.weight)))
         self.register_buffer("sigma", torch.ones(1))
@@ -36,8 +36,8 @@ class Spectral(nn.Module):
     def normalised(self) -> Tensor:
         """Return weight / σ, (out, …), float32 under autocast too."""
         device = self.weight.device.type
-        known = torch.amp.is_autocast_available(device)  # not for tensors without memory
-        with torch.autocast(device, enabled=False) if known else nullcontext():
+        has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
+        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
             matrix = self.weight.flatten(1)  # (out, in)
             with torch.no_grad():
                 v = F.normalize(self.u @ matrix, eps=self.eps)  # (1, in)
@@ -51,7 +51,7 @@ class Spectral(nn.Module):
 
 
 class SpectralLinear(Spectral, nn.Linear):
-    """A linear map with a normalised weight, orthogonal at the start."""
+    """Linear layer with a normalised weight and orthogonal initialisation."""
 
     def __init__(self, dim_in: int, dim: int, bias: bool = True, eps: float = EPS) -> None:
         super().__init__(dim_in, dim, bias)
@@ -63,7 +63,7 @@ class SpectralLinear(Spectral, nn.Linear):
 
 
 class SpectralConv(Spectral, nn.Conv2d):
-    """A convolution that keeps height and width, with a normalised weight, orthogonal at the start."""
+    """Convolution that preserves height and width, with a normalised weight and orthogonal initialisation."""
 
     def __init__(self, channels: int, out_channels: int, size: int = 3, bias: bool = True, eps: float = EPS) -> None:
         super().__init__(channels, out_channels, size, padding=size // 2, bias=bias)
@@ -75,7 +75,7 @@ class SpectralConv(Spectral, nn.Conv2d):
 
 
 class SpectralTable(Spectral, nn.Embedding):
-    """A table with a normalised weight, orthogonal at the start; its rows count as outputs."""
+    """Embedding table with a normalised weight and orthogonal initialisation. Its rows are the weight's outputs."""
 
     def __init__(self, count: int, dim: int, eps: float = EPS) -> None:
         super().__init__(count, dim)
@@ -87,11 +87,11 @@ class SpectralTable(Spectral, nn.Embedding):
 
 
 class SpectralMaps(Maps):
-    """Maps of a condition for BigGAN, orthogonal at the start.
+    """Embedding layers of a condition for BigGAN, with orthogonal initialisation.
 
     Args:
-        tables: whether tables are normalised too, as in the discriminator; the official generator leaves them out.
-        eps: keeps norms from zero.
+        tables: whether tables are normalised too, as in the official discriminator but not in its generator.
+        eps: keeps norms above zero.
     """
 
     def __init__(self, tables: bool = False, eps: float = EPS) -> None:

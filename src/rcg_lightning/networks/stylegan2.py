@@ -1,7 +1,7 @@
-"""StyleGAN2 (Karras et al. 2020) in plain PyTorch, as the second backbone of IC-GAN (Casanova et al. 2021).
+"""StyleGAN2 (Karras et al. 2020) in plain PyTorch, the second backbone of IC-GAN (Casanova et al. 2021).
 
-The skip generator and the residual discriminator, with the settings of StyleGAN2-ADA. The condition's embedding is the
-``Conditioner``'s, with ``EqualisedMaps``; two parts stand side by side and are normalised as one.
+The skip generator and the residual discriminator, with the settings of StyleGAN2-ADA. A ``Conditioner`` with
+``EqualisedMaps`` embeds the condition; the embeddings of two parts are concatenated and normalised as one.
 """
 
 import itertools
@@ -15,25 +15,25 @@ from rcg_lightning.networks.stylegan2_blocks import (
     CLAMP,
     EqualisedConv,
     EqualisedLinear,
-    Mapping,
+    MappingNetwork,
     StyledConv,
     ToImage,
-    deviation,
     doubled,
-    steep,
+    minibatch_stddev,
+    scaled_leaky_relu,
 )
 from rcg_lightning.types import require
 
 
-def widths_of(shape: tuple[int, ...], base: int, most: int) -> dict[int, int]:
-    """Return side of each map, the smallest first, to its channels."""
+def widths_of(shape: tuple[int, ...], channel_base: int, channel_max: int) -> dict[int, int]:
+    """Return the channels of each map by its side, the smallest first."""
     bottom, count = doublings(shape, "StyleGAN2")
     sides = [bottom * 2**i for i in range(count + 1)]
-    return {side: max(1, min(base // side, most)) for side in sides}
+    return {side: max(1, min(channel_base // side, channel_max)) for side in sides}
 
 
 class SynthesisBlock(nn.Module):
-    """A doubling convolution and a second one; the first block starts from a learned constant instead.
+    """A doubling convolution and a second convolution; the first block starts from a learned constant instead.
 
     Args:
         style_dim: width of a style.
@@ -57,30 +57,30 @@ class SynthesisBlock(nn.Module):
         self.image = ToImage(style_dim, out_channels, colours, clamp)
 
     def forward(self, x: Tensor | None, image: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and image of the last block, styles (B, 2 or 3, style_dim) -> both of this one."""
+        """Features and image of the previous block, styles w (B, 2 or 3, style_dim) -> features and image."""
         styles = iter(w.unbind(1))
         h: Tensor = self.start.expand(len(w), -1, -1, -1) if x is None else self.conv0(x, next(styles))
         h = self.conv1(h, next(styles))  # (B, C, side, side)
-        added = self.image(h, next(styles))  # (B, colours, side, side)
-        return h, added if image is None else doubled(image) + added
+        residual = self.image(h, next(styles))  # (B, colours, side, side)
+        return h, residual if image is None else doubled(image) + residual
 
 
 class StyleGAN2Generator(GeneratorNetwork):
     """Agrees with the generator of IC-GAN on StyleGAN2-ADA.
 
-    In evaluation the noise of the layers is a stored constant, so that a image is named by its seed; the official
-    code draws it there too.
+    In evaluation the noise of the layers is a stored constant, so that the seed determines the image; in the official
+    code it is random there too.
 
     Args:
-        noise_dim: entries of the noise.
-        width: of a style and of the mapping's layers.
-        layers: of the mapping.
-        base: channels of a map are this over its side,
-        most: and at most this many.
-        mixing: probability in training that a image's later layers get the style of another noise.
-        truncation: in evaluation, share of a style's distance to the mean style that is kept.
+        noise_dim: dimensions of the noise.
+        width: of a style and of the mapping network's layers.
+        layers: number of layers of the mapping network.
+        channel_base: channels of a map times its side, as long as they do not exceed ``channel_max``.
+        channel_max: largest number of channels.
+        mixing: probability in training that an image's later layers get the style of another noise.
+        truncation: in evaluation, a style's distance to the mean style is multiplied by this; 1 is no truncation.
         momentum: of the mean style.
-        rate: learning rate of the mapping over that of other layers.
+        lr_multiplier: learning rate of the mapping network over that of other layers.
         clamp: largest activation; None for no bound.
     """
 
@@ -91,18 +91,19 @@ class StyleGAN2Generator(GeneratorNetwork):
         noise_dim: int = 512,
         width: int = 512,
         layers: int = 8,
-        base: int = 16384,
-        most: int = 512,
+        channel_base: int = 16384,
+        channel_max: int = 512,
         mixing: float = 0.9,
         truncation: float = 1.0,
         momentum: float = 0.995,
-        rate: float = 0.01,
+        lr_multiplier: float = 0.01,
         clamp: float | None = CLAMP,
     ) -> None:
         super().__init__()
-        self.noise_dim, self.width, self.layers, self.base, self.most = noise_dim, width, layers, base, most
+        self.noise_dim, self.width, self.layers = noise_dim, width, layers
+        self.channel_base, self.channel_max = channel_base, channel_max
         self.mixing, self.truncation, self.momentum = mixing, truncation, momentum
-        self.rate, self.clamp = rate, clamp
+        self.lr_multiplier, self.clamp = lr_multiplier, clamp
 
     mean: Tensor
 
@@ -110,9 +111,9 @@ class StyleGAN2Generator(GeneratorNetwork):
         return self.width
 
     def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
-        widths = widths_of(shape, self.base, self.most)
+        widths = widths_of(shape, self.channel_base, self.channel_max)
         before = [0, *widths.values()]
-        self.mapping = Mapping(self.noise_dim, condition_dim, self.width, self.layers, self.rate)
+        self.mapping = MappingNetwork(self.noise_dim, condition_dim, self.width, self.layers, self.lr_multiplier)
         self.register_buffer("mean", torch.zeros(self.width))
         self.blocks = nn.ModuleList(
             SynthesisBlock(self.width, channels, out_channels, side, shape[0], self.clamp)
@@ -126,7 +127,7 @@ class StyleGAN2Generator(GeneratorNetwork):
     def styles(self, noise: Tensor, c: Tensor) -> Tensor:
         """noise (B, noise_dim), c (B, condition_dim) -> a style for each layer (B, style_count, width).
 
-        In training the mean style follows, and styles are mixed; in evaluation they are truncated.
+        In training the mean style is updated and styles are mixed; in evaluation styles are truncated.
         """
         w = self.mapping(noise, c).float()  # (B, width)
         if not self.training:
@@ -138,19 +139,19 @@ class StyleGAN2Generator(GeneratorNetwork):
         return self._mixed(w, noise, c) if self.mixing > 0 else w
 
     def _mixed(self, w: Tensor, noise: Tensor, c: Tensor) -> Tensor:
-        """Give layers from a random one on the style of another noise; one draw for the whole batch."""
+        """Replace the styles from a random layer on, the same for the whole batch, by the styles of another noise."""
         other = self.mapping(torch.randn_like(noise), c).float()[:, None]  # (B, 1, width)
-        cut = torch.randint(1, self.style_count, (), device=w.device)
-        happens = torch.rand((), device=w.device) < self.mixing
-        later = torch.arange(self.style_count, device=w.device) >= cut  # (style_count,)
-        return torch.where((later & happens)[None, :, None], other, w)
+        first = torch.randint(1, self.style_count, (), device=w.device)
+        is_mixed = torch.rand((), device=w.device) < self.mixing
+        is_later = torch.arange(self.style_count, device=w.device) >= first  # (style_count,)
+        return torch.where((is_later & is_mixed)[None, :, None], other, w)
 
     def synthesise(self, w: Tensor) -> Tensor:
-        """Styles (B, style_count, width) -> images (B, *shape), about [-1, 1]; path length regularises this part."""
+        """Styles (B, style_count, width) -> images (B, *shape), about [-1, 1]. Path length regularises this part."""
         x = image = None
         first = 0
         for block in self.blocks:
-            count = 2 if block.first else 3  # the last style of a block is the next one's first
+            count = 2 if block.first else 3  # a block's last style is the next block's first
             x, image = block(x, image, w[:, first : first + count])
             first += count - 1
         assert image is not None
@@ -158,7 +159,7 @@ class StyleGAN2Generator(GeneratorNetwork):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions, the second of which halves the map; residual."""
+    """Two convolutions, the second halves the map; residual."""
 
     def __init__(self, channels: int, out_channels: int, clamp: float | None) -> None:
         super().__init__()
@@ -172,14 +173,14 @@ class DiscriminatorBlock(nn.Module):
 
 
 class StyleGAN2Discriminator(DiscriminatorNetwork):
-    """Agrees with the discriminator of IC-GAN on StyleGAN2-ADA; the condition enters as a projection after a mapping.
+    """Agrees with the discriminator of IC-GAN on StyleGAN2-ADA: a projection discriminator with a mapping network.
 
     Args:
-        layers: of the mapping.
-        base: channels of a map are this over its side,
-        most: and at most this many.
-        group: images whose difference is made a feature.
-        rate: learning rate of the mapping over that of other layers.
+        layers: number of layers of the mapping network.
+        channel_base: channels of a map times its side, as long as they do not exceed ``channel_max``.
+        channel_max: largest number of channels.
+        group: images in a group of ``minibatch_stddev``.
+        lr_multiplier: learning rate of the mapping network over that of other layers.
         clamp: largest activation; None for no bound.
     """
 
@@ -188,29 +189,31 @@ class StyleGAN2Discriminator(DiscriminatorNetwork):
     def __init__(
         self,
         layers: int = 8,
-        base: int = 16384,
-        most: int = 512,
+        channel_base: int = 16384,
+        channel_max: int = 512,
         group: int = 4,
-        rate: float = 0.01,
+        lr_multiplier: float = 0.01,
         clamp: float | None = CLAMP,
     ) -> None:
         super().__init__()
-        require(group > 0, f"images are compared in groups of at least one, not {group}")
-        self.layers, self.base, self.most, self.group = layers, base, most, group
-        self.rate, self.clamp = rate, clamp
+        require(group > 0, f"StyleGAN2Discriminator: group must be at least 1, not {group}")
+        self.layers, self.channel_base, self.channel_max, self.group = layers, channel_base, channel_max, group
+        self.lr_multiplier, self.clamp = lr_multiplier, clamp
 
     def condition_width(self, shape: tuple[int, ...]) -> int:
-        return next(iter(widths_of(shape, self.base, self.most).values()))
+        return next(iter(widths_of(shape, self.channel_base, self.channel_max).values()))
 
     def build(self, shape: tuple[int, ...], condition_dim: int) -> None:
-        widths = widths_of(shape, self.base, self.most)
+        widths = widths_of(shape, self.channel_base, self.channel_max)
         bottom, width = next(iter(widths.items()))
         channels = list(reversed(widths.values()))
         self.image = EqualisedConv(shape[0], channels[0], 1, clamp=self.clamp)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(before, after, self.clamp) for before, after in itertools.pairwise(channels)
         )
-        self.mapping = Mapping(0, condition_dim, width, self.layers, self.rate) if condition_dim else None
+        self.mapping = (
+            MappingNetwork(0, condition_dim, width, self.layers, self.lr_multiplier) if condition_dim else None
+        )
         self.conv = EqualisedConv(width + 1, width, clamp=self.clamp)
         self.linear = EqualisedLinear(width * bottom**2, width)
         self.out_linear = EqualisedLinear(width, width if condition_dim else 1)
@@ -219,8 +222,8 @@ class StyleGAN2Discriminator(DiscriminatorNetwork):
         x = self.image(x)  # (B, C, H, H)
         for block in self.blocks:
             x = block(x)  # (B, C, side, side)
-        x = self.conv(deviation(x, self.group))  # (B, width, bottom, bottom)
-        h = self.out_linear(steep(self.linear(x.flatten(1))))  # (B, width or 1)
+        x = self.conv(minibatch_stddev(x, self.group))  # (B, width, bottom, bottom)
+        h = self.out_linear(scaled_leaky_relu(self.linear(x.flatten(1))))  # (B, width or 1)
         if self.mapping is None:
             return h[:, 0]
         direction = self.mapping(c)  # (B, width)

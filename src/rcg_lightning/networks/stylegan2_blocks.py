@@ -1,7 +1,7 @@
-"""What StyleGAN2 is made of (Karras et al. 2020), in plain PyTorch: filtered resampling, equalised, modulated layers.
+"""Blocks of StyleGAN2 (Karras et al. 2020) in plain PyTorch: filtered resampling, equalised and modulated layers.
 
-Equalised layers keep weights of unit variance and scale them in each pass, so that one learning rate suits all; a
-``rate`` below 1 slows a layer down. Every nonlinearity is a leaky ReLU that keeps the variance, ``steep``.
+Equalised layers have weights of unit variance and scale them in each pass, so that one learning rate suits all layers;
+an ``lr_multiplier`` below 1 slows a layer down. Every nonlinearity is ``scaled_leaky_relu``, which preserves variance.
 """
 
 import math
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from rcg_lightning.networks.embedding_layers import Maps
 
-CLAMP = 256.0  # largest activation, which half precision needs
+CLAMP = 256.0  # largest activation, for half precision
 
 
 def low_pass(x: Tensor, gain: float = 1.0) -> Tensor:
-    """Return the filter [1, 3, 3, 1] x [1, 3, 3, 1], of sum ``gain``, for each channel of x: (C, 1, 4, 4)."""
-    # by operations on the device: a list of numbers would be sent there, which waits for it
+    """Return the filter [1, 3, 3, 1] x [1, 3, 3, 1] with sum ``gain`` for each channel of x: (C, 1, 4, 4)."""
+    # computed on the device: copying a list from the host would make the host wait
     taps = (4 - 2 * (torch.arange(4, device=x.device, dtype=x.dtype) - 1.5).abs()) / 8  # 1/8, 3/8, 3/8, 1/8
     return (gain * taps[:, None] * taps).expand(x.shape[1], 1, 4, 4)
 
 
 def blur(x: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
-    """(B, C, H, W) -> filtered, with zeros around it: H + 2 padding - 3, every ``stride``-th."""
+    """Filter x (B, C, H, W) with zero padding; H becomes H + 2 padding - 3, over ``stride``."""
     return F.conv2d(x, low_pass(x, gain), stride=stride, padding=padding, groups=x.shape[1])
 
 
@@ -37,40 +37,40 @@ def doubled(x: Tensor) -> Tensor:
     return F.conv_transpose2d(x, low_pass(x, gain=4.0), stride=2, padding=1, groups=x.shape[1])
 
 
-def steep(x: Tensor, gain: float = 1.0, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU of slope .2 times √2, so that a unit variance stays one, times ``gain``; within ± ``clamp`` · gain."""
+def scaled_leaky_relu(x: Tensor, gain: float = 1.0, clamp: float | None = None) -> Tensor:
+    """Leaky ReLU (slope 0.2) times √2, which preserves unit variance, times ``gain``; clamped to ± ``clamp`` · gain."""
     x = F.leaky_relu(x, 0.2) * (math.sqrt(2) * gain)
     return x if clamp is None else x.clamp(-clamp * gain, clamp * gain)
 
 
-def unit_moment(x: Tensor) -> Tensor:
-    """(B, D) -> (B, D) of second moment 1."""
+def normalise_second_moment(x: Tensor) -> Tensor:
+    """Scale each example of x (B, D) to a second moment of 1."""
     x = x.float()
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 class EqualisedLinear(nn.Linear):
-    """A linear map with equalised weights.
+    """Linear layer with equalised weights.
 
     Args:
-        dim_in: numbers of the input.
-        dim: numbers of the output.
-        rate: learning rate over that of other layers.
-        bias: value of every bias at the start.
+        dim_in: dimensions of the input.
+        dim: dimensions of the output.
+        lr_multiplier: learning rate over that of other layers.
+        bias: initial value of every bias.
     """
 
-    def __init__(self, dim_in: int, dim: int, rate: float = 1.0, bias: float = 0.0) -> None:
+    def __init__(self, dim_in: int, dim: int, lr_multiplier: float = 1.0, bias: float = 0.0) -> None:
         super().__init__(dim_in, dim)
-        nn.init.normal_(self.weight, std=1 / rate)
+        nn.init.normal_(self.weight, std=1 / lr_multiplier)
         nn.init.constant_(self.bias, bias)
-        self.rate, self.gain = rate, rate / math.sqrt(dim_in)
+        self.lr_multiplier, self.gain = lr_multiplier, lr_multiplier / math.sqrt(dim_in)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.gain, self.bias * self.rate)
+        return F.linear(x, self.weight * self.gain, self.bias * self.lr_multiplier)
 
 
 class EqualisedTable(nn.Embedding):
-    """A table with equalised weights: the equalised linear map of a one-hot vector."""
+    """Embedding table with equalised weights: the equalised linear layer of a one-hot vector."""
 
     def __init__(self, count: int, dim: int) -> None:
         super().__init__(count, dim)
@@ -82,7 +82,7 @@ class EqualisedTable(nn.Embedding):
 
 
 class EqualisedMaps(Maps):
-    """Maps of a condition for StyleGAN2."""
+    """Embedding layers of a condition for StyleGAN2."""
 
     def linear(self, dim_in: int, dim: int) -> nn.Linear:
         return EqualisedLinear(dim_in, dim)
@@ -92,14 +92,14 @@ class EqualisedMaps(Maps):
 
 
 class EqualisedConv(nn.Module):
-    """A convolution with equalised weights.
+    """Convolution with equalised weights.
 
     Args:
         channels: of the input.
         out_channels: of the output.
         size: side of the kernel.
         halves: whether the map is halved.
-        linear: whether it is a bare linear map; otherwise a bias and ``steep`` follow.
+        linear: whether there is neither bias nor nonlinearity.
         clamp: largest activation.
     """
 
@@ -127,14 +127,14 @@ class EqualisedConv(nn.Module):
             x = F.conv2d(halved(x), weight)
         else:
             x = F.conv2d(blur(x, padding=self.size // 2 + 1), weight, stride=2)
-        return x * gain if self.bias is None else steep(x + self.bias[:, None, None], gain, self.clamp)
+        return x * gain if self.bias is None else scaled_leaky_relu(x + self.bias[:, None, None], gain, self.clamp)
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose input channels are scaled by a style.
+    """Convolution whose input channels are scaled by a style.
 
     Args:
-        style_dim: width of what the styles are a linear map of.
+        style_dim: width of w, from which a linear layer makes the scales.
         channels: of the input.
         out_channels: of the output.
         size: side of the kernel.
@@ -172,10 +172,10 @@ class ModulatedConv(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated convolution, noise, bias, ``steep``.
+    """Modulated convolution, noise, bias, nonlinearity.
 
-    The noise is one value for each place: drawn again for every image in training, and a stored constant otherwise, so
-    that a image is determined by what the network is given.
+    The noise has one value for each position. In training it is random for every image; in evaluation it is a stored
+    constant, so that the network's inputs determine the image.
     """
 
     constant: Tensor
@@ -194,11 +194,11 @@ class StyledConv(nn.Module):
         """x (B, C, H, W), w (B, style_dim) -> (B, out, side, side)."""
         x = self.conv(x, w)
         noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device) if self.training else self.constant
-        return steep(x + noise * self.strength + self.bias[:, None, None], clamp=self.clamp)
+        return scaled_leaky_relu(x + noise * self.strength + self.bias[:, None, None], clamp=self.clamp)
 
 
 class ToImage(nn.Module):
-    """A modulated 1 x 1 convolution and a bias: what a block adds to the image."""
+    """Modulated 1 x 1 convolution and bias, whose output a block adds to the image."""
 
     def __init__(self, style_dim: int, channels: int, out_channels: int, clamp: float | None) -> None:
         super().__init__()
@@ -212,37 +212,37 @@ class ToImage(nn.Module):
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
-class Mapping(nn.Module):
-    """Noise and condition, each of second moment 1, through equally wide layers to a style.
+class MappingNetwork(nn.Module):
+    """Noise and condition, each normalised to second moment 1, through equally wide layers to w.
 
     Args:
-        noise_dim: entries of the noise; 0 for none.
-        condition_dim: width of the condition's embedding, normalised as a whole; 0 for none.
+        noise_dim: dimensions of the noise; 0 for none.
+        condition_dim: width of the condition embedding, normalised as a whole; 0 for none.
         width: of every layer.
         layers: number of layers.
-        rate: learning rate over that of other layers.
+        lr_multiplier: learning rate over that of other layers.
     """
 
-    def __init__(self, noise_dim: int, condition_dim: int, width: int, layers: int, rate: float) -> None:
+    def __init__(self, noise_dim: int, condition_dim: int, width: int, layers: int, lr_multiplier: float) -> None:
         super().__init__()
         dims = [noise_dim + condition_dim, *[width] * (layers - 1)]
-        self.layers = nn.ModuleList(EqualisedLinear(dim, width, rate) for dim in dims)
+        self.layers = nn.ModuleList(EqualisedLinear(dim, width, lr_multiplier) for dim in dims)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Noise (B, noise_dim) and condition (B, condition_dim), each may be absent or empty -> (B, width)."""
-        x = torch.cat([unit_moment(part) for part in inputs if part.shape[1]], dim=1)
+        """Noise (B, noise_dim) and condition (B, condition_dim), either may be absent or empty -> w (B, width)."""
+        x = torch.cat([normalise_second_moment(part) for part in inputs if part.shape[1]], dim=1)
         for layer in self.layers:
-            x = steep(layer(x))
+            x = scaled_leaky_relu(layer(x))
         return x
 
 
-def deviation(x: Tensor, group: int) -> Tensor:
-    """Append to x (B, C, H, W) a channel: how much the images of a group differ, the mean over all features.
+def minibatch_stddev(x: Tensor, group: int) -> Tensor:
+    """Append a channel to x (B, C, H, W): the standard deviation over the images of a group, averaged over features.
 
     A group has ``group`` images, or the next smaller number that divides the batch.
     """
     size = next(n for n in range(min(group, len(x)), 0, -1) if len(x) % n == 0)
     groups = x.float().unflatten(0, (size, -1))  # (size, groups, C, H, W)
-    spread = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # (groups,)
-    channel = spread.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    stddev = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # (groups,)
+    channel = stddev.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
     return torch.cat([x, channel.to(x.dtype)], dim=1)  # (B, C + 1, H, W)

@@ -1,4 +1,7 @@
-"""What U-Nets are made of. Every block maps x (B, C, H, W) under level t (B, E) and context c (B, D), either unread."""
+"""Blocks of U-Nets.
+
+Each maps x (B, C, H, W), given a timestep embedding t_emb (B, E) and a context c (B, D), which it may ignore.
+"""
 
 from collections.abc import Callable
 
@@ -21,14 +24,14 @@ def double(x: Tensor) -> Tensor:
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
-    """Return ``layer`` with all its parameters zero: what it ends starts as the identity."""
+    """Set all parameters of ``layer`` to zero and return it, so that the residual block it ends starts as identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class Blocks(nn.Sequential):
-    """Blocks one after the other."""
+    """A sequence of blocks."""
 
     def forward(self, x: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
         for block in self:
@@ -37,7 +40,7 @@ class Blocks(nn.Sequential):
 
 
 class Convolution(nn.Conv2d):
-    """A 3 x 3 convolution; with stride 2 it halves the map."""
+    """3 x 3 convolution; with stride 2 it halves the map."""
 
     def __init__(self, channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(channels, out_channels, 3, stride, padding=1)
@@ -47,23 +50,23 @@ class Convolution(nn.Conv2d):
 
 
 class DoublingConvolution(Convolution):
-    """Doubles the map, then a 3 x 3 convolution."""
+    """Double the map, then a 3 x 3 convolution."""
 
     def forward(self, x: Tensor, t_emb: Tensor, c: Tensor) -> Tensor:
         return super().forward(double(x), t_emb, c)
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm-SiLU-convolution twice, the level in between; residual.
+    """GroupNorm-SiLU-convolution twice, with the timestep in between; residual.
 
     Args:
         channels: of the input.
         out_channels: of the output.
-        time_dim: width of the level embedding, which comes with its SiLU applied.
-        groups: of the norms.
+        time_dim: width of the timestep embedding, to which SiLU has been applied.
+        groups: groups of the norms.
         dropout: before the second convolution.
-        modulated: whether the level scales and shifts the second norm's output (ADM); else it is added before (LDM).
-        resize: applied between the first SiLU and its convolution, and to the shortcut (ADM halves and doubles so).
+        modulated: whether the timestep scales and shifts the second norm's output (ADM) or is added before it (LDM).
+        resize: applied to the input of the first convolution and to the shortcut (ADM's halving and doubling).
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions; residual (ADM, and autoencoders, whose norms have another eps)."""
+    """Self-attention over all positions; residual (ADM; also autoencoders, with another eps)."""
 
     def __init__(self, channels: int, heads: int, groups: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -115,7 +118,7 @@ class AttentionBlock(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """GEGLU (Shazeer 2020): one half of a linear map times the exact GELU of the other, then a linear map."""
+    """GEGLU (Shazeer 2020): one half of a linear layer times the exact GELU of the other, then a linear layer."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -128,11 +131,11 @@ class GatedMLP(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the context, gated MLP; each after a LayerNorm and residual.
+    """Self-attention, attention to the context, gated MLP; each residual and after a LayerNorm.
 
-    The context is a single token, over which the softmax is 1 whatever the query: attention is the token's value, the
-    same for every position. The official to_q, to_k and norm2 can change nothing there and get a gradient of exactly
-    zero, so they do not exist here. Without a condition there is no context.
+    The context is a single token, so the softmax over it is 1 for any query: attention gives the token's value at every
+    position. The official to_q, to_k and norm2 have no effect there and a gradient of exactly zero, so they do not
+    exist here. Without a condition there is no context.
     """
 
     def __init__(self, dim: int, heads: int, context_dim: int) -> None:
@@ -156,7 +159,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, channels: int, heads: int, groups: int, context_dim: int, depth: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)  # the residual blocks' norms have eps 1e-5, as officially
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)  # eps is 1e-5 in the residual blocks, as in official LDM
         self.in_conv = nn.Conv2d(channels, channels, 1)
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context_dim) for _ in range(depth))
         self.out_conv = zeroed(nn.Conv2d(channels, channels, 1))

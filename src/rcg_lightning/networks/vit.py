@@ -1,4 +1,4 @@
-"""The Vision Transformer of MoCo v3, which DINO, iBOT and DeiT share but for their position table."""
+"""The Vision Transformer of MoCo v3. Those of DINO, iBOT and DeiT differ only in their position table."""
 
 import math
 from functools import partial
@@ -15,7 +15,7 @@ from rcg_lightning.types import require
 
 
 class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
-    """timm's Vision Transformer with MoCo v3's initialisation and position table; returns the class token's feature.
+    """timm's Vision Transformer with MoCo v3's initialisation and position table; returns the class token's features.
 
     Its state dict has the names of the official MoCo v3 files (``blocks.0.attn.qkv.weight``, ...), without the head.
     Pre-norm blocks, LayerNorm eps 1e-6, exact GELU, qkv with bias.
@@ -24,16 +24,16 @@ class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
         image_size: height and width of the image in pixels, a multiple of ``patch``.
         patch: side of a patch in pixels.
         channels: channels of the image.
-        width: size of a token and of the result.
+        width: width of a token and of the output.
         depth: number of blocks.
-        heads: attention heads; MoCo v3 has 12 for its ViT-S of width 384 where others have 6.
-        mlp_ratio: hidden width of a block's MLP, relative to ``width``.
-        freeze_patches: keep the patch projection at its random start, as MoCo v3 does for stability.
-        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
+        heads: attention heads; MoCo v3 has 12 in its ViT-S of width 384, where others have 6.
+        mlp_ratio: hidden width of a block's MLP over ``width``.
+        freeze_patches: leave the patch projection at its random initial values, as MoCo v3 does for stability.
+        checkpointing: recompute activations in the backward pass instead of storing them: less memory, a third slower.
 
     Attributes:
-        class_token_alone: the last block computes nothing for the other tokens but their keys and values, as nothing
-            else of them is read; the result is the same but for rounding.
+        class_token_alone: the last block computes only keys and values for the other tokens, as nothing else of them
+            is used; the result is the same up to rounding.
     """
 
     class_token_alone = True
@@ -51,7 +51,7 @@ class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
         checkpointing: bool = False,
     ) -> None:
         require(
-            image_size % patch == 0, f"a image of {image_size} pixels cannot be cut into patches of {patch}: pad it"
+            image_size % patch == 0, f"an image of {image_size} pixels cannot be split into patches of {patch}: pad it"
         )
         require(width % heads == 0, f"a width of {width} cannot be split into {heads} attention heads")
         super().__init__(
@@ -74,7 +74,7 @@ class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """MoCo v3's start: everything Xavier uniform, biases zero."""
+        """MoCo v3's initialisation: Xavier uniform weights, zero biases, and the fixed position table."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 if name.endswith("qkv"):  # query, key and value are three matrices, each with its own fan-out
@@ -94,11 +94,11 @@ class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
         nn.init.normal_(self.cls_token, std=1e-6)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised image (B, C, H, W) -> feature of the class token (B, width), after the final norm."""
+        """Normalised image (B, C, H, W) -> features of the class token (B, width), after the final norm."""
         expected = (self.in_chans, *self.patch_embed.img_size)  # type: ignore[misc]
         require(
             tuple(image.shape[1:]) == expected,
-            f"this Vision Transformer takes images of {expected}, got {tuple(image.shape[1:])}: resize them",
+            f"this Vision Transformer needs images of {expected}, got {tuple(image.shape[1:])}: resize them",
         )
         x = self._pos_embed(self.patch_embed(image))  # (B, 1 + N, width)
         for block in self.blocks[:-1]:
@@ -109,9 +109,9 @@ class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
 
 
 def class_token_block(block: Any, x: Tensor) -> Tensor:
-    """The class token's row of ``block(x)``: tokens x (B, N, D) -> (B, 1, D).
+    """Return the class token of ``block(x)``: tokens x (B, N, D) -> (B, 1, D).
 
-    The other tokens give keys and values only, which saves most of the last block. Exact but for rounding.
+    The other tokens give only keys and values, which saves most of the block's work. Exact up to rounding.
     """
     attention = block.attn
     dim = x.shape[2]
@@ -131,7 +131,7 @@ def position_table(rows: int, columns: int, dim: int) -> Tensor:
 
     The first half encodes the row and the second the column, the opposite of the tables of MAGE and DiT.
     """
-    require(dim % 4 == 0, f"a fixed position table needs a width that 4 divides, got {dim}")
+    require(dim % 4 == 0, f"a fixed position table needs a width divisible by 4, got {dim}")
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))  # (dim / 4,)
     row = torch.arange(rows, dtype=torch.float32).repeat_interleave(columns)[:, None] * omega  # (N, dim / 4)
     column = torch.arange(columns, dtype=torch.float32).repeat(rows)[:, None] * omega  # (N, dim / 4)

@@ -1,4 +1,4 @@
-"""Vector-quantising autoencoders: images as grids of codes (MaskGIT's VQGAN, and that of Esser et al. in LDM)."""
+"""Vector-quantised autoencoders: MaskGIT's VQGAN, and the VQGAN of Esser et al. as used in LDM."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -21,24 +21,24 @@ from rcg_lightning.networks.autoencoder_blocks import (
 from rcg_lightning.networks.unet_blocks import AttentionBlock
 from rcg_lightning.types import require
 
-_AT_ONCE = 2**28  # distances to codes that are held together, 1 GB
+_MAX_DISTANCES = 2**28  # distances to codes that are in memory at a time, 1 GB
 
 
 class VQNetwork(ConfigMixin, nn.Module):
     """Encoder, codebook and decoder. Every level after the first has maps of half the size.
 
     Args:
-        channels: of a image.
+        channels: channels of an image.
         width: base number of channels.
         multipliers: channels of each level over ``width``, the largest maps first.
         blocks: residual blocks of a level.
-        codes: how many there are.
-        dim: numbers of a code.
-        groups: of the norms; it divides the channels of every level.
-        checkpointing: compute activations twice and keep few of them: less memory, a third more time.
+        codes: size of the codebook.
+        dim: dimensions of a code.
+        groups: groups of the norms; must divide the channels of every level.
+        checkpointing: recompute activations in the backward pass instead of storing them: less memory, a third slower.
     """
 
-    image_range: ClassVar[tuple[float, float]]  # values of black and white in images read and made
+    image_range: ClassVar[tuple[float, float]]  # values of black and white in encoded and decoded images
 
     def __init__(
         self,
@@ -54,43 +54,44 @@ class VQNetwork(ConfigMixin, nn.Module):
         super().__init__()
         require(
             bool(multipliers) and all(width * factor % groups == 0 for factor in [1, *multipliers]),
-            f"an autoencoder has levels whose channels are divisible by its {groups} groups, not {width} times "
+            f"every level of an autoencoder needs channels divisible by its {groups} groups, not {width} times "
             f"{list(multipliers)}: set another width or number of groups",
         )
-        require(blocks > 0 and codes > 1 and dim > 0, "an autoencoder has at least 1 block a level, 2 codes, 1 number")
+        enough = blocks > 0 and codes > 1 and dim > 0
+        require(enough, "an autoencoder needs at least 1 block in a level, 2 codes and 1 dimension")
         self.channels, self.blocks, self.codes, self.dim, self.groups = channels, blocks, codes, dim, groups
         self.width, self.widths = width, [width * factor for factor in multipliers]
         self.encoder, self.decoder = self.make_encoder(), self.make_decoder()
         self.checkpointing = self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
         self.codebook = nn.Embedding(codes, dim)
-        nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)  # as VQ-VAE has it
+        nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)  # as in VQ-VAE
 
-    # -- what kinds of autoencoders differ in --------------------------------------------------------------------------
+    # -- differences between autoencoders ------------------------------------------------------------------------------
 
     @abstractmethod
     def block(self, channels: int, out: int) -> nn.Module:
-        """A residual block, from ``channels`` to ``out``."""
+        """Return a residual block from ``channels`` to ``out``."""
 
     @abstractmethod
     def halving(self, channels: int) -> nn.Module:
-        """What halves a map."""
+        """Return a layer that halves a map."""
 
     @abstractmethod
     def ends(self) -> tuple[nn.Module, nn.Module]:
-        """The first and the last convolution of the encoder: image to ``width``, ``widths[-1]`` to ``dim``."""
+        """Return the encoder's first and last convolution: image to ``width``, ``widths[-1]`` to ``dim``."""
 
     def attends(self, level: int) -> bool:
         """Whether the maps of a level have attention."""
         return False
 
     def middle(self) -> list[nn.Module]:
-        """Blocks on the smallest maps."""
+        """Return the blocks on the smallest maps."""
         return [self.block(self.widths[-1], self.widths[-1]) for _ in range(2)]
 
-    # -- both halves ---------------------------------------------------------------------------------------------------
+    # -- encoder and decoder -------------------------------------------------------------------------------------------
 
     def make_encoder(self) -> Encoder:
-        """Return an encoder from a image to maps of ``dim`` channels."""
+        """Return an encoder from an image to maps of ``dim`` channels."""
         before, last = [self.width, *self.widths], len(self.widths) - 1
         levels = [
             self.level(before[i], out, self.blocks, i, self.halving(out) if i < last else nn.Identity())
@@ -100,7 +101,7 @@ class VQNetwork(ConfigMixin, nn.Module):
         return Encoder(in_conv, levels, self.middle(), nn.GroupNorm(self.groups, self.widths[-1], EPS), out_conv)
 
     def make_decoder(self) -> Decoder:
-        """Return a decoder from maps of ``dim`` channels to a image."""
+        """Return a decoder from maps of ``dim`` channels to an image."""
         before, first = [*self.widths[1:], self.widths[-1]], self.widths[0]
         levels = [
             self.level(before[i], out, self.decoder_blocks, i, doubling(out) if i else nn.Identity())
@@ -111,7 +112,7 @@ class VQNetwork(ConfigMixin, nn.Module):
         return Decoder(in_conv, levels, self.middle(), nn.GroupNorm(self.groups, first, EPS), out_conv)
 
     def level(self, channels: int, out: int, blocks: int, number: int, resize: nn.Module) -> Level:
-        """One level, from ``channels`` to ``out``."""
+        """Return level ``number``, from ``channels`` to ``out``."""
         attentions = [attention(out, self.groups) for _ in range(blocks)] if self.attends(number) else []
         first, rest = self.block(channels, out), [self.block(out, out) for _ in range(blocks - 1)]
         return Level([first, *rest], attentions, resize)
@@ -125,14 +126,14 @@ class VQNetwork(ConfigMixin, nn.Module):
 
     @property
     def factor(self) -> int:
-        """Side of a image over the side of its latent."""
+        """Side of an image over the side of its latent."""
         return 2 ** (len(self.widths) - 1)
 
     def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the shape (D, h, w) of the latent of images (C, H, W).
 
         Raises:
-            UserError: such images do not fit.
+            UserError: the network cannot encode such images.
         """
         channels, height, width = image_shape
         require(
@@ -142,8 +143,8 @@ class VQNetwork(ConfigMixin, nn.Module):
         fits = height % self.factor == 0 and width % self.factor == 0 and min(height, width) > 0
         require(
             fits,
-            f"the autoencoder halves images {len(self.widths) - 1} times, so it takes sides that {self.factor} "
-            f"divides, not {height}x{width}: resize or crop them",
+            f"the autoencoder halves images {len(self.widths) - 1} times, so {self.factor} must divide their sides, "
+            f"not {height}x{width}: resize or crop them",
         )
         return self.dim, height // self.factor, width // self.factor
 
@@ -154,13 +155,14 @@ class VQNetwork(ConfigMixin, nn.Module):
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, D, h, w) -> the nearest codes, as latents (B, D, h, w) and as indices (B, h, w) int64.
 
-        A gradient reaches the codes, not z: what else is wanted is up to training.
+        The gradient reaches the codes but not z; a training stage adds its own straight-through estimate.
         """
-        rows = z.detach().permute(0, 2, 3, 1).reshape(-1, self.dim).to(self.codebook.weight.dtype)  # (B h w, D)
+        vectors = z.detach().permute(0, 2, 3, 1).reshape(-1, self.dim).to(self.codebook.weight.dtype)  # (B h w, D)
         codes = self.codebook.weight.detach()
-        sizes = codes.square().sum(1)  # |z - e|² without |z|², which is the same for every code
+        squared_norms = codes.square().sum(1)  # |z - e|² without |z|², which is the same for every code
         nearest = [
-            torch.addmm(sizes, part, codes.T, alpha=-2).argmin(1) for part in rows.split(max(_AT_ONCE // self.codes, 1))
+            torch.addmm(squared_norms, part, codes.T, alpha=-2).argmin(1)
+            for part in vectors.split(max(_MAX_DISTANCES // self.codes, 1))
         ]
         indices = torch.cat(nearest).view(len(z), *z.shape[2:])
         return self.lookup(indices), indices
@@ -170,19 +172,19 @@ class VQNetwork(ConfigMixin, nn.Module):
         return self.codebook(indices).permute(0, 3, 1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Quantised latents (B, D, h, w) -> images (B, C, H, W) around ``image_range``, not clamped."""
+        """Quantised latents (B, D, h, w) -> images (B, C, H, W), about ``image_range``, not clamped."""
         return self.decoder(z)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, C, H, W) in ``image_range`` -> what remains of them."""
+        """Images (B, C, H, W) in ``image_range`` -> reconstructions (B, C, H, W)."""
         return self.decode(self.quantise(self.encode(image))[0])
 
 
 class MaskGITVQGAN(VQNetwork):
     """The tokenizer of MaskGIT (Chang et al. 2022) that MAGE uses: images in [0, 1], no attention.
 
-    Maps shrink by 2 x 2 means. Defaults are those of the official 256-pixel one, which makes 16 x 16 tokens. Agrees
-    with RCG's ``vqgan``.
+    Maps are halved by 2 x 2 means. The defaults are those of the official tokenizer, which encodes 256 x 256 pixels as
+    16 x 16 tokens. Agrees with RCG's ``vqgan``.
     """
 
     image_range = (0.0, 1.0)
@@ -214,11 +216,11 @@ class MaskGITVQGAN(VQNetwork):
 class VQGAN(VQNetwork):
     """The autoencoder of Esser et al. 2021, as LDM's first stage: images in [-1, 1], attention on small maps.
 
-    Maps shrink by strided convolutions, and the decoder has one block more in each level. Defaults are those of VQ-f8,
-    which makes 32 x 32 latents of 4 channels. Agrees with RCG's LDM.
+    Maps are halved by strided convolutions, and the decoder has one more block in each level. The defaults are those of
+    VQ-f8, which encodes 256 x 256 pixels as 32 x 32 latents of 4 channels. Agrees with RCG's LDM.
 
     Args:
-        attention: side of the image over the side of the maps that have attention, besides the blocks in the middle.
+        attention: side of the image over the side of the maps that have attention, in addition to the middle.
     """
 
     image_range = (-1.0, 1.0)
@@ -268,5 +270,5 @@ class VQGAN(VQNetwork):
 
 
 def attention(channels: int, groups: int) -> AttentionBlock:
-    """Attention of one head, as the official autoencoders have it."""
+    """Return attention with one head, as in the official autoencoders."""
     return AttentionBlock(channels, 1, groups, EPS)

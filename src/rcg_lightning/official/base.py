@@ -76,7 +76,7 @@ class StagePart:
             identities["representation"] = TrainedEncoder(others["encoder"]).identity
         if "autoencoder" in others and isinstance(codec, AutoencoderCodec):
             identities[codec.column] = codec.open(others["autoencoder"]).identity
-        plain = replace(spec, identities=identities).plain()
+        plain = replace(spec, identities=identities).to_dict()
         save_stage(folder, {"stage": describe(self.stage), "data_spec": plain, "state_dict": self.used})
 
     @property

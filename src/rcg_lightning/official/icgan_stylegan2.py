@@ -125,7 +125,12 @@ class ICGANStyleGAN2File(AdversarialFile):
     def discriminator(self, state: State | None, generator: StyleGAN2Generator) -> StyleGAN2Discriminator:
         """Return the discriminator that has the shapes of ``state``, or suits the generator; not built."""
         if state is None:
-            return StyleGAN2Discriminator(base=generator.base, most=generator.most, group=self.group, clamp=self.clamp)
+            return StyleGAN2Discriminator(
+                channel_base=generator.channel_base,
+                channel_max=generator.channel_max,
+                group=self.group,
+                clamp=self.clamp,
+            )
         widths = {side: len(state[f"b{side}.conv0.weight"]) for side in indices(state, "b", ".conv0.weight")}
         base, most = _channels({4: len(state["b4.conv.weight"])} | widths)
         layers = len(indices(state, "mapping.fc", ".weight"))

@@ -106,7 +106,7 @@ class AutoencoderCodec(Codec, Generic[Kind]):
 
     # -- what stages ask -----------------------------------------------------------------------------------------------
 
-    def noted(self, spec: DataSpec) -> DataSpec:
+    def extend_spec(self, spec: DataSpec) -> DataSpec:
         """Return data spec with what this codec makes of images by itself; those of a stored column stay as they are."""
         if self.stored or spec.columns.get(self.column, {}).get("online"):
             return spec

@@ -219,7 +219,7 @@ class WordVectors(Codec):
         self.vectors, self.length = vectors, length
         self._table: Tensor | None = None
 
-    def noted(self, spec: DataSpec) -> DataSpec:
+    def extend_spec(self, spec: DataSpec) -> DataSpec:
         """Return data spec with the vectors of the data's vocabulary noted; those of a checkpoint stay as they are."""
         if self.makes in spec.columns:
             if self.vectors is not None:
@@ -235,7 +235,7 @@ class WordVectors(Codec):
         return replace(spec, columns=columns, identities={**spec.identities, self.makes: table.identity})
 
     def shape(self, spec: DataSpec) -> tuple[int, ...]:
-        known = spec if self.makes in spec.columns else self.noted(spec)
+        known = spec if self.makes in spec.columns else self.extend_spec(spec)
         return tuple(known.columns[self.makes]["shape"])
 
     def use_vectors(self, path: Path, spec: DataSpec) -> Tensor:

@@ -119,13 +119,13 @@ class Stage(ConfigMixin, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"], checkpoint["stage"] = FORMAT, describe(self)
-        checkpoint["data_spec"] = self.spec.plain() if self.spec else None
+        checkpoint["data_spec"] = self.spec.to_dict() if self.spec else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         found = checked_stage(checkpoint, "the checkpoint")["stage"]["class_path"]
         mine = describe(self)["class_path"]
         require(found == mine, f"the checkpoint holds a {found}, not a {mine}: give one that this stage wrote")
-        self.build(DataSpec.from_plain(checkpoint["data_spec"]))
+        self.build(DataSpec.from_dict(checkpoint["data_spec"]))
         check_weights(self, checkpoint["state_dict"])
 
     def start_from(self, path: Path) -> list[str]:
@@ -138,7 +138,7 @@ class Stage(ConfigMixin, LightningModule):
         report = take_over(self, content, str(path))
         more = self.after_start(frozenset(report.fresh))
         assert self.spec is not None
-        others = other_identities(self.spec, DataSpec.from_plain(content["data_spec"]), self.needs)
+        others = other_identities(self.spec, DataSpec.from_dict(content["data_spec"]), self.needs)
         return [*report.lines(), *more, *others]
 
     def after_start(self, fresh: frozenset[str]) -> list[str]:
@@ -159,7 +159,7 @@ class Stage(ConfigMixin, LightningModule):
         stage = construct(checkpoint["stage"])
         if not isinstance(stage, cls):
             raise UserError(f"{path} holds a {type(stage).__name__}, where a {cls.__name__} is needed")
-        stage.build(DataSpec.from_plain(checkpoint["data_spec"]))
+        stage.build(DataSpec.from_dict(checkpoint["data_spec"]))
         stage.load_state_dict(checkpoint["state_dict"])
         return stage.to(device).eval()
 

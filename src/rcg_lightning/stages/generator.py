@@ -88,7 +88,7 @@ class Generator(Stage):
         return sampler
 
     def build_networks(self, spec: DataSpec) -> None:
-        self.spec = spec = self.codec.noted(spec)
+        self.spec = spec = self.codec.extend_spec(spec)
         self.shape = self.codec.shape(spec)
         dim = self.conditioner.build(self.condition.parts(spec), self.natural_width)
         self.build_network(self.shape, dim)

@@ -1,4 +1,4 @@
-"""In sampling all rows have one timestep: given once, it says the same as given for each row."""
+"""In sampling all examples have the same timestep, which can be given once instead of once for each example."""
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("conditional", [False, True], ids=["alone", "conditional"])
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_one_level_for_all_rows(kind, conditional):
+def test_one_timestep_for_all_examples(kind, conditional):
     make, shape, width = NETWORKS[kind]
     torch.manual_seed(0)
     network = make()
@@ -28,5 +28,5 @@ def test_one_level_for_all_rows(kind, conditional):
         torch.nn.init.normal_(parameter, std=0.2)
     x, c = torch.randn(3, *shape), torch.randn(3, width if conditional else 0)
     with torch.no_grad():
-        each, once = (network.eval()(x, torch.full((n,), 7), c) for n in (3, 1))
-    torch.testing.assert_close(once, each, rtol=1e-5, atol=1e-5 * float(each.abs().max()))
+        repeated, single = (network.eval()(x, torch.full((n,), 7), c) for n in (3, 1))
+    torch.testing.assert_close(single, repeated, rtol=1e-5, atol=1e-5 * float(repeated.abs().max()))
