@@ -105,8 +105,8 @@ def test_predict_writes_a_store(rcg, toy, tmp_path):
     ("checkpoint", "line"),
     [
         ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, the config asks for a DiffusionStage"),
-        ("{toy}/class/last.ckpt", "the checkpoint is of other networks"),
-        ("{toy}/rdm/last.ckpt", "the checkpoint is of other networks"),
+        ("{toy}/class/last.ckpt", "other networks"),
+        ("{toy}/rdm/last.ckpt", "other networks"),
         ("{toy}/nothing.ckpt", "nothing.ckpt"),
         ("{toy}/joint.yaml", "joint.yaml"),
     ],

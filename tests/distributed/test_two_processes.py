@@ -102,7 +102,7 @@ def ema_training(stage, data, world=2):
     """Train as two processes should: each half of a batch by itself, their gradients averaged, rank 0's statistics."""
     stage.build(data.spec).train()
     stage._trainer = SimpleNamespace(max_steps=STEPS)
-    optimizer, scheduler = stage.optimizer.make(stage.trained(), STEPS)
+    optimizer, scheduler = stage.optimizer.make(stage.trained_modules(), STEPS)
     rows = ImageDataset(data.images("train"), data.transform, None, {}, stage.needs, data.seed)
     streams = [iter(StreamSampler(len(data.images("train")), BATCH // world, data.seed, r, world)) for r in (0, 1)]
     for step in range(1, STEPS + 1):

@@ -159,7 +159,12 @@ def test_training_checkpoint_and_samples(tmp_path, trainer, digits):
     assert (fit.global_step, stage.steps, stage.ema.updates) == (4, 4, 4)
     logged = {"loss", "discriminator_loss", "discriminator_real_accuracy", "discriminator_fake_accuracy"}
     names = {f"{part}/{name}" for part in ("train", "val") for name in logged}
-    names |= {"train/generator_gradient", "train/discriminator_gradient", "val/diversity", "val/diversity_of_one"}
+    names |= {
+        "train/generator_gradient",
+        "train/discriminator_gradient",
+        "val/diversity",
+        "val/diversity_one_condition",
+    }
     assert names <= fit.callback_metrics.keys()
     again = Stage.load(tmp_path / "last.ckpt")
     seeds = torch.arange(40)
@@ -238,7 +243,7 @@ def test_collapse_is_seen(made, tmp_path, trainer, digits, caplog):
         fit.fit(stage, digits())
     collapsed = made is Deaf
     assert ("the generator has collapsed: at step 1" in caplog.text) == collapsed
-    assert (float(fit.callback_metrics["val/diversity_of_one"]) < 0.05) == collapsed
+    assert (float(fit.callback_metrics["val/diversity_one_condition"]) < 0.05) == collapsed
     assert "has won" not in caplog.text
 
 

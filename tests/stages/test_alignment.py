@@ -91,7 +91,7 @@ def test_a_step_sums_both_losses_and_moves_every_trained_part(make_stage, encode
     losses = stage.losses(batch)
     torch.testing.assert_close(losses["loss"], losses["denoising"] + 0.25 * losses["alignment"])
     losses["loss"].backward()
-    trained = [p for module in stage.trained() for p in module.parameters()]
+    trained = [p for module in stage.trained_modules() for p in module.parameters()]
     assert all(p.grad is not None for p in trained)
     assert len(trained) == len(list(stage.parameters()))
     stage.zero_grad()

@@ -180,7 +180,7 @@ def test_a_tile_has_a_row(make_stage):
 def test_every_trained_parameter_gets_a_gradient(make_stage, awake, kind, drop):
     stage = awake(make(make_stage, kind, conditioner=Conditioner(drop=drop, noise=0.1))).train()
     stage.losses(batch())["loss"].backward()
-    trained = {id(p) for module in stage.trained() for p in module.parameters()}
+    trained = {id(p) for module in stage.trained_modules() for p in module.parameters()}
     assert trained == {id(p) for p in stage.parameters() if p.requires_grad}
     assert not [name for name, p in stage.named_parameters() if p.requires_grad and p.grad is None]
     assert all(p.grad is None for p in stage.ema.parameters())
@@ -306,7 +306,7 @@ def test_an_online_encoder_stays_out_of_the_checkpoint(make_stage, use, encoder,
     assert torch.equal(again.sample(asked), stage.eval().sample(asked))
     images = torch.rand(3, 1, 8, 8)
     if use != "codec":
-        observed = stage.observed({"image": images, "label": torch.arange(3)})
+        observed = stage.observed_conditions({"image": images, "label": torch.arange(3)})
         torch.testing.assert_close(observed["representation"], encoder(images))
 
     other = make_stage(conditions[use]() if use in conditions else None, **settings)

@@ -265,7 +265,7 @@ def test_training_never_waits_for_the_device(built, kind):
     stage = built(kind, ema=EMA(0.5, warmup=True)).train()
     data = batch()
     stage.losses(data)  # the first batch is checked
-    optimizer, _ = stage.optimizer.make(stage.trained(), 10)
+    optimizer, _ = stage.optimizer.make(stage.trained_modules(), 10)
     with HostSyncs() as syncs:
         stage.losses(data)["loss"].backward()
         optimizer.step()

@@ -139,11 +139,11 @@ def test_momentum_rises_in_half_a_cosine():
 
 def test_only_encoder_and_predictor_are_trained():
     stage = digits_stage().build(DIGITS)
-    optimizer, _ = stage.optimizer.make(stage.trained(), 10)
+    optimizer, _ = stage.optimizer.make(stage.trained_modules(), 10)
     moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert moved == {id(p) for module in (stage.encoder, stage.predictor) for p in module.parameters()}
     stage.train().losses(batch())["loss"].backward()
-    assert all(p.grad is not None for module in stage.trained() for p in module.parameters())
+    assert all(p.grad is not None for module in stage.trained_modules() for p in module.parameters())
     assert all(p.grad is None for p in stage.momentum_encoder.parameters())
 
 
