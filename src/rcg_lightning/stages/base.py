@@ -208,4 +208,4 @@ def changed_identities(built: DataSpec, given: DataSpec, needs: frozenset[str]) 
     """Describe the columns that a stage reads and that have another identity than when the weights were trained."""
     names = [name for name in sorted(needs) if name in given.identities and name in built.identities]
     pairs = [(name, given.identities[name], built.identities[name]) for name in names]
-    return [f"{name}: of {now} here, of {before} in the file" for name, before, now in pairs if before != now]
+    return [f"{name}: {now} here, {before} in the file" for name, before, now in pairs if before != now]
