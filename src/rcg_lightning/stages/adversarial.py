@@ -139,22 +139,18 @@ class AdversarialStage(AlternatingStage, Generator):
         require(not discrete, "an adversarial generator makes continuous values, not tokens: choose another codec")
         super().build_networks(spec)
         parts, conditioner = self.condition.parts(self.spec or spec), self.discriminator_conditioner
-        width = self.discriminator.condition_width(self.shape)
-        dim = conditioner.build(parts, width) if conditioner is not None else 0
-        missing = "the generator has a condition, but the discriminator receives none"
-        fix = "set discriminator_conditioner, and a discriminator that reads it"
-        require(dim > 0 or not parts, f"{missing}: {fix}")
+        dim = 0 if conditioner is None else conditioner.build(parts, self.discriminator.condition_width(self.shape))
+        missing = "the generator has a condition, the discriminator none"
+        require(dim > 0 or not parts, f"{missing}: set discriminator_conditioner, and a discriminator that reads it")
         self.discriminator.build(self.shape, dim)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
     def optimized_networks(self) -> list[OptimizedNetwork]:
-        optional = [self.discriminator, self.discriminator_conditioner]
-        modules = [module for module in optional if module is not None]
+        modules = [m for m in (self.discriminator, self.discriminator_conditioner) if m is not None]
+        optimizer, losses = self.discriminator_optimizer, self.discriminator_losses
         return [
-            OptimizedNetwork(
-                "discriminator", modules, self.discriminator_optimizer, self.discriminator_losses, self.n_critic
-            ),
+            OptimizedNetwork("discriminator", modules, optimizer, losses, self.n_critic),
             OptimizedNetwork("generator", [self.generator, self.conditioner], self.optimizer, self.generator_losses),
         ]
 
@@ -183,13 +179,10 @@ class AdversarialStage(AlternatingStage, Generator):
         with torch.no_grad():
             fake = self.generate(batch, raw)
         fake_logits, real_logits = self.discriminate_both(fake, real.to(fake.dtype), raw, n)
-        accuracies = torch.stack([accuracy(real_logits, True), accuracy(fake_logits, False)])
-        losses = {
-            "loss": self.loss.discriminator(real_logits, fake_logits),
-            "real_accuracy": accuracies[0],
-            "fake_accuracy": accuracies[1],
-        }
+        losses = {"loss": self.loss.discriminator(real_logits, fake_logits)}
+        losses |= {"real_accuracy": accuracy(real_logits, True), "fake_accuracy": accuracy(fake_logits, False)}
         if self.training:
+            accuracies = torch.stack([losses["real_accuracy"], losses["fake_accuracy"]])
             self.accuracies.lerp_(accuracies, 1 / ACCURACY_STEPS)
             if self.lecam is not None:
                 losses["lecam"] = self._lecam_penalty(self.lecam, real_logits, fake_logits)
@@ -237,8 +230,7 @@ class AdversarialStage(AlternatingStage, Generator):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         if batch_idx == 0:
-            first = {name: examples[:DIVERSITY_SAMPLES] for name, examples in batch.items()}  # type: ignore[index]
-            self._diversity_batch = first  # type: ignore[assignment]
+            self._diversity_batch = {k: v[:DIVERSITY_SAMPLES] for k, v in batch.items()}  # type: ignore[assignment, index]
 
     def on_validation_epoch_end(self) -> None:
         if len(self._diversity_batch.get("index", ())) < 2:
@@ -293,13 +285,12 @@ class AdversarialStage(AlternatingStage, Generator):
 
     def check_sampler(self, sampler: Sampler) -> Sampler:
         if not isinstance(sampler, OneStep):
+            kind = type(sampler).__name__
             raise UserError(
-                f"an adversarial generator samples in one step, not with {type(sampler).__name__}: give no sampler, or "
-                "OneStep to change the temperature"
+                f"an adversarial generator samples in one step, not with {kind}: give OneStep or no sampler"
             )
-        normal = isinstance(self.generator.noise_distribution, NormalNoise)
-        unscalable = "the noise of this generator is not normal, so it has no temperature"
-        require(sampler.temperature == 1 or normal, f"{unscalable}: leave the sampler out")
+        fits = sampler.temperature == 1 or isinstance(self.generator.noise_distribution, NormalNoise)
+        require(fits, "the noise of this generator is not normal, so it has no temperature: leave the sampler out")
         return sampler
 
     def check_guidance(self, guidance: Guidance) -> None:
