@@ -24,23 +24,24 @@ Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cu
 
 
 class Trainer(pl.Trainer):
-    """Trains by steps over an endless stream, saves what can be resumed to the last bit, logs to TensorBoard.
+    """Trains by steps on an endless stream, logs to TensorBoard; a resumed run is bit-equal to an unbroken one.
 
     Args:
-        default_root_dir: the run's folder: ``last.ckpt``, TensorBoard events, ``config.yaml`` and what a stage exports.
+        default_root_dir: the run's folder: ``last.ckpt``, TensorBoard events, ``config.yaml`` and exported networks.
         max_steps: optimizer steps to train for.
-        devices: processes on each machine; one unless said, for every further one adds its batch to the effective one.
-        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere. 16-mixed is rejected: its scaler
-            goes neither with fused optimizers nor with the gradients that stages look at.
+        devices: processes on each machine. The default is one, because each process adds its batch to the effective
+            batch size.
+        precision: None is bf16-mixed on GPUs that have it and 32-true elsewhere. 16-mixed is rejected: its gradient
+            scaler works neither with fused optimizers nor with stages that read their gradients.
         checkpoint_every: optimizer steps between checkpoints.
         val_check_interval: optimizer steps between validations; None validates at the end only.
         callbacks: further callbacks.
         logger: None for TensorBoard in the run's folder, False for no logs.
-        seed: names the random numbers of every step.
-        strategy: how processes work together; for auto and ddp gradients are reduced as a static graph's.
+        seed: seed of the random numbers of every step.
+        strategy: distributed strategy; auto and ddp reduce the gradients as those of a static graph.
         compile: compile the networks for training: true, or a mode of ``torch.compile``.
-        channels_last: lay the weights of convolutions out channels last: measure whether it is faster.
-        onednn: large matmuls on CPUs are oneDNN's; None for where that is the faster library.
+        channels_last: store the weights of convolutions channels last; measure whether it is faster.
+        onednn: compute large matmuls on CPUs by oneDNN; None where it is faster.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class Trainer(pl.Trainer):
         scaled = str(precision) in ("16", "16-mixed")
         require(not scaled, f"trainer.precision cannot be {precision}: take bf16-mixed, or 32-true without bf16")
         folder = str(default_root_dir)
-        tracking = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
+        logger = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
         own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every), OneDNNMatmul(onednn)]
         own += [DDPStaticGraph()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
-        own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if tracking is not False else []
-        self.channels_last = channels_last  # a stage looks here
-        steps_between = val_check_interval or max(max_steps, 1)
+        own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if logger is not False else []
+        self.channels_last = channels_last  # read by Stage.configure_model
+        validation_steps = val_check_interval or max(max_steps, 1)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
         given = kwargs.pop("plugins", None) or []
         plugins = given if isinstance(given, list) else [given]
@@ -85,34 +86,34 @@ class Trainer(pl.Trainer):
             strategy=strategy,
             max_epochs=-1,
             precision=default_precision() if precision is None else precision,  # type: ignore[arg-type]
-            val_check_interval=steps_between * accumulate,
+            val_check_interval=validation_steps * accumulate,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             callbacks=[*own, *(callbacks or [])],
-            logger=tracking,
+            logger=logger,
             log_every_n_steps=log_every_n_steps,
-            use_distributed_sampler=False,  # the data module shards exactly: nothing padded, nothing twice
+            use_distributed_sampler=False,  # the data module shards exactly, without padding or repetition
             enable_model_summary=False,
             **kwargs,
         )
 
 
 def default_precision() -> str:
-    """bf16 where a GPU has it in hardware; elsewhere, and on CPUs, it is far slower than float32."""
-    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if has_it else "32-true"
+    """bf16-mixed on a GPU with bf16 hardware, else 32-true: on CPUs and by emulation bf16 is far slower."""
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def pick_device(accelerator: str) -> torch.device:
-    """Return the device that an accelerator's name means: cpu, gpu, mps or auto."""
+    """Return the device of an accelerator's name: cpu, gpu, mps or auto."""
     if accelerator == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
 
 
-def forget_run() -> None:
-    """Reset what a run leaves behind in torch, so that the next one in this process starts as a new process would."""
+def reset_torch() -> None:
+    """Reset torch's global state after a run, so that the next run in this process starts as in a new process."""
     gc.collect()
     torch.set_grad_enabled(True)
     torch.set_float32_matmul_precision("highest")

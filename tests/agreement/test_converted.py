@@ -245,7 +245,7 @@ def test_fine_tuning_on_a_larger_grid_resizes_the_learned_positions(golden, conv
     assert (table in now) == bool(classes)
     if classes:
         assert torch.equal(now[table], fresh[table])
-        assert f"{classes} classes, the file knows {old.classes}" in "\n".join(lines)
+        assert f"{classes} classes, the file has {old.classes}" in "\n".join(lines)
     assert torch.equal(now["transformer.words.weight"], given["transformer.words.weight"])
 
 

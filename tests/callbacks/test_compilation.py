@@ -1,4 +1,4 @@
-"""Compiled training: the losses of plain training, nothing renamed, and a way out where compiling fails."""
+"""Compiled training: the losses and names of uncompiled training, and a fallback where compilation fails."""
 
 import logging
 from functools import partial
@@ -19,10 +19,10 @@ STEPS = 3
 
 @pytest.fixture
 def losses_of(trainer, digits, tmp_path):
-    """Train a stage and return it with its losses, and with the networks that were compiled while it trained."""
+    """Train a stage; return it, its losses and the networks that were compiled during training."""
     from lightning.pytorch.callbacks import Callback
 
-    class Notes(Callback):
+    class Recorder(Callback):
         def __init__(self):
             self.losses, self.compiled = [], set()
 
@@ -34,25 +34,27 @@ def losses_of(trainer, digits, tmp_path):
             assert all(module._compiled_call_impl is None for module in pl_module.modules())
 
         def on_validation_end(self, trainer, pl_module):
-            assert all(module._compiled_call_impl is None for module in pl_module.modules())  # others sample here
+            assert all(
+                module._compiled_call_impl is None for module in pl_module.modules()
+            )  # other callbacks sample here
             self.losses.append(float(trainer.callback_metrics["val/loss"]))
 
     def fit(stage, name, **settings):
-        notes = Notes()
-        run = trainer(tmp_path / name, STEPS, callbacks=[notes], val_check_interval=2, **settings)
+        recorder = Recorder()
+        run = trainer(tmp_path / name, STEPS, callbacks=[recorder], val_check_interval=2, **settings)
         run.fit(stage, datamodule=digits())
         assert all(module._compiled_call_impl is None for module in stage.modules())
-        return stage, notes.losses, notes.compiled
+        return stage, recorder.losses, recorder.compiled
 
     return fit
 
 
 @pytest.fixture
 def backend(monkeypatch):
-    """Compile by another backend than the one that writes code."""
+    """Compile with another backend than inductor."""
 
-    def use(chosen):
-        monkeypatch.setattr(compilation.torch, "compile", partial(torch.compile, backend=chosen))
+    def use(backend):
+        monkeypatch.setattr(compilation.torch, "compile", partial(torch.compile, backend=backend))
 
     yield use
     torch.compiler.reset()
@@ -60,7 +62,7 @@ def backend(monkeypatch):
 
 @pytest.fixture
 def graphs():
-    """Say why graphs were broken, and how many there are."""
+    """Return the reasons of graph breaks, and the number of graphs."""
     from torch._dynamo.utils import counters
 
     torch.compiler.reset()
@@ -72,68 +74,67 @@ def tiny():
     return Denoiser(ModulatedMLP(width=8, depth=1, time_dim=8), CosineSchedule(100))
 
 
-def test_the_losses_are_those_of_plain_training(make_stage, losses_of, graphs, tmp_path):
-    plain, expected, nothing = losses_of(make_stage(denoiser=tiny()), "plain")
+def test_the_losses_are_those_of_uncompiled_training(make_stage, losses_of, graphs, tmp_path):
+    baseline, expected, not_compiled = losses_of(make_stage(denoiser=tiny()), "baseline")
     stage, losses, compiled = losses_of(make_stage(denoiser=tiny()), "compiled", compile=True)
-    assert (nothing, compiled) == (set(), {"denoiser.network"})
+    assert (not_compiled, compiled) == (set(), {"denoiser.network"})
     assert graphs() == ({}, 1)
     assert losses == pytest.approx(expected, rel=1e-4)
-    assert stage.state_dict().keys() == plain.state_dict().keys()
-    for name, value in plain.state_dict().items():
+    assert stage.state_dict().keys() == baseline.state_dict().keys()
+    for name, value in baseline.state_dict().items():
         torch.testing.assert_close(stage.state_dict()[name], value, rtol=1e-3, atol=1e-5)
     again = DiffusionStage.load(tmp_path / "compiled" / "last.ckpt")
     seeds = {"seed": torch.arange(4)}
     assert torch.equal(again.sample(seeds), stage.sample(seeds))
 
 
-def test_blocks_that_are_computed_again_are_in_one_graph(make_stage, losses_of, backend, graphs):
+def test_checkpointed_blocks_are_in_one_graph(make_stage, losses_of, backend, graphs):
     def stage():
         return make_stage(denoiser=Denoiser(DiT(2, 16, 2, 2, checkpointing=True), CosineSchedule(100)))
 
-    expected = losses_of(stage(), "plain")[1]
+    expected = losses_of(stage(), "baseline")[1]
     backend("aot_eager")
     assert losses_of(stage(), "compiled", compile=True)[1] == pytest.approx(expected, rel=1e-4)
     assert graphs() == ({}, 1)
 
 
-def test_graphs_do_not_go_with_gradients_that_are_added_up(make_stage, losses_of):
-    with pytest.raises(UserError, match="write over gradients that are added up: compile with default"):
+def test_cuda_graphs_do_not_go_with_accumulated_gradients(make_stage, losses_of):
+    with pytest.raises(UserError, match="accumulated gradients"):
         losses_of(make_stage(denoiser=tiny()), "graphs", compile="reduce-overhead", accumulate_grad_batches=2)
 
 
-def broken(graph, inputs):
+def broken_backend(graph, inputs):
     raise RuntimeError("no compiler here")
 
 
-def rejecting(function, **_):
+def broken_compile(function, **_):
     raise RuntimeError("no compiler here")
 
 
 @pytest.mark.parametrize("fails", ["at the first call", "at once"])
-def test_where_compiling_fails_training_goes_on_after_one_warning(
+def test_where_compilation_fails_training_continues_after_one_warning(
     make_stage, losses_of, backend, monkeypatch, caplog, fails
 ):
     if fails == "at once":
-        monkeypatch.setattr(compilation.torch, "compile", rejecting)
+        monkeypatch.setattr(compilation.torch, "compile", broken_compile)
     else:
-        backend(broken)
+        backend(broken_backend)
     with caplog.at_level(logging.WARNING, "rcg_lightning"):
         _, losses, compiled = losses_of(make_stage(denoiser=tiny()), "compiled", compile=True)
     output = [record.getMessage() for record in caplog.records if record.name == compilation.__name__]
     assert len(output) == 1
-    assert "torch.compile does not work here, work goes on without" in output[0]
     assert "no compiler here" in output[0]
     assert compiled == set()
-    assert losses == losses_of(make_stage(denoiser=tiny()), "plain")[1]
+    assert losses == losses_of(make_stage(denoiser=tiny()), "baseline")[1]
 
 
-def test_a_mode_is_one_of_torchs(make_stage, trainer, tmp_path):
+def test_the_mode_is_passed_to_torch(make_stage, trainer, tmp_path):
     callbacks = trainer(tmp_path, 1, compile="max-autotune").callbacks
-    assert [one.mode for one in callbacks if isinstance(one, compilation.Compilation)] == ["max-autotune"]
-    assert not any(isinstance(one, compilation.Compilation) for one in trainer(tmp_path, 1).callbacks)
+    assert [c.mode for c in callbacks if isinstance(c, compilation.Compilation)] == ["max-autotune"]
+    assert not any(isinstance(c, compilation.Compilation) for c in trainer(tmp_path, 1).callbacks)
 
 
-def test_sampling_is_compiled_with_its_prior_and_gives_the_same(make_stage, trainer, digits, backend, graphs, tmp_path):
+def test_compiled_sampling_with_a_prior_gives_the_same(make_stage, trainer, digits, backend, graphs, tmp_path):
     from rcg_lightning.conditions.representation import RepresentationCondition
     from rcg_lightning.data.seed_data_module import SeedDataModule
     from rcg_lightning.pretrained.codecs import Representations
@@ -143,22 +144,21 @@ def test_sampling_is_compiled_with_its_prior_and_gives_the_same(make_stage, trai
     spec = digits(tmp_path / "stores").spec
     prior = make_stage(codec=Representations()).build(spec).eval()
     generator = make_stage(RepresentationCondition()).build(spec).eval()
-    generator.condition._prior = type("Held", (), {"module": prior, "__call__": lambda _, *asked: prior(*asked)})()
+    generator.condition._prior = type("Frozen", (), {"module": prior, "__call__": lambda _, *args: prior(*args)})()
     module, called = GuidedSampling(generator), []
     assert module.networks() == [generator.for_sampling()[0].network, prior.for_sampling()[0].network]
 
-    class Looks(GuidedSampling):
+    class RecordedSampling(GuidedSampling):
         def predict_step(self, batch, batch_idx):
             called.append([network._compiled_call_impl is not None for network in self.networks()])
             return super().predict_step(batch, batch_idx)
 
-    found = []
+    samples = []
     for compiled in (False, True, "reduce-overhead"):
         run = trainer(tmp_path / str(compiled), 1, compile=compiled)
-        found.append(
-            torch.cat([made["image"] for made in run.predict(Looks(generator), SeedDataModule(range(8), 8))]).int()
-        )
+        predictions = run.predict(RecordedSampling(generator), SeedDataModule(range(8), 8))
+        samples.append(torch.cat([columns["image"] for columns in predictions]).int())
     assert called == [[False] * 2, [True] * 2, [True] * 2]
-    assert all((made - found[0]).abs().max() <= 1 for made in found[1:])
+    assert all((images - samples[0]).abs().max() <= 1 for images in samples[1:])
     assert all(network._compiled_call_impl is None for network in module.networks())
     assert graphs()[0] == {}

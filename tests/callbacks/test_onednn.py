@@ -1,4 +1,4 @@
-"""Products by oneDNN agree with torch's own."""
+"""Matmuls by oneDNN agree with torch's own."""
 
 import pytest
 import torch
@@ -6,39 +6,45 @@ import torch.nn.functional as F
 
 from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.callbacks import onednn
-from rcg_lightning.callbacks.onednn import LARGE, OneDNNMatmul, onednn_matmul, possible
+from rcg_lightning.callbacks.onednn import LARGE, OneDNNMatmul, is_available, onednn_matmul
 from rcg_lightning.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(not possible(), reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not is_available(), reason="this torch has no oneDNN")
 
 
 @pytest.fixture
 def by_onednn(monkeypatch):
-    """Counts the products that are oneDNN's."""
-    found, chosen = [], onednn._large
-    monkeypatch.setattr(onednn, "_large", lambda a, b: (found.append(1) if chosen(a, b) else None) or chosen(a, b))
-    return found
+    """One entry for each matmul that oneDNN computes."""
+    matmuls, is_large = [], onednn._large
+
+    def recorded(a, b):
+        if is_large(a, b):
+            matmuls.append((a.shape, b.shape))
+        return is_large(a, b)
+
+    monkeypatch.setattr(onednn, "_large", recorded)
+    return matmuls
 
 
 def layer_and_gradients(x, weight, bias):
     inputs = [value.detach().requires_grad_() for value in (x, weight, bias)]
-    made = F.linear(*inputs)
-    return [made, *torch.autograd.grad(made.square().sum(), inputs)]
+    output = F.linear(*inputs)
+    return [output, *torch.autograd.grad(output.square().sum(), inputs)]
 
 
 @pytest.mark.parametrize("rows", [1, 300], ids=["small", "large"])
-def test_a_linear_map_and_its_gradients_agree(rows, by_onednn):
+def test_a_linear_layer_and_its_gradients_agree(rows, by_onednn):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(2, rows, 96), torch.randn(160, 96), torch.randn(160)
-    usual = layer_and_gradients(x, weight, bias)
+    expected = layer_and_gradients(x, weight, bias)
     with onednn_matmul(True):
-        ours = layer_and_gradients(x, weight, bias)
+        found = layer_and_gradients(x, weight, bias)
     assert len(by_onednn) == (3 if 2 * rows * 96 * 160 >= LARGE else 0)
-    for mine, other in zip(ours, usual):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
+    for ours, torchs in zip(found, expected):
+        torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5 * torchs.abs().max().item())
 
 
-def test_any_layout_agrees():
+def test_any_memory_layout_agrees():
     torch.manual_seed(0)
     for a, b in (
         (torch.randn(512, 400)[::2, ::2], torch.randn(150, 200).t()),
@@ -46,12 +52,12 @@ def test_any_layout_agrees():
         (torch.randn(256, 200).double(), torch.randn(200, 150).double()),
         (torch.randn(0, 200), torch.randn(200, 150)),
     ):
-        usual = a @ b
+        expected = a @ b
         with onednn_matmul(True):
-            torch.testing.assert_close(a @ b, usual, rtol=1e-5, atol=1e-4)
+            torch.testing.assert_close(a @ b, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_scaled_sums_agree():
+def test_scaled_addmm_agrees():
     torch.manual_seed(0)
     c, a, b = torch.randn(300, 200), torch.randn(300, 100), torch.randn(100, 200)
     with onednn_matmul(True):
@@ -59,7 +65,7 @@ def test_scaled_sums_agree():
     torch.testing.assert_close(ours, 0.5 * c - 2 * (a @ b), rtol=1e-5, atol=1e-4)
 
 
-def test_afterwards_everything_is_as_before(by_onednn):
+def test_torchs_matmul_is_restored_afterwards(by_onednn):
     a = torch.randn(256, 256)
     with onednn_matmul(True):
         with onednn_matmul(True):
@@ -71,7 +77,7 @@ def test_afterwards_everything_is_as_before(by_onednn):
     assert len(by_onednn) == 2
 
 
-def test_mistakes_are_said_as_before():
+def test_errors_are_torchs():
     with onednn_matmul(True):
         with pytest.raises(RuntimeError, match="cannot be multiplied"):
             torch.ones(2, 3) @ torch.ones(4, 5)
@@ -79,18 +85,18 @@ def test_mistakes_are_said_as_before():
             torch.mm(torch.ones(2, 3), torch.ones(3))
 
 
-def test_what_counts_operations_sees_a_product_once():
+def test_a_matmul_is_counted_once():
     a = torch.randn(256, 256)
     with onednn_matmul(True), HostSyncs() as counter:
         a @ a
     assert counter.calls["mm"] == 1
 
 
-def test_from_setup_to_teardown_or_failure():
+def test_the_callback_acts_from_setup_to_teardown_or_exception():
     callback = OneDNNMatmul(True)
     for end in (callback.teardown, callback.on_exception):
         callback.setup()
-        callback.setup()  # after a run that ended without a word
+        callback.setup()  # after a run that ended without teardown
         assert onednn._depth == 1
         end()
         assert onednn._depth == 0

@@ -1,4 +1,4 @@
-"""Stopping by the likelihood of validation images."""
+"""Early stopping by the likelihood of validation images."""
 
 import pytest
 import torch
@@ -13,61 +13,59 @@ from rcg_lightning.metrics.parzen import ParzenImages
 from rcg_lightning.stages.generator import Generator
 
 
-class Scripted(ParzenStopping):
-    """Likelihoods as given, but the samples are made."""
+class MockedLikelihood(ParzenStopping):
+    """Records the true likelihoods and returns the given ones."""
 
     def __init__(self, likelihoods, **settings):
         super().__init__(count=20, **settings)
-        self.likelihoods, self.judged = iter(likelihoods), []
+        self.likelihoods, self.evaluated = iter(likelihoods), []
 
-    def _judge(self, trainer, generator):
-        self.judged.append((trainer.global_step, *super()._judge(trainer, generator)))
+    def _likelihood(self, trainer, generator):
+        self.evaluated.append((trainer.global_step, *super()._likelihood(trainer, generator)))
         return next(self.likelihoods), 0.2
 
 
-def test_the_best_weights_are_kept_and_worse_ones_stop_the_training(make_stage, digits, trainer, tmp_path):
-    stopping = Scripted([1.0, 3.0, 2.0, 2.5, 9.0], patience=2)
+def test_the_best_weights_are_stored_and_worse_ones_stop_the_training(make_stage, digits, trainer, tmp_path):
+    stopping = MockedLikelihood([1.0, 3.0, 2.0, 2.5, 9.0], patience=2)
     run = trainer(tmp_path, 10, callbacks=[stopping], val_check_interval=1, limit_val_batches=1)
     run.fit(make_stage(ClassCondition(), sampler=DDIM(2)), digits())
-    assert [step for step, *_ in stopping.judged] == [1, 2, 3, 4]
+    assert [step for step, *_ in stopping.evaluated] == [1, 2, 3, 4]
     assert run.global_step == 4
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 2
     assert isinstance(Generator.load(tmp_path / "best.ckpt"), Generator)
-    assert all(likelihood < 0 for _, likelihood, _ in stopping.judged)  # of grey noise
+    assert all(likelihood < 0 for _, likelihood, _ in stopping.evaluated)  # of grey noise
 
 
-def test_what_was_best_survives_a_resume(make_stage, digits, trainer, tmp_path):
+def test_the_best_likelihood_survives_a_resume(make_stage, digits, trainer, tmp_path):
     settings = {"val_check_interval": 1, "limit_val_batches": 1}
-    trainer(tmp_path, 2, callbacks=[Scripted([5.0, 1.0], patience=3)], **settings).fit(
-        make_stage(sampler=DDIM(2)), digits()
-    )
-    second = Scripted([2.0, 3.0, 4.0], patience=3)
+    first = MockedLikelihood([5.0, 1.0], patience=3)
+    trainer(tmp_path, 2, callbacks=[first], **settings).fit(make_stage(sampler=DDIM(2)), digits())
+    second = MockedLikelihood([2.0, 3.0, 4.0], patience=3)
     run = trainer(tmp_path, 9, callbacks=[second], **settings)
     run.fit(make_stage(sampler=DDIM(2)), digits(), ckpt_path=tmp_path / "last.ckpt")
     assert run.global_step == 4
 
 
-def test_images_held_back_are_chosen_on_and_all_evaluation_ones_scored(monkeypatch):
+def test_validation_images_choose_and_all_evaluation_images_are_scored(monkeypatch):
     source, read = Digits(), []
     real = ParzenImages(ImageDataModule(source))
     assert (len(real.validation), len(real.test)) == (91, 360)
-    spare = Digits(limit=30).train()
-    monkeypatch.setattr(source, "validation", lambda: spare)
+    validation = Digits(limit=30).train()
+    monkeypatch.setattr(source, "validation", lambda: validation)
     data = ImageDataModule(source)
     plain = data.plain
     monkeypatch.setattr(data, "plain", lambda split, *more: read.append(split) or plain(split, *more))
     real = ParzenImages(data)
-    assert torch.equal(real.validation, torch.from_numpy(spare.array))
+    assert torch.equal(real.validation, torch.from_numpy(validation.array))
     assert torch.equal(real.test, torch.from_numpy(source.evaluation().array))
     samples = torch.from_numpy(Digits(limit=40).train().array)
     assert real.metrics(samples) == real.metrics(samples)
     assert read == ["validation", "eval", "train"]  # each once
 
 
-def test_what_makes_no_images_is_rejected(make_stage, digits, trainer, tmp_path):
+def test_a_generator_of_representations_is_rejected(make_stage, digits, trainer, tmp_path):
     from rcg_lightning.pretrained.codecs import Representations
 
+    run = trainer(tmp_path, 1, callbacks=[ParzenStopping()])
     with pytest.raises(UserError, match="generator of images"):
-        trainer(tmp_path, 1, callbacks=[ParzenStopping()]).fit(
-            make_stage(codec=Representations()), digits(tmp_path / "stores")
-        )
+        run.fit(make_stage(codec=Representations()), digits(tmp_path / "stores"))

@@ -1,4 +1,4 @@
-"""Predictions go into a store, shard by shard, and go on where they were stopped."""
+"""Predictions are written to a store shard by shard, and continue after an interruption."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_killed_sampling_continues_to_the_same_store(make_stage, awake, trainer,
 
     _, whole = sample("whole", 16)
     assert whole.shape == (44, 8, 8, 1)
-    expected = stage.predict_step({"index": torch.tensor([900]), "label": drawn_label(stage, 900)}, 0)
+    expected = stage.predict_step({"index": torch.tensor([900]), "label": sampled_label(stage, 900)}, 0)
     assert torch.equal(torch.from_numpy(whole[2:3]), expected["image"])
     assert (whole[1] == whole[3]).all()
 
@@ -49,5 +49,5 @@ def test_killed_sampling_continues_to_the_same_store(make_stage, awake, trainer,
     assert sample("killed", 16)[0] == len(SEEDS)
 
 
-def drawn_label(stage, seed):
+def sampled_label(stage, seed):
     return stage.condition.sample({"seed": torch.tensor([seed])})[0]

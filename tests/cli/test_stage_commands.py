@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(rcg, raised, tmp_path, monk
 
     monkeypatch.setattr(os, "fsync", full)
     output = raised(*fit, "--trainer.max_steps=2", "--ckpt_path", "last")
-    assert "last.ckpt cannot be written (No space left on device); the checkpoint before it is untouched" in output
+    assert "last.ckpt cannot be written (No space left on device)" in output
     assert step_of(folder / "last.ckpt") == 1
     assert not list(folder.glob(".*draft"))
 
@@ -105,8 +105,8 @@ def test_predict_writes_a_store(rcg, toy, tmp_path):
     ("checkpoint", "line"),
     [
         ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, the config asks for a DiffusionStage"),
-        ("{toy}/class/last.ckpt", "the checkpoint is of other networks"),
-        ("{toy}/rdm/last.ckpt", "the checkpoint is of other networks"),
+        ("{toy}/class/last.ckpt", "other networks"),
+        ("{toy}/rdm/last.ckpt", "other networks"),
         ("{toy}/nothing.ckpt", "nothing.ckpt"),
         ("{toy}/joint.yaml", "joint.yaml"),
     ],

@@ -152,7 +152,7 @@ def test_the_full_size_is_built_from_spec(name, monkeypatch):
     config = read(name, monkeypatch)
     stage = full_size(name, config)
     assert all(parameter.is_meta for parameter in stage.parameters())
-    stage.optimizer.make(stage.trained(), config["trainer"].max_steps)
+    stage.optimizer.make(stage.trained_modules(), config["trainer"].max_steps)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -160,7 +160,7 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
     seen = []
 
     def look(stage, *_args, **_more):  # after the backward pass, before the step
-        trained = [parameter for module in stage.trained() for parameter in module.parameters()]
+        trained = [parameter for module in stage.trained_modules() for parameter in module.parameters()]
         idle = [parameter for parameter in trained if parameter.requires_grad and parameter.grad is None]
         seen.append((stage, len(idle)))
 

@@ -1,7 +1,7 @@
 """Two processes on the CPU, started by Lightning on one machine and by torchrun as two machines, against one process.
 
-Each launch runs every stage in turn (every_stage.py) and writes what each process ended with. Extraction and sampling
-have to agree to the last bit; training has to reach, up to rounding, what one process computes from the same images.
+Each launch runs every stage in turn (every_stage.py) and writes the final state of each process. Extraction and
+sampling have to be bit-equal; training has to reach, up to rounding, the weights of one process on the same images.
 """
 
 import os
@@ -41,18 +41,19 @@ if not torch.distributed.is_available():
     pytest.skip("this torch was built without torch.distributed", allow_module_level=True)
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "every_stage.py"
+# "equally": the noise is a function of the image, so that one process reaches the same weights
 RDMS = {"rdm_equally": "none", "rdm_class_equally": "class"}
 EQUALLY = [*RDMS, *(f"{condition}_equally" for condition in CONDITIONS), "aligned_equally", "masked_equally"]
 EQUALLY += ["again_equally", "accumulated_equally"]
-TURNS = [f"{name}_equally" for name in ALTERNATING]
+ALTERNATING_EQUALLY = [f"{name}_equally" for name in ALTERNATING]
 AS_IT_IS = ["moco", "classifier", "rdm", "masked", *CONDITIONS, *ALTERNATING]
 LIMIT = 300  # seconds for a launch
 
 
-def start(words: list[str]) -> subprocess.Popen:
+def start(arguments: list[str]) -> subprocess.Popen:
     clean = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
     environment = {**clean, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "RCG_TRACEBACK": "1"}
-    command = [sys.executable, *words]
+    command = [sys.executable, *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -64,9 +65,9 @@ def by_torchrun(out: Path) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    where = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    launch = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
     script = [str(SCRIPT), "--out", str(out), "--devices", "1", "--num_nodes", "2"]
-    return [start(["-m", "torch.distributed.run", *where, "--node_rank", str(rank), *script]) for rank in range(2)]
+    return [start(["-m", "torch.distributed.run", *launch, "--node_rank", str(rank), *script]) for rank in range(2)]
 
 
 @pytest.fixture(scope="module", params=[by_lightning, by_torchrun], ids=["one machine", "two machines"])
@@ -86,7 +87,7 @@ def pair(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(pair, tmp_path_factory):
-    """The folder in which one process has extracted, trained and sampled from what the two began with."""
+    """The folder in which one process has extracted, trained and sampled from the same inputs."""
     session = Session(tmp_path_factory.mktemp("alone"))
     session.extract(pair / "moco" / "encoder")
     session.fit_equally(pair / "stores")
@@ -94,19 +95,19 @@ def alone(pair, tmp_path_factory):
     return session.folder
 
 
-def note(folder, name, rank=0):
+def final_state(folder, name, rank=0):
     return torch.load(folder / f"{name}-{rank}.pt", weights_only=True)
 
 
-def ema_training(stage, data, world=2):
-    """Train as two processes should: each half of a batch by itself, their gradients averaged, rank 0's statistics."""
+def train_as_two_processes(stage, data, world=2):
+    """Train on each half of a batch by itself, with averaged gradients and rank 0's batch statistics."""
     stage.build(data.spec).train()
     stage._trainer = SimpleNamespace(max_steps=STEPS)
-    optimizer, scheduler = stage.optimizer.make(stage.trained(), STEPS)
-    rows = ImageDataset(data.images("train"), data.transform, None, {}, stage.needs, data.seed)
+    optimizer, scheduler = stage.optimizer.make(stage.trained_modules(), STEPS)
+    images = ImageDataset(data.images("train"), data.transform, None, {}, stage.needs, data.seed)
     streams = [iter(StreamSampler(len(data.images("train")), BATCH // world, data.seed, r, world)) for r in (0, 1)]
     for step in range(1, STEPS + 1):
-        batches = [as_floats(rows[next(stream)]) for stream in streams]
+        batches = [as_floats(images[next(stream)]) for stream in streams]
         before = [buffer.clone() for buffer in stage.buffers()]
 
         def losses(rank, batches=batches, before=before, step=step):
@@ -118,7 +119,7 @@ def ema_training(stage, data, world=2):
 
         with all_keys(losses, world):
             optimizer.zero_grad()
-            for rank in reversed(range(world)):  # rank 0 comes last: its statistics are kept
+            for rank in reversed(range(world)):  # rank 0 comes last: its statistics remain
                 (losses(rank) / world).backward()
         optimizer.step()
         scheduler.step()
@@ -128,42 +129,42 @@ def ema_training(stage, data, world=2):
 
 @contextmanager
 def all_keys(losses, world):
-    """Let contrastive losses see the keys of every process, as `gather` does between real ones."""
-    seen = []
+    """Give contrastive losses the keys of every process, as `gather` does between real processes."""
+    recorded = []
 
-    def note_own(keys):
-        seen.append(keys)
+    def record(keys):
+        recorded.append(keys)
         return keys, 0
 
-    def of_everyone(keys):
-        rank = next(rank for rank, known in enumerate(seen) if torch.equal(known, keys))
-        return torch.cat(seen, dim=1), rank * keys.shape[1]
+    def gather(keys):
+        rank = next(rank for rank, own in enumerate(recorded) if torch.equal(own, keys))
+        return torch.cat(recorded, dim=1), rank * keys.shape[1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ssl, "gather", note_own)
+        patch.setattr(ssl, "gather", record)
         for rank in range(world):
             losses(rank)
-        patch.setattr(ssl, "gather", of_everyone)
+        patch.setattr(ssl, "gather", gather)
         yield
 
 
-def agree(state, expected, start):
-    """Assert that two state dicts are equal up to rounding, and far from the ``start`` of training."""
+def assert_agree(state, expected, start):
+    """Assert that two state dicts are equal up to rounding, and differ from the ``start`` of training."""
     assert state.keys() == expected.keys() == start.keys()
     for name, value in expected.items():
         torch.testing.assert_close(state[name], value, rtol=2e-4, atol=2e-6, msg=f"{name} differs")
-    moved = [float((state[name] - value).abs().max()) for name, value in start.items() if value.is_floating_point()]
-    assert max(moved) > 1e-2
+    changes = [float((state[name] - value).abs().max()) for name, value in start.items() if value.is_floating_point()]
+    assert max(changes) > 1e-2
 
 
-@pytest.mark.parametrize("name", AS_IT_IS + EQUALLY + TURNS)
+@pytest.mark.parametrize("name", AS_IT_IS + EQUALLY + ALTERNATING_EQUALLY)
 def test_both_processes_end_with_the_same_weights(pair, name):
-    first, second = note(pair, name, 0), note(pair, name, 1)
+    first, second = final_state(pair, name, 0), final_state(pair, name, 1)
     assert (first["world"], first["strategy"]) == (2, "DDPStrategy")
     static = {"static_graph": name != "accumulated_equally", "gradient_as_bucket_view": True}
     assert first["ddp"] == ({} if name.removesuffix("_equally") in ALTERNATING else static)
     for key, value in first["state"].items():
-        if "running_" not in key and not key.endswith(("num_batches_tracked", ".scale")):  # those of rank 0 are kept
+        if "running_" not in key and not key.endswith(("num_batches_tracked", ".scale")):  # rank 0's are saved
             assert torch.equal(value, second["state"][key]), key
     for metric in (name for name in first["metrics"] if not name.startswith("train/")):
         assert first["metrics"][metric] == second["metrics"][metric], metric
@@ -171,7 +172,7 @@ def test_both_processes_end_with_the_same_weights(pair, name):
 
 @pytest.mark.parametrize("name", EQUALLY)
 def test_two_halves_of_a_batch_train_like_the_whole(pair, alone, name):
-    mine, other = note(alone, name), note(pair, name)
+    one, two = final_state(alone, name), final_state(pair, name)
     if name == "aligned_equally":
         start = aligned(pair / "moco" / "encoder").build(Session(pair).data().spec)
     elif name in ("masked_equally", "again_equally", "accumulated_equally"):
@@ -180,29 +181,30 @@ def test_two_halves_of_a_batch_train_like_the_whole(pair, alone, name):
     else:
         kind, condition = ("rdm", RDMS[name]) if name in RDMS else ("pixels", name.partition("_")[0])
         start = generator(kind, condition, True).build(Session(pair).data(pair / "stores").spec)
-    agree(other["state"], mine["state"], start.state_dict())
-    assert other["metrics"]["val/loss"] == pytest.approx(mine["metrics"]["val/loss"], rel=1e-4)
+    assert_agree(two["state"], one["state"], start.state_dict())
+    assert two["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ALTERNATING)
-def test_two_halves_of_a_batch_move_every_player_like_the_whole(pair, alone, name):
-    mine, other = note(alone, f"{name}_equally"), note(pair, f"{name}_equally")
+def test_two_halves_of_a_batch_train_every_network_like_the_whole(pair, alone, name):
+    one, two = final_state(alone, f"{name}_equally"), final_state(pair, f"{name}_equally")
     start = ALTERNATING[name](True).build(Session(pair).data().spec).state_dict()
-    agree(other["state"], mine["state"], start)
-    assert other["metrics"]["val/loss"] == pytest.approx(mine["metrics"]["val/loss"], rel=1e-3)
+    assert_agree(two["state"], one["state"], start)
+    assert two["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "make"), [("moco", moco), ("classifier", classifier)])
 def test_gradients_are_averaged_over_the_processes(pair, name, make):
     data = Session(pair, devices=2).data()
-    states = [note(pair, name)["state"], ema_training(make(), data), make().build(data.spec).state_dict()]
+    trained, start = train_as_two_processes(make(), data), make().build(data.spec).state_dict()
+    states = [final_state(pair, name)["state"], trained, start]
     for state in states:
         state.pop("network.scale", None)  # set after training, by the process that exports
-    agree(*states)
+    assert_agree(*states)
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_extraction_is_equal_to_the_last_bit(pair, alone, split):
+def test_extraction_is_bit_equal(pair, alone, split):
     for folder in (split, f"{split}_clusters"):
         both, one = Store.open(pair / "stores" / folder), Store.open(alone / "stores" / folder)
         both.verify()
@@ -213,18 +215,18 @@ def test_extraction_is_equal_to_the_last_bit(pair, alone, split):
 
 
 @pytest.mark.parametrize("name", ["rdm", *CONDITIONS, "weak"])
-def test_samples_are_equal_to_the_last_bit(pair, alone, name):
+def test_samples_are_bit_equal(pair, alone, name):
     both, one = (Store.open(folder / f"samples_{name}" / "store") for folder in (pair, alone))
     (column,) = one.columns
-    rows = one.whole(column)
-    assert np.array_equal(both.whole(column), rows)
+    samples = one.whole(column)
+    assert np.array_equal(both.whole(column), samples)
     assert both.identity == one.identity
-    assert len(rows) == SAMPLES.get(name, 50)
-    assert len(np.unique(rows.reshape(len(rows), -1), axis=0)) > 0.8 * len(rows)  # not all the same image
+    assert len(samples) == SAMPLES.get(name, 50)
+    assert len(np.unique(samples.reshape(len(samples), -1), axis=0)) > 0.8 * len(samples)  # not all the same image
 
 
-def test_the_representations_distance_counts_every_process_once(pair):
-    first, second = note(pair, "rdm", 0)["metrics"], note(pair, "rdm", 1)["metrics"]
+def test_the_representation_distance_counts_every_process_once(pair):
+    first, second = (final_state(pair, "rdm", rank)["metrics"] for rank in (0, 1))
     names = [name for name in first if name.startswith("rep_fd/")]
     assert set(names) == {"rep_fd/encoder_451_train"}
     assert all(first[name] == second[name] for name in names)

@@ -1,4 +1,4 @@
-"""No step of any stage waits for the device, with the Trainer's own logging and progress bar around it."""
+"""No training step waits for the device, including the Trainer's logging and progress bar."""
 
 import pytest
 from lightning.pytorch.callbacks import Callback
@@ -21,42 +21,43 @@ STAGES = {
 }
 
 
-class Waits(Callback):
-    """Counts from the beginning of one batch to that of the next, by the number of the step."""
+class CountWaits(Callback):
+    """Counts the waits between the beginnings of two batches, by the number of the step."""
 
     def __init__(self):
-        self.counted, self.now = {}, None
+        self.waits, self.counter = {}, None
 
     def on_train_batch_start(self, *_):
         self.stop()
-        self.now = HostSyncs()
-        self.now.__enter__()
+        self.counter = HostSyncs()
+        self.counter.__enter__()
 
     def stop(self, *_):
-        if self.now is not None:
-            self.now.__exit__(None, None, None)
-            self.counted[len(self.counted) + 1], self.now = dict(self.now.found), None
+        if self.counter is not None:
+            self.counter.__exit__(None, None, None)
+            self.waits[len(self.waits) + 1], self.counter = dict(self.counter.found), None
 
     on_validation_start = on_train_end = stop
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_only_steps_that_are_logged_wait(name, tmp_path, monkeypatch):
-    waits = Waits()
+    callback = CountWaits()
     monkeypatch.setattr("rcg_lightning.callbacks.monitor.time.monotonic", lambda: 0.0)  # the bar is read once a second
-    settings = {"accelerator": "cpu", "precision": "32-true", "log_every_n_steps": LOGGED, "callbacks": [waits]}
+    settings = {"accelerator": "cpu", "precision": "32-true", "log_every_n_steps": LOGGED, "callbacks": [callback]}
     trainer = Trainer(tmp_path, STEPS, **settings)
     trainer.fit(STAGES[name](), datamodule=ImageDataModule(Digits(limit=256), batch_size=BATCH))
-    quiet = [step for step in waits.counted if step > 1 and step < STEPS and step % LOGGED]  # the first may check
-    assert len(quiet) == 5
-    assert {step: waits.counted[step] for step in quiet} == {step: {} for step in quiet}
-    assert waits.counted[LOGGED]
+    unlogged = [step for step in callback.waits if 1 < step < STEPS and step % LOGGED]  # the first may check its batch
+    assert len(unlogged) == 5
+    assert {step: callback.waits[step] for step in unlogged} == {step: {} for step in unlogged}
+    assert callback.waits[LOGGED]
 
 
-def test_the_bar_shows_the_loss(tmp_path):
+def test_the_progress_bar_shows_the_loss(tmp_path):
     trainer = Trainer(tmp_path, 2, accelerator="cpu", precision="32-true", logger=False)
     stage = classifier()
     trainer.fit(stage, datamodule=ImageDataModule(Digits(limit=256), batch_size=BATCH))
-    (bar,) = (one for one in trainer.callbacks if isinstance(one, Progress))
-    shown = bar.get_metrics(trainer, stage)
-    assert shown == {"train/loss": pytest.approx(float(trainer.callback_metrics["train/loss"]))}
+    (bar,) = (callback for callback in trainer.callbacks if isinstance(callback, Progress))
+    assert bar.get_metrics(trainer, stage) == {
+        "train/loss": pytest.approx(float(trainer.callback_metrics["train/loss"]))
+    }

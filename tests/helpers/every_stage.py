@@ -178,7 +178,7 @@ def gan(equally: bool) -> AdversarialStage:
 def tokenizer(equally: bool) -> TokenizerStage:
     """An autoencoder with an adversary. A code that comes back is drawn, which two processes do in their own way."""
     network = MaskGITVQGAN(1, 4, (1, 2), 1, codes=8, dim=4, groups=2)
-    adversary = Adversary(PatchDiscriminator(4, 1), SGD(0.1) if equally else AdamW(1e-3), weight=0.5, since=1)
+    adversary = Adversary(PatchDiscriminator(4, 1), SGD(0.1) if equally else AdamW(1e-3), weight=0.5, start=1)
     codebook = EMACodebook(0.8, patience=None) if equally else CodebookTraining(patience=2)
     return TokenizerStage(network, SGD(0.05) if equally else AdamW(1e-2), codebook, adversary=adversary, accumulate=2)
 

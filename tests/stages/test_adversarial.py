@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from helpers.killed_run import KillAtStep, Killed
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.none import NoCondition
 from rcg_lightning.conditions.representation import RepresentationCondition
@@ -50,49 +50,49 @@ def batch(n=8):
     return {"image": torch.rand(n, 1, 8, 8), "label": torch.arange(n) % 10, "index": torch.arange(n)}
 
 
-class Spy(nn.Module):
-    """Remembers what goes through a network, in its place."""
+class Recorded(nn.Module):
+    """Records the inputs of a network, in its place."""
 
     def __init__(self, network):
         super().__init__()
-        self.network, self.seen, self.together = network, [], network.together
+        self.network, self.inputs, self.together = network, [], network.together
 
     def forward(self, *inputs):
-        self.seen.append(inputs)
+        self.inputs.append(inputs)
         return self.network(*inputs)
 
 
-def test_made_and_real_are_judged_together_under_one_condition():
+def test_generated_and_real_share_one_pass_under_one_condition():
     stage = gan(loss=Logistic()).build(SPEC).eval()
-    stage.discriminator = spy = Spy(stage.discriminator)
+    stage.discriminator = recorded = Recorded(stage.discriminator)
     given = batch()
     losses = stage.discriminator_losses(given)
-    ((both, c),) = spy.seen
+    ((both, c),) = recorded.inputs
     assert both.shape == (16, 1, 8, 8)
-    assert torch.equal(both[8:], given["image"] * 2 - 1)  # the made ones come first
+    assert torch.equal(both[8:], given["image"] * 2 - 1)  # the generated ones come first
     assert torch.equal(c[:8], c[8:])
     assert torch.equal(c[:8], stage.discriminator_conditioner((given["label"],), 8))
-    logits = spy.network(both, c)
+    logits = recorded.network(both, c)
     assert float(losses["loss"]) == pytest.approx(float(Logistic().discriminator(logits[8:], logits[:8])))
-    right = [float((logits[8:] > 0).float().mean()), float((logits[:8] <= 0).float().mean())]
-    assert [float(losses["real_accuracy"]), float(losses["fake_accuracy"])] == right
-    made = stage.generator_losses(given)
-    assert torch.equal(spy.seen[-1][0], both[:8])  # in validation a image's noise is always the same
-    assert float(made["loss"]) == pytest.approx(float(Logistic().generator(logits[:8])))
+    accuracies = [float((logits[8:] > 0).float().mean()), float((logits[:8] <= 0).float().mean())]
+    assert [float(losses["real_accuracy"]), float(losses["fake_accuracy"])] == accuracies
+    generator_losses = stage.generator_losses(given)
+    assert torch.equal(recorded.inputs[-1][0], both[:8])  # in validation the noise of an image is always the same
+    assert float(generator_losses["loss"]) == pytest.approx(float(Logistic().generator(logits[:8])))
 
 
-def test_made_and_real_are_judged_apart_where_a_batch_is_compared():
+def test_generated_and_real_have_two_passes_where_a_batch_is_compared():
     stage = gan(loss=Logistic()).build(SPEC).eval()
-    stage.discriminator = spy = Spy(stage.discriminator)
-    together = stage.discriminator_losses(batch())
-    spy.together = False
-    apart = stage.discriminator_losses(batch())
-    assert [len(x) for x, _ in spy.seen] == [16, 8, 8]
-    torch.testing.assert_close(torch.cat([x for x, _ in spy.seen[1:]]), spy.seen[0][0])
-    torch.testing.assert_close(apart, together)
+    stage.discriminator = recorded = Recorded(stage.discriminator)
+    one_pass = stage.discriminator_losses(batch())
+    recorded.together = False
+    two_passes = stage.discriminator_losses(batch())
+    assert [len(x) for x, _ in recorded.inputs] == [16, 8, 8]
+    torch.testing.assert_close(torch.cat([x for x, _ in recorded.inputs[1:]]), recorded.inputs[0][0])
+    torch.testing.assert_close(two_passes, one_pass)
 
 
-def test_the_generators_loss_reaches_it_through_the_discriminator():
+def test_each_loss_gives_gradients_to_its_own_network():
     stage = gan().build(SPEC)
     stage.generator_losses(batch())["loss"].backward()
     assert all(p.grad is not None for module in (stage.generator, stage.conditioner) for p in module.parameters())
@@ -102,21 +102,21 @@ def test_the_generators_loss_reaches_it_through_the_discriminator():
     assert all(p.grad is not None for p in stage.discriminator.parameters())
 
 
-def test_a_penalty_is_due_now_and_then():
+def test_a_penalty_is_due_at_every_nth_step():
     stage = gan(penalty=GradientPenalty(4.0, every=3), loss=Hinge()).build(SPEC)
     stage.discriminator.dropout.p = 0.0
-    seen = {}
+    penalties = {}
     for stage.steps in range(4):
-        seen[stage.steps] = stage.discriminator_losses(batch()).get("penalty")
-    assert [step for step, penalty in seen.items() if penalty is not None] == [0, 3]
+        penalties[stage.steps] = stage.discriminator_losses(batch()).get("penalty")
+    assert [step for step, penalty in penalties.items() if penalty is not None] == [0, 3]
     x = (batch()["image"] * 2 - 1).requires_grad_()
     logits = stage.discriminate(x, (batch()["label"],), 8)
     (gradient,) = torch.autograd.grad(logits.sum(), x)
-    assert float(seen[0]) == pytest.approx(3 * 4 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4)
+    assert float(penalties[0]) == pytest.approx(3 * 4 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4)
     assert "penalty" not in stage.eval().losses(batch())
 
 
-class Styled(ConditionalGenerator):
+class StyledGenerator(ConditionalGenerator):
     def styles(self, noise, c):
         return self.noise_linear(noise)[:, None].expand(-1, 2, -1)
 
@@ -124,8 +124,8 @@ class Styled(ConditionalGenerator):
         return w.sum((1, 2))[:, None, None, None].expand(-1, 1, 8, 8) ** 2
 
 
-def test_paths_and_logits_are_regularised_where_asked_for():
-    network = Styled(6, 16, 8, 16, noise_distribution=NormalNoise())
+def test_path_lengths_and_logits_are_regularised_where_requested():
+    network = StyledGenerator(6, 16, 8, 16, noise_distribution=NormalNoise())
     stage = gan(generator=network, path_length=PathLength(every=2, decay=0.5), lecam=LeCam(decay=0.5)).build(SPEC)
     assert "path_length" in stage.generator_losses(batch())
     assert float(stage.mean_length) > 0
@@ -134,24 +134,24 @@ def test_paths_and_logits_are_regularised_where_asked_for():
     stage.steps = 1
     assert "path_length" not in stage.generator_losses(batch())
     assert not {"path_length", "discriminator_lecam"} & stage.eval().losses(batch()).keys()
-    with pytest.raises(UserError, match="ConditionalGenerator has no styles"):
+    with pytest.raises(UserError, match="styles"):
         gan(path_length=PathLength())
 
 
-class Flip(Augmentation):
+class Negative(Augmentation):
     def __call__(self, x):
         return -x
 
 
 def test_the_discriminator_sees_everything_augmented_in_training():
-    stage = gan(augmentation=Flip()).build(SPEC)
-    stage.discriminator = spy = Spy(stage.discriminator)
+    stage = gan(augmentation=Negative()).build(SPEC)
+    stage.discriminator = recorded = Recorded(stage.discriminator)
     stage.discriminator_losses(batch())
-    assert torch.equal(spy.seen[-1][0][8:], -(batch()["image"] * 2 - 1))
+    assert torch.equal(recorded.inputs[-1][0][8:], -(batch()["image"] * 2 - 1))
     stage.generator_losses(batch())
-    assert spy.seen[-1][0].requires_grad
+    assert recorded.inputs[-1][0].requires_grad
     stage.eval().discriminator_losses(batch())
-    assert torch.equal(spy.seen[-1][0][8:], batch()["image"] * 2 - 1)
+    assert torch.equal(recorded.inputs[-1][0][8:], batch()["image"] * 2 - 1)
 
 
 def test_training_checkpoint_and_samples(tmp_path, trainer, digits):
@@ -161,26 +161,21 @@ def test_training_checkpoint_and_samples(tmp_path, trainer, digits):
     assert (fit.global_step, stage.steps, stage.ema.updates) == (4, 4, 4)
     logged = {"loss", "discriminator_loss", "discriminator_real_accuracy", "discriminator_fake_accuracy"}
     names = {f"{part}/{name}" for part in ("train", "val") for name in logged}
-    names |= {"train/generator_gradient", "train/discriminator_gradient", "val/diversity", "val/diversity_of_one"}
+    names |= {
+        "train/generator_gradient",
+        "train/discriminator_gradient",
+        "val/diversity",
+        "val/diversity_one_condition",
+    }
     assert names <= fit.callback_metrics.keys()
     again = Stage.load(tmp_path / "last.ckpt")
     seeds = torch.arange(40)
-    whole = again.sample({"seed": seeds})
-    assert whole.shape == (40, 1, 8, 8)
-    assert torch.equal(whole[7:20], again.sample({"seed": seeds[7:20]}))
-    assert torch.equal(whole, stage.eval().sample({"seed": seeds}))
+    samples = again.sample({"seed": seeds})
+    assert samples.shape == (40, 1, 8, 8)
+    assert torch.equal(samples[7:20], again.sample({"seed": seeds[7:20]}))
+    assert torch.equal(samples, stage.eval().sample({"seed": seeds}))
     assert again.ema_names == ["ema", "trained"]
-    assert not torch.equal(whole, again.sample({"seed": seeds}, ema_name="trained"))
-
-
-class Killed(Exception):
-    pass
-
-
-class Kill(Callback):
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == 4:
-            raise Killed
+    assert not torch.equal(samples, again.sample({"seed": seeds}, ema_name="trained"))
 
 
 def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
@@ -191,7 +186,7 @@ def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
 
     whole = run("whole")
     with pytest.raises(Killed):
-        run("killed", callbacks=[Kill()])
+        run("killed", callbacks=[KillAtStep(4)])
     resumed = run("killed", resume=tmp_path / "killed" / "last.ckpt")
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
@@ -199,62 +194,62 @@ def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
 
 def test_temperature_scales_the_noise():
     stage = gan().build(SPEC).eval()
-    asked = {"seed": torch.arange(4), "label": torch.zeros(4, dtype=torch.long)}
-    plain = stage.sample(asked)
-    assert torch.equal(stage.sample(asked, sampler=OneStep()), plain)
-    cold = stage.sample(asked, sampler=OneStep(0.0))
+    given = {"seed": torch.arange(4), "label": torch.zeros(4, dtype=torch.long)}
+    samples = stage.sample(given)
+    assert torch.equal(stage.sample(given, sampler=OneStep()), samples)
+    cold = stage.sample(given, sampler=OneStep(0.0))
     torch.testing.assert_close(cold, cold[:1].expand_as(cold))
-    assert not torch.equal(plain[0], plain[1])
+    assert not torch.equal(samples[0], samples[1])
 
 
-def test_what_does_not_fit_is_told():
-    for blind in ({"discriminator_conditioner": None}, {"discriminator": PatchDiscriminator(8, 1)}):
-        with pytest.raises(UserError, match=r"discriminator reads none.*set discriminator_conditioner"):
-            gan(**blind).build(SPEC)
+def test_unsuitable_settings_are_named():
+    for unconditional in ({"discriminator_conditioner": None}, {"discriminator": PatchDiscriminator(8, 1)}):
+        with pytest.raises(UserError, match="discriminator_conditioner"):
+            gan(**unconditional).build(SPEC)
     gan(NoCondition(), discriminator_conditioner=None).build(SPEC)
     gan(NoCondition(), discriminator=PatchDiscriminator(8, 1)).build(SPEC)
     with pytest.raises(UserError, match="set drop to 0"):
         gan(conditioner=Conditioner(drop=0.1))
     stage = gan().build(SPEC).eval()
-    with pytest.raises(UserError, match="samples in one step, not with DDIM"):
+    with pytest.raises(UserError, match="DDIM"):
         stage.sample({"seed": torch.arange(2)}, sampler=DDIM(4))
     with pytest.raises(UserError, match="cannot be guided"):
         stage.sample({"seed": torch.arange(2)}, guidance=Guidance(2.0))
     uniform = gan(generator=ConditionalGenerator(6, 16, 8, 16)).build(SPEC).eval()
-    with pytest.raises(UserError, match="noise is not normal"):
+    with pytest.raises(UserError, match="not normal"):
         uniform.sample({"seed": torch.arange(2)}, sampler=OneStep(0.5))
 
 
-class Deaf(ConditionalGenerator):
+class NoiselessGenerator(ConditionalGenerator):
     """Ignores its noise."""
 
     def forward(self, noise, c):
         return super().forward(torch.zeros_like(noise), c)
 
 
-@pytest.mark.parametrize("made", [Deaf, ConditionalGenerator])
-def test_collapse_is_seen(made, tmp_path, trainer, digits, caplog):
-    stage = gan(generator=made(6, 16, 8, 16, noise_distribution=NormalNoise(), init_range=0.3))
+@pytest.mark.parametrize("generator", [NoiselessGenerator, ConditionalGenerator])
+def test_a_collapse_is_warned_of(generator, tmp_path, trainer, digits, caplog):
+    stage = gan(generator=generator(6, 16, 8, 16, noise_distribution=NormalNoise(), init_range=0.3))
     with caplog.at_level(logging.WARNING, "rcg_lightning"):
         fit = trainer(tmp_path, 1)
         fit.fit(stage, digits())
-    collapsed = made is Deaf
-    assert ("the generator has collapsed: at step 1" in caplog.text) == collapsed
-    assert (float(fit.callback_metrics["val/diversity_of_one"]) < 0.05) == collapsed
+    collapsed = generator is NoiselessGenerator
+    assert ("collapsed: at step 1" in caplog.text) == collapsed
+    assert (float(fit.callback_metrics["val/diversity_one_condition"]) < 0.05) == collapsed
     assert "has won" not in caplog.text
 
 
-def test_a_discriminator_that_wins_is_told(caplog):
+def test_a_discriminator_that_has_won_is_warned_of(caplog):
     stage = gan().build(SPEC)
     stage.steps = 500
     with caplog.at_level(logging.WARNING, "rcg_lightning"):
-        stage.warn(diversity=0.9, accuracy=0.99)
+        stage.warn_of_failure(diversity=0.9, accuracy=0.99)
         assert caplog.text == ""
-        stage.warn(diversity=0.9, accuracy=1.0)
-    assert "the discriminator has won: at step 500" in caplog.text
+        stage.warn_of_failure(diversity=0.9, accuracy=1.0)
+    assert "won: at step 500" in caplog.text
 
 
-def test_representations_of_a_prior_are_made_into_images(make_stage, tmp_path, trainer, digits):
+def test_images_are_generated_from_representations_of_a_prior(make_stage, tmp_path, trainer, digits):
     data = digits(tmp_path)
     trainer(tmp_path / "rdm", 1).fit(make_stage(codec=Representations()), data)
     stage = gan(RepresentationCondition())
@@ -264,14 +259,14 @@ def test_representations_of_a_prior_are_made_into_images(make_stage, tmp_path, t
         stage.sample({"seed": seeds})
     again = Stage.load(tmp_path / "gan" / "last.ckpt")
     again.condition.use_prior(tmp_path / "rdm" / "last.ckpt")
-    made = again.sample({"seed": seeds})
+    samples = again.sample({"seed": seeds})
     representations = Stage.load(tmp_path / "rdm" / "last.ckpt")(seeds)
-    assert torch.equal(made, again.sample({"seed": seeds, "representation": representations}))
-    assert made.flatten(1).std(0).mean() > 1e-3
+    assert torch.equal(samples, again.sample({"seed": seeds, "representation": representations}))
+    assert samples.flatten(1).std(0).mean() > 1e-3
 
 
-class Attending(DiscriminatorNetwork):
-    """Fused attention between the rows of a image: its backward pass has no derivative."""
+class AttentionDiscriminator(DiscriminatorNetwork):
+    """Fused attention between the pixel rows of an image: its backward pass has no derivative."""
 
     def condition_width(self, shape):
         return 4
@@ -284,7 +279,7 @@ class Attending(DiscriminatorNetwork):
 
 
 def test_a_gradient_penalty_goes_through_attention():
-    stage = gan(discriminator=Attending(), penalty=GradientPenalty(1.0))
+    stage = gan(discriminator=AttentionDiscriminator(), penalty=GradientPenalty(1.0))
     stage.build(SPEC)
     losses = stage.train().discriminator_losses(batch())
     losses["loss"].backward()

@@ -1,10 +1,11 @@
-"""Two small players whose steps can be written down."""
+"""Two small networks whose updates can be computed by hand."""
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from helpers.killed_run import KillAtStep, Killed
 from rcg_lightning.errors import UserError
 from rcg_lightning.stages.alternating import AlternatingStage, OptimizedNetwork, split
 from rcg_lightning.stages.base import Stage
@@ -14,71 +15,74 @@ from rcg_lightning.types import DataSpec
 SPEC = DataSpec((1, 8, 8), classes=10)
 
 
-class Duel(AlternatingStage):
-    """One weight follows the images' brightness, the other the first one, with noise where asked for."""
+class LeaderFollower(AlternatingStage):
+    """The leader's weight fits the images' brightness, the follower's weight fits the leader's; with optional noise."""
 
-    def __init__(self, optimizer=None, other=None, accumulate=1, turns=1, since=0, noise=0.0, seed: int = 0) -> None:
+    def __init__(
+        self, optimizer=None, follower_optimizer=None, accumulate=1, updates=1, start=0, noise=0.0, seed: int = 0
+    ) -> None:
         super().__init__(optimizer or SGD(lr=0.1, momentum=0.0), seed)
-        self.other, self.accumulate = other or SGD(lr=0.2, momentum=0.0), accumulate
-        self.turns, self.since, self.noise = turns, since, noise
-        self.seen, self.followed = [], 0
+        self.follower_optimizer = follower_optimizer or SGD(lr=0.2, momentum=0.0)
+        self.accumulate, self.updates, self.start, self.noise = accumulate, updates, start, noise
+        self.requires_grad_flags, self.steps_done = [], 0
 
     def build_networks(self, spec: DataSpec) -> None:
         self.leader, self.follower = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
         self.norm = nn.BatchNorm1d(1, affine=False)
 
     def optimized_networks(self):
-        follow = OptimizedNetwork(
-            "follower", [self.follower, self.norm], self.other, self.follow, self.turns, self.since
+        modules = [self.follower, self.norm]
+        follower = OptimizedNetwork(
+            "follower", modules, self.follower_optimizer, self.follower_losses, self.updates, self.start
         )
-        return [follow, OptimizedNetwork("leader", [self.leader], self.optimizer, self.lead)]
+        return [follower, OptimizedNetwork("leader", [self.leader], self.optimizer, self.leader_losses)]
 
-    def follow(self, batch):
-        self.seen.append((self.follower.weight.requires_grad, self.leader.weight.requires_grad))
+    def follower_losses(self, batch):
+        self.requires_grad_flags.append((self.follower.weight.requires_grad, self.leader.weight.requires_grad))
         with torch.no_grad():
-            made = self.leader(self.light(batch))
-        self.norm(made)
-        return {"loss": (self.follower.weight - made).square().mean(), "one": torch.ones(())}
+            output = self.leader(self.brightness(batch))
+        self.norm(output)
+        return {"loss": (self.follower.weight - output).square().mean(), "one": torch.ones(())}
 
-    def lead(self, batch):
-        made = self.leader(self.light(batch))
-        return {"loss": (made - 1).square().mean() + 0.1 * (made * self.follower.weight).mean()}
+    def leader_losses(self, batch):
+        output = self.leader(self.brightness(batch))
+        return {"loss": (output - 1).square().mean() + 0.1 * (output * self.follower.weight).mean()}
 
-    def light(self, batch):
-        light = batch["image"].flatten(1).mean(1, keepdim=True)
-        return light + self.noise * torch.randn_like(light) if self.training else light
+    def brightness(self, batch):
+        brightness = batch["image"].flatten(1).mean(1, keepdim=True)
+        return brightness + self.noise * torch.randn_like(brightness) if self.training else brightness
 
     def after_step(self) -> None:
-        self.followed += 1
+        self.steps_done += 1
 
 
 def weights(stage):
     return {name: float(module.weight.detach()) for name, module in stage.named_children() if name != "norm"}
 
 
-@pytest.mark.parametrize(("accumulate", "turns"), [(1, 1), (4, 1), (2, 2)])
-def test_steps_are_those_written_by_hand(accumulate, turns, tmp_path, trainer, digits):
-    class Look(Callback):
+@pytest.mark.parametrize(("accumulate", "updates"), [(1, 1), (4, 1), (2, 2)])
+def test_updates_agree_with_those_by_hand(accumulate, updates, tmp_path, trainer, digits):
+    class RecordBrightness(Callback):
         def on_train_batch_start(self, trainer, stage, batch, *_):
-            lights.append(batch["image"].flatten(1).mean(1))
+            batches.append(batch["image"].flatten(1).mean(1))
 
-    lights = []
-    stage = Duel(accumulate=accumulate, turns=turns).build(SPEC)
+    batches = []
+    stage = LeaderFollower(accumulate=accumulate, updates=updates).build(SPEC)
     start = weights(stage)
-    trainer(tmp_path, 3, callbacks=[Look()]).fit(stage, digits())
+    trainer(tmp_path, 3, callbacks=[RecordBrightness()]).fit(stage, digits())
     a, b = start["leader"], start["follower"]
-    for light in lights:
-        shares = light.chunk(turns)
+    for brightness in batches:
+        shares = brightness.chunk(updates)
         for x in shares:
             b -= 0.2 * float((2 * (b - a * x)).mean())
-        x = shares[-1]  # the leader moves once, by the last share
+        x = shares[-1]  # the leader is updated once, on the last share
         a -= 0.1 * float((2 * (a * x - 1) * x + 0.1 * x * b).mean())
     assert weights(stage) == pytest.approx({"leader": a, "follower": b}, rel=1e-4)
     assert abs(a - start["leader"]) > 0.01
 
 
-def test_a_step_is_one_whole_round(tmp_path, trainer, digits):
-    class Look(Callback):
+def test_a_step_has_all_updates_of_all_networks(tmp_path, trainer, digits):
+    class RecordSteps(Callback):
         def on_validation_start(self, trainer, *_):
             validated.append(trainer.global_step)
 
@@ -87,69 +91,61 @@ def test_a_step_is_one_whole_round(tmp_path, trainer, digits):
             saved.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else None)
 
     validated, saved = [], []
-    stage = Duel(accumulate=2, turns=4)
-    fit = trainer(tmp_path, 5, checkpoint_every=2, val_check_interval=2, callbacks=[Look()], log_every_n_steps=2)
+    stage = LeaderFollower(accumulate=2, updates=4)
+    callbacks = [RecordSteps()]
+    fit = trainer(tmp_path, 5, checkpoint_every=2, val_check_interval=2, callbacks=callbacks, log_every_n_steps=2)
     fit.fit(stage, digits())
-    assert (fit.global_step, stage.steps, stage.followed) == (5, 5, 5)
+    assert (fit.global_step, stage.steps, stage.steps_done) == (5, 5, 5)
     assert saved == [None, None, 2, 2, 4]
     assert validated == [2, 4]
-    assert len([1 for follower, _ in stage.seen if follower]) >= 5 * 8
+    assert len([1 for follower, _ in stage.requires_grad_flags if follower]) >= 5 * 8
     expected = {"loss", "follower_loss", "follower_one", "follower_gradient", "leader_gradient"}
     assert {f"train/{name}" for name in expected} <= fit.callback_metrics.keys()
     assert {"val/loss", "val/follower_loss"} <= fit.callback_metrics.keys()
 
 
-def test_only_the_one_that_moves_takes_gradients(tmp_path, trainer, digits):
-    stage = Duel()
+def test_only_the_updated_network_takes_gradients(tmp_path, trainer, digits):
+    stage = LeaderFollower()
     trainer(tmp_path, 2).fit(stage, digits())
-    assert stage.seen[:2] == [(True, False), (True, False)]
+    assert stage.requires_grad_flags[:2] == [(True, False), (True, False)]
     assert all(parameter.requires_grad and parameter.grad is None for parameter in stage.parameters())
 
 
-def test_each_player_is_clipped_and_follows_its_own_rate(tmp_path, trainer, digits):
-    class Rates(Callback):
+def test_each_network_has_its_own_clipping_and_learning_rate(tmp_path, trainer, digits):
+    class RecordRates(Callback):
         def on_train_batch_start(self, trainer, stage, *_):
             rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
 
     rates = []
-    slow = SGD(lr=1.0, momentum=0.0, clip=0.01)
-    stage = Duel(slow, SGD(lr=0.2, momentum=0.0, lr_schedule=CosineLR()), turns=2, since=2).build(SPEC)
+    clipped = SGD(lr=1.0, momentum=0.0, clip=0.01)
+    cosine = SGD(lr=0.2, momentum=0.0, lr_schedule=CosineLR())
+    stage = LeaderFollower(clipped, cosine, updates=2, start=2).build(SPEC)
     start = weights(stage)
-    fit = trainer(tmp_path, 4, callbacks=[Rates()])
+    fit = trainer(tmp_path, 4, callbacks=[RecordRates()])
     fit.fit(stage, digits())
-    assert [follower for follower, _ in rates] == pytest.approx([0.2, 0.2, 0.2, 0.1])  # one move a step, from step 2 on
+    assert [follower for follower, _ in rates] == pytest.approx([0.2, 0.2, 0.2, 0.1])  # the schedule begins at step 2
     assert 0.01 < abs(weights(stage)["leader"] - start["leader"]) <= 0.04 + 1e-6
     assert weights(stage)["follower"] != start["follower"]
 
 
-def test_a_player_may_join_later(tmp_path, trainer, digits):
-    stage = Duel(since=3).build(SPEC)
+def test_a_network_may_start_later(tmp_path, trainer, digits):
+    stage = LeaderFollower(start=3).build(SPEC)
     start = weights(stage)
     trainer(tmp_path, 3).fit(stage, digits())
     assert weights(stage)["follower"] == start["follower"]
 
 
-class Killed(Exception):
-    pass
-
-
-class Kill(Callback):
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == 4:
-            raise Killed
-
-
 def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
     def run(folder, resume=None, **settings):
-        rates = {"lr_schedule": CosineLR(warmup=2)}
-        stage = Duel(AdamW(1e-2, **rates), AdamW(1e-2, **rates), 2, 2, since=2, noise=0.1)
+        optimizers = (AdamW(1e-2, lr_schedule=CosineLR(warmup=2)) for _ in range(2))
+        stage = LeaderFollower(*optimizers, accumulate=2, updates=2, start=2, noise=0.1)
         fit = trainer(tmp_path / folder, 6, checkpoint_every=3, val_check_interval=3, **settings)
         fit.fit(stage, digits(), ckpt_path=resume)
         return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)
 
     whole = run("whole")
     with pytest.raises(Killed):
-        run("killed", callbacks=[Kill()])
+        run("killed", callbacks=[KillAtStep(4)])
     resumed = run("killed", resume=tmp_path / "killed" / "last.ckpt")
     assert whole["global_step"] == resumed["global_step"] == 6
     for name, tensor in whole["state_dict"].items():
@@ -161,18 +157,18 @@ def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
 
 
 def test_half_precision_is_lightnings(tmp_path, trainer, digits):
-    class Typed(Duel):
-        def lead(self, batch):
-            kinds.add(self.leader(self.light(batch)).dtype)
-            return super().lead(batch)
+    class RecordedDtype(LeaderFollower):
+        def leader_losses(self, batch):
+            dtypes.add(self.leader(self.brightness(batch)).dtype)
+            return super().leader_losses(batch)
 
-    kinds = set()
-    trainer(tmp_path, 1, precision="bf16-mixed").fit(Typed(), digits())
-    assert kinds == {torch.bfloat16}
+    dtypes = set()
+    trainer(tmp_path, 1, precision="bf16-mixed").fit(RecordedDtype(), digits())
+    assert dtypes == {torch.bfloat16}
 
 
 def test_a_batch_is_cut_in_order():
     parts = split({"image": torch.arange(6.0), "index": torch.arange(6)}, 3)
     assert [part["index"].tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
-    with pytest.raises(UserError, match="batch of 6 cannot be cut into 4 parts"):
+    with pytest.raises(UserError, match="6 cannot be cut into 4"):
         split({"index": torch.arange(6)}, 4)

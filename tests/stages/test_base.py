@@ -31,7 +31,7 @@ class Line(Stage):
         self.steps += 1
 
 
-class Other(Line):
+class OtherLine(Line):
     pass
 
 
@@ -44,11 +44,11 @@ def test_networks_are_built_once_from_the_spec():
     stage.build(SPEC)
     assert stage.built == 1
     assert stage.network.weight is weight
-    with pytest.raises(UserError, match=r"built for images of \(1, 8, 8\), the data give \(3, 8, 8\)"):
+    with pytest.raises(UserError, match=r"images of \(1, 8, 8\).*\(3, 8, 8\)"):
         stage.build(DataSpec((3, 8, 8)))
 
 
-def test_initial_weights_depend_on_the_seed_alone_and_disturb_nobody():
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generator_unchanged():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -64,19 +64,19 @@ def test_initial_weights_depend_on_the_seed_alone_and_disturb_nobody():
     [
         (DataSpec((1, 9, 8), 10), {"image"}, "images"),
         (DataSpec((1, 9, 8), 10), {"label"}, None),
-        (DataSpec((1, 8, 8), 7), {"label"}, "built for 10 classes, the data have 7"),
+        (DataSpec((1, 8, 8), 7), {"label"}, "10 classes.* 7"),
         (DataSpec((1, 8, 8), 7), {"image"}, None),
         (
             DataSpec((1, 8, 8), 10, identities={"representation": "b"}),
             {"representation"},
-            "trained on representation a",
+            "representation a",
         ),
         (DataSpec((1, 8, 8), 10, identities={"representation": "b"}), {"image"}, None),
         (DataSpec((1, 8, 8), 10, identities={"representation": "a"}), {"representation"}, None),
         (DataSpec((1, 8, 8), 10), {"representation"}, None),  # data without that store cannot contradict
     ],
 )
-def test_data_must_agree_in_what_is_read(given, needs, message):
+def test_data_must_agree_in_the_keys_that_are_read(given, needs, message):
     built = DataSpec((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"representation": "a"})
     if message is None:
         check_spec(built, given, frozenset(needs))
@@ -85,7 +85,7 @@ def test_data_must_agree_in_what_is_read(given, needs, message):
             check_spec(built, given, frozenset(needs))
 
 
-def test_spec_travel_as_plain_data():
+def test_a_data_spec_is_restored_from_plain_data():
     spec = DataSpec((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"dataset": "x"})
     assert DataSpec.from_dict(spec.to_dict()) == spec
 
@@ -98,14 +98,14 @@ def test_after_step_follows_the_optimizer_and_not_the_batch(tmp_path, trainer, d
 
 
 def test_gradients_are_clipped(tmp_path, trainer, digits):
-    moved = {}
+    distance = {}
     for clip in (None, 0.01):
         stage = Line(SGD(lr=1.0, momentum=0.0, clip=clip)).build(SPEC)
         start = stage.network.weight.detach().clone()
         trainer(tmp_path / str(clip), 1).fit(stage, digits())
-        moved[clip] = float((stage.network.weight.detach() - start).norm())
-    assert moved[None] > 0.1
-    assert moved[0.01] <= 0.01 + 1e-6
+        distance[clip] = float((stage.network.weight.detach() - start).norm())
+    assert distance[None] > 0.1
+    assert distance[0.01] <= 0.01 + 1e-6
 
 
 def test_losses_are_logged(tmp_path, trainer, digits):
@@ -114,9 +114,9 @@ def test_losses_are_logged(tmp_path, trainer, digits):
     assert {"train/loss", "train/other", "val/loss", "val/other"} <= fit.callback_metrics.keys()
 
 
-def test_a_stage_without_data_module_says_so(tmp_path, trainer):
+def test_a_stage_needs_a_data_module(tmp_path, trainer):
     batch = {"image": torch.rand(2, 1, 8, 8), "index": torch.arange(2)}
-    with pytest.raises(UserError, match="needs a data module"):
+    with pytest.raises(UserError, match="data module"):
         trainer(tmp_path, 1).fit(Line(), DataLoader([batch], batch_size=None))
     trainer(tmp_path, 1).fit(Line().build(SPEC), DataLoader([batch], batch_size=None))
 
@@ -134,33 +134,35 @@ def test_a_checkpoint_rebuilds_its_stage(tmp_path, save):
         assert not again.training
 
 
-def test_what_is_no_checkpoint_of_this_kind_is_told(tmp_path, save):
-    with pytest.raises(UserError, match=r"no checkpoint at .*absent"):
+def test_an_unsuitable_file_is_named(tmp_path, save):
+    with pytest.raises(UserError, match="absent"):
         Stage.load(tmp_path / "absent.ckpt")
     path = save(Line().build(SPEC), tmp_path / "line.ckpt")
-    with pytest.raises(UserError, match="holds a Line, where a Other is needed"):
-        Other.load(path)
+    with pytest.raises(UserError, match="a Line, but a OtherLine"):
+        OtherLine.load(path)
     torch.save({"model": torch.zeros(2)}, tmp_path / "foreign.ckpt")
-    with pytest.raises(UserError, match="no checkpoint of this project"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         Stage.load(tmp_path / "foreign.ckpt")
     torch.save([torch.zeros(2)], tmp_path / "list.ckpt")
-    with pytest.raises(UserError, match=r"list\.ckpt holds a list"):
+    with pytest.raises(UserError, match=r"list\.ckpt"):
         Stage.load(tmp_path / "list.ckpt")
     (tmp_path / "damaged.ckpt").write_bytes(path.read_bytes()[:500])
-    with pytest.raises(UserError, match=r"damaged\.ckpt cannot be read"):
+    with pytest.raises(UserError, match=r"damaged\.ckpt"):
         Stage.load(tmp_path / "damaged.ckpt")
 
 
-RAN = []
+CALLS = []
 
 
 class Payload:
+    """An object whose unpickling calls a function."""
+
     def __reduce__(self):
-        return RAN.append, (1,)
+        return CALLS.append, (1,)
 
 
 @pytest.mark.parametrize("kind", ["torch", "pickle"])
-def test_nothing_in_a_file_is_run(kind, tmp_path, save):
+def test_loading_runs_no_code_of_the_file(kind, tmp_path, save):
     path = tmp_path / "evil.ckpt"
     checkpoint = torch.load(save(Line().build(SPEC), path), weights_only=True) | {"payload": Payload()}
     if kind == "torch":
@@ -169,30 +171,30 @@ def test_nothing_in_a_file_is_run(kind, tmp_path, save):
         path.write_bytes(pickle.dumps({"payload": Payload()}))
     with pytest.raises(UserError, match="cannot be read"):
         Stage.load(path)
-    assert RAN == []
+    assert CALLS == []
 
 
 def test_a_checkpoint_cannot_name_a_foreign_class(tmp_path, save):
     path = save(Line().build(SPEC), tmp_path / "a.ckpt")
     checkpoint = torch.load(path, weights_only=True)
-    for place in (checkpoint["stage"], checkpoint["stage"]["init_args"].setdefault("optimizer", {})):
-        before = dict(place)
-        place.update({"class_path": "os.system", "init_args": {"command": f"touch {tmp_path}/witness"}})
+    for description in (checkpoint["stage"], checkpoint["stage"]["init_args"].setdefault("optimizer", {})):
+        before = dict(description)
+        description.update({"class_path": "os.system", "init_args": {"command": f"touch {tmp_path}/witness"}})
         torch.save(checkpoint, path)
-        with pytest.raises(UserError, match=r"os\.system is not a class"):
+        with pytest.raises(UserError, match=r"os\.system"):
             Stage.load(path)
-        place.clear()
-        place.update(before)
+        description.clear()
+        description.update(before)
     assert not (tmp_path / "witness").exists()
 
 
-def test_resuming_from_the_wrong_file_is_told(tmp_path, trainer, digits, save):
-    path = save(Other().build(SPEC), tmp_path / "other.ckpt")
+def test_an_unsuitable_file_to_resume_from_is_named(tmp_path, trainer, digits, save):
+    path = save(OtherLine().build(SPEC), tmp_path / "other.ckpt")
     checkpoint = torch.load(path, weights_only=True)
-    with pytest.raises(UserError, match=r"holds a .*Other, not a .*Line"):
+    with pytest.raises(UserError, match=r"OtherLine, not a .*Line"):
         Line().build(SPEC).on_load_checkpoint(checkpoint)
     wide = save(Line(width=5).build(SPEC), tmp_path / "wide.ckpt")
-    with pytest.raises(UserError, match="of other networks"):
+    with pytest.raises(UserError, match="other networks"):
         Line().build(SPEC).on_load_checkpoint(torch.load(wide, weights_only=True))
     own = save(Line().build(SPEC), tmp_path / "own.ckpt")
     small = Line().build(DataSpec((1, 4, 4)))

@@ -1,4 +1,4 @@
-"""Weights laid out channels last: the same training, and runs that change their mind continue."""
+"""Weights stored channels last: the same training, and runs may continue with the other memory format."""
 
 import pytest
 import torch
@@ -18,22 +18,21 @@ def fit(make_stage, trainer, digits, tmp_path):
     return train
 
 
-def laid_out(stage):
+def is_channels_last(stage):
+    """Whether each convolution's weight is channels last, as a set."""
     weights = [p for p in stage.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
     assert weights
     return {p.is_contiguous(memory_format=torch.channels_last) for p in weights}
 
 
-def test_training_is_the_same_and_can_continue_either_way(fit, tmp_path):
-    plain, last = fit("plain", 4), fit("last", 4, channels_last=True)
-    assert (laid_out(plain), laid_out(last)) == ({False}, {True})
-    begun = tmp_path / "begun" / "last.ckpt"
-    fit("begun", 2)
-    changed = fit("changed", 4, begun, channels_last=True)
-    assert laid_out(changed) == {True}
-    begun = tmp_path / "begun_last" / "last.ckpt"
-    fit("begun_last", 2, channels_last=True)
-    back = fit("back", 4, begun)
-    for stage in (last, changed, back):
-        for name, value in plain.state_dict().items():
+def test_training_is_the_same_and_can_continue_in_either_format(fit, tmp_path):
+    first, last = fit("first", 4), fit("last", 4, channels_last=True)
+    assert (is_channels_last(first), is_channels_last(last)) == ({False}, {True})
+    fit("half_first", 2)
+    first_to_last = fit("first_to_last", 4, tmp_path / "half_first" / "last.ckpt", channels_last=True)
+    assert is_channels_last(first_to_last) == {True}
+    fit("half_last", 2, channels_last=True)
+    last_to_first = fit("last_to_first", 4, tmp_path / "half_last" / "last.ckpt")
+    for stage in (last, first_to_last, last_to_first):
+        for name, value in first.state_dict().items():
             torch.testing.assert_close(stage.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)

@@ -1,3 +1,5 @@
+"""A classifier trained on the digits and its export."""
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -38,7 +40,7 @@ def test_digits_are_learned_and_exported(tmp_path):
     assert accuracy == pytest.approx(trainer.callback_metrics["val/accuracy"].item(), abs=1e-6)
 
 
-def test_same_seed_same_network():
+def test_the_same_seed_gives_the_same_network():
     spec = DataSpec((3, 16, 16), classes=4)
     first, again = (ClassifierStage(widths=(8, 8), seed=3).build(spec).state_dict() for _ in range(2))
     assert all(torch.equal(value, again[name]) for name, value in first.items())

@@ -1,3 +1,5 @@
+"""Timesteps, losses and guided sampling of diffusion stages."""
+
 import pytest
 import torch
 
@@ -22,24 +24,24 @@ def batch(n=64):
 
 
 @pytest.mark.parametrize("n", [1, 7, 64, 300])
-def test_stratified_levels_cover_the_schedule_evenly(make_stage, n):
+def test_stratified_timesteps_cover_the_schedule_evenly(make_stage, n):
     stage = make_stage(stratified=True).build(SPEC)
     steps = stage.denoiser.schedule.steps
     timesteps = stage._random_timesteps(n, torch.device("cpu"))
     assert timesteps.shape == (n,)
     counts = torch.histc(timesteps.float(), bins=min(n, steps), min=0, max=steps)
     assert counts.max() <= n / min(n, steps) + 2
-    assert n < 7 or not torch.equal(timesteps, timesteps.sort().values)  # not in the order of the rows
+    assert n < 7 or not torch.equal(timesteps, timesteps.sort().values)  # in random order
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_levels_are_uniform(make_stage, stratified):
+def test_timesteps_are_uniform(make_stage, stratified):
     stage = make_stage(stratified=stratified).build(SPEC)
     torch.manual_seed(0)
     timesteps = torch.cat([stage._random_timesteps(50, torch.device("cpu")) for _ in range(400)])
     counts = torch.bincount(timesteps, minlength=100)
     assert len(counts) == 100
-    assert bool(((counts - 200).abs() < 75).all())  # five standard deviations of independent draws
+    assert bool(((counts - 200).abs() < 75).all())  # five standard deviations of independent timesteps
 
 
 def test_validation_loss_is_the_same_every_time_and_for_every_batch(make_stage, awake):
@@ -47,32 +49,32 @@ def test_validation_loss_is_the_same_every_time_and_for_every_batch(make_stage, 
     first = stage.losses(batch())["loss"]
     torch.rand(3)
     assert torch.equal(stage.losses(batch())["loss"], first)
-    parts = [{name: rows[i : i + 16] for name, rows in batch().items()} for i in range(0, 64, 16)]
+    parts = [{name: values[i : i + 16] for name, values in batch().items()} for i in range(0, 64, 16)]
     torch.testing.assert_close(torch.stack([stage.losses(part)["loss"] for part in parts]).mean(), first)
     stage.train()
     assert not torch.equal(stage.losses(batch())["loss"], first)
 
 
 def test_guidance_mixes_the_two_estimates(make_stage, awake):
-    """One DDIM step to clean gives the estimate itself, so guided samples can be computed by hand."""
+    """One DDIM step to clean returns the estimate itself, so guided samples can be computed by hand."""
     stage = awake(make_stage(ClassCondition(), sampler=DDIM(1), ema=None).build(SPEC)).eval()
     seeds, labels = torch.arange(16), torch.randint(10, (16,))
-    x, k = SeededNoise(seeds, stage.codec.stream).normal(0, 1, 8, 8), torch.zeros(16, dtype=torch.long)
+    x, t = SeededNoise(seeds, stage.codec.stream).normal(0, 1, 8, 8), torch.zeros(16, dtype=torch.long)
     with torch.no_grad():
-        cond = stage.denoiser(x, k, stage.conditioner((labels,), 16)).mean
-        null = stage.denoiser(x, k, stage.conditioner.null(16)).mean
-    asked = {"seed": seeds, "label": labels}
+        cond = stage.denoiser(x, t, stage.conditioner((labels,), 16)).mean
+        null = stage.denoiser(x, t, stage.conditioner.null(16)).mean
+    given = {"seed": seeds, "label": labels}
     for scale in (1.0, 0.0, 2.5):
         expected = stage.codec.decode(null + scale * (cond - null))
-        torch.testing.assert_close(stage.sample(asked, Guidance(scale)), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(stage.sample(given, Guidance(scale)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_null_is_not_computed_outside_the_interval(make_stage, awake):
+def test_the_null_condition_is_not_computed_outside_the_interval(make_stage, awake):
     stage = awake(make_stage(ClassCondition(), sampler=DDIM(5), ema=None).build(SPEC)).eval()
-    rows = []
-    stage.denoiser.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    batch_sizes = []
+    stage.denoiser.register_forward_hook(lambda module, inputs, output: batch_sizes.append(len(inputs[0])))
     stage.sample({"seed": torch.arange(16)}, Guidance(2.0, interval=(0.4, 0.8)))
-    assert rows == [16, 16, 32, 32, 16]
+    assert batch_sizes == [16, 16, 32, 32, 16]
 
 
 @pytest.mark.parametrize(
@@ -91,23 +93,23 @@ def test_any_network_trains_and_samples(make_stage, awake, network, learned):
     assert stage.sample({"seed": torch.arange(3)}).shape == (3, 1, 8, 8)
 
 
-def test_a_guided_step_keeps_the_conditional_variance(make_stage, awake):
+def test_a_guided_step_has_the_conditional_variance(make_stage, awake):
     denoiser = Denoiser(ResidualMLP(16, 1), LinearSchedule(50), learned_variance=True)
     stage = awake(make_stage(ClassCondition(), denoiser=denoiser, ema=None).build(SPEC)).eval()
-    seen = []
+    steps = []
 
-    class Look(Ancestral):
-        def step(self, x, posterior, k, s, schedule, noise):
-            seen.append((x, k, posterior))
-            return super().step(x, posterior, k, s, schedule, noise)
+    class RecordedAncestral(Ancestral):
+        def step(self, x, posterior, t, t_next, schedule, noise):
+            steps.append((x, t, posterior))
+            return super().step(x, posterior, t, t_next, schedule, noise)
 
     labels = torch.arange(16) % 10
-    stage.sample({"seed": torch.arange(16), "label": labels}, Guidance(3.0), Look(3))
-    for x, k, posterior in seen:
+    stage.sample({"seed": torch.arange(16), "label": labels}, Guidance(3.0), RecordedAncestral(3))
+    for x, t, posterior in steps:
         assert isinstance(posterior, Posterior)
         with torch.no_grad():
-            alone = stage.denoiser(x, torch.full((16,), k), stage.conditioner((labels,), 16))
-        torch.testing.assert_close(posterior.variance_mix, alone.variance_mix, rtol=1e-4, atol=1e-5)
+            unguided = stage.denoiser(x, torch.full((16,), t), stage.conditioner((labels,), 16))
+        torch.testing.assert_close(posterior.variance_mix, unguided.variance_mix, rtol=1e-4, atol=1e-5)
 
 
 def test_a_few_steps_of_training_lower_the_loss(make_stage, tmp_path, trainer, digits):
@@ -119,7 +121,7 @@ def test_a_few_steps_of_training_lower_the_loss(make_stage, tmp_path, trainer, d
     assert float(fit.callback_metrics["val/loss"]) < 0.55 * before
 
 
-def test_a_flow_is_trained_at_any_time_and_sampled_by_seed(make_stage, awake):
+def test_a_flow_is_trained_at_continuous_times_and_sampled_by_seed(make_stage, awake):
     denoiser = Denoiser(ModulatedMLP(16, 1, time_dim=16), FlowSchedule(100), FlowVelocity())
     stage = awake(make_stage(ClassCondition(), denoiser=denoiser, sampler=Heun(3), stratified=True).build(SPEC))
     torch.manual_seed(0)
@@ -130,22 +132,22 @@ def test_a_flow_is_trained_at_any_time_and_sampled_by_seed(make_stage, awake):
     loss = stage.train().losses(batch(8))["loss"]
     loss.backward()
     assert bool(loss.isfinite())
-    everything = stage.eval().sample({"seed": torch.arange(20)}, Guidance(2.0))
+    samples = stage.eval().sample({"seed": torch.arange(20)}, Guidance(2.0))
     parts = [stage.sample({"seed": part}, Guidance(2.0)) for part in torch.arange(20).split(7)]
-    assert torch.equal(torch.cat(parts), everything)
+    assert torch.equal(torch.cat(parts), samples)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "place"), [(CosineSchedule(100), 0.5), (FlowSchedule(100), 1.0)], ids=["diffusion", "flow"]
+    ("schedule", "offset"), [(CosineSchedule(100), 0.5), (FlowSchedule(100), 1.0)], ids=["diffusion", "flow"]
 )
-def test_levels_follow_a_law(make_stage, schedule, place):
-    """The fraction of level k is (k + 1) / T on a flow; of whole timesteps it lies between k / T and that."""
+def test_timesteps_follow_their_distribution(make_stage, schedule, offset):
+    """On a flow the fraction of timestep t is (t + 1) / T; an integer timestep stands for t / T to (t + 1) / T."""
     denoiser = Denoiser(ModulatedMLP(16, 1), schedule, FlowVelocity())
     for stratified in (False, True):
         stage = make_stage(denoiser=denoiser, timestep_distribution=LogitNormal(-1.0, 0.5), stratified=stratified)
         torch.manual_seed(0)
         timesteps = torch.cat([stage._random_timesteps(100, torch.device("cpu")) for _ in range(50)])
-        logits = torch.logit((timesteps + place) / 100)
+        logits = torch.logit((timesteps + offset) / 100)
         assert float(logits.mean()) == pytest.approx(-1.0, abs=0.03)
         assert float(logits.std()) == pytest.approx(0.5, abs=0.03)
 

@@ -1,4 +1,4 @@
-"""MAGE-B with the tokens of ImageNet, on the meta device: it has shapes and no values, so nothing can be waited for."""
+"""MAGE-B at the size of ImageNet, on the meta device: tensors have shapes without values, so nothing can wait."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import DataSpec
 
 CONFIG = Path(__file__).parents[2] / "configs" / "network" / "mage_b.yaml"
-ROWS = 64
+BATCH = 64
 UNFUSED = {torch.softmax, F.softmax, torch.matmul, torch.bmm, torch.Tensor.__matmul__, torch.Tensor.softmax}
 
 
 class Attention(TorchFunctionMode):
-    """Notes the shapes and the dropout of fused attention, and counts what would be attention by hand."""
+    """Records the shapes and the dropout of fused attention, and counts operations of unfused attention."""
 
     def __init__(self):
         super().__init__()
@@ -40,38 +40,38 @@ class Attention(TorchFunctionMode):
 
 @pytest.fixture
 def stage(monkeypatch):
-    def touched(self):
+    def used(self):
         raise AssertionError("a frozen network was used")
 
-    monkeypatch.setattr(Frozen, "module", property(touched))
+    monkeypatch.setattr(Frozen, "module", property(used))
     columns = {"tokens": {"shape": [256], "count": 1024}, "representation": {"shape": [256]}}
     with torch.device("meta"):
         network = MAGE(**yaml.safe_load(CONFIG.read_text())["init_args"])
-        made = MaskedStage(VQTokens(), RepresentationCondition(), network, Conditioner(drop=0.1), AdamW())
-        return made.build(DataSpec((3, 256, 256), 1000, columns))
+        stage = MaskedStage(VQTokens(), RepresentationCondition(), network, Conditioner(drop=0.1), AdamW())
+        return stage.build(DataSpec((3, 256, 256), 1000, columns))
 
 
 def test_a_training_step_uses_fused_attention_and_no_frozen_network(stage):
     assert stage.needs == {"tokens", "representation"}
-    tokens = torch.empty(ROWS, 256, dtype=torch.int64, device="meta")
-    batch = {"tokens": tokens, "representation": torch.empty(ROWS, 256, device="meta")}
+    tokens = torch.empty(BATCH, 256, dtype=torch.int64, device="meta")
+    batch = {"tokens": tokens, "representation": torch.empty(BATCH, 256, device="meta")}
     with Attention() as attention, HostSyncs() as syncs:
         stage.train().losses(batch)["loss"].backward()
-    # half of the tokens and the slot, then all of them
-    assert attention.fused == [((ROWS, 12, 129, 64), 0.1)] * 12 + [((ROWS, 16, 257, 48), 0.1)] * 8
+    # half of the tokens and the condition's token, then all of them
+    assert attention.fused == [((BATCH, 12, 129, 64), 0.1)] * 12 + [((BATCH, 16, 257, 48), 0.1)] * 8
     assert not attention.unfused
     assert not syncs.found
     assert not [name for name, p in stage.named_parameters() if p.grad is None]
 
 
-def test_guided_decoding_has_static_shapes_and_one_forward_for_a_step(stage):
-    raw = (torch.empty(ROWS, 256, device="meta"),)
+def test_guided_decoding_has_static_shapes_and_one_forward_pass_for_a_step(stage):
+    raw = (torch.empty(BATCH, 256, device="meta"),)
     with Attention() as attention, HostSyncs() as syncs, torch.no_grad():
-        tokens = stage.eval().sample_z(torch.empty(ROWS, dtype=torch.int64, device="meta"), raw, Guidance(2.0), None)
-    assert tokens.shape == (ROWS, 256)
+        tokens = stage.eval().sample_z(torch.empty(BATCH, dtype=torch.int64, device="meta"), raw, Guidance(2.0), None)
+    assert tokens.shape == (BATCH, 256)
     assert tokens.dtype == torch.int64
     assert len(attention.fused) == 20 * stage.sampler.steps
-    assert {shape for shape, _ in attention.fused} == {(2 * ROWS, 12, 257, 64), (2 * ROWS, 16, 257, 48)}
+    assert {shape for shape, _ in attention.fused} == {(2 * BATCH, 12, 257, 64), (2 * BATCH, 16, 257, 48)}
     assert {dropout for _, dropout in attention.fused} == {0.0}
     assert not attention.unfused
     assert not syncs.found

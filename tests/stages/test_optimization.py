@@ -1,3 +1,5 @@
+"""Learning-rate schedules, and torch's optimizers as the settings create them."""
+
 import math
 
 import pytest
@@ -10,22 +12,22 @@ from rcg_lightning.stages.optimization import SGD, AdamW, ConstantLR, CosineLR, 
 from rcg_lightning.types import Vector
 
 
-def rates(rate, steps, total=None):
-    return [rate.factor(step, steps if total is None else total) for step in range(steps)]
+def factors(schedule, steps, total=None):
+    return [schedule.factor(step, steps if total is None else total) for step in range(steps)]
 
 
 def test_constant_rate_after_a_linear_warm_up():
-    assert rates(ConstantLR(), 3) == [1, 1, 1]
-    assert rates(ConstantLR(4), 6) == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert rates(ConstantLR(2), 4, total=-1) == [0.5, 1, 1, 1]  # no set end
+    assert factors(ConstantLR(), 3) == [1, 1, 1]
+    assert factors(ConstantLR(4), 6) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert factors(ConstantLR(2), 4, total=-1) == [0.5, 1, 1, 1]  # no set end
 
 
 def test_cosine_rate():
-    law = CosineLR(warmup=2)
+    cosine = CosineLR(warmup=2)
     expected = [0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8))]
-    assert rates(law, 10) == pytest.approx(expected)
-    assert law.factor(10, 10) == pytest.approx(0, abs=1e-12)
-    assert law.factor(20, 10) == pytest.approx(0, abs=1e-12)
+    assert factors(cosine, 10) == pytest.approx(expected)
+    assert cosine.factor(10, 10) == pytest.approx(0, abs=1e-12)
+    assert cosine.factor(20, 10) == pytest.approx(0, abs=1e-12)
     assert CosineLR(final=0.1).factor(5, 10) == pytest.approx(0.55)
     assert CosineLR(final=0.1).factor(10, 10) == pytest.approx(0.1)
 
@@ -44,27 +46,27 @@ def network():
     return nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Embedding(4, 2))
 
 
-def test_every_parameter_decays_unless_vectors_are_spared():
+def test_every_parameter_decays_unless_vectors_are_excluded():
     module = network()
-    everything, _ = AdamW(weight_decay=0.1).make([module], 10)
-    assert [group["weight_decay"] for group in everything.param_groups] == [0.1]
-    assert len(everything.param_groups[0]["params"]) == 5
+    optimizer, _ = AdamW(weight_decay=0.1).make([module], 10)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
+    assert len(optimizer.param_groups[0]["params"]) == 5
 
-    spared, _ = AdamW(weight_decay=0.1, decay_vectors=False).make([module], 10)
-    decaying, sparing = spared.param_groups
-    assert (decaying["weight_decay"], sparing["weight_decay"]) == (0.1, 0.0)
-    assert {id(p) for p in decaying["params"]} == {id(module[0].weight), id(module[2].weight)}
-    assert {id(p) for p in sparing["params"]} == {id(module[0].bias), id(module[1].weight), id(module[1].bias)}
+    optimizer, _ = AdamW(weight_decay=0.1, decay_vectors=False).make([module], 10)
+    decayed, undecayed = optimizer.param_groups
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.1, 0.0)
+    assert {id(p) for p in decayed["params"]} == {id(module[0].weight), id(module[2].weight)}
+    assert {id(p) for p in undecayed["params"]} == {id(module[0].bias), id(module[1].weight), id(module[1].bias)}
 
 
-def test_the_learned_null_of_a_vector_decays_as_the_official_one():
-    """It is a row, as in the official files, and no vector."""
+def test_the_learned_null_embedding_of_a_vector_decays_as_the_official_one():
+    """It is a matrix of one row, as in the official files, not a vector."""
     conditioner = Conditioner(drop=0.1)
     conditioner.build((Vector(3),), 4)
-    decaying, sparing = AdamW(decay_vectors=False).make([conditioner], 10)[0].param_groups
+    decayed, undecayed = AdamW(decay_vectors=False).make([conditioner], 10)[0].param_groups
     projection = conditioner.parts[0]
-    assert {id(p) for p in decaying["params"]} == {id(projection.linear.weight), id(projection.fake)}
-    assert {id(p) for p in sparing["params"]} == {id(projection.linear.bias)}
+    assert {id(p) for p in decayed["params"]} == {id(projection.linear.weight), id(projection.fake)}
+    assert {id(p) for p in undecayed["params"]} == {id(projection.linear.bias)}
 
 
 def test_decay_is_decoupled():
@@ -87,29 +89,28 @@ def test_several_modules_with_equal_names_are_all_trained_and_frozen_ones_are_no
 @pytest.mark.parametrize(
     "settings", [AdamW(lr=0.5, lr_schedule=CosineLR(warmup=2)), SGD(lr=0.5, lr_schedule=CosineLR(warmup=2))]
 )
-def test_the_scheduler_follows_the_law(settings):
+def test_the_learning_rate_follows_the_schedule(settings):
     optimizer, scheduler = settings.make([network()], 6)
-    seen = []
+    rates = []
     for _ in range(6):
-        seen.append(optimizer.param_groups[0]["lr"])
+        rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    assert seen == pytest.approx([0.5 * factor for factor in rates(CosineLR(warmup=2), 6)])
+    assert rates == pytest.approx([0.5 * factor for factor in factors(CosineLR(warmup=2), 6)])
 
 
 def test_settings_reach_torch():
     optimizer, _ = AdamW(lr=0.3, betas=(0.5, 0.6), eps=1e-3).make([network()], 10)
     group = optimizer.param_groups[0]
     assert (group["betas"], group["eps"], group["lr"]) == ((0.5, 0.6), 1e-3, 0.3)
-    listed, _ = AdamW(betas=[0.5, 0.6]).make([network()], 10)  # as it comes from a checkpoint
+    listed, _ = AdamW(betas=[0.5, 0.6]).make([network()], 10)  # as read from a checkpoint
     assert listed.param_groups[0]["betas"] == (0.5, 0.6)
     sgd, _ = SGD(momentum=0.7, weight_decay=0.2).make([network()], 10)
     assert (sgd.param_groups[0]["momentum"], sgd.param_groups[0]["weight_decay"]) == (0.7, 0.2)
 
 
 def test_exponential_rate_falls_to_its_floor():
-    law = ExponentialLR(2.0, floor=0.2)
-    assert rates(law, 5, total=-1) == [1, 0.5, 0.25, 0.2, 0.2]
+    assert factors(ExponentialLR(2.0, floor=0.2), 5, total=-1) == [1, 0.5, 0.25, 0.2, 0.2]
     with pytest.raises(UserError, match="at least 1"):
         ExponentialLR(0.9)
 
@@ -117,20 +118,22 @@ def test_exponential_rate_falls_to_its_floor():
 def test_momentum_grows_and_resumes():
     weights = nn.Linear(2, 2)
     optimizer, scheduler = SGD(momentum=0.5, final_momentum=0.7, momentum_steps=4).make([weights], 10)
-    seen = []
+    momenta = []
     for _ in range(6):
-        seen.append(optimizer.param_groups[0]["momentum"])
+        momenta.append(optimizer.param_groups[0]["momentum"])
         optimizer.step()
         scheduler.step()
-    assert seen == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7, 0.7])
-    again, law = SGD(momentum=0.5, final_momentum=0.7, momentum_steps=4).make([weights], 10)
-    law.load_state_dict(scheduler.state_dict())
-    again.step()
-    law.step()
-    assert again.param_groups[0]["momentum"] == pytest.approx(0.7)
+    assert momenta == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7, 0.7])
+    state = scheduler.state_dict()
+    assert not [name for name, value in state.items() if callable(value)]  # or a checkpoint could not be read
+    optimizer, scheduler = SGD(momentum=0.5, final_momentum=0.7, momentum_steps=4).make([weights], 10)
+    scheduler.load_state_dict(state)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.7)
 
 
-def test_weights_into_a_unit_are_cut_to_their_largest_norm():
+def test_weights_into_a_unit_are_clipped_to_the_largest_norm():
     layer = nn.Linear(2, 2)
     layer.weight.data = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
     optimizer, _ = SGD(lr=0.0, max_norm=1.0).make([layer], 1)

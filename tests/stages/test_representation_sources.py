@@ -1,4 +1,4 @@
-"""Representations from a store and from an encoder: the same losses on the same views, of an RDM and a condition."""
+"""Representations from a store and from an encoder: equal losses on the same views, of an RDM and a condition."""
 
 import pytest
 import torch
@@ -25,16 +25,16 @@ STAGES = {
 
 
 class Losses(Callback):
-    """Notes what training and validation log."""
+    """Records the losses of training and validation."""
 
     def __init__(self):
-        self.seen = []
+        self.losses = []
 
     def on_train_batch_end(self, trainer, *_):
-        self.seen.append(float(trainer.callback_metrics["train/loss"]))
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
 
     def on_validation_end(self, trainer, pl_module):
-        self.seen.append(float(trainer.callback_metrics["val/loss"]))
+        self.losses.append(float(trainer.callback_metrics["val/loss"]))
 
 
 @pytest.fixture
@@ -47,30 +47,28 @@ def encoder(tmp_path):
 
 @pytest.fixture
 def stores(tmp_path, trainer, encoder):
-    """What the encoder makes of two views of each training image, and of the evaluation images."""
+    """Stores of the representations of two views of each training image, and of the evaluation images."""
 
     def extract(split):
-        data, work = ImageDataModule(Digits(limit=64), batch_size=32, views=FLIPPED), Extraction(encoder, [])
-        identity = {**data.store_identity(split), **work.identities}
+        data, extraction = ImageDataModule(Digits(limit=64), batch_size=32, views=FLIPPED), Extraction(encoder, [])
+        identity = {**data.store_identity(split), **extraction.identities}
         writer = StoreWriter(tmp_path / split, len(data.images(split)), data.view_count(split), 50, identity)
         data.extract(split, writer.pending())
         run = trainer(tmp_path, 1)
-        return predict_store(run, work, data, writer, work.columns(data.spec.image)).path
+        return predict_store(run, extraction, data, writer, extraction.columns(data.spec.image)).path
 
     return {"stores": [extract("train")], "eval_stores": [extract("eval")]}
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_training_and_validation_lose_the_same_from_a_store_and_from_images(
-    make_stage, trainer, tmp_path, encoder, stores, name
-):
-    seen = []
+def test_losses_from_a_store_and_from_images_are_equal(make_stage, trainer, tmp_path, encoder, stores, name):
+    losses = []
     for stored in (True, False):
-        stage, losses = make_stage(**STAGES[name](None if stored else encoder)), Losses()
+        stage, callback = make_stage(**STAGES[name](None if stored else encoder)), Losses()
         data = ImageDataModule(Digits(limit=64), batch_size=32, views=FLIPPED, **(stores if stored else {}))
-        trainer(tmp_path / str(stored), 4, callbacks=[losses]).fit(stage, datamodule=data)
+        trainer(tmp_path / str(stored), 4, callbacks=[callback]).fit(stage, datamodule=data)
         assert stage.spec.identities["representation"] == encoder.identity
-        seen.append(losses.seen)
-    assert len(seen[0]) == 5
-    assert len(set(seen[0])) == 5
-    assert seen[0] == pytest.approx(seen[1], rel=1e-4)
+        losses.append(callback.losses)
+    assert len(losses[0]) == 5
+    assert len(set(losses[0])) == 5
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

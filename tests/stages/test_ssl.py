@@ -1,3 +1,5 @@
+"""MoCo v3 on the digits: training, momentum encoder, views, keys of all processes, export and resume."""
+
 import copy
 import math
 import multiprocessing
@@ -54,7 +56,7 @@ def trainer(folder, steps, **settings):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A stage after 60 steps on the digits, its trainer, and the metrics of validation at step 2 and at the end."""
+    """A stage after 60 steps on the digits, its trainer, and the validation metrics before and after training."""
     folder = tmp_path_factory.mktemp("moco")
     stage, data = digits_stage(), ImageDataModule(Digits(), batch_size=96)
     fit = trainer(folder, 60, val_check_interval=60)
@@ -70,7 +72,7 @@ def batch(n=8):
     return {"image": torch.rand(n, 1, 8, 8), "index": torch.arange(n)}
 
 
-def test_training_makes_neighbours_of_one_class(trained):
+def test_after_training_neighbours_have_the_same_class(trained):
     _, _, before, after = trained
     assert after["val/knn_head"] > 0.85
     assert after["val/knn_head"] > before["val/knn_head"] + 0.1
@@ -78,7 +80,7 @@ def test_training_makes_neighbours_of_one_class(trained):
     assert after["val/uniformity_head"] < -1.5
 
 
-def test_exported_encoder_gives_the_features_of_the_stage(trained):
+def test_the_exported_encoder_has_the_features_of_the_stage(trained):
     stage, fit, _, _ = trained
     image = torch.rand(5, 1, 8, 8)
     expected = stage.eval().features(image)
@@ -102,7 +104,7 @@ def test_a_checkpoint_rebuilds_the_stage_exactly(trained, tmp_path):
 
 def test_resumed_training_ends_where_uninterrupted_training_does(tmp_path):
     def run(steps, resume=None):
-        # laws that do not know that the first run stops early
+        # schedules that do not depend on the number of steps, since the first run stops early
         stage = digits_stage(final_momentum=0.98, optimizer=AdamW(lr=1e-3))
         fit = trainer(tmp_path, steps, callbacks=[Reseed()])
         fit.fit(stage, datamodule=ImageDataModule(Digits(), batch_size=32), ckpt_path=resume)
@@ -116,7 +118,7 @@ def test_resumed_training_ends_where_uninterrupted_training_does(tmp_path):
         assert torch.equal(value, resumed[name]), name
 
 
-def test_momentum_encoder_follows_by_the_rule(tmp_path):
+def test_the_momentum_encoder_is_a_moving_average(tmp_path):
     stage = digits_stage(momentum=0.9).build(DIGITS)
     stage._trainer = trainer(tmp_path, 10)
     start = copy.deepcopy(stage.momentum_encoder)
@@ -130,7 +132,7 @@ def test_momentum_encoder_follows_by_the_rule(tmp_path):
         torch.testing.assert_close(now, m * before + (1 - m) * target)
 
 
-def test_momentum_rises_in_half_a_cosine():
+def test_momentum_rises_as_a_half_cosine():
     assert cosine_momentum(0, 100, 0.99, 1.0) == pytest.approx(0.99)
     assert cosine_momentum(50, 100, 0.99, 1.0) == pytest.approx(0.995)
     assert cosine_momentum(100, 100, 0.99, 1.0) == 1.0
@@ -139,25 +141,25 @@ def test_momentum_rises_in_half_a_cosine():
 
 def test_only_encoder_and_predictor_are_trained():
     stage = digits_stage().build(DIGITS)
-    optimizer, _ = stage.optimizer.make(stage.trained(), 10)
-    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert moved == {id(p) for module in (stage.encoder, stage.predictor) for p in module.parameters()}
+    optimizer, _ = stage.optimizer.make(stage.trained_modules(), 10)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for module in (stage.encoder, stage.predictor) for p in module.parameters()}
     stage.train().losses(batch())["loss"].backward()
-    assert all(p.grad is not None for module in stage.trained() for p in module.parameters())
+    assert all(p.grad is not None for module in stage.trained_modules() for p in module.parameters())
     assert all(p.grad is None for p in stage.momentum_encoder.parameters())
 
 
-def test_keys_use_the_statistics_of_their_own_batch():
+def test_keys_use_the_batch_statistics_of_their_own_batch():
     stage = digits_stage().build(DIGITS).train()
-    first = batch()
+    given = batch()
     torch.manual_seed(0)
-    loss = stage.losses(first)["loss"]
+    loss = stage.losses(given)["loss"]
     for module in stage.momentum_encoder.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             assert module.num_batches_tracked == 2  # once for each view
             module.running_mean.fill_(7.0)
     torch.manual_seed(0)
-    torch.testing.assert_close(stage.losses(first)["loss"], loss)
+    torch.testing.assert_close(stage.losses(given)["loss"], loss)
 
 
 def test_views_swapped_give_the_same_loss():
@@ -177,18 +179,18 @@ def keys_of_a_process(rank, path, results):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork to be quick")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="slow without fork")
 def test_keys_of_two_processes_are_gathered_in_the_order_of_ranks(tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     workers = [context.Process(target=keys_of_a_process, args=(r, tmp_path / "meet", results)) for r in range(2)]
     for worker in workers:
         worker.start()
-    found = sorted(results.get(timeout=60) for _ in workers)
+    gathered = sorted(results.get(timeout=60) for _ in workers)
     for worker in workers:
         worker.join()
-    everything = torch.arange(12.0).view(2, 6).tolist()
-    assert found == [(0, 0, everything), (1, 3, everything)]
+    all_keys = torch.arange(12.0).view(2, 6).tolist()
+    assert gathered == [(0, 0, all_keys), (1, 3, all_keys)]
 
 
 def test_keys_of_one_process_are_its_own():
@@ -222,7 +224,7 @@ def test_uncropped_views_are_rejected(tmp_path):
         trainer(tmp_path, 2).fit(stage, datamodule=ImageDataModule(Digits(), batch_size=8))
 
 
-def test_networks_that_do_not_fit_are_told():
+def test_networks_that_do_not_fit_are_named():
     with pytest.raises(UserError, match="does not fit"):
         digits_stage(predictor=Predictor(15, 64, 16)).build(DIGITS)
     with pytest.raises(UserError, match="predictor's dim"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from helpers.killed_run import KillAtStep, Killed
 from rcg_lightning.core.adversarial import GradientPenalty, Hinge, adaptive_weight
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.discriminators import PatchDiscriminator
@@ -19,8 +20,8 @@ from rcg_lightning.types import DataSpec
 SPEC = DataSpec((1, 8, 8))
 
 
-def adversary(since=0, **settings):
-    return Adversary(PatchDiscriminator(4, 1), AdamW(1e-3), since=since, **settings)
+def adversary(start=0, **settings):
+    return Adversary(PatchDiscriminator(4, 1), AdamW(1e-3), start=start, **settings)
 
 
 def tokenizer(kind=MaskGITVQGAN, **settings):
@@ -38,22 +39,23 @@ class Brightness(PerceptualLoss):
     def setup(self, shape):
         self.shape = shape
 
-    def __call__(self, made, original):
-        return (made.mean() - original.mean()).square()
+    def __call__(self, reconstruction, original):
+        return (reconstruction.mean() - original.mean()).square()
 
 
 @pytest.mark.parametrize("kind", [MaskGITVQGAN, VQGAN])
-def test_losses_are_those_of_the_parts(kind):
-    stage = tokenizer(kind, absolute=0.5, squared=2.0, perceptual=Brightness(), perceptual_weight=3.0).build(SPEC)
+def test_losses_agree_with_those_by_hand(kind):
+    stage = tokenizer(kind, l1_weight=0.5, l2_weight=2.0, perceptual=Brightness(), perceptual_weight=3.0).build(SPEC)
     image = batch()["image"]
     losses = stage.autoencoder_losses(batch())
     low, high = stage.network.image_range
     z = stage.network.encode(low + (high - low) * image)
     chosen, indices = stage.network.quantise(z)
-    made = (stage.network.decode(chosen) - low) / (high - low)
+    reconstruction = (stage.network.decode(chosen) - low) / (high - low)
+    error = reconstruction - image
     expected = {
-        "reconstruction": 0.5 * (made - image).abs().mean() + 2 * (made - image).square().mean(),
-        "perceptual": 3 * (made.mean() - image.mean()).square(),
+        "reconstruction": 0.5 * error.abs().mean() + 2 * error.square().mean(),
+        "perceptual": 3 * (reconstruction.mean() - image.mean()).square(),
         "commitment": 0.25 * (z - chosen).square().mean(),
         "codebook": (z - chosen).square().mean(),
     }
@@ -67,58 +69,60 @@ def test_losses_are_those_of_the_parts(kind):
     assert torch.equal(stage.predict_step(batch(), 0)["tokens"], indices.flatten(1))
 
 
-def test_the_gradient_goes_straight_through_the_codes():
+def test_the_gradient_passes_straight_through_the_quantisation():
     stage = tokenizer(codebook=EMACodebook()).build(SPEC)
     stage.codebook.commitment = 0.0
     stage.autoencoder_losses(batch())["loss"].backward()
-    reached = [name for name, p in stage.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
-    assert any(name.startswith("encoder") for name in reached)
+    with_gradient = [
+        name for name, p in stage.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
+    ]
+    assert any(name.startswith("encoder") for name in with_gradient)
     assert stage.network.codebook.weight.grad is None
 
 
-def test_the_adversary_pulls_as_hard_as_the_reconstruction():
+def test_the_adversarial_weight_balances_the_gradients():
     stage = tokenizer(adversary=adversary(weight=0.5)).build(SPEC)
     given = batch()
     losses = stage.autoencoder_losses(given)
     z, chosen, _ = stage.encode(given["image"])
-    made = stage.decode(z + (chosen - z).detach())
-    fooled = Hinge().generator(stage.discriminate(made))
-    error = (made - given["image"]).abs().mean()
-    weight = adaptive_weight(error, fooled, stage.network.decoder.out_conv.weight)
-    torch.testing.assert_close(losses["adversarial"], 0.5 * weight * fooled, rtol=1e-3, atol=1e-6)
-    judged = stage.discriminator_losses(given)  # of the very reconstruction
-    logits = stage.discriminate(torch.cat([made, given["image"]])).chunk(2)
-    torch.testing.assert_close(judged["loss"], Hinge().discriminator(logits[1], logits[0]), rtol=1e-4, atol=1e-6)
-    assert not stage._made
+    reconstruction = stage.decode(z + (chosen - z).detach())
+    adversarial = Hinge().generator(stage.discriminate(reconstruction))
+    error = (reconstruction - given["image"]).abs().mean()
+    weight = adaptive_weight(error, adversarial, stage.network.decoder.out_conv.weight)
+    torch.testing.assert_close(losses["adversarial"], 0.5 * weight * adversarial, rtol=1e-3, atol=1e-6)
+    loss = stage.discriminator_losses(given)["loss"]  # of the same reconstruction
+    fake, real = stage.discriminate(torch.cat([reconstruction, given["image"]])).chunk(2)
+    torch.testing.assert_close(loss, Hinge().discriminator(real, fake), rtol=1e-4, atol=1e-6)
+    assert not stage._reconstructions
     assert not any(p.grad is not None for p in stage.network.parameters())
 
 
 @pytest.mark.parametrize("codebook", [CodebookTraining(patience=4), EMACodebook(decay=0.9, patience=4)])
-def test_training_gives_images_back_and_exports_them(codebook, tmp_path, trainer, digits):
-    stage = tokenizer(codebook=codebook, squared=1.0)
+def test_training_improves_reconstructions_and_exports_the_network(codebook, tmp_path, trainer, digits):
+    stage = tokenizer(codebook=codebook, l2_weight=1.0)
     first = trainer(tmp_path / "first", 1)
     first.fit(tokenizer(codebook=type(codebook)()), digits())
     fit = trainer(tmp_path / "run", 40, val_check_interval=40)
     fit.fit(stage, digits())
-    found = {name: float(value) for name, value in fit.callback_metrics.items()}
-    assert found["val/psnr"] > float(first.callback_metrics["val/psnr"]) + 1
-    assert found["val/usage"] > 0.9
-    assert 6 < found["val/perplexity"] <= 12
-    assert {"train/loss", "train/reconstruction", "train/commitment", "train/perplexity"} <= found.keys()
+    metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
+    assert metrics["val/psnr"] > float(first.callback_metrics["val/psnr"]) + 1
+    assert metrics["val/usage"] > 0.9
+    assert 6 < metrics["val/perplexity"] <= 12
+    assert {"train/loss", "train/reconstruction", "train/commitment", "train/perplexity"} <= metrics.keys()
     exported = VQAutoencoder(tmp_path / "run" / "tokenizer")
     again = Stage.load(tmp_path / "run" / "last.ckpt")
     tokens = exported.tokens(batch()["image"])
     assert torch.equal(tokens, again.predict_step(batch(), 0)["tokens"])
 
 
-def test_the_adversary_joins_late_and_is_logged(tmp_path, trainer, digits):
-    class Look(Callback):
+def test_the_adversary_starts_later_and_is_logged(tmp_path, trainer, digits):
+    class RecordWeights(Callback):
         def on_train_batch_end(self, trainer, stage, *_):
             weights.append(stage.discriminator.net[0].weight.detach().clone())
 
     weights = []
-    stage = tokenizer(adversary=adversary(since=2, penalty=GradientPenalty(1.0, every=2)), accumulate=2)
-    fit = trainer(tmp_path, 4, callbacks=[Look()])
+    stage = tokenizer(adversary=adversary(start=2, penalty=GradientPenalty(1.0, every=2)), accumulate=2)
+    fit = trainer(tmp_path, 4, callbacks=[RecordWeights()])
     fit.fit(stage, digits())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
@@ -127,25 +131,15 @@ def test_the_adversary_joins_late_and_is_logged(tmp_path, trainer, digits):
     assert fit.global_step == 4
 
 
-class Killed(Exception):
-    pass
-
-
-class Kill(Callback):
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == 4:
-            raise Killed
-
-
 def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
     def run(folder, resume=None, **settings):
-        stage = tokenizer(codebook=EMACodebook(patience=2), adversary=adversary(since=2))
+        stage = tokenizer(codebook=EMACodebook(patience=2), adversary=adversary(start=2))
         trainer(tmp_path / folder, 6, checkpoint_every=3, **settings).fit(stage, digits(), ckpt_path=resume)
         return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
 
     whole = run("whole")
     with pytest.raises(Killed):
-        run("killed", callbacks=[Kill()])
+        run("killed", callbacks=[KillAtStep(4)])
     resumed = run("killed", resume=tmp_path / "killed" / "last.ckpt")
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
@@ -153,16 +147,16 @@ def test_a_killed_run_continues_to_the_last_bit(tmp_path, trainer, digits):
 
 def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
-    one = tokenizer().build(SPEC).state_dict()
+    first = tokenizer().build(SPEC).state_dict()
     torch.manual_seed(2)
-    other = tokenizer().build(SPEC).state_dict()
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    second = tokenizer().build(SPEC).state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_what_does_not_fit_is_told():
-    with pytest.raises(UserError, match="reads images of 1 channels"):
+def test_unsuitable_settings_are_named():
+    with pytest.raises(UserError, match="channels"):
         tokenizer().build(DataSpec((3, 8, 8)))
-    with pytest.raises(UserError, match="absolute or squared"):
-        tokenizer(absolute=0.0)
-    with pytest.raises(UserError, match="set its layers"):
+    with pytest.raises(UserError, match="l1_weight"):
+        tokenizer(l1_weight=0.0)
+    with pytest.raises(UserError, match="layers"):
         tokenizer(adversary=Adversary(PatchDiscriminator(4, 3), AdamW(1e-3))).build(SPEC)

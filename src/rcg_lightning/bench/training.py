@@ -24,7 +24,7 @@ class TrainingStep:
 
     def __init__(self, stage: Stage, batch: Batch, device: torch.device) -> None:
         self.stage, self.device = stage.to(device).train(), device
-        self.optimizer, self.rate = stage.optimizer.make(stage.trained(), 1_000_000)
+        self.optimizer, self.rate = stage.optimizer.make(stage.trained_modules(), 1_000_000)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.batch: Any = on_device(batch, device)
 

@@ -1,4 +1,4 @@
-"""Checkpoints by step."""
+"""Checkpoints written every n steps, each as a whole or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rcg_lightning.errors import UserError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint as a draft and then renames it: killed or out of space, the one before it stays."""
+    """Writes a draft and renames it: after a kill or on a full disk the earlier checkpoint is intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with replacing(Path(path)) as draft:
@@ -20,11 +20,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt`` in the run's folder, replaced whole or not at all, every so many steps and at the end.
+    """Writes ``last.ckpt`` to the run's folder every n steps and at the end.
 
     Args:
         every: optimizer steps between two checkpoints.
-        keep_all: keep each under its step number as well.
+        keep_all: also store each one under its step number.
     """
 
     def __init__(self, every: int = 1000, keep_all: bool = False) -> None:
@@ -46,7 +46,7 @@ class Checkpoint(ModelCheckpoint):
         try:
             super()._save_checkpoint(trainer, filepath)
         except OSError as error:
-            reason = f"{filepath} cannot be written ({error.strerror or error}); the checkpoint before it is untouched"
+            reason = f"{filepath} cannot be written ({error.strerror or error}); the earlier checkpoint is intact"
             raise UserError(f"{reason}: free some space and continue from it") from error
         self._saved_at = trainer.global_step
 
@@ -55,23 +55,23 @@ class Checkpoint(ModelCheckpoint):
         last = Path(trainer.default_root_dir) / "last.ckpt"
         fresh = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.is_global_zero and fresh and last.is_file():
-            keep(last)
+            set_aside(last)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self._saved_at and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / "last.ckpt"))
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # nothing to remember: paths of the machine that wrote a checkpoint do not belong in it
+        return {}  # ModelCheckpoint's state is paths of this machine, which do not belong in a checkpoint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
 
 
-def keep(last: Path) -> Path:
-    """Rename an earlier run's checkpoint, so that a new run in the same folder does not write over it."""
+def set_aside(last: Path) -> Path:
+    """Rename an earlier run's checkpoint, so that a new run in the same folder does not overwrite it."""
     number = 1
-    while (aside := last.with_name(f"last-{number}.ckpt")).exists():
+    while (renamed := last.with_name(f"last-{number}.ckpt")).exists():
         number += 1
-    last.rename(aside)
-    return aside
+    last.rename(renamed)
+    return renamed

@@ -1,4 +1,4 @@
-"""Networks compiled for training, or for sampling."""
+"""Compilation of networks for training or for sampling."""
 
 import logging
 from contextlib import ExitStack
@@ -19,15 +19,15 @@ GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
 
 class Compilation(Callback):
-    """Compiles the networks of a stage while it trains, or those that samples are made with while they are made.
+    """Compiles the networks of a stage during training, or those of a sampling module during prediction.
 
-    Where that fails, work goes on without, after one warning. Only calls are replaced: names in checkpoints, EMA weights
-    and what samplers use stay as they are. Validation is not compiled, since other batch sizes and modes would each be
-    compiled again; samples are made in tiles of one shape. On a GPU the mode ``reduce-overhead`` records the calls as
-    CUDA graphs.
+    Where compilation fails, the run continues uncompiled after one warning. Only calls are replaced: the modules, and
+    so the names in checkpoints and the EMA weights, stay as they are. Validation is not compiled, because each other
+    batch size and mode would be compiled again; sampling has tiles of one shape. On a GPU the mode ``reduce-overhead``
+    records the calls as CUDA graphs.
 
     Args:
-        mode: of ``torch.compile``.
+        mode: mode of ``torch.compile``.
     """
 
     def __init__(self, mode: str = "default") -> None:
@@ -38,76 +38,76 @@ class Compilation(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Stage)
-        added_up = trainer.accumulate_grad_batches > 1 and self.mode in GRAPHS
-        why = f"trainer.compile {self.mode} records CUDA graphs, which write over gradients that are added up"
-        require(not added_up, f"{why}: compile with default, or set trainer.accumulate_grad_batches to 1")
-        self._compile(pl_module.networks(), keeps=False)
+        conflict = trainer.accumulate_grad_batches > 1 and self.mode in GRAPHS
+        reason = f"trainer.compile {self.mode} records CUDA graphs, which overwrite accumulated gradients"
+        require(not conflict, f"{reason}: compile with default, or set trainer.accumulate_grad_batches to 1")
+        self._compile(pl_module.networks(), clone_outputs=False)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(pl_module, SamplingModule):
-            self._compile(pl_module.networks(), keeps=True)
+            self._compile(pl_module.networks(), clone_outputs=True)
 
     def on_predict_end(self, *_: Any) -> None:
-        self._end()
+        self._release()
 
-    def _compile(self, networks: list[nn.Module], keeps: bool) -> None:
-        """Compile the calls of networks; ``keeps``: what they return is needed beyond the next call."""
-        from torch._dynamo.exc import TorchDynamoException  # seconds to import: only where it is asked for
+    def _compile(self, networks: list[nn.Module], clone_outputs: bool) -> None:
+        """Compile the calls of networks; ``clone_outputs`` where an output is read after the next call."""
+        from torch._dynamo.exc import TorchDynamoException  # takes seconds, so only where networks are compiled
         from torch._functorch import config
 
-        # the backward pass is compiled with the forward pass, where a failure is noticed before anything is computed;
-        # several backward passes through one graph need its buffers again (adaptive weights of adversaries)
+        # compiling the backward pass with the forward pass shows a failure before anything is computed;
+        # several backward passes through one graph (the adaptive weight of an adversary) need its buffers again
         self._settings.enter_context(config.patch(force_non_lazy_backward_lowering=True, donated_buffer=False))
         self._networks = networks
         try:
-            self._calls = [self._compiled(network, TorchDynamoException, keeps) for network in self._networks]
-        except RuntimeError as error:  # a Python or a system that torch.compile does not know
+            self._calls = [self._compiled(network, TorchDynamoException, clone_outputs) for network in networks]
+        except RuntimeError as error:  # torch.compile does not support this Python or system
             self._give_up(error)
-        self._put(self._calls)
+        self._set_calls(self._calls)
 
-    def _compiled(self, network: nn.Module, failure: type[Exception], keeps: bool) -> Any:
+    def _compiled(self, network: nn.Module, failure: type[Exception], clone_outputs: bool) -> Any:
         compiled: Any = torch.compile(network._call_impl, mode=self.mode)
-        graphs = keeps and self.mode in GRAPHS  # the next call writes over the last one's
+        clone = clone_outputs and self.mode in GRAPHS  # the next call of a graph overwrites the output
 
-        def call(*inputs: Any, **named: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                if not graphs:
-                    return compiled(*inputs, **named)
+                if not clone:
+                    return compiled(*args, **kwargs)
                 torch.compiler.cudagraph_mark_step_begin()
-                return compiled(*inputs, **named).clone()
+                return compiled(*args, **kwargs).clone()
             except failure as error:
                 self._give_up(error)
-                return network(*inputs, **named)
+                return network(*args, **kwargs)
 
         return call
 
     def _give_up(self, error: Exception) -> None:
         if self._networks:
             reason = " ".join(str(error).split())[:200]
-            log.warning(f"torch.compile does not work here, work goes on without: {reason}")
-        self._put([])
+            log.warning(f"torch.compile does not work here, the run continues without: {reason}")
+        self._set_calls([])
         self._networks, self._calls = [], []
 
-    def _put(self, calls: list[Any]) -> None:
-        """Let the networks be called by ``calls``, or as_baseline where there are none."""
+    def _set_calls(self, calls: list[Any]) -> None:
+        """Set the compiled calls of the networks; without ``calls`` the networks run uncompiled."""
         for network, call in zip(self._networks, calls or [None] * len(self._networks)):
-            network._compiled_call_impl = call  # what nn.Module.compile sets: no part of its state, nor of copies
+            network._compiled_call_impl = call  # as nn.Module.compile does; not part of its state or of copies
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._calls:
-            self._put(self._calls)  # and not when validation ends, where other callbacks sample
+            self._set_calls(self._calls)  # not at the end of validation, where other callbacks still sample
             torch.compiler.cudagraph_mark_step_begin()
 
     def on_validation_start(self, *_: Any) -> None:
-        self._put([])
+        self._set_calls([])
 
     def on_train_end(self, *_: Any) -> None:
-        self._end()
+        self._release()
 
     def on_exception(self, *_: Any) -> None:
-        self._end()
+        self._release()
 
-    def _end(self) -> None:
-        self._put([])
+    def _release(self) -> None:
+        self._set_calls([])
         self._networks, self._calls = [], []
         self._settings.close()

@@ -1,4 +1,4 @@
-"""How gradients are averaged over processes."""
+"""DDP with a static graph."""
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -6,11 +6,10 @@ from lightning.pytorch.strategies import DDPStrategy
 
 
 class DDPStaticGraph(Callback):
-    """Tells DDP that every step has one and the same graph, in which every parameter is used, and to copy no gradients.
+    """Sets DDP to a static graph, in which every parameter is used, with gradients as views of its buckets.
 
-    Where gradients of several batches are added up, torch cannot take the graph as static: its first backward pass
-    would have to be a reduced one. A stage with several optimizers averages its gradients itself, and DDP is left as it
-    is.
+    The graph is not static where gradients of several batches are accumulated: torch would need to reduce in the first
+    backward pass. A stage with several optimizers averages its gradients itself; then DDP is left as it is.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""What costs too much for every validation: done at every n-th one."""
+"""Base of callbacks too expensive for every validation: they act at every n-th one."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from rcg_lightning.types import require
 
 
 class EveryNth(Callback):
-    """Base of callbacks that act at every n-th validation of a training, also across resumes; ``due`` says whether.
+    """Base of callbacks that act at every n-th validation of a training, also across resumes, where ``due`` is set.
 
-    A validation that was asked for by itself is always due.
+    A validation outside training, such as that of ``rcg validate``, is always due.
 
     Args:
-        every: n; the first validation of a training is not due where n > 1, the n-th is.
+        every: n; the n-th validation of a training is the first one due.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -26,9 +26,9 @@ class EveryNth(Callback):
 
     @property
     def state_key(self) -> str:
-        """Two callbacks of one class are told apart by their settings."""
-        plain = {name: value for name, value in vars(self).items() if name[0] != "_" and isinstance(value, int | str)}
-        return self._generate_state_key(**{name: value for name, value in plain.items() if name != "due"})
+        """The settings, which distinguish two callbacks of one class in a checkpoint."""
+        public = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "due"}
+        return self._generate_state_key(**{k: v for k, v in public.items() if isinstance(v, int | str)})
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations}
@@ -41,4 +41,4 @@ class EveryNth(Callback):
             self._validations += 1
             self.due = self._validations % self.every == 0
         else:
-            self.due = True  # asked for by hand, or to find mistakes early
+            self.due = True  # requested by the user, or a sanity check

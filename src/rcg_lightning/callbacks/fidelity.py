@@ -1,4 +1,4 @@
-"""FID, Inception score and their likes during training, on the EMA weights."""
+"""FID, Inception score and other sample metrics during training, with the EMA weights."""
 
 from pathlib import Path
 
@@ -15,18 +15,18 @@ from rcg_lightning.types import Batch, require, to_uint8
 
 
 class Fidelity(EveryNth):
-    """Scores one sample for each evaluation image, under that image's condition, at every n-th validation.
+    """Evaluates one sample for each evaluation image, under that image's condition, at every n-th validation.
 
-    Conditions are observed, so no prior is needed: a generator of representations' images is judged by itself. The
-    metrics' names say extractor, number of samples and reference.
+    Conditions are observed on the images, so no prior is needed: the metrics are those of the generator alone. Their
+    names give extractor, number of samples and reference.
 
     Args:
-        extractor: features to compare in.
-        count: at most so many samples.
-        statistics: published reference statistics (.npz with mu and sigma); None measures the data's own images.
-        every: at every n-th validation.
-        coverage: precision, recall, density and coverage, too: a generator that has collapsed can have a good distance,
-            but covers little. All features are kept for it.
+        extractor: network whose features are compared.
+        count: largest number of samples.
+        statistics: published reference statistics (.npz with mu and sigma); None computes those of the data.
+        every: act at every n-th validation.
+        coverage: add precision, recall, density and coverage, since a generator that has collapsed can have a good
+            distance but little coverage. They need all features in memory.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Fidelity(EveryNth):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
-        require(fits, "Fidelity scores what a generator of images makes: use it with one")
+        require(fits, "Fidelity evaluates a generator of images: use it with such a stage")
         pl_module.codec.check_decoding()  # type: ignore[union-attr]
-        self.extractor.setup()  # weights that are missing should stop the run before it has begun
+        self.extractor.setup()  # missing weights stop the run before it begins
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
@@ -72,13 +72,13 @@ class Fidelity(EveryNth):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, *_: object
     ) -> None:
-        room = self.count // trainer.world_size - self._seen
-        if not self.due or room <= 0:
+        remaining = self.count // trainer.world_size - self._seen
+        if not self.due or remaining <= 0:
             return
         assert isinstance(pl_module, Generator)
         assert self._scorer is not None
-        conditions = {name: rows[:room] for name, rows in pl_module.observed(batch).items()}
-        index = batch["index"][:room]
+        conditions = {name: values[:remaining] for name, values in pl_module.observed_conditions(batch).items()}
+        index = batch["index"][:remaining]
         samples = pl_module.sample({"seed": index, **conditions})  # type: ignore[typeddict-item]
         self._scorer.update(to_uint8(samples), index)
         self._seen += len(index)

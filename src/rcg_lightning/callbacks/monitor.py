@@ -1,4 +1,4 @@
-"""Interruptions of a run; its speed and settings, for TensorBoard."""
+"""Interruption of a run, progress bar, and speed and hyperparameters in TensorBoard."""
 
 import time
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from rcg_lightning.config import ConfigMixin, describe
 
 
 class Interruption(Callback):
-    """Ends training where an interruption from the keyboard was lost on its way."""
+    """Ends a run whose keyboard interrupt was swallowed by other code."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         interruption.check()
@@ -28,32 +28,32 @@ class Interruption(Callback):
 
 
 class Progress(TQDMProgressBar):
-    """A progress bar that reads the losses from the device once in a second at most.
+    """Progress bar that reads the losses from the device at most once a second.
 
-    What a stage logs with ``prog_bar=True`` is read after every step, and each time the host waits for the device.
+    Lightning reads what is logged with ``prog_bar=True`` after every step, and each time the host waits for the device.
     """
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10, leave=True)
-        self._read = -1.0
+        self._read_at = -1.0
         self._shown: dict[str, Any] = {}
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         now = time.monotonic()
-        if now - self._read > 1 or trainer.global_step == trainer.max_steps:
-            found = {name: value for name, value in trainer.callback_metrics.items() if is_loss(name)}
-            values = torch.stack(list(found.values())).tolist() if found else []
-            self._read, self._shown = now, dict(zip(found, values))
+        if now - self._read_at > 1 or trainer.global_step == trainer.max_steps:
+            losses = {name: value for name, value in trainer.callback_metrics.items() if is_loss(name)}
+            values = torch.stack(list(losses.values())).tolist() if losses else []
+            self._read_at, self._shown = now, dict(zip(losses, values))
         return super().get_metrics(trainer, pl_module) | self._shown
 
 
 def is_loss(name: str) -> bool:
-    """Whether a logged metric is what some optimizer minimises."""
+    """Whether a logged metric is a training loss that an optimizer minimises."""
     return name.startswith("train/") and name.endswith("loss")
 
 
 class Throughput(Callback):
-    """Logs images (or representations) trained on per second, over all processes, without waiting for the device."""
+    """Logs training examples per second, over all processes, without waiting for the device."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -74,7 +74,7 @@ class Throughput(Callback):
 
 
 class Hyperparameters(Callback):
-    """Writes the stage's description, flat, with its final metrics: TensorBoard's HPARAMS table."""
+    """Writes the stage's settings and final metrics to TensorBoard's HPARAMS table."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and isinstance(pl_module, ConfigMixin):
@@ -86,7 +86,7 @@ class Hyperparameters(Callback):
 
 
 def flatten(description: Any, prefix: str = "") -> dict[str, Any]:
-    """Turn a description into dotted keys and plain values; a class appears under the key of its argument."""
+    """Flatten a description to dotted keys and plain values; a class name is the value of its argument's key."""
     if not isinstance(description, Mapping):
         return {prefix: description if isinstance(description, bool | int | float | str) else str(description)}
     flat: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""Large matmuls on CPUs by oneDNN, where torch's own way is the slower one.
+"""Large matmuls on CPUs by oneDNN, where it is faster than torch's default library.
 
-torch multiplies float32 matrices by MKL, which leaves out the widest instructions of CPUs that are not Intel's. oneDNN,
-which torch has for convolutions, uses them: on an AMD EPYC with AVX-512 it is twice as fast. Results are float32 of
-float32 as before, and differ in the order of the sums alone.
+torch multiplies float32 matrices with MKL, which does not use the widest instructions of CPUs other than Intel's.
+oneDNN, which torch includes for convolutions, uses them: on an AMD EPYC with AVX-512 it is twice as fast. Inputs and
+results are float32 as before; only the order of the sums differs.
 """
 
 import inspect
@@ -17,24 +17,24 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-LARGE = 2**22  # multiplications from which on it pays
+LARGE = 2**22  # multiplications above which oneDNN is faster
 _depth = 0
 
 
 class OneDNNMatmul(Callback):
-    """Large matmuls on CPUs are oneDNN's while the trainer runs.
+    """Computes large matmuls on CPUs by oneDNN while the trainer runs.
 
     Args:
-        on: None for where that is the faster library.
+        enabled: None for the machines where it is faster.
     """
 
-    def __init__(self, on: bool | None = None) -> None:
-        self.on = on
+    def __init__(self, enabled: bool | None = None) -> None:
+        self.enabled = enabled
         self._stack = ExitStack()
 
     def setup(self, *_: Any, **__: Any) -> None:
-        self._stack.close()  # of a run that has failed
-        self._stack.enter_context(onednn_matmul(self.on))
+        self._stack.close()  # left open by a run that failed
+        self._stack.enter_context(onednn_matmul(self.enabled))
 
     def teardown(self, *_: Any, **__: Any) -> None:
         self._stack.close()
@@ -44,33 +44,32 @@ class OneDNNMatmul(Callback):
 
 
 @cache
-def worthwhile() -> bool:
-    """Whether this machine is one on which oneDNN is the faster library: x86-64 with AVX-512, not by Intel."""
+def is_faster() -> bool:
+    """Whether oneDNN is faster on this machine: on AMD's x86-64 with AVX-512."""
     vendor = ""
     with suppress(OSError), Path("/proc/cpuinfo").open() as lines:
         vendor = next((line for line in lines if line.startswith("vendor_id")), "")
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and platform.machine() in ("x86_64", "AMD64")
-    return wide and "AuthenticAMD" in vendor and torch.backends.mkl.is_available() and possible()
+    return wide and "AuthenticAMD" in vendor and torch.backends.mkl.is_available() and is_available()
 
 
-def possible() -> bool:
-    """Whether this build of torch has oneDNN's product, and lets it take another's place for a while."""
-    replaces = "allow_override" in inspect.signature(torch.library.Library.impl).parameters
-    returns = hasattr(torch.library.Library, "_destroy")
-    return (
-        replaces and returns and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def is_available() -> bool:
+    """Whether this build of torch has oneDNN's matmul and can replace its own by it and undo that."""
+    replaceable = "allow_override" in inspect.signature(torch.library.Library.impl).parameters
+    restorable = hasattr(torch.library.Library, "_destroy")
+    has_matmul = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return replaceable and restorable and has_matmul
 
 
 @contextmanager
-def onednn_matmul(on: bool | None = None) -> Iterator[None]:
-    """Inside it, large products of float32 matrices on a CPU, and linear maps therefore, are oneDNN's.
+def onednn_matmul(enabled: bool | None = None) -> Iterator[None]:
+    """Compute large float32 matmuls on a CPU, and so linear layers, by oneDNN inside this context.
 
     Args:
-        on: None for where it is worthwhile.
+        enabled: None for the machines where it is faster.
     """
     global _depth
-    if _depth or not (worthwhile() if on is None else on and possible()):
+    if _depth or not (is_faster() if enabled is None else enabled and is_available()):
         yield
         return
     kernels = torch.library.Library("aten", "IMPL")
@@ -96,7 +95,7 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _addmm(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    row = c.ndim == 1 and c.is_contiguous() and c.dtype is torch.float32  # what the bias of a linear map is
-    if row and beta == alpha == 1 and _large(a, b) and c.shape[0] == b.shape[1]:
+    is_bias = c.ndim == 1 and c.is_contiguous() and c.dtype is torch.float32
+    if is_bias and beta == alpha == 1 and _large(a, b) and c.shape[0] == b.shape[1]:
         return torch.ops.mkldnn._linear_pointwise(a, b.t(), c, "none", [], "")
     return torch.addmm(c, a, b, beta=beta, alpha=alpha, out=a.new_empty(0))

@@ -1,4 +1,4 @@
-"""Predictions of any number of processes, gathered in one store."""
+"""Writing of predictions, from any number of processes, into one store."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Hands each batch's predicted columns to the shard it belongs to."""
+    """Writes the predicted columns of each batch into its shard."""
 
     def __init__(self, writer: StoreWriter) -> None:
         super().__init__("batch")
@@ -41,10 +41,10 @@ def predict_store(
     columns_meta: dict[str, dict[str, Any]] | None = None,
     ckpt_path: str | None = None,
 ) -> Store:
-    """Predict what is still missing of a store, on every process of ``trainer``, and complete it.
+    """Predict the missing shards of a store, on every process of ``trainer``, and complete the store.
 
-    ``data`` gives batches of ``writer.pending(rank, world)``; ``ckpt_path`` names weights to load into ``module``
-    first.
+    ``data`` yields batches of ``writer.pending(rank, world)``. The weights at ``ckpt_path``, if given, are loaded into
+    ``module`` first.
     """
     trainer.callbacks.append(PredictionWriter(writer))  # type: ignore[attr-defined]
     if writer.pending(trainer.global_rank, trainer.world_size) or trainer.world_size > 1:

@@ -1,4 +1,4 @@
-"""How well a tokenizer gives evaluation images back, watched as training goes on."""
+"""Reconstruction metrics and a grid of reconstructions of a tokenizer, at every validation."""
 
 import lightning.pytorch as pl
 import torch
@@ -14,14 +14,14 @@ from rcg_lightning.types import Batch, require, to_uint8
 
 
 class Reconstructions(Callback):
-    """Adds a grid of evaluation images above their reconstructions, and metrics of all of them, at every validation.
+    """Logs metrics of the reconstructions of all evaluation images, and a grid of some images and reconstructions.
 
-    The metrics' names say in whose eyes and of how many images they are: ``rfd/classifier_451``, ``ssim/pixels_451``.
+    The names of the metrics give feature extractor and number of images: ``rfd/classifier_451``, ``ssim/pixels_451``.
 
     Args:
-        extractor: for the Fréchet distance of reconstructions to the same images; None leaves it out.
-        lpips: network of LPIPS, None leaves it out.
-        columns: images in the grid; below each stands what came back of it.
+        extractor: features for the Fréchet distance between reconstructions and images; None leaves it out.
+        lpips: network of LPIPS; None leaves it out.
+        columns: images in the grid; below each is its reconstruction.
     """
 
     def __init__(
@@ -30,13 +30,15 @@ class Reconstructions(Callback):
         self.extractor, self.columns = extractor, columns
         self.lpips: Backbone | None = lpips
         self._metric: Reconstruction | None = None
-        self._shown: Batch = {}
+        self._grid_batch: Batch = {}
         self._seen = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        require(isinstance(pl_module, TokenizerStage), "Reconstructions watches a tokenizer: use it with one only")
+        require(
+            isinstance(pl_module, TokenizerStage), "Reconstructions evaluates a tokenizer: use it with TokenizerStage"
+        )
         if self.extractor is not None:
-            self.extractor.setup()  # weights that are missing should stop the run before it has begun
+            self.extractor.setup()  # missing weights stop the run before it begins
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._metric = Reconstruction(self.extractor, lpips=self.lpips).to(pl_module.device)
@@ -51,23 +53,23 @@ class Reconstructions(Callback):
         self._metric.update(to_uint8(batch["image"]), to_uint8(pl_module.reconstruct(batch["image"])))
         self._seen += len(batch["image"])
         if batch_idx == 0:
-            self._shown = {"image": batch["image"][: self.columns]}
+            self._grid_batch = {"image": batch["image"][: self.columns]}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self._metric is not None
         seen = torch.tensor(self._seen, device=pl_module.device)
         count = int(trainer.strategy.reduce(seen, reduce_op="sum"))
-        by = {"lpips": self.lpips or "", "rfd": self.extractor.name if self.extractor is not None else ""}
+        extractors = {"lpips": self.lpips or "", "rfd": self.extractor.name if self.extractor is not None else ""}
         for kind, value in self._metric.compute().items():
-            pl_module.log(metric_name(kind, by.get(kind, "pixels"), count), torch.tensor(value))
+            pl_module.log(metric_name(kind, extractors.get(kind, "pixels"), count), torch.tensor(value))
         self._metric = None
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._shown):
+        if not (trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._grid_batch):
             return
         assert isinstance(pl_module, TokenizerStage)
-        real = self._shown["image"]
+        real = self._grid_batch["image"]
         images = torch.cat([real, pl_module.reconstruct(real).to(real.dtype)])
         grid = tensorboard_grid(images, len(real))
         trainer.logger.experiment.add_image("reconstructions", grid, trainer.global_step)

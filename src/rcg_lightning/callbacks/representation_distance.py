@@ -1,4 +1,4 @@
-"""How far generated representations are from real ones: the RDM's loss does not tell."""
+"""Fréchet distance of generated to real representations, which the RDM's loss does not measure."""
 
 import lightning.pytorch as pl
 import torch
@@ -13,17 +13,17 @@ from rcg_lightning.types import Batch, require
 
 
 class RepresentationDistance(EveryNth):
-    """Logs the Fréchet distance of generated representations to the training set's, and the reference value next to it.
+    """Logs the Fréchet distance of generated representations to those of training, and a reference value.
 
-    The reference value is the distance of as many training representations, drawn with repetition: what a perfect model reaches.
-    The distance falls with the number of samples. Where representations come from an online encoder, the reference is
-    the evaluation set, and the reference value the distance between its two halves. Names say encoder, number and reference, such
-    as ``rep_fd/encoder_451_train`` and ``rep_fd_of_real/encoder_451_train``.
+    The reference value (real vs. real) is the distance of an equal number of training representations, sampled with
+    repetition: the distance of a perfect model. Both fall with the number of samples. With an online encoder, the
+    reference is the evaluation set, and the reference value is the distance between its two halves. Names give encoder,
+    number and reference, such as ``rep_fd/encoder_451_train`` and ``rep_fd_of_real/encoder_451_train``.
 
     Args:
-        count: representations to generate; by default as many as there are evaluation ones.
-        most: real representations to read from a large store.
-        every: at every n-th validation.
+        count: representations to generate; by default as many as there are evaluation images.
+        most: largest number of real representations to read from a store.
+        every: act at every n-th validation.
     """
 
     def __init__(self, count: int | None = None, most: int = 50_000, every: int = 1) -> None:
@@ -34,7 +34,7 @@ class RepresentationDistance(EveryNth):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "representation"
-        require(fits, "RepresentationDistance watches a generator of representations: use it with an RDM only")
+        require(fits, "RepresentationDistance evaluates a generator of representations: use it with an RDM")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
@@ -50,23 +50,23 @@ class RepresentationDistance(EveryNth):
         if not self.due:
             return
         assert isinstance(pl_module, Generator)
-        rows, odd = pl_module.codec.encode(batch).float(), batch["index"] % 2 == 1
-        for statistics, part in zip(self._evaluation, (rows, rows[~odd], rows[odd])):
+        representations, odd = pl_module.codec.encode(batch).float(), batch["index"] % 2 == 1
+        for statistics, part in zip(self._evaluation, (representations, representations[~odd], representations[odd])):
             statistics.update(part)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Every process makes its share of the samples; the metric is of all of them together."""
+        """Generate a share of the samples in each process; log the distance of all samples together."""
         if not self.due:
             return
         assert isinstance(pl_module, Generator)
-        evaluation = _all(self._evaluation[0])
-        if evaluation is None or (evaluation.count or 0) < 4:  # a tiny folder should not stop the training
+        evaluation = _moments(self._evaluation[0])
+        if evaluation is None or (evaluation.count or 0) < 4:  # a tiny evaluation set does not stop the training
             return
         generated = self._generated(trainer, pl_module, self.count or evaluation.count or 0)
         if self._real is not None:
             metrics = representation_distances(generated, self._real)
         else:
-            even, odd = (_all(statistics) for statistics in self._evaluation[1:])
+            even, odd = (_moments(statistics) for statistics in self._evaluation[1:])
             assert even is not None
             assert odd is not None
             metrics = {"rep_fd_eval": fid(generated, evaluation), "rep_fd_of_real_eval": fid(even, odd)}
@@ -88,8 +88,8 @@ def _statistics(generator: pl.LightningModule) -> FeatureStatistics:
     return FeatureStatistics(dim).to(generator.device)
 
 
-def _all(statistics: FeatureStatistics) -> Moments | None:
-    """Moments over all processes; None where there are fewer than two rows."""
+def _moments(statistics: FeatureStatistics) -> Moments | None:
+    """Moments over all processes; None for fewer than two representations."""
     try:
         return statistics.compute().moments
     except UserError:

@@ -1,4 +1,4 @@
-"""Chance in training that does not depend on what ran before."""
+"""Seeds for every batch, so that training does not depend on earlier random numbers."""
 
 import lightning.pytorch as pl
 import torch
@@ -8,10 +8,10 @@ from rcg_lightning.data import numpy_rng
 
 
 class Reseed(Callback):
-    """Seed torch before every batch from (seed, batch, rank), so a resumed run draws what an unbroken one would.
+    """Seed torch before every batch from (seed, batch, rank): a resumed run has the noise of an unbroken one.
 
-    No generator state has to be saved. Validation has a seed of its own for each batch, so that its losses are
-    comparable from one time to the next and running it changes nothing in training.
+    No generator state has to be saved. Validation has its own seed for each batch, so that its losses can be compared
+    over time and training is the same with or without validation.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -28,10 +28,10 @@ class Reseed(Callback):
 
 
 def reseed(seed: int) -> None:
-    """Seed the CPU's generator and the accelerator's.
+    """Seed the generators of the CPU and of the accelerator.
 
-    ``torch.manual_seed`` does it for every backend there might be: for one that is absent it records a stack trace and
-    queues a call, which costs more than a small training step and grows for ever.
+    ``torch.manual_seed`` seeds every backend: for an absent one it records a stack trace and queues a call, which costs
+    more than a small training step, in a queue that grows forever.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available():

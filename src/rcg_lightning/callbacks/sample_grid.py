@@ -1,4 +1,4 @@
-"""Sample grids in TensorBoard: the samples of fixed seeds, watched as training goes on."""
+"""Grids of samples in TensorBoard, with the same seeds throughout training."""
 
 import lightning.pytorch as pl
 import torch
@@ -12,15 +12,15 @@ from rcg_lightning.types import Batch, require
 
 
 class SampleGrid(EveryNth):
-    """Adds a grid of samples in validation, from the EMA weights.
+    """Logs a grid of samples of the EMA weights at every n-th validation.
 
-    A condition that the batch of evaluation images has (label, cluster, representation) is taken from there, so that
-    no prior is needed; the images it was taken from are shown as well.
+    Conditions (label, cluster, representation) are those of a batch of evaluation images, so no prior is needed. These
+    images are shown in a second grid.
 
     Args:
         count: samples in the grid.
         columns: samples in a row.
-        every: at every n-th validation.
+        every: act at every n-th validation.
     """
 
     def __init__(self, count: int = 64, columns: int = 8, every: int = 1) -> None:
@@ -30,7 +30,7 @@ class SampleGrid(EveryNth):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
-        require(fits, "SampleGrid shows what a generator of images makes: use it with one")
+        require(fits, "SampleGrid shows samples of a generator of images: use it with such a stage")
         pl_module.codec.check_decoding()  # type: ignore[union-attr]
 
     def on_validation_batch_end(
@@ -46,19 +46,18 @@ class SampleGrid(EveryNth):
         assert isinstance(pl_module, Generator)
         real = self._batch["image"][: self.count]
         count = len(real)
-        conditions = {name: rows[:count] for name, rows in pl_module.observed(self._batch).items()}
+        conditions = {name: values[:count] for name, values in pl_module.observed_conditions(self._batch).items()}
         seeds = torch.arange(count, device=real.device)
         samples = pl_module.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
         writer = trainer.logger.experiment
         writer.add_image("samples/generated", tensorboard_grid(samples, self.columns), trainer.global_step)
         if conditions:
-            writer.add_image(
-                "samples/real_of_the_same_condition", tensorboard_grid(real, self.columns), trainer.global_step
-            )
+            grid = tensorboard_grid(real, self.columns)
+            writer.add_image("samples/real_of_the_same_condition", grid, trainer.global_step)
 
 
 def tensorboard_grid(images: Tensor, columns: int) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] -> one image on the CPU with so many in a row, small ones four times larger."""
+    """Images (B, C, H, W) in [0, 1] -> a grid on the CPU, ``columns`` in a row, small images four times larger."""
     small = images.shape[-1] < 32
     images = images.repeat_interleave(4, 2).repeat_interleave(4, 3) if small else images
     return make_grid(images.float().cpu(), nrow=columns, padding=2)

@@ -116,7 +116,7 @@ def sample(
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
     data = SeedDataModule(seeds.tolist(), batch_size, carried)
     if sampler is not None:
-        generator.checked(sampler)
+        generator.check_sampler(sampler)
     take_weak(generator, weak, weak_ema)
     strength = chosen_guidance(generator, guidance, ramp, interval, guided_channels)
     idle = generator.weak_identity is not None and guidance is None and strength.scale == 1

@@ -1,4 +1,4 @@
-"""Where conditions come from: each is observed on real images in training and sampled for generation.
+"""Sources of conditions: each is observed on real images in training and sampled for generation.
 
-They stand above the stages because a representation prior *is* a trained generator of representations.
+They are a layer above the stages because the prior of a representation is a trained generator.
 """

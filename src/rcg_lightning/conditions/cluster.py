@@ -9,7 +9,7 @@ from rcg_lightning.types import Batch, Classes, Condition, DataSpec, Part, Raw
 
 
 class ClusterCondition(Condition):
-    """The cluster that a image's representation falls into; sampled as often as each cluster occurs."""
+    """The cluster of the image's representation; for generation, sampled by the sizes of the clusters."""
 
     needs = frozenset({"cluster"})
 
@@ -26,6 +26,6 @@ class ClusterCondition(Condition):
         if "cluster" in batch:
             return (check_labels(batch["cluster"], len(self.sizes)),)
         seeds = batch["seed"]
-        edges = (self.sizes.cumsum(0) / self.sizes.sum()).float().to(seeds.device)
-        draws = SeededNoise(seeds, LABEL_STREAM).uniform(0, 1)[:, 0]
-        return (torch.searchsorted(edges, draws).clamp_(max=len(self.sizes) - 1),)
+        cumulative = (self.sizes.cumsum(0) / self.sizes.sum()).float().to(seeds.device)
+        u = SeededNoise(seeds, LABEL_STREAM).uniform(0, 1)[:, 0]
+        return (torch.searchsorted(cumulative, u).clamp_(max=len(self.sizes) - 1),)

@@ -1,4 +1,4 @@
-"""Several conditions at once."""
+"""Several conditions joined into one."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ class JointCondition(Condition):
     """Several conditions at once, such as representation and class.
 
     Args:
-        conditions: the parts, in order.
+        conditions: the joined conditions, in the order of their parts.
     """
 
     def __init__(self, conditions: list[Condition]) -> None:
@@ -25,7 +25,7 @@ class JointCondition(Condition):
 
     @property
     def encoder(self) -> Encoder | None:
-        """The encoder of the part that has one."""
+        """The encoder of the first condition that has one."""
         encoders = (getattr(condition, "encoder", None) for condition in self.conditions)
         return next((encoder for encoder in encoders if encoder is not None), None)
 
@@ -34,7 +34,7 @@ class JointCondition(Condition):
 
     @property
     def prior(self) -> nn.Module | None:
-        """The prior of the part that has one."""
+        """The prior of the first condition that has one."""
         return next((condition.prior for condition in self.conditions if condition.prior is not None), None)
 
     def use_prior(self, path: Path) -> None:
@@ -48,8 +48,8 @@ class JointCondition(Condition):
     def completed(self, batch: Batch) -> Batch:
         for condition in self.conditions:
             batch = condition.completed(batch)
-        agree = "instance" not in batch or "label" in batch or "label" not in self.needs
-        require(agree, f"the {UNLABELLED}")
+        labelled = "instance" not in batch or "label" in batch or "label" not in self.needs
+        require(labelled, f"the {UNLABELLED}")
         return batch
 
     def observe(self, batch: Batch) -> Raw:

@@ -4,7 +4,7 @@ from rcg_lightning.types import Batch, Condition, DataSpec, Part, Raw
 
 
 class NoCondition(Condition):
-    """Nothing is told to the network."""
+    """The empty condition."""
 
     def parts(self, spec: DataSpec) -> tuple[Part, ...]:
         return ()

@@ -13,16 +13,18 @@ from rcg_lightning.types import Batch, Condition, DataSpec, Part, Raw, Vector, r
 
 
 class RepresentationCondition(Condition):
-    """The representation of the image; sampled from a trained representation diffusion model.
+    """The representation of the image; for generation, sampled from a representation diffusion model (RDM).
 
     Args:
         prior: checkpoint of the generator of representations; needed only for sampling.
         encoder: computes representations from images in training; None reads them from a store.
     """
 
-    key = "representation"  # of a batch and of the data spec about its columns
-    lacks = "the representation condition needs representations: run `rcg extract`, add its store to data.stores"
-    unsampled = "no representation model to sample from: give its checkpoint with --prior"
+    key = "representation"  # in a batch, and among the columns of the data spec
+    missing_store = (
+        "the representation condition needs representations: run `rcg extract`, add its store to data.stores"
+    )
+    missing_prior = "no RDM to sample representations from: give its checkpoint with --prior"
 
     def __init__(self, prior: Path | None = None, encoder: Encoder | None = None) -> None:
         self.encoder = encoder
@@ -44,7 +46,7 @@ class RepresentationCondition(Condition):
         if self.encoder is not None and not spec.encoded_online:
             self.identity, self.dim = self.encoder.identity, self.encoder.dim
             return (Vector(self.dim),)
-        require(self.key in spec.columns, self.lacks)
+        require(self.key in spec.columns, self.missing_store)
         self.dim = spec.columns[self.key]["shape"][0]
         return (Vector(self.dim),)
 
@@ -58,16 +60,16 @@ class RepresentationCondition(Condition):
             return (batch[self.key],)  # type: ignore[literal-required]
         prior = self.prior
         if self._prior is None or prior is None:
-            raise UserError(self.unsampled)
+            raise UserError(self.missing_prior)
         assert isinstance(prior, Generator)
-        made = f"the prior makes {prior.codec.makes}s of shape {prior.shape}"
         fits = prior.codec.makes == "representation" and prior.shape == (self.dim,)
-        require(fits, f"{made}: give a model of the representations, of {self.dim} numbers, that the generator reads")
-        self._check(prior.spec.identities.get("representation") if prior.spec else None, "the prior models")
+        reads = f"the generator reads representations of {self.dim} dimensions"
+        require(fits, f"the prior makes {prior.codec.makes}s of shape {prior.shape}, {reads}: give their RDM")
+        self._check_encoder(prior.spec.identities.get("representation") if prior.spec else None, "the prior models")
         return (self._prior(batch["seed"], batch.get("label")),)
 
-    def _check(self, theirs: str | None, who: str) -> None:
-        """Raise UserError where representations are not of the encoder that the generator was trained with."""
-        agree = None in (self.identity, theirs) or self.identity == theirs
-        wrong = f"{who} representations {theirs}, the generator was trained on {self.identity}"
-        require(agree, f"{wrong}: give what was made by the encoder of its training")
+    def _check_encoder(self, identity: str | None, source: str) -> None:
+        """Raise UserError where the representations of ``source`` are from another encoder than those of training."""
+        agree = None in (self.identity, identity) or self.identity == identity
+        wrong = f"{source} representations {identity}, the generator was trained on {self.identity}"
+        require(agree, f"{wrong}: give representations of the encoder of its training")

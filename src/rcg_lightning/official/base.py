@@ -83,7 +83,7 @@ class StagePart:
     def description(self) -> str:
         """The class, condition and size of the generator."""
         condition = type(self.stage.condition).__name__
-        count = sum(parameter.numel() for module in self.stage.trained() for parameter in module.parameters())
+        count = sum(parameter.numel() for module in self.stage.trained_modules() for parameter in module.parameters())
         return f"{type(self.stage).__name__}, {condition}, {count / 1e6:.1f} M parameters"
 
 

@@ -207,9 +207,9 @@ def _clean_process() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         if "torch" in sys.modules:
-            from rcg_lightning.trainer import forget_run
+            from rcg_lightning.trainer import reset_torch
 
-            forget_run()
+            reset_torch()
 
 
 def _made_in(folder: Path) -> Iterator[Path]:

@@ -131,7 +131,7 @@ class SweepSampling:
     def check(self, setting: Setting) -> None:
         """Raise a UserError where a setting cannot be sampled, before any work is done."""
         self.generator.for_sampling(setting.get("ema"))
-        self.generator.checked(self.sampler_at(setting))
+        self.generator.check_sampler(self.sampler_at(setting))
         self.generator.check_guidance(self.guidance_at(setting))
         if "prior_temperature" in setting:
             self._prior_sampler(setting)
@@ -210,5 +210,5 @@ class SweepSampling:
             # as a prior is computed inside a generator: in float32
             trainer = asked.trainer(folder, precision="32-true")
             data = SeedDataModule(seeds, asked.batch_size, labels)
-            write_samples(alone, data, folder / "store", trainer, chosen_guidance(prior), prior.checked(sampler))
+            write_samples(alone, data, folder / "store", trainer, chosen_guidance(prior), prior.check_sampler(sampler))
         return folder

@@ -92,7 +92,7 @@ class Tagging:
         batches = self.data.conditions(self.split, generator.condition.needs)
         for batch in tqdm(batches, f"tagging {self.split}", total, delay=3, leave=False):
             batch = as_floats({name: rows.to(device) for name, rows in batch.items()})  # type: ignore[arg-type, attr-defined]
-            conditions = {name: rows.repeat_interleave(samples, 0) for name, rows in generator.observed(batch).items()}
+            conditions = {name: rows.repeat_interleave(samples, 0) for name, rows in generator.observed_conditions(batch).items()}
             each = torch.arange(samples, device=device)
             seeds = first_seed + (batch["index"][:, None] * samples + each).flatten()
             made = generator.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]

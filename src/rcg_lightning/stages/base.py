@@ -1,4 +1,4 @@
-"""What every training stage shares: building from the data spec, the step, the optimizer and its checkpoints."""
+"""Base of every training stage: networks built from the data spec, training step, optimizer, checkpoints."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -45,23 +45,23 @@ class Stage(ConfigMixin, LightningModule):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return scalars to be logged; ``loss`` is the one that is minimised."""
+        """Return the scalars to log; ``loss`` is minimised."""
 
     def after_step(self) -> None:
-        """Called after each optimizer step, before anything is saved: EMA weights and counters."""
+        """Update EMA weights and counters: called after each optimizer step, before anything is saved."""
 
-    def trained(self) -> Iterable[nn.Module]:
-        """The modules that the optimizer moves."""
+    def trained_modules(self) -> Iterable[nn.Module]:
+        """The modules that the optimizer updates."""
         return [self]
 
     def networks(self) -> list[nn.Module]:
-        """The networks that a training step calls: what the trainer compiles where it is told to."""
+        """The networks that a training step calls; ``trainer.compile`` compiles these."""
         return [child for child in self.children() if next(child.parameters(), None) is not None]
 
     # -- building ------------------------------------------------------------------------------------------------------
 
     def build(self, spec: DataSpec) -> Self:
-        """Create the networks once; a second call only checks that the data spec have not changed."""
+        """Create the networks once; a second call only checks that the data spec still fits."""
         if self.spec is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
@@ -83,7 +83,7 @@ class Stage(ConfigMixin, LightningModule):
 
     def on_train_start(self) -> None:
         for optimizer in self.trainer.optimizers:  # a run may continue with other settings than it began with
-            lay_out_alike(optimizer)
+            match_memory_layout(optimizer)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -94,16 +94,16 @@ class Stage(ConfigMixin, LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         losses = self.losses(batch)
-        # as a float: Lightning averages the sizes over processes as well, and would round whole numbers down
+        # as a float: Lightning averages the sizes over processes too, and would round integers down
         size: Any = float(len(batch["index"]))
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=size, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return columns of a store: what the stage makes of each image."""
-        raise UserError(f"{type(self).__name__} predicts nothing about images: `rcg validate` measures it")
+        """Return columns of a store: the stage's output for each image."""
+        raise UserError(f"{type(self).__name__} predicts nothing for an image: evaluate it with `rcg validate`")
 
     def configure_optimizers(self) -> Any:
-        optimizer, scheduler = self.optimizer.make(self.trained(), self.trainer.max_steps)
+        optimizer, scheduler = self.optimizer.make(self.trained_modules(), self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
@@ -111,7 +111,7 @@ class Stage(ConfigMixin, LightningModule):
             self.clip_gradients(optimizer, self.optimizer.clip, "norm")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # here and not in on_train_batch_end: callbacks that save run before that hook
+        # not in on_train_batch_end: callbacks that save run before that hook
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 
@@ -129,36 +129,36 @@ class Stage(ConfigMixin, LightningModule):
         check_weights(self, checkpoint["state_dict"])
 
     def start_from(self, path: Path) -> list[str]:
-        """Take over the weights at ``path``, as far as they fit, before training; return what became of them, in lines.
+        """Take over the weights at ``path`` that fit, before training; return a report, line by line.
 
         Args:
-            path: checkpoint, stage's folder or bundle of a stage of this class; other data and other settings may do.
+            path: checkpoint, stage folder or bundle of a stage of this class; its data and settings may differ.
         """
         content = stage_content(path)
         report = take_over(self, content, str(path))
         more = self.after_start(frozenset(report.fresh))
         assert self.spec is not None
-        others = other_identities(self.spec, DataSpec.from_dict(content["data_spec"]), self.needs)
+        others = changed_identities(self.spec, DataSpec.from_dict(content["data_spec"]), self.needs)
         return [*report.lines(), *more, *others]
 
     def after_start(self, fresh: frozenset[str]) -> list[str]:
-        """Called after ``start_from`` with the names of the tensors that stayed fresh; return lines to say."""
+        """Complete ``start_from``, given the names of the tensors that stayed fresh; return lines for its report."""
         return []
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
-        """Rebuild a stage, with weights, in evaluation mode. Nothing is unpickled.
+        """Rebuild a stage with its weights, in evaluation mode. Nothing is unpickled.
 
         Args:
-            path: its checkpoint, its folder, or a bundle that has it as generator.
+            path: its checkpoint, its folder, or a bundle whose generator it is.
 
         Raises:
-            UserError: no such file, not a checkpoint of this project, or of another kind of stage.
+            UserError: no such file, not a checkpoint of this project, or a stage of another class.
         """
         checkpoint = stage_content(path)
         stage = construct(checkpoint["stage"])
         if not isinstance(stage, cls):
-            raise UserError(f"{path} holds a {type(stage).__name__}, where a {cls.__name__} is needed")
+            raise UserError(f"{path} holds a {type(stage).__name__}, but a {cls.__name__} is needed")
         stage.build(DataSpec.from_dict(checkpoint["data_spec"]))
         stage.load_state_dict(checkpoint["state_dict"])
         return stage.to(device).eval()
@@ -169,28 +169,28 @@ class Stage(ConfigMixin, LightningModule):
         return cls.load(Path(checkpoint_path), map_location)
 
 
-def lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
-    """Lay out what an optimizer keeps of each weight as the weight is: fused kernels read both in memory's order."""
-    for weight, kept in optimizer.state.items():
-        for name, value in kept.items():
+def match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer's state of each weight the weight's strides: fused kernels read both in memory order."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
-                kept[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Raise UserError where weights are of other networks: a checkpoint of the same stage with other settings."""
+    """Raise UserError where weights belong to other networks: those of the same stage with other settings."""
     mine = {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
     theirs = {name: getattr(value, "shape", None) for name, value in weights.items()}
     wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name, 0) != theirs.get(name, 0))
     if wrong:
         raise UserError(
-            f"the checkpoint is of other networks ({len(wrong)} tensors differ, such as {wrong[0]}): give the settings "
-            "it was trained with, or another checkpoint"
+            f"the checkpoint belongs to other networks ({len(wrong)} tensors differ, such as {wrong[0]}): give the "
+            "settings it was trained with, or another checkpoint"
         )
 
 
 def check_spec(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> None:
-    """Raise UserError where data differ from those that the networks were built for, in something the stage reads."""
+    """Raise UserError where the data differ, in a key that the stage reads, from those it was built for."""
     if "image" in needs and built.image != given.image:
         raise UserError(f"the networks were built for images of {built.image}, the data give {given.image}")
     if "label" in needs and built.classes != given.classes:
@@ -200,12 +200,12 @@ def check_spec(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> None:
         mine, other = built.identities.get(name), given.identities.get(name)
         if other is not None and mine != other:
             raise UserError(
-                f"the stage was trained on {name} {mine}, what is given makes {other}: use the store or encoder it had"
+                f"the stage was trained on {name} {mine}, these data have {other}: use the store or encoder of training"
             )
 
 
-def other_identities(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> list[str]:
-    """Say which of the columns that a stage reads were made by something else when the weights were trained."""
+def changed_identities(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> list[str]:
+    """Describe the columns that a stage reads and that have another identity than when the weights were trained."""
     names = [name for name in sorted(needs) if name in given.identities and name in built.identities]
     pairs = [(name, given.identities[name], built.identities[name]) for name in names]
-    return [f"{name}: of {now} here, of {before} in the file" for name, before, now in pairs if before != now]
+    return [f"{name}: {now} here, {before} in the file" for name, before, now in pairs if before != now]

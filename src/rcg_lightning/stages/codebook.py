@@ -1,4 +1,4 @@
-"""How a codebook is trained: what draws codes and encoder outputs together, and how unused codes come back."""
+"""Training of a codebook: the losses between codes and encoder outputs, and the re-use of unused codes."""
 
 import torch
 import torch.distributed
@@ -6,102 +6,102 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcg_lightning.config import ConfigMixin
-from rcg_lightning.stages.distributed import add_up, several
+from rcg_lightning.stages.distributed import all_reduce_sum, is_distributed
 from rcg_lightning.types import require
 
 
 class CodebookTraining(ConfigMixin, nn.Module):
-    """Codes move by gradient towards the encoder outputs that chose them (van den Oord et al. 2017, eq. 3).
+    """Codes follow the gradient towards the encoder outputs assigned to them (van den Oord et al. 2017, eq. 3).
 
-    A code that nothing has chosen for some steps is put where an encoder output of the present batch lies, so that
-    usage stays high; the same happens after the first step, which gives the codes the encoder's scale. All processes
-    count together and choose the same outputs.
+    A code that no output was assigned to for ``patience`` steps is replaced by an encoder output of the current batch,
+    so that usage stays high. The same happens after the first step, which gives the codes the encoder's scale. All
+    processes count together and choose the same outputs.
 
     Args:
-        commitment: weight of what draws encoder outputs to their codes.
-        patience: steps that are counted together; None lets unused codes be.
+        commitment: weight of the loss that pulls encoder outputs towards their codes.
+        patience: steps over which usage is counted; None never replaces unused codes.
     """
 
     counts: Tensor
-    moves_by_gradient = True
+    trained_by_gradient = True
 
     def __init__(self, commitment: float = 0.25, patience: int | None = 100) -> None:
         super().__init__()
         require(patience is None or patience > 0, f"patience is at least 1 step, not {patience}")
         self.commitment, self.patience = commitment, patience
         self._outputs: Tensor | None = None  # encoder outputs (n, D) of the last part of a batch
-        self._new: list[Tensor] = []  # what the parts of this step's batch add to the counts, and what a subclass adds
+        self._new: list[Tensor] = []  # sums over this step's batch, one for each of statistics()
 
     def build(self, codes: nn.Parameter) -> None:
-        """Get ready for codes (K, D)."""
-        codes.requires_grad_(self.moves_by_gradient)
+        """Prepare for codes (K, D)."""
+        codes.requires_grad_(self.trained_by_gradient)
         self.register_buffer("counts", torch.zeros(len(codes)))
 
     def losses(self, outputs: Tensor, chosen: Tensor) -> dict[str, Tensor]:
-        """Encoder outputs (n, D) and the codes that they chose (n, D) -> terms to be added up."""
+        """Encoder outputs (n, D) and the code of each (n, D) -> loss terms, to be summed."""
         terms = {"commitment": self.commitment * F.mse_loss(outputs, chosen.detach())}
-        if self.moves_by_gradient:
+        if self.trained_by_gradient:
             terms["codebook"] = F.mse_loss(chosen, outputs.detach())
         return terms
 
     @torch.no_grad()
     def observe(self, outputs: Tensor, indices: Tensor) -> None:
-        """Take notice of encoder outputs (n, D) and the codes that they chose, indices (n,)."""
+        """Record encoder outputs (n, D) and the index of the code of each (n,)."""
         if not self._new:
-            self._new = [torch.zeros_like(kept) for kept in self.kept()]
+            self._new = [torch.zeros_like(statistic) for statistic in self.statistics()]
         self._new[0].index_add_(0, indices, torch.ones_like(indices, dtype=self.counts.dtype))
         self._outputs = outputs.detach().float()
 
-    def kept(self) -> list[Tensor]:
-        """What the processes' observations are added up for."""
+    def statistics(self) -> list[Tensor]:
+        """The buffers that a step's observations, summed over the processes, are added to."""
         return [self.counts]
 
     @torch.no_grad()
     def after_step(self, codes: Tensor, step: int) -> None:
-        """Let codes (K, D) follow what was observed; ``step`` counts from 1."""
-        add_up(self._new)
-        self.follow(codes)
+        """Update codes (K, D) from the observations of ``step``, counted from 1."""
+        all_reduce_sum(self._new)
+        self.update(codes)
         self._new = []
         if self.patience is None or (step > 1 and step % self.patience):
             return
         unused = self.counts == 0
-        found = self._candidates(len(codes))
-        codes.copy_(torch.where(unused[:, None], found.to(codes.dtype), codes))
-        self.moved(unused, found)
+        replacements = self._random_outputs(len(codes))
+        codes.copy_(torch.where(unused[:, None], replacements.to(codes.dtype), codes))
+        self.reset(unused, replacements)
         self.counts.zero_()
 
-    def follow(self, codes: Tensor) -> None:
-        """Use what was observed by all processes in this step."""
+    def update(self, codes: Tensor) -> None:
+        """Apply the observations of all processes in this step."""
         self.counts += self._new[0]
 
-    def moved(self, unused: Tensor, found: Tensor) -> None:
-        """Called when the codes where ``unused`` (K,) have been put at ``found`` (K, D)."""
+    def reset(self, unused: Tensor, replacements: Tensor) -> None:
+        """Reset the statistics of the codes where ``unused`` (K,), which are now ``replacements`` (K, D)."""
 
-    def _candidates(self, count: int) -> Tensor:
-        """Return encoder outputs (count, D) of all processes, drawn without repetition where there are enough."""
+    def _random_outputs(self, count: int) -> Tensor:
+        """Return encoder outputs (count, D) of all processes, without repetition where there are enough."""
         assert self._outputs is not None
-        world = torch.distributed.get_world_size() if several() else 1
+        world = torch.distributed.get_world_size() if is_distributed() else 1
         share, own = -(-count // world), self._outputs
-        drawn = torch.randperm(len(own), device=own.device)[torch.arange(share, device=own.device) % len(own)]
-        parts = [torch.empty_like(own[drawn]) for _ in range(world)]
-        if several():
-            torch.distributed.all_gather(parts, own[drawn])
+        index = torch.randperm(len(own), device=own.device)[torch.arange(share, device=own.device) % len(own)]
+        parts = [torch.empty_like(own[index]) for _ in range(world)]
+        if is_distributed():
+            torch.distributed.all_gather(parts, own[index])
         else:
-            parts = [own[drawn]]
+            parts = [own[index]]
         return torch.stack(parts, 1).flatten(0, 1)[:count]
 
 
 class EMACodebook(CodebookTraining):
-    """Each code is the moving average of the encoder outputs that chose it, of all processes; no optimizer moves it.
+    """Each code is the moving average of the encoder outputs assigned to it, over all processes; it takes no gradient.
 
     Args:
-        decay: how much of the average stays at each step.
+        decay: weight of the old average at each step.
         commitment, patience: see ``CodebookTraining``.
     """
 
-    masses: Tensor
-    sums: Tensor
-    moves_by_gradient = False
+    ema_counts: Tensor
+    ema_sums: Tensor
+    trained_by_gradient = False
 
     def __init__(self, decay: float = 0.99, commitment: float = 0.25, patience: int | None = 100) -> None:
         super().__init__(commitment, patience)
@@ -110,30 +110,30 @@ class EMACodebook(CodebookTraining):
 
     def build(self, codes: nn.Parameter) -> None:
         super().build(codes)
-        self.register_buffer("masses", torch.ones(len(codes)))
-        self.register_buffer("sums", codes.detach().clone())
+        self.register_buffer("ema_counts", torch.ones(len(codes)))
+        self.register_buffer("ema_sums", codes.detach().clone())
 
     @torch.no_grad()
     def observe(self, outputs: Tensor, indices: Tensor) -> None:
         super().observe(outputs, indices)
-        self._new[1].index_add_(0, indices, outputs.detach().to(self.sums.dtype))
+        self._new[1].index_add_(0, indices, outputs.detach().to(self.ema_sums.dtype))
 
-    def kept(self) -> list[Tensor]:
-        return [self.counts, self.sums]
+    def statistics(self) -> list[Tensor]:
+        return [self.counts, self.ema_sums]
 
-    def follow(self, codes: Tensor) -> None:
-        super().follow(codes)
-        for average, new in zip((self.masses, self.sums), self._new, strict=True):
+    def update(self, codes: Tensor) -> None:
+        super().update(codes)
+        for average, new in zip((self.ema_counts, self.ema_sums), self._new, strict=True):
             average.lerp_(new, 1 - self.decay)
-        means = self.sums / self.masses.clamp(min=1e-5)[:, None]
-        codes.copy_(torch.where(self.masses[:, None] > 1e-5, means, codes))  # one that is long unused stays
+        means = self.ema_sums / self.ema_counts.clamp(min=1e-5)[:, None]
+        codes.copy_(torch.where(self.ema_counts[:, None] > 1e-5, means, codes))  # a code long unused stays as it is
 
-    def moved(self, unused: Tensor, found: Tensor) -> None:
-        self.masses.masked_fill_(unused, 1.0)
-        self.sums.copy_(torch.where(unused[:, None], found, self.sums))
+    def reset(self, unused: Tensor, replacements: Tensor) -> None:
+        self.ema_counts.masked_fill_(unused, 1.0)
+        self.ema_sums.copy_(torch.where(unused[:, None], replacements, self.ema_sums))
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Return how many codes would be in use if all were used alike, for uses (K,): exp of the entropy."""
+    """Return the perplexity of code usage from counts (K,): exp of the entropy, K where all are used equally."""
     shares = counts / counts.sum()
     return torch.special.entr(shares).sum().exp()

@@ -1,4 +1,4 @@
-"""Diffusion in any space: RDM, DiT, ADM and LDM are this stage with other configs."""
+"""Diffusion over images, latents or representations: RDM, DiT, ADM and LDM are configs of this stage."""
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,12 @@ class DiffusionStage(Generator):
     """Trains a denoiser on encoded examples and samples from it.
 
     Args:
-        denoiser: network, timesteps and what it predicts.
-        sampler: how to sample, unless told otherwise at sampling.
-        stratified: spread the timesteps of a batch evenly, which makes the loss less noisy; otherwise each is drawn
-            by itself, as in the official code.
-        timestep_distribution: how often training visits the levels; None visits all alike.
-        alignment: an auxiliary loss that draws the network's tokens towards those of an encoder; None has none.
+        denoiser: network, noise schedule and prediction.
+        sampler: default sampler.
+        stratified: spread the timesteps of a batch evenly, which makes the loss less noisy; otherwise they are
+            independent, as in the official code.
+        timestep_distribution: distribution of the timesteps in training; None is uniform.
+        alignment: auxiliary loss between the network's tokens and the features of an encoder; None for none.
         codec, condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed: see ``Generator``.
     """
 
@@ -85,8 +85,8 @@ class DiffusionStage(Generator):
         if self.alignment is not None and stage == "fit":
             self.alignment.setup()
 
-    def trained(self) -> list[nn.Module]:
-        return super().trained() + ([self.alignment] if self.alignment is not None else [])
+    def trained_modules(self) -> list[nn.Module]:
+        return super().trained_modules() + ([self.alignment] if self.alignment is not None else [])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         z = self.codec.encode(batch)
@@ -95,9 +95,9 @@ class DiffusionStage(Generator):
             t = self._random_timesteps(n, z.device)
             noise = torch.randn_like(z)
         else:
-            fixed = SeededNoise(batch["index"], VALIDATION_STREAM)
-            t = fixed.integers(0, self.denoiser.schedule.steps)
-            noise = fixed.normal(1, *z.shape[1:])
+            by_index = SeededNoise(batch["index"], VALIDATION_STREAM)
+            t = by_index.integers(0, self.denoiser.schedule.steps)
+            noise = by_index.normal(1, *z.shape[1:])
         c = self.conditioner(self.condition.observe(batch), n).to(z.device)
         if self.alignment is None:
             return {"loss": self.denoiser.loss(z, t, c, noise).mean()}
@@ -109,9 +109,9 @@ class DiffusionStage(Generator):
         u = torch.rand(n, device=device)
         if self.stratified:
             u = ((torch.arange(n, device=device) + u) / n)[torch.randperm(n, device=device)]
-        return self.denoiser.schedule.timesteps(
-            u if self.timestep_distribution is None else self.timestep_distribution(u)
-        )
+        if self.timestep_distribution is not None:
+            u = self.timestep_distribution(u)
+        return self.denoiser.schedule.timesteps(u)
 
     def sample_z(
         self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, ema_name: str | None = None
@@ -119,32 +119,31 @@ class DiffusionStage(Generator):
         denoiser, conditioner = self.for_sampling(ema_name)
         assert isinstance(denoiser, Denoiser)
         c = conditioner(raw, len(seeds)).to(seeds.device)
-        other, away = (denoiser, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), ema_name)
+        guide, guide_c = (denoiser, c) if guidance.scale == 1 else self.guiding_network(raw, len(seeds), ema_name)
 
         def denoise(x: Tensor, t: int, progress: float) -> Posterior:
-            timesteps = torch.full(
-                (1,), t, device=x.device
-            )  # one for all rows: what only levels decide is computed once
+            timestep = torch.full((1,), t, device=x.device)  # of the whole batch: its embedding is computed once
             if guidance.scale_at(progress) == 1:
-                return denoiser(x, timesteps, c)
-            if other is denoiser:
-                both = denoiser(torch.cat([x, x]), timesteps, torch.cat([c, away]))
-                conditional, unconditional = both.mean.chunk(2)
+                return denoiser(x, timestep, c)
+            if guide is denoiser:
+                both = denoiser(torch.cat([x, x]), timestep, torch.cat([c, guide_c]))
+                cond, null = both.mean.chunk(2)
                 mix = None if both.variance_mix is None else both.variance_mix.chunk(2)[0]
-                return Posterior(guidance(conditional, unconditional, progress), mix)
-            posterior = denoiser(x, timesteps, c)
-            return Posterior(guidance(posterior.mean, other(x, timesteps, away).mean, progress), posterior.variance_mix)
+                return Posterior(guidance(cond, null, progress), mix)
+            posterior = denoiser(x, timestep, c)
+            guide_mean = guide(x, timestep, guide_c).mean
+            return Posterior(guidance(posterior.mean, guide_mean, progress), posterior.variance_mix)
 
         noise = SeededNoise(seeds, self.codec.stream)
-        return self.checked(sampler or self.sampler).run(denoise, denoiser.schedule, noise, self.shape)
+        return self.check_sampler(sampler or self.sampler).run(denoise, denoiser.schedule, noise, self.shape)
 
     def check_weak(self, weak: Generator) -> None:
         super().check_weak(weak)
         same = isinstance(weak, DiffusionStage) and describe(weak.denoiser.schedule) == describe(self.denoiser.schedule)
-        require(same, "the weaker model has other timesteps: give one trained with the same schedule")
+        require(same, "the weaker model has another noise schedule: give one trained with the same schedule")
 
-    def checked(self, sampler: Sampler) -> DiffusionSampler:
+    def check_sampler(self, sampler: Sampler) -> DiffusionSampler:
         if not isinstance(sampler, DiffusionSampler):
-            raise UserError(f"{type(sampler).__name__} does not sample from diffusion models: choose one such as DDIM")
+            raise UserError(f"{type(sampler).__name__} does not sample diffusion models: choose one such as DDIM")
         sampler.spacing.timesteps(sampler.steps, self.denoiser.schedule.steps)
         return sampler

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other besides gradients that DDP averages by itself."""
+"""All-reduce of tensors other than the gradients that DDP averages by itself."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -8,31 +8,31 @@ import torch.distributed
 from torch import Tensor
 
 
-def several() -> bool:
-    """Whether there is another process."""
-    known = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return known and torch.distributed.get_world_size() > 1
+def is_distributed() -> bool:
+    """Whether the run has more than one process."""
+    initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return initialised and torch.distributed.get_world_size() > 1
 
 
 @torch.no_grad()
-def average(tensors: Iterable[Tensor]) -> None:
+def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
     """Replace floating-point tensors by their mean over all processes, with one message for each dtype."""
-    _combine(tensors, mean=True)
+    _all_reduce(tensors, mean=True)
 
 
 @torch.no_grad()
-def add_up(tensors: Iterable[Tensor]) -> None:
+def all_reduce_sum(tensors: Iterable[Tensor]) -> None:
     """Replace tensors by their sum over all processes, with one message for each dtype."""
-    _combine(tensors, mean=False)
+    _all_reduce(tensors, mean=False)
 
 
-def _combine(tensors: Iterable[Tensor], mean: bool) -> None:
-    if not several():
+def _all_reduce(tensors: Iterable[Tensor], mean: bool) -> None:
+    if not is_distributed():
         return
-    kinds: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+    by_dtype: dict[torch.dtype, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
-        kinds[tensor.dtype].append(tensor)
-    for group in kinds.values():
+        by_dtype[tensor.dtype].append(tensor)
+    for group in by_dtype.values():
         flat = torch.cat([tensor.flatten() for tensor in group])
         torch.distributed.all_reduce(flat)
         if mean:

@@ -1,4 +1,4 @@
-"""Stage 1: what frozen networks say of every image, computed once."""
+"""Stage 1: representations, latents and tokens of every image, from frozen networks, computed once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from rcg_lightning.types import Batch, require
 
 
 class Extraction(LightningModule):
-    """Predicts the columns of a store from batches of images, each of which is read once for all.
+    """Predicts the columns of a store from batches of images; each image is read once for all columns.
 
     Args:
-        encoder: image -> representation; None for none.
-        codecs: what autoencoders make of images, each in its column.
+        encoder: image -> representation; None for no representations.
+        codecs: image -> latent or tokens of an autoencoder, each in its own column.
     """
 
     needs = frozenset({"image"})
@@ -32,24 +32,24 @@ class Extraction(LightningModule):
         """Return the data spec of each column, for images (C, H, W).
 
         Raises:
-            UserError: such images do not fit an autoencoder.
+            UserError: images of this shape do not fit an autoencoder.
         """
-        spec: dict[str, dict[str, Any]] = {}
+        columns: dict[str, dict[str, Any]] = {}
         if self.encoder is not None:
-            spec["representation"] = {"encoder": self.encoder.identity}
+            columns["representation"] = {"encoder": self.encoder.identity}
         for codec in self.codecs:
-            spec[codec.column] = {**codec.column_spec(image_shape), "autoencoder": codec.identity}
-        return spec
+            columns[codec.column] = {**codec.column_spec(image_shape), "autoencoder": codec.identity}
+        return columns
 
     @property
     def identities(self) -> dict[str, str]:
-        """What made each column."""
-        encoded = {} if self.encoder is None else {"representation": self.encoder.identity}
-        return encoded | {codec.column: codec.identity for codec in self.codecs}
+        """Identity of the network that makes each column."""
+        encoder = {} if self.encoder is None else {"representation": self.encoder.identity}
+        return encoder | {codec.column: codec.identity for codec in self.codecs}
 
     def report(self) -> str:
-        """Say what the networks are."""
-        return "\n".join(maker.report() for maker in [self.encoder, *self.codecs] if maker is not None)
+        """Describe the networks, one line or more for each."""
+        return "\n".join(network.report() for network in [self.encoder, *self.codecs] if network is not None)
 
     def setup(self, stage: str) -> None:
         if self.encoder is not None:
@@ -57,5 +57,5 @@ class Extraction(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"]
-        made = {} if self.encoder is None else {"representation": self.encoder(image)}
-        return made | {codec.column: codec.packed(codec.encoded(image)) for codec in self.codecs}
+        columns = {} if self.encoder is None else {"representation": self.encoder(image)}
+        return columns | {codec.column: codec.packed(codec.encoded(image)) for codec in self.codecs}

@@ -1,4 +1,4 @@
-"""What every generator shares: codec, condition, EMA weights, and sampling by seed."""
+"""Base of every generator: codec, condition, EMA weights, and sampling by seed."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.stages.stage_folder import bundle_parts
 from rcg_lightning.types import Batch, Codec, Condition, DataSpec, Raw, require, to_uint8
 
-TRAINED = "trained"  # name of the weights themselves, next to those of their EMA weights
+TRAINED = "trained"  # name of the trained weights themselves, next to the names of their EMA weights
 
 
 class Generator(Stage):
     """A stage that learns p(z | condition) and generates by seed.
 
     Args:
-        codec: what is modelled in place of images.
-        condition: where conditions come from.
-        conditioner: how the network reads them.
+        codec: image <-> z, the space that is modelled.
+        condition: source of the conditions.
+        conditioner: embeds the conditions for the network.
         optimizer: settings of the optimizer.
-        ema: EMA weights of what is trained; None samples with the trained weights themselves.
-        guidance: how sampling is guided, unless told otherwise at sampling.
-        ema_conditioner: whether the EMA weights cover the conditioner (the official RDM leaves it out).
-        tile: rows that are computed together in sampling; one tile size gives one result to the last bit.
+        ema: EMA of the trained weights; None samples with the trained weights themselves.
+        guidance: default guidance of sampling.
+        ema_conditioner: whether the EMA covers the conditioner (the official RDM leaves it out).
+        tile: samples that are computed together; samples are bit-equal for equal tile sizes only.
         seed: seed of the initial weights.
     """
 
@@ -53,7 +53,7 @@ class Generator(Stage):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, seed)
-        require(tile > 0, f"a tile holds at least one row, not {tile}")
+        require(tile > 0, f"a tile holds at least one sample, not {tile}")
         self.codec, self.condition, self.conditioner = codec, condition, conditioner
         self.ema, self.guidance = ema, guidance or Guidance()
         self.ema_conditioner, self.tile = ema_conditioner, tile
@@ -66,7 +66,7 @@ class Generator(Stage):
     @property
     @abstractmethod
     def network(self) -> nn.Module:
-        """The network that is trained, without its conditioner."""
+        """The trained network, without its conditioner."""
 
     @abstractmethod
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> int | None:
@@ -75,15 +75,15 @@ class Generator(Stage):
     @property
     @abstractmethod
     def natural_width(self) -> int:
-        """Width of a condition embedding that suits the network."""
+        """Width of the condition embedding that the network expects."""
 
     @abstractmethod
     def sample_z(
         self, seeds: Tensor, raw: Raw, guidance: Guidance, sampler: Sampler | None, ema_name: str | None = None
     ) -> Tensor:
-        """Return z (B, *shape) for seeds (B,) under raw conditions of B rows, by what ``for_sampling(ema_name)`` is."""
+        """Return z (B, *shape) for seeds (B,) and their raw conditions, with the networks of ``for_sampling``."""
 
-    def checked(self, sampler: Sampler) -> Sampler:
+    def check_sampler(self, sampler: Sampler) -> Sampler:
         """Return ``sampler``; raise UserError where this kind of generator cannot sample with it."""
         return sampler
 
@@ -100,14 +100,14 @@ class Generator(Stage):
             identities = {**spec.identities, "representation": encoder.identity}
             self.spec = replace(spec, columns=columns, identities=identities)
 
-    def trained(self) -> list[nn.Module]:
+    def trained_modules(self) -> list[nn.Module]:
         return [self.network, self.conditioner]
 
     def networks(self) -> list[nn.Module]:
         return [self.network]
 
     def sampling_networks(self, ema_name: str | None = None) -> list[nn.Module]:
-        """The networks that sampling with these EMA weights calls."""
+        """The networks that sampling with the weights ``ema_name`` calls."""
         return [self.for_sampling(ema_name)[0]]
 
     def after_step(self) -> None:
@@ -120,7 +120,7 @@ class Generator(Stage):
 
     @property
     def ema_names(self) -> list[str]:
-        """Names of the weights that can be sampled with: each average, the one used by default first, and TRAINED."""
+        """Names of the weights that can be sampled with: of each EMA, the default first, and TRAINED."""
         return [*(self.ema.decays if self.ema is not None else ()), TRAINED]
 
     def for_sampling(self, ema_name: str | None = None) -> tuple[nn.Module, Conditioner]:
@@ -130,7 +130,7 @@ class Generator(Stage):
             ema_name: one of ``ema_names``; None for the first.
 
         Raises:
-            UserError: there is no average of this name.
+            UserError: there are no weights of this name.
         """
         name = ema_name or self.ema_names[0]
         require(name in self.ema_names, f"no EMA weights {name!r}: this generator has {', '.join(self.ema_names)}")
@@ -139,53 +139,55 @@ class Generator(Stage):
             modules |= dict(self.ema.averaged(name).items())
         return modules["network"], modules["conditioner"]  # type: ignore[return-value]
 
-    # -- what guidance pushes away from -------------------------------------------------------------------------------
+    # -- guiding network -----------------------------------------------------------------------------------------------
 
     def use_weak(self, weak: "Generator | None" = None, ema_name: str | None = None) -> None:
-        """Guide away from a weaker model under the same condition, not from no condition (autoguidance).
+        """Autoguidance: guide away from a weaker model under the same condition, instead of from the null condition.
 
         It works without any condition, too (Karras et al. 2024, Guiding a diffusion model with a bad version of
         itself).
 
         Args:
-            weak: generator of the same examples, trained less or smaller; None for other weights of this one.
+            weak: generator of the same space, trained less or smaller; None for other weights of this generator.
             ema_name: name of its EMA weights; None for the first of its ``ema_names``.
 
         Raises:
-            UserError: the weaker model is of other examples or reads another condition.
+            UserError: the weaker model has another space or reads another condition.
         """
-        require(weak is not None or ema_name is not None, "give a weaker model, or other weights of this one")
+        require(weak is not None or ema_name is not None, "give a weaker model, or other weights of this generator")
         weak = weak or self
         weak.for_sampling(ema_name)
         self.check_weak(weak)
-        self._weak = (weak, ema_name)  # in a tuple, so that it is no submodule: in no checkpoint, average or DDP bucket
+        self._weak = (weak, ema_name)  # a tuple hides the module: in no checkpoint, EMA or DDP bucket
 
     def check_weak(self, weak: "Generator") -> None:
         """Raise a UserError where the estimates of ``weak`` cannot be compared with this generator's."""
-        spec, others = self.spec, weak.spec
+        spec, weak_spec = self.spec, weak.spec
         assert spec is not None, "a generator is built before it is guided"
-        assert others is not None, "the weaker model is built before it guides"
+        assert weak_spec is not None, "the weaker model is built before it guides"
         require(
             (weak.shape, weak.codec.makes) == (self.shape, self.codec.makes),
-            f"the weaker model makes {weak.codec.makes}s as {weak.shape}, this one {self.codec.makes}s as {self.shape}",
+            f"the weaker model makes {weak.codec.makes}s of shape {weak.shape}, this one {self.codec.makes}s of shape "
+            f"{self.shape}: give one of the same space",
         )
-        mine, theirs = self.condition.parts(spec), weak.condition.parts(others)
-        require(theirs in ((), mine), f"the weaker model is told {theirs}, this one {mine}: give one told the same")
+        mine, other = self.condition.parts(spec), weak.condition.parts(weak_spec)
+        differ = f"the weaker model is conditioned on {other}, this one on {mine}"
+        require(other in ((), mine), f"{differ}: give one with the same condition")
         for name in ("representation", "tokens", "latent"):
-            one, other = spec.identities.get(name), others.identities.get(name)
-            agree = None in (one, other) or one == other
-            require(agree, f"the weaker model was trained on {name} {other}, this one on {one}: give one of the same")
+            one, two = spec.identities.get(name), weak_spec.identities.get(name)
+            agree = None in (one, two) or one == two
+            require(agree, f"the weaker model was trained on {name} {two}, this one on {one}: give one of the same")
 
     @property
     def weak_identity(self) -> list[str] | None:
-        """What names the weaker model and its weights; None where there is none."""
+        """Identity of the weaker model and name of its weights; None without a weaker model."""
         if self._weak is None:
             return None
         weak, ema_name = self._weak
         return [weak.identity, ema_name or weak.ema_names[0]]
 
-    def guided_from(self, raw: Raw, n: int, ema_name: str | None = None) -> tuple[nn.Module, Tensor]:
-        """Return the network and the condition embedding (n, D) whose estimate guidance pushes away from.
+    def guiding_network(self, raw: Raw, n: int, ema_name: str | None = None) -> tuple[nn.Module, Tensor]:
+        """Return the network and condition embedding (n, D) whose estimate guidance moves away from.
 
         Raises:
             UserError: there is neither a null condition nor a weaker model.
@@ -199,45 +201,45 @@ class Generator(Stage):
         return network, conditioner(raw, n).to(device)
 
     def check_guidance(self, guidance: Guidance) -> None:
-        """Raise a UserError where there is nothing that guidance could push away from."""
+        """Raise a UserError where there is neither a null condition nor a weaker model to guide away from."""
         if guidance.scale != 1 and self._weak is None:
             self.conditioner.null(1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One sample for each image, under the image's condition; its position in the data set is the seed."""
-        asked: Batch = {"seed": batch["index"], **self.observed(batch)}  # type: ignore[typeddict-item]
-        return self.columns(self.sample(asked))
+        """Sample under the condition of each image; the seed is the image's position in the data set."""
+        seeded: Batch = {"seed": batch["index"], **self.observed_conditions(batch)}  # type: ignore[typeddict-item]
+        return self.columns(self.sample(seeded))
 
-    def columns(self, made: Tensor) -> dict[str, Tensor]:
-        """Return samples as a column of a store: images as (B, H, W, C) uint8, as image files have them."""
+    def columns(self, samples: Tensor) -> dict[str, Tensor]:
+        """Return samples as a column of a store: images as (B, H, W, C) uint8, as in image files."""
         if self.codec.makes == "image":
-            return {"image": to_uint8(made).permute(0, 2, 3, 1)}
-        return {self.codec.makes: made}
+            return {"image": to_uint8(samples).permute(0, 2, 3, 1)}
+        return {self.codec.makes: samples}
 
-    def observed(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the conditions of real images, under their keys in a batch that is to be sampled."""
-        kept: dict[str, Tensor] = {name: batch[name] for name in self.condition.needs if name != "image"}  # type: ignore
+    def observed_conditions(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the conditions of real images, under the keys that ``sample`` reads."""
+        conditions: dict[str, Tensor] = {name: batch[name] for name in self.condition.needs if name != "image"}  # type: ignore
         encoder = getattr(self.condition, "encoder", None)
         if encoder is not None:
-            kept["representation"] = encoder(batch["image"])
-        return kept
+            conditions["representation"] = encoder(batch["image"])
+        return conditions
 
     def after_start(self, fresh: frozenset[str]) -> list[str]:
-        """Begin EMA weights that the file lacks with what they average."""
+        """Start EMA weights that the file lacks from the trained weights."""
         if self.ema is None:
             return []
-        places, lines = {id(module): f"{name}." for name, module in self.named_modules()}, []
+        prefixes, lines = {id(module): f"{name}." for name, module in self.named_modules()}, []
         for name in self.ema.decays:
             copies = self.ema.averaged(name)
-            if fresh.issuperset(places[id(copies)] + key for key in copies.state_dict()):
+            if fresh.issuperset(prefixes[id(copies)] + key for key in copies.state_dict()):
                 for part, module in self._ema_modules().items():
                     copies[part].load_state_dict(module.state_dict())
-                lines.append(f"EMA weights {name}: begin with the trained weights, the file lacks it")
+                lines.append(f"EMA weights {name}: not in the file, start from the trained weights")
         return lines
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
-        """Rebuild a generator as ``Stage.load`` does; one of a bundle takes what it samples with from there."""
+        """Rebuild a generator as ``Stage.load`` does; from a bundle, with its prior, instances and autoencoder."""
         generator = super().load(path, device)
         parts = bundle_parts(path)
         if "prior" in parts:
@@ -250,11 +252,11 @@ class Generator(Stage):
 
     @property
     def identity(self) -> str:
-        """A short hash of the weights and of how they are used."""
+        """Short hash of the weights and settings."""
         return fingerprint([state_fingerprint(self.state_dict()), describe(self)])
 
     def forward(self, seed: Tensor, label: Tensor | None = None) -> Tensor:
-        """Sample for seeds (B,), and labels (B,) where given: the call of a generator that another one uses frozen."""
+        """Sample for seeds (B,) and, if given, labels (B,): the call of a generator that is another one's prior."""
         return self.sample({"seed": seed} if label is None else {"seed": seed, "label": label})
 
     @torch.no_grad()
@@ -265,13 +267,13 @@ class Generator(Stage):
         sampler: Sampler | None = None,
         ema_name: str | None = None,
     ) -> Tensor:
-        """Generate what the codec decodes to, one row for each ``batch["seed"]``.
+        """Generate one decoded sample for each ``batch["seed"]``.
 
-        A row depends on its seed (and on the condition, where the batch gives one) alone: it is bit-equal for any
-        batch size and number of processes.
+        A sample depends only on its seed, and on its condition where the batch gives one: it is bit-equal for any batch
+        size and number of processes.
 
         Args:
-            batch: ``seed`` (B,) and, optionally, conditions to use in place of sampled ones.
+            batch: ``seed`` (B,) and, optionally, conditions to use instead of sampled ones.
             guidance: None for the generator's own.
             sampler: None for the generator's own.
             ema_name: name of the EMA weights to sample with; None for the first of ``ema_names``.
@@ -281,13 +283,13 @@ class Generator(Stage):
         raw = self.condition.sample(batch)
         seeds = batch["seed"]
         result: Tensor | None = None
-        for rows, places in tile_rows(seeds, self.tile):
-            tile_raw = tuple(part[rows] for part in raw)
-            z = self.sample_z(seeds[rows], tile_raw, guidance or self.guidance, sampler, ema_name)
-            made = self.codec.decode(z)
+        for index, wanted in tile_rows(seeds, self.tile):
+            tile_raw = tuple(part[index] for part in raw)
+            z = self.sample_z(seeds[index], tile_raw, guidance or self.guidance, sampler, ema_name)
+            samples = self.codec.decode(z)
             if result is None:
-                result = made.new_empty(len(seeds), *made.shape[1:])
-            result[rows[places]] = made[places]
+                result = samples.new_empty(len(seeds), *samples.shape[1:])
+            result[index[wanted]] = samples[wanted]
         self.train(was_training)
         assert result is not None, "sampling needs at least one seed"
         return result

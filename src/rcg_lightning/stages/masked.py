@@ -23,20 +23,20 @@ from rcg_lightning.types import Batch, Codec, Condition, Raw, require
 
 
 class MaskedStage(Generator):
-    """Trains a transformer to fill in masked tokens and decodes many of them at a time.
+    """Trains a transformer to predict masked tokens, and samples by decoding many tokens in parallel.
 
-    As in the official code one mask rate is drawn for a batch in each process. It departs from that code in two
-    things: conditions are dropped in training alone, and a image is masked alike at every validation, by its index,
-    at a rate of its own.
+    As in the official code, each process samples one mask ratio for a batch. The stage departs from that code in two
+    points: conditions are dropped in training only; and in validation the mask and its ratio depend on the image's
+    index alone, so that they are the same every time.
 
     Args:
-        codec: makes tokens of images, such as ``VQTokens``.
+        codec: images -> tokens, such as ``VQTokens``.
         transformer: the network.
-        sampler: how to sample, unless told otherwise at sampling.
-        rate: the law of the share of tokens that are masked.
-        smoothing: label smoothing, over the codebook.
+        sampler: default sampler.
+        mask_ratio: distribution of the share of masked tokens.
+        smoothing: label smoothing over the codebook.
         condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed: see ``Generator``. Guidance
-            is of logits; the paper's τ is ``scale`` 1 + τ with ``ramp``.
+            acts on logits; the paper's τ is ``scale`` 1 + τ with ``ramp``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class MaskedStage(Generator):
         ema: EMA | None = None,
         guidance: Guidance | None = None,
         ema_conditioner: bool = True,
-        rate: MaskRatio | None = None,
+        mask_ratio: MaskRatio | None = None,
         smoothing: float = 0.1,
         tile: int = 64,
         seed: int = 0,
@@ -58,8 +58,8 @@ class MaskedStage(Generator):
         super().__init__(codec, condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed)
         self.transformer = transformer
         self.sampler = sampler or ParallelDecoding()
-        self.rate, self.smoothing = rate or MaskRatio(), smoothing
-        self._seen_tokens = False
+        self.mask_ratio, self.smoothing = mask_ratio or MaskRatio(), smoothing
+        self._checked_tokens = False
 
     @property
     def network(self) -> nn.Module:
@@ -72,40 +72,40 @@ class MaskedStage(Generator):
     def build_network(self, shape: tuple[int, ...], condition_dim: int) -> None:
         assert self.spec is not None
         codes = self.codec.count(self.spec)
-        kind = type(self.codec).__name__
+        codec = type(self.codec).__name__
         if codes is None or len(shape) != 1:
-            raise UserError(f"MaskedStage models tokens, and {kind} makes none: give a codec such as VQTokens")
+            raise UserError(f"MaskedStage models tokens, {codec} makes none: give a codec such as VQTokens")
         self.transformer.build(shape[0], codes, condition_dim)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         tokens = self.codec.encode(batch)  # (B, N)
-        if not (self.training and self._seen_tokens):
+        if not (self.training and self._checked_tokens):
             self.check_tokens(tokens)
-            self._seen_tokens = True
+            self._checked_tokens = True
         if self.training:
             u, noise = torch.rand((), device=tokens.device), torch.rand(tokens.shape, device=tokens.device)
         else:
-            fixed = SeededNoise(batch["index"], VALIDATION_STREAM)
-            u, noise = fixed.uniform(0, 1), fixed.uniform(1, tokens.shape[1])
-        masked, kept = masked_positions(noise, self.rate(u), self.rate.dropped(tokens.shape[1]))
+            by_index = SeededNoise(batch["index"], VALIDATION_STREAM)
+            u, noise = by_index.uniform(0, 1), by_index.uniform(1, tokens.shape[1])
+        masked, visible = masked_positions(noise, self.mask_ratio(u), self.mask_ratio.dropped(tokens.shape[1]))
         c = self.conditioner(self.condition.observe(batch), len(tokens)).to(tokens.device)
-        logits = self.transformer(tokens, masked, c, kept)
+        logits = self.transformer(tokens, masked, c, visible)  # (B, N, K)
         return {"loss": masked_cross_entropy(logits, tokens, masked, self.smoothing).mean()}
 
     def check_tokens(self, tokens: Tensor) -> None:
-        """Raise a UserError where tokens (B, N) are not those of this codec. It waits for the device."""
+        """Raise a UserError where tokens (B, N) do not fit this codec. The check waits for the device."""
         if tokens.is_meta:
             return
         count, length = self.transformer.codes, self.shape[0]
         require(
             tokens.shape[1:] == (length,) and not tokens.is_floating_point(),
-            f"the network was built for {length} tokens of a image, the data give {tokens.dtype} of shape "
-            f"{tuple(tokens.shape[1:])}: give the store that the tokenizer's codec belongs to",
+            f"the network was built for {length} tokens of an image, the data give {tokens.dtype} of shape "
+            f"{tuple(tokens.shape[1:])}: give the store of this tokenizer",
         )
         low, high = int(tokens.min()), int(tokens.max())
         require(
             low >= 0 and high < count,
-            f"token {low if low < 0 else high} is outside the codebook of {count}: extract the store again, by this "
+            f"token {low if low < 0 else high} is outside the codebook of {count}: extract the store again with this "
             "tokenizer",
         )
 
@@ -114,20 +114,20 @@ class MaskedStage(Generator):
     ) -> Tensor:
         network, conditioner = self.for_sampling(ema_name)
         c = conditioner(raw, len(seeds)).to(seeds.device)
-        other, away = (network, c) if guidance.scale == 1 else self.guided_from(raw, len(seeds), ema_name)
-        away = away.to(seeds.device)
+        guide, guide_c = (network, c) if guidance.scale == 1 else self.guiding_network(raw, len(seeds), ema_name)
+        guide_c = guide_c.to(seeds.device)
 
         def predict(tokens: Tensor, masked: Tensor, progress: float) -> Tensor:
             if guidance.scale_at(progress) == 1:
                 return network(tokens, masked, c)
-            if other is network:
-                both = network(torch.cat([tokens, tokens]), torch.cat([masked, masked]), torch.cat([c, away]))
-                conditional, unconditional = both.chunk(2)
-                return guidance(conditional, unconditional, progress)
-            return guidance(network(tokens, masked, c), other(tokens, masked, away), progress)
+            if guide is network:
+                both = network(torch.cat([tokens, tokens]), torch.cat([masked, masked]), torch.cat([c, guide_c]))
+                cond, null = both.chunk(2)
+                return guidance(cond, null, progress)
+            return guidance(network(tokens, masked, c), guide(tokens, masked, guide_c), progress)
 
-        draws = SeededDecodingNoise(SeededNoise(seeds, self.codec.stream))
-        return self.checked(sampler or self.sampler).run(predict, draws, self.shape[0])
+        noise = SeededDecodingNoise(SeededNoise(seeds, self.codec.stream))
+        return self.check_sampler(sampler or self.sampler).run(predict, noise, self.shape[0])
 
     def check_guidance(self, guidance: Guidance) -> None:
         super().check_guidance(guidance)
@@ -138,7 +138,7 @@ class MaskedStage(Generator):
         same = isinstance(weak, MaskedStage) and weak.transformer.codes == self.transformer.codes
         require(same, "the weaker model has another codebook: give one of the same tokenizer")
 
-    def checked(self, sampler: Sampler) -> ParallelDecoding:
+    def check_sampler(self, sampler: Sampler) -> ParallelDecoding:
         if not isinstance(sampler, ParallelDecoding):
             raise UserError(f"{type(sampler).__name__} does not decode tokens: choose ParallelDecoding")
         return sampler

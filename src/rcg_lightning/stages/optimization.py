@@ -1,6 +1,6 @@
-"""Optimizers and learning-rate laws, as plain settings that a stage turns into torch objects.
+"""Settings of optimizers and learning-rate schedules, from which a stage creates torch's objects.
 
-Learning rates are absolute. Write the effective batch size that they were chosen for next to them in the config.
+Learning rates are absolute. In a config, write the effective batch size of a learning rate next to it.
 """
 
 import math
@@ -18,7 +18,7 @@ from rcg_lightning.types import require
 
 
 class LRSchedule(ConfigMixin):
-    """A learning-rate law: the factor on the base rate at each step. Warm-up is linear, in optimizer steps."""
+    """Learning-rate schedule: the factor of the base rate at each step. Warm-up is linear, in optimizer steps."""
 
     def __init__(self, warmup: int = 0) -> None:
         self.warmup = warmup
@@ -32,11 +32,12 @@ class LRSchedule(ConfigMixin):
         return self.after_warmup(step - self.warmup, total - self.warmup)
 
     @abstractmethod
-    def after_warmup(self, step: int, total: int) -> float: ...
+    def after_warmup(self, step: int, total: int) -> float:
+        """Return the factor for ``step`` of ``total`` after the warm-up."""
 
 
 class ConstantLR(LRSchedule):
-    """Warm-up, then the base rate for ever."""
+    """Warm-up, then the base rate."""
 
     def after_warmup(self, step: int, total: int) -> float:
         return 1.0
@@ -50,19 +51,19 @@ class CosineLR(LRSchedule):
         self.final = final
 
     def after_warmup(self, step: int, total: int) -> float:
-        require(total > 0, "a Cosine learning rate needs an end: set trainer.max_steps")
+        require(total > 0, "a cosine learning rate needs an end: set trainer.max_steps")
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
 
 
 class ExponentialLR(LRSchedule):
-    """Warm-up, then the base rate divided by ``ratio`` again at every step, but not below ``reference value`` times itself.
+    """Warm-up, then the base rate divided by ``ratio`` at every step, but never below ``floor`` times the base rate.
 
-    Goodfellow et al. (2014) and Mirza & Osindero (2014): .1 divided by 1.000004 and 1.00004, down to 1e-6.
+    Goodfellow et al. (2014) and Mirza & Osindero (2014) divide .1 by 1.000004 and by 1.00004, down to 1e-6.
     """
 
     def __init__(self, ratio: float, floor: float = 0.0, warmup: int = 0) -> None:
         super().__init__(warmup)
-        require(ratio >= 1, f"an Exponential rate is divided by a ratio of at least 1, not {ratio}")
+        require(ratio >= 1, f"the ratio of an exponential learning rate is at least 1, not {ratio}")
         self.ratio, self.floor = ratio, floor
 
     def after_warmup(self, step: int, total: int) -> float:
@@ -74,21 +75,22 @@ class Optimizer(ConfigMixin):
 
     Args:
         lr: absolute learning rate.
-        lr_schedule: learning-rate law.
-        clip: largest gradient norm, None for no clipping.
+        lr_schedule: factor of the learning rate at each step.
+        clip: largest gradient norm; None for no clipping.
     """
 
     def __init__(self, lr: float, lr_schedule: LRSchedule, clip: float | None) -> None:
         self.lr, self.lr_schedule, self.clip = lr, lr_schedule, clip
 
     def make(self, modules: Iterable[nn.Module], total_steps: int) -> tuple[TorchOptimizer, LambdaLR]:
-        """Return the optimizer and its scheduler, which moves once per optimizer step."""
+        """Return the optimizer and its scheduler, which steps once per optimizer step."""
         named = {name: p for module in modules for name, p in _named(module) if p.requires_grad}
         optimizer = self.create(named)
         return optimizer, LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, total_steps))
 
     @abstractmethod
-    def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer: ...
+    def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
+        """Return the optimizer of these parameters."""
 
 
 class AdamW(Optimizer):
@@ -96,7 +98,7 @@ class AdamW(Optimizer):
 
     Args:
         weight_decay: decoupled weight decay.
-        decay_vectors: whether one-dimensional parameters and biases decay too (the official RDM: yes; MAGE: no).
+        decay_vectors: whether one-dimensional parameters and biases decay too (official RDM: yes; MAGE: no).
     """
 
     def __init__(
@@ -113,11 +115,12 @@ class AdamW(Optimizer):
         self.betas, self.weight_decay, self.eps, self.decay_vectors = betas, weight_decay, eps, decay_vectors
 
     def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
-        spared = [p for name, p in named.items() if not self.decay_vectors and (p.ndim <= 1 or name.endswith(".bias"))]
-        spared_ids = {id(p) for p in spared}
-        groups: list[dict[str, Any]] = [{"params": [p for p in named.values() if id(p) not in spared_ids]}]
-        if spared:
-            groups.append({"params": spared, "weight_decay": 0.0})
+        vectors = [p for name, p in named.items() if p.ndim <= 1 or name.endswith(".bias")]
+        undecayed = [] if self.decay_vectors else vectors
+        undecayed_ids = {id(p) for p in undecayed}
+        groups: list[dict[str, Any]] = [{"params": [p for p in named.values() if id(p) not in undecayed_ids]}]
+        if undecayed:
+            groups.append({"params": undecayed, "weight_decay": 0.0})
         fused, betas = _fusible(named), (self.betas[0], self.betas[1])
         return torch.optim.AdamW(
             groups, lr=self.lr, betas=betas, weight_decay=self.weight_decay, eps=self.eps, fused=fused
@@ -128,12 +131,12 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum, fused where torch has a fused kernel.
 
     Args:
-        momentum: at the start.
-        final_momentum: what it grows to, linearly; None keeps it.
-        momentum_steps: steps until then.
+        momentum: momentum at the first step.
+        final_momentum: momentum after a linear increase; None for a constant momentum.
+        momentum_steps: steps of the increase.
         weight_decay: coupled weight decay.
-        max_norm: largest norm of the weights that lead into one unit of a linear map, to which they are cut after every
-            step, as maxout networks are trained (Goodfellow et al. 2013); None for no limit.
+        max_norm: largest norm of the weights into one unit of a linear layer, enforced after every step, as in the
+            training of maxout networks (Goodfellow et al. 2013); None for no limit.
     """
 
     def __init__(
@@ -155,12 +158,12 @@ class SGD(Optimizer):
         modules = list(modules)
         optimizer, scheduler = super().make(modules, total_steps)
         if self.final_momentum is not None:
-            scheduler = _WithMomentum(optimizer, scheduler.lr_lambdas[0], self._momentum)
+            scheduler = _LambdaLRWithMomentum(optimizer, scheduler.lr_lambdas[0], self._momentum)
         if self.max_norm is not None:
             linear = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear)]
             weights: list[Tensor] = [layer.weight for layer in linear]
-            limit = self.max_norm
-            optimizer.register_step_post_hook(lambda *_: _limit_rows(weights, limit))
+            max_norm = self.max_norm
+            optimizer.register_step_post_hook(lambda *_: _clip_row_norms(weights, max_norm))
         return optimizer, scheduler
 
     def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
@@ -171,39 +174,39 @@ class SGD(Optimizer):
 
     def _momentum(self, step: int) -> float:
         assert self.final_momentum is not None
-        grown = min(step / self.momentum_steps, 1.0) if self.momentum_steps else 1.0
-        return self.momentum + (self.final_momentum - self.momentum) * grown
+        progress = min(step / self.momentum_steps, 1.0) if self.momentum_steps else 1.0
+        return self.momentum + (self.final_momentum - self.momentum) * progress
 
 
-class _WithMomentum(LambdaLR):
-    """A rate law that sets the momentum too."""
+class _LambdaLRWithMomentum(LambdaLR):
+    """A learning-rate scheduler that sets the momentum too."""
 
     def __init__(
-        self, optimizer: TorchOptimizer, factor: Callable[[int], float], schedule: Callable[[int], float]
+        self, optimizer: TorchOptimizer, factor: Callable[[int], float], momentum: Callable[[int], float]
     ) -> None:
-        self._schedule = schedule
+        self._momentum = momentum
         super().__init__(optimizer, factor)
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
         for group in self.optimizer.param_groups:
-            group["momentum"] = self._schedule(self.last_epoch)
+            group["momentum"] = self._momentum(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in super().state_dict().items() if name != "_law"}
+        return {name: value for name, value in super().state_dict().items() if name != "_momentum"}
 
 
 @torch.no_grad()
-def _limit_rows(weights: list[Tensor], limit: float) -> None:
+def _clip_row_norms(weights: list[Tensor], max_norm: float) -> None:
     for weight in weights:
-        weight.copy_(weight.renorm(2, 0, limit))
+        weight.copy_(weight.renorm(2, 0, max_norm))
 
 
 def _fusible(named: dict[str, nn.Parameter]) -> bool | None:
-    """Return what torch takes as ``fused``; None leaves it to choose its next best way."""
+    """Return torch's argument ``fused``; None lets torch choose another implementation."""
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in named.values()) or None
 
 
 def _named(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    """Parameters under names that stay distinct when several modules share one optimizer."""
+    """Parameters by names that stay distinct when several modules share one optimizer."""
     return ((f"{id(module)}.{name}", parameter) for name, parameter in module.named_parameters())

@@ -10,28 +10,28 @@ from rcg_lightning.types import Batch
 
 
 class SamplingModule(LightningModule):
-    """Base of what makes samples in ``predict_step``.
+    """Base of modules that sample in ``predict_step``.
 
     Attributes:
-        generator: what makes them.
-        ema_name: name of the EMA weights that it samples with; None for the first.
+        generator: the trained generator.
+        ema_name: name of the EMA weights to sample with; None for the first.
     """
 
     generator: Generator
     ema_name: str | None = None
 
     def networks(self) -> list[nn.Module]:
-        """The networks that are called for samples, those of a prior too: what may be compiled."""
+        """The networks that sampling calls, including those of a prior; ``trainer.compile`` compiles these."""
         prior = self.generator.condition.prior
-        further = prior.sampling_networks() if isinstance(prior, Generator) else []
-        return [*self.generator.sampling_networks(self.ema_name), *further]
+        prior_networks = prior.sampling_networks() if isinstance(prior, Generator) else []
+        return [*self.generator.sampling_networks(self.ema_name), *prior_networks]
 
 
 class GuidedSampling(SamplingModule):
-    """Predicts what a generator makes of each seed: a column of images, or of representations.
+    """Predicts a generator's sample for each seed: a column of images or representations.
 
     Args:
-        generator: the trained generator, with its prior where its condition is sampled from one.
+        generator: the trained generator, with a prior if its condition is sampled from one.
         guidance: None for the generator's own.
         sampler: None for the generator's own.
     """

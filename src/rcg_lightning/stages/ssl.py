@@ -1,4 +1,4 @@
-"""Self-supervised pre-training of an encoder by MoCo v3: two views of a image attract, those of others repel."""
+"""Self-supervised pre-training of an encoder by MoCo v3: views of the same image attract, of others repel."""
 
 import copy
 import math
@@ -28,29 +28,29 @@ from rcg_lightning.types import Batch, DataSpec, require
 
 
 class MoCoV3Stage(Stage):
-    """MoCo v3: an encoder, a predictor on top, and a momentum encoder that follows the encoder and makes the keys.
+    """MoCo v3 (Chen et al. 2021): encoder, predictor on top, and a momentum encoder that makes the keys.
 
-    Where both augmentations crop, the two views are made from one image; otherwise the loader gives two crops. On
-    GPUs batch statistics and keys are shared by all processes; on CPUs only the keys are, since torch has no
-    synchronised batch normalisation there. Differs from the official code in that the momentum encoder moves right
-    after the optimizer's step instead of right before the next keys: the same numbers in training, but a saved one is
-    one update ahead.
+    Where both augmentations crop, the two views come from one image; otherwise the loader gives two crops. On GPUs all
+    processes share batch statistics and keys; on CPUs only the keys, since torch has no synchronised batch
+    normalisation there. One difference to the official code: the momentum encoder is updated right after the
+    optimizer's step instead of right before the next keys. Training is the same, but a saved momentum encoder is one
+    update ahead.
 
-    At the end of training the momentum encoder is written to ``encoder/`` in the trainer's root folder.
+    The end of training writes the momentum encoder to ``encoder/`` in the trainer's root folder.
 
     Args:
         encoder: backbone and projection head.
-        predictor: from the head's size to the same size.
+        predictor: maps the head's output to the same dimension.
         view1: augmentation of the first view.
         view2: augmentation of the second view.
         optimizer: settings of the optimizer.
-        momentum: how much of the momentum encoder stays at the first step.
-        final_momentum: and at the last one, in half a cosine over ``trainer.max_steps``.
-        temperature: of the contrastive loss.
-        preprocess: from a image in [0, 1] to what the backbone reads; by default ImageNet's mean and deviation.
-        head: whether the exported encoder's representation is the head's output, or the backbone's.
-        bank_size: how many training images validation looks at for its nearest-neighbour probe.
-        neighbours: how many of them vote.
+        momentum: weight of the old momentum encoder at the first step.
+        final_momentum: the same at the last step; a half cosine over ``trainer.max_steps`` in between.
+        temperature: temperature of the contrastive loss.
+        preprocess: image in [0, 1] -> input of the backbone; by default ImageNet's mean and standard deviation.
+        head: whether the exported encoder's representation is the head's output; otherwise it is the backbone's.
+        bank_size: number of training images for the nearest-neighbour probe of validation.
+        neighbours: number of nearest neighbours that vote.
         seed: seed of the initial weights.
     """
 
@@ -88,27 +88,27 @@ class MoCoV3Stage(Stage):
 
     @property
     def single_image(self) -> bool:
-        """Whether both views are made from one and the same image."""
+        """Whether both views come from the same image of the batch."""
         return self.view1.crops and self.view2.crops
 
     def build_networks(self, spec: DataSpec) -> None:
-        # made again, so that the initial weights depend on nothing but the seed
+        # created again, so that the initial weights depend on the seed alone
         self.encoder = construct(describe(self.encoder))
         self.predictor = construct(describe(self.predictor))
-        self._arguments |= {"encoder": self.encoder, "predictor": self.predictor}  # let go of those that were given
+        self._arguments |= {"encoder": self.encoder, "predictor": self.predictor}  # releases the given ones
         self.check_sizes(spec.image)
         self.momentum_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
     @torch.no_grad()
     def check_sizes(self, shape: tuple[int, int, int]) -> None:
-        """Raise UserError unless a image of ``shape`` goes through encoder and predictor."""
+        """Raise UserError unless encoder and predictor accept images of ``shape``."""
         try:
             feature = self.encoder.eval()(self.preprocess(torch.zeros(1, *shape)))  # (1, D)
             prediction = self.predictor.eval()(feature)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"MoCoV3Stage: encoder or predictor does not fit images of {shape}: {reason}") from error
-        sizes = f"the head gives {feature.shape[1]} numbers, the predictor {prediction.shape[1]}"
+        sizes = f"the head has {feature.shape[1]} dimensions, the predictor {prediction.shape[1]}"
         require(feature.shape == prediction.shape, f"MoCoV3Stage: {sizes}: set the predictor's dim to the head's")
         self.encoder.train()
         self.predictor.train()
@@ -119,7 +119,7 @@ class MoCoV3Stage(Stage):
             for name in ("encoder", "predictor", "momentum_encoder"):
                 setattr(self, name, nn.SyncBatchNorm.convert_sync_batchnorm(getattr(self, name)))
 
-    def trained(self) -> Iterable[nn.Module]:
+    def trained_modules(self) -> Iterable[nn.Module]:
         return [self.encoder, self.predictor]
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ class MoCoV3Stage(Stage):
         endless = self.trainer.max_steps < 1 and self.final_momentum != self.momentum
         require(not endless, "MoCoV3Stage: a momentum that changes needs trainer.max_steps, or set final_momentum")
         transform = getattr(getattr(self.trainer, "datamodule", None), "transform", None)
-        alike = transform is not None and not transform.random and not self.single_image
-        require(not alike, "MoCoV3Stage: these views are not cropped anywhere: set data.transform to RandomResizedCrop")
+        uncropped = transform is not None and not transform.random and not self.single_image
+        require(not uncropped, "MoCoV3Stage: nothing crops these views: set data.transform to RandomResizedCrop")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         views = self.views(batch)
@@ -158,11 +158,11 @@ class MoCoV3Stage(Stage):
     def set_extra_state(self, state: Tensor) -> None:
         self.steps = int(state)
 
-    # -- what becomes of it --------------------------------------------------------------------------------------------
+    # -- validation and export -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        """What both ends of the momentum encoder make of images (B, C, H, W) in [0, 1]: (B, D) and (B, R) float32."""
+        """Images (B, C, H, W) in [0, 1] -> float32 outputs of the momentum encoder: backbone (B, D), head (B, R)."""
         with torch.autocast(image.device.type, enabled=False):  # as TrainedEncoder does
             backbone = self.momentum_encoder.backbone(self.preprocess(image))
             return {"backbone": backbone, "head": self.momentum_encoder.head(backbone)}
@@ -179,12 +179,12 @@ class MoCoV3Stage(Stage):
         self.bank = {}
 
     def make_bank(self, data: ImageDataModule) -> dict[str, Tensor]:
-        """Return features by name, and labels where there are any, of the first training images of a fixed order."""
-        made = []
+        """Return features by name, and labels where there are any, of a fixed selection of training images."""
+        parts = []
         for batch in training_images(data, self.bank_size):
             labels = {"label": batch["label"].to(self.device)} if "label" in batch else {}
-            made.append(self.features(batch["image"].to(self.device)) | labels)
-        return {name: torch.cat([part[name] for part in made]) for name in made[0]}
+            parts.append(self.features(batch["image"].to(self.device)) | labels)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if "label" not in self.bank or "label" not in batch:
@@ -196,7 +196,7 @@ class MoCoV3Stage(Stage):
             self.log(f"val/knn_{name}", accuracy, batch_size=size, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Both ends of the encoder for each image, before any normalisation."""
+        """Return the outputs of backbone and head for each image, before any normalisation."""
         return self.features(batch["image"])
 
     @rank_zero_only
@@ -210,20 +210,20 @@ class MoCoV3Stage(Stage):
 
 
 def training_images(data: ImageDataModule, count: int) -> Iterator[Batch]:
-    """Yield batches of ``count`` training images, always the same ones, without anything random."""
+    """Yield batches of ``count`` training images, always the same ones, without random transforms."""
     index = chosen(len(data.images("train")), count)
     return map(as_floats, data.plain("train", frozenset({"image", "label"}), index))
 
 
 def cosine_momentum(step: int, total: int, first: float, last: float) -> float:
-    """Return the momentum for ``step`` of ``total``: half a cosine from ``first`` to ``last``."""
+    """Return the momentum for ``step`` of ``total``: a half cosine from ``first`` to ``last``."""
     if first == last:
         return first
     return last - (last - first) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
 
 
 def gather(keys: Tensor) -> tuple[Tensor, int]:
-    """Return keys (2, B, D) of all processes as (2, N, D), and how many stand before this process's own."""
+    """Return keys (2, B, D) of all processes as (2, N, D), and the position of this process's first key."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return keys, 0
     parts = [torch.empty_like(keys) for _ in range(torch.distributed.get_world_size())]

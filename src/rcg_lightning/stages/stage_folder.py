@@ -1,7 +1,7 @@
-"""Stages as folders: what a checkpoint holds, as JSON and safetensors; and bundles of all that sampling needs.
+"""Stages as folders: the content of a checkpoint, as JSON and safetensors; and bundles of all that sampling needs.
 
 A bundle is a folder of folders: ``generator`` and ``prior`` (stages), ``instances`` (a store), ``autoencoder`` and
-``encoder`` (networks), those that are there. Wherever a checkpoint is asked for, a stage's folder or a bundle will do.
+``encoder`` (networks), as far as there are any. A stage folder or a bundle is accepted wherever a checkpoint is.
 """
 
 from collections.abc import Mapping
@@ -24,30 +24,28 @@ def save_stage(folder: Path, content: Mapping[str, Any]) -> None:
     """Write a stage as a folder; it appears complete or not at all.
 
     Args:
-        folder: a new one, or a stage's folder that is replaced.
+        folder: a new one, or a stage folder to replace.
         content: ``stage`` (description), ``data_spec`` and ``state_dict``, as in a checkpoint.
     """
     weights: dict[str, Tensor] = content["state_dict"]
     odd = [name for name, value in weights.items() if not isinstance(value, Tensor)]
-    require(not odd, f"{odd[:3]} of this stage are no tensors: it has no folder, keep its checkpoint")
+    require(not odd, f"{odd[:3]} of this stage are not tensors: it cannot be a folder, keep its checkpoint")
     description = {"format": FORMAT, "stage": content["stage"], "data_spec": content["data_spec"]}
-    write_folder(folder, DESCRIPTION, description, weights, "a stage's folder")
+    write_folder(folder, DESCRIPTION, description, weights, "a stage folder")
 
 
 def stage_content(path: Path) -> dict[str, Any]:
-    """Return what is at ``path``, a checkpoint, a stage's folder or a bundle: ``stage``, ``data_spec``, ``state_dict``.
-
-    Of a bundle it is the generator.
+    """Return ``stage``, ``data_spec`` and ``state_dict`` of a checkpoint, a stage folder, or a bundle's generator.
 
     Raises:
-        UserError: there is nothing, or something else, or it is damaged, or an earlier version wrote it.
+        UserError: nothing at ``path``, another kind of file or folder, a damaged one, or one of an earlier version.
     """
     path = bundle_parts(path).get("generator", Path(path))
     if path.is_dir():
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:4]) or "nothing"
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:4]) or "nothing"
         require(
             (path / DESCRIPTION).is_file(),
-            f"no checkpoint at {path}: the folder holds {held}, but neither {DESCRIPTION} nor a generator/",
+            f"no checkpoint at {path}: the folder holds {found}, but neither {DESCRIPTION} nor a generator/",
         )
         description = described_folder(path, DESCRIPTION, {"stage", "data_spec"}, "stage")
         return {**description, "state_dict": read_weights(path, description, DESCRIPTION)}
@@ -56,16 +54,16 @@ def stage_content(path: Path) -> dict[str, Any]:
 
 
 def checked_stage(checkpoint: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the content of a checkpoint; raise a UserError where no stage of this version wrote it."""
+    """Return the content of a checkpoint; raise a UserError unless a stage of this version wrote it."""
     if not {"stage", "state_dict"} <= checkpoint.keys():
         keys = ", ".join(sorted(map(str, checkpoint))[:6])
-        raise UserError(f"{name} is no checkpoint of this project (it holds: {keys}): was it written by other code?")
+        raise UserError(f"{name} is not a checkpoint of this project (it holds: {keys}): did other code write it?")
     check_format(checkpoint.get("format"), FORMAT, f"the stage in {name}", REMEDY)
     return checkpoint
 
 
 def bundle_parts(path: Path) -> dict[str, Path]:
-    """Return the parts of the bundle at ``path`` by name; none where it is no bundle."""
+    """Return the parts of the bundle at ``path`` by name; an empty dict where it is not a bundle."""
     path = Path(path)
     if not path.is_dir() or (path / DESCRIPTION).is_file():
         return {}
@@ -73,11 +71,11 @@ def bundle_parts(path: Path) -> dict[str, Path]:
 
 
 def prior_at(path: Path) -> Path:
-    """Return the prior of the bundle at ``path``; ``path`` itself where it is something else, such as a checkpoint."""
+    """Return the prior of the bundle at ``path``; ``path`` itself where it is not a bundle."""
     return bundle_parts(path).get("prior", Path(path))
 
 
 def holds_stage(path: Path) -> bool:
-    """Whether ``path`` looks like something that ``stage_content`` reads."""
+    """Whether ``path`` looks like a checkpoint, a stage folder or a bundle with a generator."""
     path = Path(path)
     return path.suffix == ".ckpt" or (path / DESCRIPTION).is_file() or "generator" in bundle_parts(path)

@@ -1,4 +1,4 @@
-"""Training of a vector-quantising autoencoder on one's own data: the tokenizer of masked and latent generators."""
+"""Training of a vector-quantised autoencoder: the tokenizer of masked and latent generators."""
 
 from collections import deque
 from pathlib import Path
@@ -17,21 +17,22 @@ from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.perceptual import PerceptualLoss
 from rcg_lightning.stages.alternating import AlternatingStage, OptimizedNetwork
 from rcg_lightning.stages.codebook import CodebookTraining, perplexity
-from rcg_lightning.stages.distributed import add_up, average
+from rcg_lightning.stages.distributed import all_reduce_mean, all_reduce_sum
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.types import Batch, DataSpec, require
 
 
 class Adversary(ConfigMixin):
-    """A discriminator that reconstructions have to pass, and how much that counts.
+    """A discriminator of reconstructions and the weight of its loss.
 
     Args:
         discriminator: of images in [-1, 1], without condition.
         optimizer: its optimizer.
-        loss: what both minimise; ``Hinge`` by default.
-        weight: of the autoencoder's part, after it was made to pull as hard as the reconstruction where ``adaptive``.
-        since: first step in which it plays; the autoencoder should know the images by then.
-        adaptive: whether the weight is relative to the reconstruction's pull at the decoder's last layer.
+        loss: adversarial loss of both networks; ``Hinge`` by default.
+        weight: weight of the autoencoder's adversarial loss.
+        start: first step with the adversarial loss; the autoencoder should reconstruct well by then.
+        adaptive: scale the weight so that, at the decoder's last layer, the gradients of adversarial and
+            reconstruction loss have the same norm.
         penalty: gradient penalty of the discriminator on real images.
     """
 
@@ -41,35 +42,35 @@ class Adversary(ConfigMixin):
         optimizer: Optimizer,
         loss: AdversarialLoss | None = None,
         weight: float = 0.8,
-        since: int = 0,
+        start: int = 0,
         adaptive: bool = True,
         penalty: GradientPenalty | None = None,
     ) -> None:
-        require(since >= 0, f"an adversary plays from a step on, 0 or later, not {since}")
+        require(start >= 0, f"the first step of an adversary is 0 or later, not {start}")
         self.discriminator, self.optimizer, self.loss = discriminator, optimizer, loss or Hinge()
-        self.weight, self.since, self.adaptive, self.penalty = weight, since, adaptive, penalty
+        self.weight, self.start, self.adaptive, self.penalty = weight, start, adaptive, penalty
 
 
 class TokenizerStage(AlternatingStage):
-    """Trains encoder, codebook and decoder to give images back, and an adversary where there is one.
+    """Trains encoder, codebook and decoder to reconstruct images, optionally against a discriminator.
 
-    The decoder's gradient goes straight through the quantisation to the encoder. Losses are of images in [0, 1]. The
-    autoencoder moves first; the adversary then looks at the very reconstructions that it has just moved by, so that
-    there is one forward pass (the official code makes three).
+    The decoder's gradient is passed straight through the quantisation to the encoder. Losses are of images in [0, 1].
+    The autoencoder is updated first. The discriminator then reads the reconstructions of that update, so there is one
+    forward pass (the official code makes three).
 
     Validation logs PSNR, the share of codes in use and their perplexity on the evaluation images; the callback
-    ``Reconstructions`` adds the Fréchet distance and a grid. At the end of training the network is written to
-    ``tokenizer/`` in the trainer's root folder, for the codecs.
+    ``Reconstructions`` adds the Fréchet distance and a grid. The end of training writes the network to ``tokenizer/``
+    in the trainer's root folder, for the codecs.
 
     Args:
         network: the autoencoder.
-        optimizer: of the autoencoder.
-        codebook: how the codes move; by gradient unless told otherwise.
-        absolute: weight of the mean absolute error.
-        squared: weight of the mean squared error.
-        perceptual: distance to a frozen network's eyes.
-        perceptual_weight: of it.
-        adversary: None trains without one, which is best where images are few and small.
+        optimizer: optimizer of the autoencoder.
+        codebook: training of the codes; by gradient by default.
+        l1_weight: weight of the mean absolute error.
+        l2_weight: weight of the mean squared error.
+        perceptual: distance in the features of a frozen network; None for none.
+        perceptual_weight: weight of this distance.
+        adversary: None trains without one, which is best for few and small images.
         accumulate: parts of a batch whose gradients are added up.
         seed: seed of the initial weights.
     """
@@ -79,8 +80,8 @@ class TokenizerStage(AlternatingStage):
         network: VQNetwork,
         optimizer: Optimizer,
         codebook: CodebookTraining | None = None,
-        absolute: float = 1.0,
-        squared: float = 0.0,
+        l1_weight: float = 1.0,
+        l2_weight: float = 0.0,
         perceptual: PerceptualLoss | None = None,
         perceptual_weight: float = 1.0,
         adversary: Adversary | None = None,
@@ -88,21 +89,21 @@ class TokenizerStage(AlternatingStage):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, seed)
-        require(absolute > 0 or squared > 0, "TokenizerStage: absolute or squared error must have a weight")
+        require(l1_weight > 0 or l2_weight > 0, "TokenizerStage: l1_weight or l2_weight must be positive")
         self.network, self.codebook = network, codebook or CodebookTraining()
-        self.absolute, self.squared = absolute, squared
+        self.l1_weight, self.l2_weight = l1_weight, l2_weight
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.adversary, self.accumulate = adversary, accumulate
-        self.register_buffer("used", torch.zeros(network.codes), persistent=False)  # codes, during validation
-        self._made: deque[Tensor] = deque()  # reconstructions that the adversary has yet to see in this step
+        self.register_buffer("code_counts", torch.zeros(network.codes), persistent=False)  # of a validation
+        self._reconstructions: deque[Tensor] = deque()  # waiting for the discriminator's update in this step
 
-    used: Tensor
+    code_counts: Tensor
 
     def build_networks(self, spec: DataSpec) -> None:
-        # made again, so that the initial weights depend on nothing but the seed
+        # created again, so that the initial weights depend on the seed alone
         self.network = construct(describe(self.network))
         self._arguments |= {"network": self.network}
-        self.network.shape(spec.image)  # rejects images that do not fit
+        self.network.shape(spec.image)  # raises where the images do not fit
         self.codebook.build(self.network.codebook.weight)
         if self.adversary is not None:
             self.discriminator = construct(describe(self.adversary.discriminator))
@@ -115,20 +116,20 @@ class TokenizerStage(AlternatingStage):
             self.perceptual.setup(self.spec.image)
 
     def networks(self) -> list[nn.Module]:
-        judging = [] if self.adversary is None or self.adversary.penalty is not None else [self.discriminator]
-        return [self.network.encoder, self.network.decoder, *judging]  # a penalty differentiates twice: not compiled
+        # a penalty differentiates twice, which compiled networks cannot
+        compilable = self.adversary is not None and self.adversary.penalty is None
+        return [self.network.encoder, self.network.decoder, *([self.discriminator] if compilable else [])]
 
     # -- training ------------------------------------------------------------------------------------------------------
 
     def optimized_networks(self) -> list[OptimizedNetwork]:
-        optimized_networks = [OptimizedNetwork("autoencoder", [self.network], self.optimizer, self.autoencoder_losses)]
+        networks = [OptimizedNetwork("autoencoder", [self.network], self.optimizer, self.autoencoder_losses)]
         if self.adversary is not None:
-            optimizer, since = self.adversary.optimizer, self.adversary.since
-            discriminate = [self.discriminator]
-            optimized_networks.append(
-                OptimizedNetwork("discriminator", discriminate, optimizer, self.discriminator_losses, since=since)
+            modules, optimizer, start = [self.discriminator], self.adversary.optimizer, self.adversary.start
+            networks.append(
+                OptimizedNetwork("discriminator", modules, optimizer, self.discriminator_losses, start=start)
             )
-        return optimized_networks
+        return networks
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return self.autoencoder_losses(batch)
@@ -136,47 +137,48 @@ class TokenizerStage(AlternatingStage):
     def autoencoder_losses(self, batch: Batch) -> dict[str, Tensor]:
         image = batch["image"]
         z, chosen, indices = self.encode(image)
-        made = self.decode(z + (chosen - z).detach())  # (B, C, H, W), not clamped
-        outputs, codes = (_rows(latent).float() for latent in (z, chosen))  # (B h w, D) each
-        error = self.absolute * F.l1_loss(made, image) + self.squared * F.mse_loss(made, image)
+        reconstruction = self.decode(z + (chosen - z).detach())  # (B, C, H, W), not clamped
+        outputs, codes = (_flatten_grid(latent).float() for latent in (z, chosen))  # (B h w, D) each
+        error = self.l1_weight * F.l1_loss(reconstruction, image) + self.l2_weight * F.mse_loss(reconstruction, image)
         terms = {"reconstruction": error}
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual_weight * self.perceptual(made, image)
-        given_back = torch.stack(list(terms.values())).sum()
+            terms["perceptual"] = self.perceptual_weight * self.perceptual(reconstruction, image)
+        reconstruction_loss = torch.stack(list(terms.values())).sum()
         terms |= self.codebook.losses(outputs, codes)
         loss = torch.stack(list(terms.values())).sum()
-        counts = torch.zeros_like(self.used).index_add_(0, indices.flatten(), torch.ones_like(outputs[:, 0]))
+        counts = torch.zeros_like(self.code_counts).index_add_(0, indices.flatten(), torch.ones_like(outputs[:, 0]))
         if not self.training:
-            self.used += counts
-            error = (made.clamp(0, 1) - image).square().flatten(1).mean(1)
+            self.code_counts += counts
+            error = (reconstruction.clamp(0, 1) - image).square().flatten(1).mean(1)
             return {"loss": loss, **terms, "psnr": -10 * error.clamp(min=1e-10).log10().mean()}
         self.codebook.observe(outputs, indices.flatten())
-        if self.adversary is not None and self.steps >= self.adversary.since:
-            terms["adversarial"] = self._fooling(self.adversary, made, given_back)
+        if self.adversary is not None and self.steps >= self.adversary.start:
+            terms["adversarial"] = self._adversarial_loss(self.adversary, reconstruction, reconstruction_loss)
             loss = loss + terms["adversarial"]
-            self._made.append(made.detach())
+            self._reconstructions.append(reconstruction.detach())
         return {"loss": loss, **terms, "perplexity": perplexity(counts)}
 
-    def _fooling(self, adversary: Adversary, made: Tensor, given_back: Tensor) -> Tensor:
-        """Return the weighted loss of not passing for real."""
-        loss = adversary.loss.generator(self.discriminate(made))
-        last = self.network.decoder.out_conv.weight
-        weight = adaptive_weight(given_back, loss, last, average) if adversary.adaptive else 1.0  # type: ignore
+    def _adversarial_loss(self, adversary: Adversary, reconstruction: Tensor, reconstruction_loss: Tensor) -> Tensor:
+        """Return the weighted adversarial loss of the autoencoder."""
+        loss, weight = adversary.loss.generator(self.discriminate(reconstruction)), 1.0
+        if adversary.adaptive:
+            last_layer = self.network.decoder.out_conv.weight
+            weight = adaptive_weight(reconstruction_loss, loss, last_layer, all_reduce_mean)  # type: ignore
         return adversary.weight * weight * loss
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         assert self.adversary is not None
-        image, made = batch["image"], self._made.popleft()
-        fakes, reals = self.discriminate(torch.cat([made, image.to(made.dtype)])).chunk(2)
+        real, fake = batch["image"], self._reconstructions.popleft()
+        fake_logits, real_logits = self.discriminate(torch.cat([fake, real.to(fake.dtype)])).chunk(2)
         losses = {
-            "loss": self.adversary.loss.discriminator(reals, fakes),
-            "real_accuracy": accuracy(reals, True),
-            "fake_accuracy": accuracy(fakes, False),
+            "loss": self.adversary.loss.discriminator(real_logits, fake_logits),
+            "real_accuracy": accuracy(real_logits, True),
+            "fake_accuracy": accuracy(fake_logits, False),
         }
         penalty = self.adversary.penalty
         if penalty is not None and penalty.due(self.steps):
-            seen = image.detach().requires_grad_()
-            losses["penalty"] = penalty(self.discriminate(seen), seen)
+            real = real.detach().requires_grad_()
+            losses["penalty"] = penalty(self.discriminate(real), real)
             losses["loss"] = losses["loss"] + losses["penalty"]
         return losses
 
@@ -187,13 +189,13 @@ class TokenizerStage(AlternatingStage):
     def after_step(self) -> None:
         self.codebook.after_step(self.network.codebook.weight, self.steps)
 
-    # -- both ways -----------------------------------------------------------------------------------------------------
+    # -- encoding and decoding -----------------------------------------------------------------------------------------
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images in [0, 1] -> latents z (B, D, h, w), the codes they choose, and the indices of these (B, h, w)."""
+        """Images in [0, 1] -> latents z (B, D, h, w), their nearest codes, and the indices of the codes (B, h, w)."""
         low, high = self.network.image_range
         z = self.network.encode(low + (high - low) * image)
-        with torch.autocast(z.device.type, enabled=False):  # the nearest code is to be the nearest
+        with torch.autocast(z.device.type, enabled=False):  # float32, or another code may seem the nearest
             chosen, indices = self.network.quantise(z.float())
         return z, chosen, indices
 
@@ -204,21 +206,21 @@ class TokenizerStage(AlternatingStage):
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> what comes back of them, in [0, 1]."""
+        """Images (B, C, H, W) in [0, 1] -> their reconstructions in [0, 1]."""
         return self.decode(self.encode(image)[1]).clamp(0, 1)
 
-    # -- what becomes of it --------------------------------------------------------------------------------------------
+    # -- validation and export -----------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self.used.zero_()
+        self.code_counts.zero_()
 
     def on_validation_epoch_end(self) -> None:
-        add_up([self.used])
-        share = (self.used > 0).float().mean()
-        self.log_dict({"val/usage": share, "val/perplexity": perplexity(self.used)})
+        all_reduce_sum([self.code_counts])
+        usage = (self.code_counts > 0).float().mean()
+        self.log_dict({"val/usage": usage, "val/perplexity": perplexity(self.code_counts)})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The tokens of each image, row by row."""
+        """Return the tokens of each image, row by row of the grid."""
         return {"tokens": self.encode(batch["image"])[2].flatten(1)}
 
     @rank_zero_only
@@ -231,6 +233,6 @@ class TokenizerStage(AlternatingStage):
         save_network(folder, self.network, autoencoder_settings(self.network))
 
 
-def _rows(latent: Tensor) -> Tensor:
+def _flatten_grid(latent: Tensor) -> Tensor:
     """(B, D, h, w) -> (B h w, D)."""
     return latent.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,4 +1,4 @@
-"""Beginning with the weights of another run: what fits is taken over, position tables are resized."""
+"""Warm start from the weights of another run: matching tensors are taken over, position tables are resized."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,19 +12,19 @@ from rcg_lightning.config import construct, describe
 from rcg_lightning.networks.conditioner import ClassEmbedding
 from rcg_lightning.types import require
 
-EMA_PREFIX = "ema."  # names of EMA weights, which repeat those of what is averaged
-MOST = 12  # lines of one kind in a report
+EMA_PREFIX = "ema."  # of the names of EMA weights, which repeat those of the trained weights
+MAX_LINES = 12  # lines of one kind in a report
 
 
 @dataclass
 class Report:
-    """What became of each tensor of a stage.
+    """Origin of each tensor of a stage after a warm start.
 
     Attributes:
-        taken: how many come from the file, EMA weights left out.
-        changed: name to how, for those that were changed on the way.
-        fresh: name to why, for those that stayed as they were.
-        unused: names in the file that have no place here.
+        taken: number of tensors from the file, without EMA weights.
+        changed: name -> change, for tensors from the file that were adapted.
+        fresh: name -> reason, for tensors that stayed as initialised.
+        unused: names of tensors of the file that the stage does not have.
     """
 
     taken: int = 0
@@ -33,69 +33,66 @@ class Report:
     unused: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Say it, line by line, but for the EMA weights."""
+        """Describe the report line by line, without the EMA weights."""
         output = [f"taken over: {self.taken} tensors"]
-        for lines in (
-            _told("changed", self.changed),
-            _told("fresh", self.fresh),
-            [f"not used: {n}" for n in self.unused],
-        ):
-            output += lines[:MOST]
-            output += [f"… and {len(lines) - MOST} more such"] if len(lines) > MOST else []
+        changed, fresh = _lines("changed", self.changed), _lines("fresh", self.fresh)
+        for lines in (changed, fresh, [f"not used: {name}" for name in self.unused]):
+            output += lines[:MAX_LINES]
+            output += [f"… and {len(lines) - MAX_LINES} more such"] if len(lines) > MAX_LINES else []
         return output
 
 
-def _told(what: str, names: Mapping[str, str]) -> list[str]:
-    return [f"{what}: {name}, {how}" for name, how in names.items() if not name.startswith(EMA_PREFIX)]
+def _lines(kind: str, reasons: Mapping[str, str]) -> list[str]:
+    return [f"{kind}: {name}, {reason}" for name, reason in reasons.items() if not name.startswith(EMA_PREFIX)]
 
 
-def take_over(stage: nn.Module, content: Mapping[str, Any], where: str) -> Report:
-    """Give a built ``stage`` the weights of another one of its class, as far as they fit.
+def take_over(stage: nn.Module, content: Mapping[str, Any], source: str) -> Report:
+    """Copy the weights of another stage of the same class into a built ``stage``, as far as they fit.
 
-    A table of classes is taken over where there are as many of them, otherwise it is left fresh. A learned table of
-    positions on a square grid is resized to another grid; a fixed one is computed, whatever the file has.
+    A class embedding is taken over only where the number of classes is equal. A learned position table on a square grid
+    is resized to another grid; a fixed one is computed, whatever the file has.
 
     Args:
-        stage: the stage that is to be trained.
-        content: ``stage``, ``data_spec`` and ``state_dict`` of the other one.
-        where: the file, for messages.
+        stage: the stage to train.
+        content: ``stage``, ``data_spec`` and ``state_dict`` of the other stage.
+        source: name of the file, for messages.
 
     Raises:
-        UserError: it is of another class, or nothing fits.
+        UserError: the other stage has another class, or nothing fits.
     """
     mine, theirs = describe(stage)["class_path"], content["stage"]["class_path"]
-    require(mine == theirs, f"{where} holds a {theirs}, not a {mine}: begin with one of the same class")
+    require(mine == theirs, f"{source} holds a {theirs}, not a {mine}: begin with one of the same class")
     own, given = stage.state_dict(), content["state_dict"]
-    tables = _class_tables(stage, content)
+    class_counts = _class_counts(stage, content)
     learned = {name.rpartition(".")[2] for name, parameter in stage.named_parameters() if parameter.requires_grad}
-    found, report = dict(own), Report()
+    weights, report = dict(own), Report()
     for name, tensor in own.items():
-        fit, how = _fitted(name, tensor, given.get(name), tables.get(name), learned)
-        found[name] = tensor if fit is None else fit
-        report.taken += fit is not None and not name.startswith(EMA_PREFIX)
-        if fit is None:
-            report.fresh[name] = f"{tuple(tensor.shape)}: {how}"
-        elif how:
-            report.changed[name] = f"{tuple(tensor.shape)}: {how}"
+        fitted, reason = _fit(name, tensor, given.get(name), class_counts.get(name), learned)
+        weights[name] = tensor if fitted is None else fitted
+        report.taken += fitted is not None and not name.startswith(EMA_PREFIX)
+        if fitted is None:
+            report.fresh[name] = f"{tuple(tensor.shape)}: {reason}"
+        elif reason:
+            report.changed[name] = f"{tuple(tensor.shape)}: {reason}"
     report.unused = [name for name in given if name not in own and not name.startswith(EMA_PREFIX)]
-    require(report.taken > 0, f"nothing in {where} fits this stage: is it of another network, or another size?")
-    stage.load_state_dict(found)
+    require(report.taken > 0, f"nothing in {source} fits this stage: has it another network, or another size?")
+    stage.load_state_dict(weights)
     return report
 
 
-def _fitted(
+def _fit(
     name: str, own: Tensor, given: Tensor | None, classes: tuple[int, int] | None, learned: set[str]
 ) -> tuple[Tensor | None, str]:
-    """Return what ``own`` becomes, None where it stays fresh, and what there is to say about it.
+    """Return the tensor that replaces ``own``, None where it stays fresh, and the reason or change for the report.
 
     Args:
-        classes: for a table of classes, how many there are here and how many there were.
-        learned: last parts of the names of what is trained.
+        classes: for a class embedding, the number of classes of this stage and of the file.
+        learned: last parts of the names of the trained parameters.
     """
     if given is None:
-        return None, "the file lacks it"
+        return None, "not in the file"
     if classes is not None and classes[0] != classes[1]:
-        return None, f"{classes[0]} classes, the file knows {classes[1]}"
+        return None, f"{classes[0]} classes, the file has {classes[1]}"
     if given.shape == own.shape:
         return given, ""
     if classes is not None and given.shape[1:] == own.shape[1:]:
@@ -109,30 +106,30 @@ def _fitted(
 
 
 def resized(table: Tensor, like: Tensor) -> Tensor | None:
-    """Return a table of positions (…, n, D) for the grid of ``like`` (…, m, D); None where they are no square grids.
+    """Return a position table (…, n, D) for the grid of ``like`` (…, m, D); None unless both grids are square.
 
-    A row in front of the grid, such as a class token's, stays as it is.
+    A first row outside the grid, such as a class token's, stays as it is.
     """
     sizes = table.shape[-2], like.shape[-2]
-    for first in (0, 1):
-        sides = [round((size - first) ** 0.5) for size in sizes]
-        if all(side**2 == size - first for side, size in zip(sides, sizes)) and table.shape[-1] == like.shape[-1]:
+    for extra in (0, 1):  # rows in front of the grid
+        sides = [round((size - extra) ** 0.5) for size in sizes]
+        if all(side**2 == size - extra for side, size in zip(sides, sizes)) and table.shape[-1] == like.shape[-1]:
             rows = table.reshape(-1, *table.shape[-2:]).float()
-            grid = rows[:, first:].transpose(1, 2).unflatten(2, (sides[0], sides[0]))  # (1, D, h, h)
+            grid = rows[:, extra:].transpose(1, 2).unflatten(2, (sides[0], sides[0]))  # (1, D, h, h)
             grid = F.interpolate(grid, (sides[1], sides[1]), mode="bicubic", antialias=True)
-            return torch.cat([rows[:, :first], grid.flatten(2).transpose(1, 2)], dim=1).reshape(like.shape).to(like)
+            return torch.cat([rows[:, :extra], grid.flatten(2).transpose(1, 2)], dim=1).reshape(like.shape).to(like)
     return None
 
 
-def _class_tables(stage: nn.Module, content: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return, for the name of each table of classes, how many classes there are here and how many there were."""
-    found = {}
-    described = content["stage"]["init_args"].get("conditioner")
-    null = described is not None and construct(described).drop > 0
+def _class_counts(stage: nn.Module, content: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return, by name of each class embedding's table, the number of classes of the stage and of the file."""
+    counts = {}
+    conditioner = content["stage"]["init_args"].get("conditioner")
+    has_null = conditioner is not None and construct(conditioner).drop > 0
     for name, module in stage.named_modules():
         if isinstance(module, ClassEmbedding):
             for key in module.state_dict():
                 given = content["state_dict"].get(f"{name}.{key}")
                 if given is not None and given.ndim == 2:
-                    found[f"{name}.{key}"] = (module.count, len(given) - null)
-    return found
+                    counts[f"{name}.{key}"] = (module.count, len(given) - has_null)
+    return counts

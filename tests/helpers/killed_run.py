@@ -1,0 +1,18 @@
+"""A training that ends as if the process was killed."""
+
+from lightning.pytorch.callbacks import Callback
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAtStep(Callback):
+    """Raises ``Killed`` before the batch of a training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise Killed
