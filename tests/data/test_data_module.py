@@ -190,7 +190,7 @@ def test_a_stored_row_belongs_to_the_very_pixels_of_its_batch(photos, tmp_path, 
     assert seen == set(range(views.count if views else 1))
 
 
-def test_the_views_of_a_image_differ(photos, tmp_path):
+def test_the_views_of_an_image_differ(photos, tmp_path):
     made = data(ImageFolder(photos, evaluation=0), transform=RandomCrop(16, 24), views=Views(crops=2, flips=True))
     pixels = Store.open(extract(made, tmp_path / "store")).whole("pixels")
     assert pixels.shape[:2] == (30, 4)

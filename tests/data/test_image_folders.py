@@ -110,7 +110,7 @@ def broken_folder(root):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole)
     whole.write_bytes(whole.read_bytes()[:900])  # truncated
     (root / "a" / "004.png").write_bytes(b"")
-    (root / "b" / "009.png").write_bytes(b"not a image at all")
+    (root / "b" / "009.png").write_bytes(b"not an image at all")
     return root
 
 

@@ -41,7 +41,7 @@ def test_lists_choose_images_and_labels(root):
     assert np.bincount(train.labels).tolist() == [19, 20, 100, 101]
     for images in (train, evaluation):
         for i in (0, 5, len(images) - 1):
-            assert images.load(i)[1, 0, 0] == images.labels[i]  # a image's green is its label
+            assert images.load(i)[1, 0, 0] == images.labels[i]  # an image's green is its label
     assert "/val/" in evaluation.name(0)
     other = ImageNetLT(root, evaluation="val").evaluation()
     assert len(other) == 4

@@ -30,7 +30,7 @@ def test_center_crop_equals_torchvisions_resize_and_center_crop_of_a_pillow_imag
     assert difference.float().mean() < 0.02
 
 
-def test_what_resizes_a_image_is_part_of_what_is_said_of_it():
+def test_what_resizes_an_image_is_part_of_what_is_said_of_it():
     assert CenterCrop(16).says(False) != CenterCrop(16, pillow=True).says(False)
     assert RandomCrop(16).says(True) != RandomCrop(16, pillow=True).says(True)
 

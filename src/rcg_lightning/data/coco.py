@@ -19,13 +19,13 @@ from rcg_lightning.types import require
 log = logging.getLogger(__name__)
 Subset = Literal["eval", "seen", "unseen", "validation"]
 LEAST_AREA = 0.02  # share of the image that an object's box must exceed
-LEAST, MOST = 3, 8  # objects of a image
+LEAST, MOST = 3, 8  # objects of an image
 VALIDATION = 1024  # images of val2017 that are not evaluated on
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A image's file name, and the classes of its objects."""
+    """An image's file name, and the classes of its objects."""
 
     name: str
     classes: frozenset[int]
@@ -34,7 +34,7 @@ class Scene:
 class CocoStuff(Source):
     """COCO-Stuff of 2017 as IC-GAN has it, without labels: 75,777 training and 2,050 evaluation images.
 
-    A image is taken where it has stuff annotated and 3 to 8 objects, things and stuff together. An object counts
+    An image is taken where it has stuff annotated and 3 to 8 objects, things and stuff together. An object counts
     where its box covers more than 2 % of the image, its class is not ``other``, and it is no crowd; officially
     crowds do count in the images of val2017. Of these the first 1,024, in the order of the annotations, are
     for validation, the others for evaluation.
@@ -49,7 +49,7 @@ class CocoStuff(Source):
         root: where these are.
         subset: which images are held out: ``eval``, those of it that are ``seen`` or ``unseen``, or ``validation``.
         lists: folder of lists to use in place of annotations: ``train.txt`` and one called after each subset that is
-            used, with a image's file name in each line.
+            used, with an image's file name in each line.
         validation: how many images of val2017 are for validation.
         channels: 3 (RGB) or 1 (grey); every image is converted.
         on_bad: what to do with a file that cannot be read: ``skip`` replaces it and says so, ``stop`` ends the run.
@@ -97,7 +97,7 @@ class CocoStuff(Source):
     def _listed(self, name: str) -> list[str]:
         assert self.lists is not None
         path = self.lists / f"{name}.txt"
-        require(path.is_file(), f"no list of images at {path}: each of its lines is a image's file name")
+        require(path.is_file(), f"no list of images at {path}: each of its lines is an image's file name")
         return [line.strip().rpartition("/")[2] for line in path.read_text().splitlines() if line.strip()]
 
     def _chosen(self) -> list[str]:

@@ -26,7 +26,7 @@ def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
     code ignores. JPEG files take a faster way to the same pixels.
 
     Raises:
-        Unreadable: broken or truncated, not a image, or of a kind without a fixed range of values.
+        Unreadable: broken or truncated, not an image, or of a kind without a fixed range of values.
     """
     if channels == 3 and content.startswith(_JPEG):
         try:
@@ -55,7 +55,7 @@ def _by_pillow(content: bytes, channels: int, orient: bool) -> Image.Image:
         raise Unreadable(f"too large ({error})") from error
     except Exception as error:  # broken files make PIL's plugins raise OSError, SyntaxError, struct.error, ValueError …
         known = not isinstance(error, UnidentifiedImageError) and str(error)
-        raise Unreadable(known or "in no format of a image") from error
+        raise Unreadable(known or "in no format of an image") from error
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -73,7 +73,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Return a image of mode L or RGB as uint8 (C, H, W)."""
+    """Return an image of mode L or RGB as uint8 (C, H, W)."""
     pixels = np.array(image)
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 

@@ -21,12 +21,12 @@ _IMAGE, _PAIR, _VIEW, _FIXED, _NEIGHBOUR, _INSTANCE = range(6)
 class ImageDataset(Dataset[Batch]):
     """Makes batches; ``needs`` says which keys they get, besides ``index`` and ``view``.
 
-    In training (keys with an epoch) a image is placed at random, from a hash of (seed, epoch, index); where there
+    In training (keys with an epoch) an image is placed at random, from a hash of (seed, epoch, index); where there
     are fixed views (``views``, or ``stores`` with several), one of them is drawn instead, and every key of that row is
     of that view. Otherwise the keys' view is made, without chance; without ``views`` it is the deterministic one.
 
     Where an ``instance`` is needed, a key in training names the instance, and everything else in its row is of one of
-    its neighbours, drawn again; otherwise a image is its own instance.
+    its neighbours, drawn again; otherwise an image is its own instance.
     """
 
     def __init__(

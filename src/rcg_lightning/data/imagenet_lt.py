@@ -34,7 +34,7 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
     Raises:
         UserError: there is no such file, it is empty, or a line is something else.
     """
-    require(path.is_file(), f"no list of images at {path}: each of its lines is a image's path and its class's number")
+    require(path.is_file(), f"no list of images at {path}: each of its lines is an image's path and its class's number")
     names, labels = [], []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")
@@ -56,7 +56,7 @@ def find(index: FolderIndex, names: list[str], where: str) -> tuple[np.ndarray, 
         where: what names them, for messages.
 
     Raises:
-        UserError: a image is missing.
+        UserError: an image is missing.
     """
     place = {os.fsencode(name): i for i, name in enumerate(names)}
     text = index.text.tobytes()

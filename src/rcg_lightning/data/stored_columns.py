@@ -33,7 +33,7 @@ def open_columns(paths: Iterable[Path], fingerprint: str, split: str) -> dict[st
 def available(images: ImageSplit, columns: Mapping[str, Store], split: str) -> frozenset[str]:
     """Return the keys that batches of a split can have.
 
-    In training an instance has several images, so it takes neighbours; a evaluation image is its own.
+    In training an instance has several images, so it takes neighbours; an evaluation image is its own.
     """
     labels = {"label"} if images.labels is not None else set()
     instances = columns.keys() >= ({"representation", "neighbours"} if split == "train" else {"representation"})

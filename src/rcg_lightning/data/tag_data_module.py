@@ -1,4 +1,4 @@
-"""Pairs of a image and one of its tags, as batches."""
+"""Pairs of an image and one of its tags, as batches."""
 
 import hashlib
 import logging
@@ -70,13 +70,13 @@ class TagPairDataset(Dataset[Batch]):
 
 
 class TagDataModule(ImageDataModule):
-    """Images with tags. Where a stage needs ``tag``, an example is a image with one of its tags.
+    """Images with tags. Where a stage needs ``tag``, an example is an image with one of its tags.
 
-    A image comes as often in training as it has tags (Mirza & Osindero 2014), and so it does in validation. Its
+    An image comes as often in training as it has tags (Mirza & Osindero 2014), and so it does in validation. Its
     images, stores and whatever else is made of them are those of the same source without tags.
 
     The vocabulary are the words of the training images, the most frequent one first. A tag outside of it makes no
-    example, and neither does a image without any other; one line says how many.
+    example, and neither does an image without any other; one line says how many.
 
     Args:
         source: images with tags.
@@ -138,7 +138,7 @@ class TagDataModule(ImageDataModule):
         """Return the pairs of ``split``; the first time, one line says what is left out.
 
         Raises:
-            UserError: a image has no tag in the vocabulary and ``untagged`` is ``stop``, or none has.
+            UserError: an image has no tag in the vocabulary and ``untagged`` is ``stop``, or none has.
         """
         if split not in self._pairs:
             found = pairs_of(self.tags(split), self.vocabulary)

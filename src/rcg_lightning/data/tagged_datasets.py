@@ -207,7 +207,7 @@ class DigitTags(TaggedSource, Digits):
 
 
 def number_of(name: str) -> str:
-    """Return the number at the end of a image's name without leading zeros: "12" of im0012.jpg; "" without one."""
+    """Return the number at the end of an image's name without leading zeros: "12" of im0012.jpg; "" without one."""
     found = re.search(r"(\d+)\.\w+$", name)
     return str(int(found[1])) if found else ""
 

@@ -1,10 +1,10 @@
-"""Which part of a image is seen, at which size: resize, crop and flip.
+"""Which part of an image is seen, at which size: resize, crop and flip.
 
 Images are uint8 (C, H, W). They are resized by torch's 8-bit kernel, which is several times as fast as Pillow's, the
 official code's, and differs from it by 2 of 255 levels at most and 0.003 on average; ``pillow`` switches to Pillow.
 
 Every transform has a deterministic version, for evaluation, and may have a random one. The random one is a function of
-the uniform numbers it is given, so a image can be made again from a seed.
+the uniform numbers it is given, so an image can be made again from a seed.
 """
 
 import math
@@ -120,7 +120,7 @@ class CenterCrop(Resized):
     def __init__(self, size: int, resize: int | None = None, flip: bool = False, pillow: bool = False) -> None:
         super().__init__(size, flip, pillow)
         self.resize = size if resize is None else resize
-        require(self.resize >= size, f"a crop of {size} does not fit into a image resized to {self.resize}")
+        require(self.resize >= size, f"a crop of {size} does not fit into an image resized to {self.resize}")
 
     def place(self, image: Tensor, u: np.ndarray | None) -> Tensor:
         image = self.shorter_side(image)
@@ -232,5 +232,5 @@ class Views(ConfigMixin):
 
 
 def cropped(image: Tensor, left: int, top: int, size: int) -> Tensor:
-    """Return a square of a image (C, H, W)."""
+    """Return a square of an image (C, H, W)."""
     return image[:, top : top + size, left : left + size]

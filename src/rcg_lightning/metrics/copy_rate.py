@@ -58,7 +58,7 @@ def nearest_images(images: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def copy_threshold(evaluation: Tensor, train: Tensor) -> float:
-    """Return the distance below which a image counts as a copy: 1 % of evaluation images are as near to training.
+    """Return the distance below which an image counts as a copy: 1 % of evaluation images are as near to training.
 
     Args:
         eval: uint8 (n, C, H, W).

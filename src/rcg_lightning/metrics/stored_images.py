@@ -14,7 +14,7 @@ class StoredImages(SumMetric):
     """Keeps the first images, over any number of processes, as many as fit into MAX_STORED_BYTES.
 
     Args:
-        shape: (C, H, W) of a image.
+        shape: (C, H, W) of an image.
     """
 
     images: Any  # list of (B, C, H, W); one tensor once it is synchronised

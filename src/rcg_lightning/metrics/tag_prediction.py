@@ -14,7 +14,7 @@ _CHUNK = 1 << 26  # similarities held at a time
 
 
 def vote(samples: Tensor, words: Tensor, nearest: int = 20) -> Tensor:
-    """How many of a image's samples have each word among their nearest ones (Mirza & Osindero 2014, section 4.2).
+    """How many of an image's samples have each word among their nearest ones (Mirza & Osindero 2014, section 4.2).
 
     Equal numbers are put in order by the mean cosine, which adds less than 1.
 
@@ -70,7 +70,7 @@ def neighbours_vote(images: Tensor, training: Tensor, has: Tensor, k: int) -> Te
 def metrics(scores: Tensor, truth: Tensor, count: int = 10) -> dict[str, float]:
     """Return precision and recall of the ``count`` best words, and mean average precision of all, means over images.
 
-    Average precision of a image: the mean, over its own words, of the share of own words among those said up to it.
+    Average precision of an image: the mean, over its own words, of the share of own words among those said up to it.
 
     Args:
         scores: (N, V) or, the same for all images, (V,).
@@ -78,7 +78,7 @@ def metrics(scores: Tensor, truth: Tensor, count: int = 10) -> dict[str, float]:
         count: words that are said of each image.
     """
     require(0 < count <= truth.shape[1], f"{count} words for each image were asked for, there are {truth.shape[1]}")
-    require(bool(truth.any(1).all()), "a image without a word of its own says nothing about a prediction")
+    require(bool(truth.any(1).all()), "an image without a word of its own says nothing about a prediction")
     order = scores.expand(truth.shape).argsort(dim=1, descending=True, stable=True).to(truth.device)
     hits = truth.gather(1, order).double()
     own, output = hits.sum(1), hits[:, :count].sum(1)
