@@ -74,7 +74,7 @@ def digits():
     """Digits as a data module; with ``folder`` they have stored representations (6 numbers) and clusters (3)."""
     from rcg_lightning.data.data_module import ImageDataModule
     from rcg_lightning.data.datasets import Digits
-    from rcg_lightning.data.store import StoreWriter
+    from rcg_lightning.data.store_writer import StoreWriter
 
     def make(folder=None, batch_size=32, encoder="encoder-1"):
         if folder is None:

@@ -82,16 +82,16 @@ def test_a_representation_model_is_watched(make_stage, digits, trainer, tmp_path
     fit = trainer(tmp_path / "run", 2, callbacks=[RepresentationDistance(count=128)])
     fit.fit(stage, data)
     metrics = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("rep_fd")}
-    assert metrics.keys() == {"rep_fd/encoder_128_train", "rep_fd_floor/encoder_128_train"}
+    assert metrics.keys() == {"rep_fd/encoder_128_train", "rep_fd_of_real/encoder_128_train"}
 
     train = torch.from_numpy(data.columns("train")["representation"].whole("representation")[:, 0])
     drawn = train[np.random.default_rng(0).integers(0, len(train), 128)]
     floor = frechet_distance(*moments(drawn), *moments(train))
-    assert metrics["rep_fd_floor/encoder_128_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
+    assert metrics["rep_fd_of_real/encoder_128_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
     made = stage.eval().sample({"seed": torch.arange(128)})
     expected = frechet_distance(*moments(made), *moments(train))
     assert metrics["rep_fd/encoder_128_train"] == pytest.approx(float(expected), rel=1e-4)
-    assert metrics["rep_fd/encoder_128_train"] > metrics["rep_fd_floor/encoder_128_train"] > 0
+    assert metrics["rep_fd/encoder_128_train"] > metrics["rep_fd_of_real/encoder_128_train"] > 0
 
 
 def test_all_that_costs_is_done_at_every_nth_validation(make_stage, digits, trainer, tmp_path):

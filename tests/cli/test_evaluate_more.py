@@ -74,7 +74,7 @@ def test_parzen_windows_are_scored_on_images_that_chose_no_bandwidth(evaluated, 
 def test_generated_representations_are_scored_as_they_are_made_or_from_their_store(rcg, evaluated, toy, tmp_path):
     stores = [f"--data.stores=[{toy}/store]", f"--data.eval_stores=[{toy}/eval_store]"]
     made, _ = evaluated(toy / "rdm" / "last.ckpt", "--number", 90, "--protocol", "rep-train", data=[*REAL, *stores])
-    names = {f"{kind}/encoder_90_{split}" for kind in ("rep_fd", "rep_fd_floor") for split in ("train", "eval")}
+    names = {f"{kind}/encoder_90_{split}" for kind in ("rep_fd", "rep_fd_of_real") for split in ("train", "eval")}
     assert made["metrics"].keys() == names
     assert made["protocol"]["name"] == "rep-train with another number"
     assert made["protocol"]["extractor"] is None
@@ -84,7 +84,7 @@ def test_generated_representations_are_scored_as_they_are_made_or_from_their_sto
     assert f"| 0.48 | {made['metrics']['rep_fd/encoder_90_train']:.4g} (n 90, to train) |" in output
     assert "90 samples, not 50000; protocol rep-train with another number, not rep-train" in output
     output = rcg("reproduce", "rep-fd-floors", "--runs", tmp_path)[1]
-    assert f"| 0.38 | {made['metrics']['rep_fd_floor/encoder_90_train']:.4g} (n 90, to train) |" in output
+    assert f"| 0.38 | {made['metrics']['rep_fd_of_real/encoder_90_train']:.4g} (n 90, to train) |" in output
     words = ["sample", "--checkpoint", toy / "rdm" / "last.ckpt", "--number", 90, "--accelerator", "cpu"]
     assert rcg(*words, "--out", tmp_path / "drawn")[0] == 0
     read, _ = evaluated(tmp_path / "drawn", data=[*REAL, *stores])
@@ -99,7 +99,7 @@ def test_generated_representations_are_scored_as_they_are_made_or_from_their_sto
         (["--samples", "{toy}/none/last.ckpt", "--parzen", "--number", 99999999], "too many for Parzen windows"),
         (["--samples", "{toy}/none/last.ckpt", "--ema", "short"], "no EMA weights 'short'"),
         (["--samples", "{tmp}/large"], "samples of 16x16 pixels, a reference of 8x8"),
-        (["--samples", "{tmp}/text.npz"], "text.npz cannot be read as an .npz of images: it is no such file"),
+        (["--samples", "{tmp}/text.npz"], "text.npz cannot be read as an .npz of images"),
         (
             ["--samples", "{tmp}/broken.ckpt", "--number", 20, "--ema", "trained"],
             "20 of 20 images hold NaN or infinity",

@@ -174,6 +174,6 @@ def test_a_folder_of_one_broken_image(raised, toy, tmp_path):
     encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
     words = ["extract", *source, *encoder, "--out", tmp_path / "store"]
     assert "too few images to hold some out (1)" in raised(*words)
-    whole = ["--data.source.eval=0", "--data.transform", "CenterCrop", "--data.transform.size=8"]
+    whole = ["--data.source.eval_share=0", "--data.transform", "CenterCrop", "--data.transform.size=8"]
     assert "none of the 1 images in" in raised(*words, *whole)
     assert not (tmp_path / "store" / "manifest.json").exists()

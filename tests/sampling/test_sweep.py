@@ -258,7 +258,7 @@ def test_a_class_conditional_prior_is_asked_for_every_class(made, tmp_path):
     one, other = (
         sweep_settings.Sampling(loaded, asked, tmp_path / "out", prior, balanced=flag) for flag in (True, False)
     )
-    drawn = [sampling.seeds({}, 0).rows.carried["representation"] for sampling in (one, other)]
+    drawn = [sampling.seeds({}, 0).dataset.carried["representation"] for sampling in (one, other)]
     assert not torch.equal(*drawn)
     expected = loaded.prior.sample({"seed": torch.arange(20), "label": torch.arange(20) % 10})
     torch.testing.assert_close(drawn[0], expected)

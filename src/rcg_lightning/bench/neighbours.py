@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from rcg_lightning.bench.workload import Variants, Workload
-from rcg_lightning.data.neighbours import Products
+from rcg_lightning.data.neighbours import ExactIndex
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours
@@ -35,13 +35,13 @@ class NeighbourSearch(Workload):
     def prepare(self, device: torch.device) -> Variants:
         folder = tempfile.TemporaryDirectory()
         store = self.made(Path(folder.name) / "store")
-        index, where = (FaissIndex, torch.device("cpu")) if self.faiss else (Products, device)
+        index, where = (FaissIndex, torch.device("cpu")) if self.faiss else (ExactIndex, device)
 
         def work() -> None:
             _ = folder  # is removed together with this function
             search = StoredNeighbours(store, self.K, self.memory, where, index)
             for start in range(0, self.queries, search.chunks.queries):
-                search.of(start, min(start + search.chunks.queries, self.queries))
+                search.find(start, min(start + search.chunks.queries, self.queries))
 
         return Variants(work, self.queries)
 

@@ -18,7 +18,7 @@ class RepresentationDistance(EveryNth):
     The reference value is the distance of as many training representations, drawn with repetition: what a perfect model reaches.
     The distance falls with the number of samples. Where representations come from an online encoder, the reference is
     the evaluation set, and the reference value the distance between its two halves. Names say encoder, number and reference, such
-    as ``rep_fd/encoder_451_train`` and ``rep_fd_floor/encoder_451_train``.
+    as ``rep_fd/encoder_451_train`` and ``rep_fd_of_real/encoder_451_train``.
 
     Args:
         count: representations to generate; by default as many as there are evaluation ones.
@@ -41,7 +41,7 @@ class RepresentationDistance(EveryNth):
         self._evaluation = [_statistics(pl_module) for _ in range(3)]
         columns = trainer.datamodule.columns("train")  # type: ignore[attr-defined]
         if self._real is None and "representation" in columns:
-            self._real = RealRepresentations(columns["representation"], most=self.most)
+            self._real = RealRepresentations(columns["representation"], max_count=self.most)
 
     @torch.no_grad()
     def on_validation_batch_end(
@@ -69,7 +69,7 @@ class RepresentationDistance(EveryNth):
             even, odd = (_all(statistics) for statistics in self._evaluation[1:])
             assert even is not None
             assert odd is not None
-            metrics = {"rep_fd_eval": fid(generated, evaluation), "rep_fd_floor_eval": fid(even, odd)}
+            metrics = {"rep_fd_eval": fid(generated, evaluation), "rep_fd_of_real_eval": fid(even, odd)}
         named = full_names(metrics, generated.count or 0)
         logged = {name: torch.tensor(value) for name, value in named.items()}
         pl_module.log_dict(logged, rank_zero_only=False, sync_dist=False)

@@ -62,7 +62,7 @@ def compare(
     )
     write_results(out, table, note)
     protocol = Protocol()
-    spec = {"set": "train", "identity": data.images("train").fingerprint, "resize": data.transform.says(False)}
+    spec = {"set": "train", "identity": data.images("train").fingerprint, "resize": data.transform.describe(False)}
     (out / "protocol.json").write_text(
         json.dumps(protocol.record(extractor, spec, n, " and ".join(sorted(set(formats.values())))), indent=1)
     )

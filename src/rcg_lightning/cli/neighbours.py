@@ -9,7 +9,7 @@ import torch
 
 from rcg_lightning.cli.compare import pick_device
 from rcg_lightning.cli.parsing import call, echo, progress_bar
-from rcg_lightning.data.neighbours import Products
+from rcg_lightning.data.neighbours import ExactIndex
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours, faiss_module
@@ -47,7 +47,7 @@ def neighbours(
             accelerator in ("auto", "cpu"), f"faiss computes on the CPU here: leave --accelerator {accelerator} out"
         )
     device = torch.device("cpu") if index == "faiss" else pick_device(accelerator)
-    found = StoredNeighbours(source, k, limit, device, FaissIndex if index == "faiss" else Products)
+    found = StoredNeighbours(source, k, limit, device, FaissIndex if index == "faiss" else ExactIndex)
     encoder = source.identity.get("representation")
     fixed = {name: source.identity[name] for name in ("dataset", "split", "transform")}
     writer = StoreWriter(out, source.size, 1, source.shard_rows, {**fixed, "neighbours": f"{encoder}/k{k}"})
@@ -55,7 +55,7 @@ def neighbours(
     parts = [part for shard in writer.pending() for part in found.parts(shard)]
     for start, stop in progress_bar(parts, "neighbours", len(parts)):
         rows = np.arange(start, stop)
-        collector.add(rows, np.zeros_like(rows), {"neighbours": found.of(start, stop)})
+        collector.add(rows, np.zeros_like(rows), {"neighbours": found.find(start, stop)})
     writer.finish({"neighbours": {"representation": encoder}})
     echo(f"{out}: {k} neighbours of each of {source.size} images")
 

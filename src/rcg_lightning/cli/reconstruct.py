@@ -10,7 +10,7 @@ from torch import Tensor
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.config import describe
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.data.index_samplers import share
+from rcg_lightning.data.index_samplers import rank_range
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.evaluation.image_grid import labelled_grid
 from rcg_lightning.evaluation.protocols import Protocol
@@ -104,7 +104,7 @@ def reconstruct(
         logger=False,
         enable_progress_bar=not json,
     )
-    start, stop = share(count, trainer.global_rank, trainer.world_size)
+    start, stop = rank_range(count, trainer.global_rank, trainer.world_size)
     data.batch_size = batch_size
     data.extract(split, [Shard(0, start, stop)])
     trainer.predict(module, datamodule=data, return_predictions=False)
@@ -126,7 +126,7 @@ def _record(
     codec: Codec, data: ImageDataModule, extractor: FeatureExtractor | None, split: str, count: int
 ) -> dict[str, object]:
     found = data.images(split)
-    spec = {"set": split, "identity": found.fingerprint, "images": len(found), "resize": data.transform.says(False)}
+    spec = {"set": split, "identity": found.fingerprint, "images": len(found), "resize": data.transform.describe(False)}
     made_by = {"codec": describe(codec), "codec_identity": getattr(codec, "identity", None)}
     return Protocol("reconstruction").record(extractor or "pixels", spec, count) | made_by
 

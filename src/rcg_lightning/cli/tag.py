@@ -81,7 +81,7 @@ def tag(
     images = data.images(split)
     own = data.tags(split) if truth == "tags" else data.source.annotations(images)
     right = pairs_of(own, known.words[: known.trained])
-    has = right.of(len(images), len(known.words))
+    has = right.matrix(len(images), len(known.words))
     scores = _generated(generator, data, split, known, samples, nearest, first_seed)
     rows = {"generated": scores, **_baselines(data, generator, split, known, neighbours), "perfect": has.double()}
     named = _named(rows, has, words, split, truth)
@@ -168,7 +168,7 @@ def _baselines(
 ) -> dict[str, Tensor]:
     """Return the scores of what needs no generator: frequencies (V,) and, from stores, neighbours' tags (N, V)."""
     count = len(data.images("train"))
-    has = pairs_of(data.tags("train"), known.words[: known.trained]).of(count, len(known.words))
+    has = pairs_of(data.tags("train"), known.words[: known.trained]).matrix(count, len(known.words))
     found = {"frequency": tag_prediction.frequencies(has)}
     stores = [data.columns(part).get("representation") for part in (split, "train")]
     if neighbours and None not in stores and split != "train":  # a training image is its own neighbour
@@ -184,7 +184,7 @@ def _baselines(
 def _record(data: TagDataModule, generator: Generator, split: Split, truth: Truth, number: int) -> dict[str, Any]:
     images = data.images(split)
     spec = {"set": split, "identity": images.fingerprint, "images": len(images), "truth": truth}
-    return Protocol("tags").record(generator.identity, spec | {"resize": data.transform.says(False)}, number)
+    return Protocol("tags").record(generator.identity, spec | {"resize": data.transform.describe(False)}, number)
 
 
 def _show(content: dict[str, Any], truth: Truth, show: int) -> None:

@@ -49,6 +49,6 @@ def words(
 def main(name: str, argv: list[str]) -> None:
     examples = [
         "rcg words --config digits_tags_data --dim 16 --epochs 20 --out runs/words.txt",
-        "rcg words --config mirflickr_tags_data --data.least 20 --out runs/words.bin",
+        "rcg words --config mirflickr_tags_data --data.min_count 20 --out runs/words.bin",
     ]
     call(words, name, argv, examples)
