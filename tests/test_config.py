@@ -33,7 +33,7 @@ class Own(Tool):
 
 
 @pytest.mark.parametrize(
-    "made",
+    "original",
     [
         DDIM(25, eta=0.5, spacing=LinspaceSpacing(), clip=1.0),
         DDIM(),
@@ -43,12 +43,12 @@ class Own(Tool):
         Conditioner(dim=4, drop=0.2, noise=0.1),
         Finer(3, parts=[Own("abc"), [1, 2.5, None, True]], table={"a": "b"}, extra=1),
     ],
-    ids=lambda made: type(made).__name__,
+    ids=lambda original: type(original).__name__,
 )
-def test_a_description_is_plain_data_and_rebuilds_the_object(made):
-    description = json.loads(json.dumps(describe(made)))
+def test_a_description_is_plain_data_and_rebuilds_the_object(original):
+    description = json.loads(json.dumps(describe(original)))
     again = construct(description)
-    assert type(again) is type(made)
+    assert type(again) is type(original)
     assert describe(again) == description
 
 
@@ -60,10 +60,10 @@ def test_only_given_arguments_are_described():
 
 
 def test_paths_stay_on_their_machine():
-    made = Tool(1, Path("/data/secret"), parts=[Path("a")], table={"b": Path("c")})
-    arguments = describe(made)["init_args"]
+    original = Tool(1, Path("/data/secret"), parts=[Path("a")], table={"b": Path("c")})
+    arguments = describe(original)["init_args"]
     assert arguments == {"size": 1, "folder": None, "parts": [None], "table": {"b": None}}
-    assert construct(describe(made)).folder is None
+    assert construct(describe(original)).folder is None
 
 
 def test_a_value_without_a_plain_description_is_rejected():
@@ -73,9 +73,9 @@ def test_a_value_without_a_plain_description_is_rejected():
 
 
 def test_copies_and_pickles_keep_the_record():
-    made = DDIM(25, eta=0.5)
-    assert describe(copy.deepcopy(made)) == describe(made)
-    assert describe(pickle.loads(pickle.dumps(made))) == describe(made)
+    original = DDIM(25, eta=0.5)
+    assert describe(copy.deepcopy(original)) == describe(original)
+    assert describe(pickle.loads(pickle.dumps(original))) == describe(original)
 
 
 CALLED = []

@@ -135,7 +135,7 @@ def test_what_cannot_be_tagged_is_said_in_one_line(raised, trained, given, tmp_p
     WordVectorTable(mine.words, mine.vectors + 1).save(tmp_path / "other.txt")
     assert "has other word vectors" in raised("tag", *settings, tmp_path / "other.txt", *given)
     assert "DigitTags has no annotations" in raised("tag", *settings, words, *given, "--truth", "annotations")
-    assert "nothing provides it: make a store" in raised("tag", *settings, words, *given[:2])
+    assert "make one with rcg extract" in raised("tag", *settings, words, *given[:2])
     assert "30 nearest words were asked for" in raised("tag", *settings, words, *given, "--nearest", "30")
 
 

@@ -39,22 +39,22 @@ def photos(tmp_path, monkeypatch):
 
 
 def data(source=None, needs=("image", "label"), **settings):
-    made = ImageDataModule(source or Digits(limit=100), **{"batch_size": 16, **settings})
-    made.needs = set(needs)
-    return made
+    datamodule = ImageDataModule(source or Digits(limit=100), **{"batch_size": 16, **settings})
+    datamodule.needs = set(needs)
+    return datamodule
 
 
-def extract(made, folder, split="train", floats="float32", column="pixels", **identity):
+def extract(datamodule, folder, split="train", floats="float32", column="pixels", **identity):
     """Store the images themselves: the simplest encoder."""
-    identity = {**made.store_identity(split), column: "identity", **identity}
-    writer = StoreWriter(folder, len(made.images(split)), made.view_count(split), 7, identity, floats)
+    identity = {**datamodule.store_identity(split), column: "identity", **identity}
+    writer = StoreWriter(folder, len(datamodule.images(split)), datamodule.view_count(split), 7, identity, floats)
     collector = ShardCollector(writer)
-    needs, made.needs = made.needs, {"image"}
-    made.extract(split, writer.pending())
-    for batch in made.predict_dataloader():
+    needs, datamodule.needs = datamodule.needs, {"image"}
+    datamodule.extract(split, writer.pending())
+    for batch in datamodule.predict_dataloader():
         columns = {column: batch["image"].numpy().astype(np.float32) / 255}
         collector.add(batch["index"].numpy(), batch["view"].numpy(), columns)
-    made.needs = needs
+    datamodule.needs = needs
     writer.finish()
     return folder
 
@@ -76,15 +76,15 @@ def test_a_batch_holds_the_needed_keys_and_no_more():
 
 
 def test_images_that_are_not_needed_are_not_read(photos, monkeypatch):
-    made = data(ImageFolder(photos), needs={"label"}, transform=CenterCrop(16))
-    monkeypatch.setattr(made.images("train"), "load", None)
-    assert set(next(iter(made.train_dataloader()))) == {"index", "view", "label"}
+    datamodule = data(ImageFolder(photos), needs={"label"}, transform=CenterCrop(16))
+    monkeypatch.setattr(datamodule.images("train"), "load", None)
+    assert set(next(iter(datamodule.train_dataloader()))) == {"index", "view", "label"}
 
 
 def test_the_spec_describes_the_data():
-    made = data(source := Digits(channels=3, limit=100), transform=CenterCrop(16))
-    made.setup()
-    spec = made.spec
+    datamodule = data(source := Digits(channels=3, limit=100), transform=CenterCrop(16))
+    datamodule.setup()
+    spec = datamodule.spec
     assert spec.image == (3, 16, 16)
     assert spec.classes == 10
     assert spec.identities["dataset"] == source.train().fingerprint
@@ -93,11 +93,11 @@ def test_the_spec_describes_the_data():
 
 
 def test_a_pair_is_two_independent_crops_that_depend_on_the_epoch(photos):
-    made = data(
+    datamodule = data(
         FlatFolder(photos, eval_share=0), {"image", "pair"}, transform=RandomResizedCrop(16, flip=True), batch_size=30
     )
-    first, second = islice(made.train_dataloader(), 2)
-    again = next(iter(made.train_dataloader()))
+    first, second = islice(datamodule.train_dataloader(), 2)
+    again = next(iter(datamodule.train_dataloader()))
     assert all(torch.equal(first[key], again[key]) for key in first)
     order = first["index"].argsort(), second["index"].argsort()
     views = [first["image"][order[0]], first["pair"][order[0]], second["image"][order[1]], second["pair"][order[1]]]
@@ -107,9 +107,9 @@ def test_a_pair_is_two_independent_crops_that_depend_on_the_epoch(photos):
 
 
 def test_mirroring_in_memory_equals_mirroring_one_by_one():
-    made = data(transform=AsIs(flip=True), batch_size=100)
-    batch = next(iter(made.train_dataloader()))
-    images = made.images("train")
+    datamodule = data(transform=AsIs(flip=True), batch_size=100)
+    batch = next(iter(datamodule.train_dataloader()))
+    images = datamodule.images("train")
     straight = torch.from_numpy(images.array[batch["index"]])
     unchanged = (batch["image"] == straight).flatten(1).all(1)
     mirrored = (batch["image"] == straight.flip(-1)).flatten(1).all(1)
@@ -121,9 +121,11 @@ def test_mirroring_in_memory_equals_mirroring_one_by_one():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_images_come_once_without_randomness(photos, workers):
-    made = data(ImageFolder(photos, eval_share=0.4), transform=RandomCrop(16, flip=True), batch_size=4, workers=workers)
-    batches = list(made.val_dataloader())
-    evaluation = made.images("eval")
+    datamodule = data(
+        ImageFolder(photos, eval_share=0.4), transform=RandomCrop(16, flip=True), batch_size=4, workers=workers
+    )
+    batches = list(datamodule.val_dataloader())
+    evaluation = datamodule.images("eval")
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(len(evaluation)))
     expected = [CenterCrop(16)(evaluation.load(i)) for i in range(len(evaluation))]
     assert torch.equal(torch.cat([batch["image"] for batch in batches]), torch.stack(expected))
@@ -141,7 +143,7 @@ def test_the_ranges_of_processes_are_exact(world):
 
 
 def test_two_processes_train_on_the_images_of_one():
-    made = data()
+    datamodule = data()
     one = [keys.index.tolist() for keys in islice(StreamSampler(100, 8, 3), 40)]
     ranks = [[keys.index.tolist() for keys in islice(StreamSampler(100, 4, 3, rank, 2), 40)] for rank in range(2)]
     for whole, even, odd in zip(one, *ranks):
@@ -153,8 +155,10 @@ def test_two_processes_train_on_the_images_of_one():
     assert flat[:100] != flat[100:200]
     later = StreamSampler(100, 8, 3, start=lambda: 16)
     assert [keys.index.tolist() for keys in islice(later, 38)] == one[2:]
-    made.trainer = SimpleNamespace(global_rank=1, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit"))
-    rows = torch.cat([batch["index"] for batch in made.val_dataloader()])
+    datamodule.trainer = SimpleNamespace(
+        global_rank=1, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit")
+    )
+    rows = torch.cat([batch["index"] for batch in datamodule.val_dataloader()])
     assert rows.tolist() == list(range(225, 451))
 
 
@@ -180,20 +184,20 @@ def test_a_stored_row_belongs_to_the_pixels_of_its_batch(photos, tmp_path, trans
     source = ImageFolder(photos, eval_share=0.2)
     settings = {"source": source, "transform": transform, "views": views}
     folder = extract(data(**settings), tmp_path / "store")
-    made = data(**settings, stores=[folder], needs={"image", "pixels", "label"}, batch_size=7, workers=1)
-    made.setup()
-    assert made.spec.columns["pixels"]["shape"] == [3, 16, 16]
-    assert made.spec.identities["pixels"] == "identity"
+    datamodule = data(**settings, stores=[folder], needs={"image", "pixels", "label"}, batch_size=7, workers=1)
+    datamodule.setup()
+    assert datamodule.spec.columns["pixels"]["shape"] == [3, 16, 16]
+    assert datamodule.spec.identities["pixels"] == "identity"
     seen = set()
-    for batch in islice(made.train_dataloader(), 20):
+    for batch in islice(datamodule.train_dataloader(), 20):
         assert torch.equal(as_floats(batch)["image"], batch["pixels"])
         seen.update(batch["view"].tolist())
     assert seen == set(range(views.count if views else 1))
 
 
 def test_the_views_of_an_image_differ(photos, tmp_path):
-    made = data(ImageFolder(photos, eval_share=0), transform=RandomCrop(16, 24), views=Views(crops=2, flips=True))
-    pixels = Store.open(extract(made, tmp_path / "store")).whole("pixels")
+    datamodule = data(ImageFolder(photos, eval_share=0), transform=RandomCrop(16, 24), views=Views(crops=2, flips=True))
+    pixels = Store.open(extract(datamodule, tmp_path / "store")).whole("pixels")
     assert pixels.shape[:2] == (30, 4)
     assert np.array_equal(pixels[:, 0], pixels[:, 1][..., ::-1])
     assert not np.array_equal(pixels[:, 0], pixels[:, 2])
@@ -202,9 +206,9 @@ def test_the_views_of_an_image_differ(photos, tmp_path):
 def test_stored_columns_alone_need_no_matching_transform(tmp_path):
     source = Digits(limit=100)
     folder = extract(data(source, views=Views(flips=True)), tmp_path / "store", floats="float16")
-    made = data(source, needs={"pixels"}, stores=[folder], transform=AsIs(flip=True))
-    made.setup()
-    batch = next(iter(made.train_dataloader()))
+    datamodule = data(source, needs={"pixels"}, stores=[folder], transform=AsIs(flip=True))
+    datamodule.setup()
+    batch = next(iter(datamodule.train_dataloader()))
     assert set(batch) == {"index", "view", "pixels"}
     assert batch["pixels"].dtype == torch.float32
     assert set(batch["view"].tolist()) == {0, 1}
@@ -212,9 +216,9 @@ def test_stored_columns_alone_need_no_matching_transform(tmp_path):
 
 def test_evaluation_stores_are_joined(tmp_path):
     source = Digits(limit=100)
-    made = data(source, views=Views(flips=True))
-    folders = [extract(made, tmp_path / split, split) for split in ("train", "eval")]
-    made = data(
+    datamodule = data(source, views=Views(flips=True))
+    folders = [extract(datamodule, tmp_path / split, split) for split in ("train", "eval")]
+    datamodule = data(
         source,
         {"image", "pixels"},
         views=Views(flips=True),
@@ -222,8 +226,8 @@ def test_evaluation_stores_are_joined(tmp_path):
         eval_stores=folders[1:],
         batch_size=64,
     )
-    made.setup()
-    for batch in made.val_dataloader():
+    datamodule.setup()
+    for batch in datamodule.val_dataloader():
         assert torch.equal(as_floats(batch)["image"], batch["pixels"])
 
 
@@ -245,9 +249,9 @@ def test_wrong_stores_are_rejected(tmp_path):
         (data(source, {"pixels"}, stores=[folder, folder]), "two stores"),
         (data(source, {"pixels"}, stores=[tmp_path / "nowhere"]), "no store at"),
     ]
-    for made, message in cases:
+    for datamodule, message in cases:
         with pytest.raises(UserError, match=message):
-            made.setup("validate" if made.store_paths["eval"] else "fit")
+            datamodule.setup("validate" if datamodule.store_paths["eval"] else "fit")
     same_images = extract(data(source), tmp_path / "other", column="more", split="train", dataset="x")
     with pytest.raises(UserError, match="dataset is 'x'"):
         data(source, {"pixels"}, stores=[same_images]).setup("fit")
@@ -314,9 +318,11 @@ def train(folder, steps, workers=0, ckpt_path=None, batch_size=48, **settings):
         **settings,
     )
     module = Small()
-    made = ImageDataModule(Digits(limit=100), AsIs(flip=True), batch_size=batch_size, workers=workers, seed=1)
-    trainer.fit(module, made, ckpt_path=ckpt_path)
-    return SimpleNamespace(module=module, order=order.index, data=made, optimizer=trainer.optimizers[0].state_dict())
+    datamodule = ImageDataModule(Digits(limit=100), AsIs(flip=True), batch_size=batch_size, workers=workers, seed=1)
+    trainer.fit(module, datamodule, ckpt_path=ckpt_path)
+    return SimpleNamespace(
+        module=module, order=order.index, data=datamodule, optimizer=trainer.optimizers[0].state_dict()
+    )
 
 
 @pytest.mark.parametrize(("workers", "settings"), [(0, {}), (2, {}), (0, {"accumulate_grad_batches": 2})])
@@ -371,9 +377,9 @@ def test_validation_without_its_stores_is_skipped_in_fit_and_rejected_alone(tmp_
         "val_check_interval": 2,
         "check_val_every_n_epoch": None,
     }
-    made = ImageDataModule(source, batch_size=16, stores=[folder])
+    datamodule = ImageDataModule(source, batch_size=16, stores=[folder])
     trainer = pl.Trainer(**settings)
-    trainer.fit(NeedsPixels(), made)
+    trainer.fit(NeedsPixels(), datamodule)
     assert trainer.global_step == 3
     with pytest.raises(UserError, match="eval_stores"):
         pl.Trainer(**settings).validate(NeedsPixels(), ImageDataModule(source, batch_size=16, stores=[folder]))
@@ -382,8 +388,8 @@ def test_validation_without_its_stores_is_skipped_in_fit_and_rejected_alone(tmp_
 # instances
 
 
-def neighbours(made, folder, found, representation="identity"):
-    identity = {**made.store_identity("train"), "neighbours": "test"}
+def neighbours(datamodule, folder, found, representation="identity"):
+    identity = {**datamodule.store_identity("train"), "neighbours": "test"}
     writer = StoreWriter(folder, len(found), 1, 7, identity)
     for shard in writer.shards:
         writer.write(shard, {"neighbours": found[shard.start : shard.stop, None]})
@@ -392,11 +398,11 @@ def neighbours(made, folder, found, representation="identity"):
 
 
 def test_an_instance_comes_with_the_image_and_label_of_one_of_its_neighbours(tmp_path):
-    made = data(views=Views(flips=True), batch_size=100)
-    store = extract(made, tmp_path / "store", column="representation")
-    evaluation = extract(made, tmp_path / "eval", "eval", column="representation")
+    datamodule = data(views=Views(flips=True), batch_size=100)
+    store = extract(datamodule, tmp_path / "store", column="representation")
+    evaluation = extract(datamodule, tmp_path / "eval", "eval", column="representation")
     found = (np.arange(100)[:, None] + np.array([0, 3, 5])) % 100
-    near = neighbours(made, tmp_path / "near", found)
+    near = neighbours(datamodule, tmp_path / "near", found)
     joined = data(needs=("image", "label", "instance"), batch_size=100, stores=[store, near], eval_stores=[evaluation])
     assert joined.spec.columns["instance"] == joined.spec.columns["representation"]
     assert joined.spec.identities["instance"] == "identity"
@@ -420,10 +426,10 @@ def test_an_instance_comes_with_the_image_and_label_of_one_of_its_neighbours(tmp
 
 
 def test_instances_need_neighbours_of_the_same_representations(tmp_path):
-    made = data()
-    store = extract(made, tmp_path / "store", column="representation")
+    datamodule = data()
+    store = extract(datamodule, tmp_path / "store", column="representation")
     with pytest.raises(UserError, match="rcg neighbours"):
         data(needs=("image", "instance"), stores=[store]).setup("fit")
-    near = neighbours(made, tmp_path / "near", np.arange(100)[:, None], representation="another")
+    near = neighbours(datamodule, tmp_path / "near", np.arange(100)[:, None], representation="another")
     with pytest.raises(UserError, match="by representations another"):
         data(needs=("image", "instance"), stores=[store, near]).setup("fit")

@@ -25,9 +25,9 @@ class Few(DigitTags):
 
 
 def few(**settings):
-    made = TagDataModule(Few(limit=10), **{"batch_size": 4, **settings})
-    made.needs = {"tag"}
-    return made
+    datamodule = TagDataModule(Few(limit=10), **{"batch_size": 4, **settings})
+    datamodule.needs = {"tag"}
+    return datamodule
 
 
 def test_the_vocabulary_begins_with_the_most_frequent_word():
@@ -46,11 +46,11 @@ def test_words_without_a_vector_are_not_in_the_vocabulary(tmp_path):
 
 
 def test_omitted_tags_and_images_are_reported_once(caplog):
-    made = few(min_count=2)
-    pairs = made.pairs("train")
+    datamodule = few(min_count=2)
+    pairs = datamodule.pairs("train")
     assert (pairs.index.tolist(), pairs.tag.tolist()) == ([0, 0, 1, 2, 4, 7, 8, 9], [1, 0, 0, 0, 1, 0, 1, 0])
     assert pairs.matrix(10, 2).sum(0).tolist() == [5, 3]
-    made.setup("fit")
+    datamodule.setup("fit")
     (message,) = [line for line in caplog.messages if line.startswith("train")]
     assert "2 of 10 tags" in message
     assert "3 of 10 images" in message
@@ -66,53 +66,55 @@ def test_an_image_without_tags_can_stop_the_run():
 
 
 def test_an_example_is_a_pair_and_every_pair_comes_once_in_an_epoch():
-    made = few()
-    made.needs = {"tag", "image", "label"}
-    made.setup("fit")
-    train = made.images("train")
+    datamodule = few()
+    datamodule.needs = {"tag", "image", "label"}
+    datamodule.setup("fit")
+    train = datamodule.images("train")
     seen = []
-    for batch in islice(made.train_dataloader(), 10):  # two epochs of ten pairs, and more
+    for batch in islice(datamodule.train_dataloader(), 10):  # two epochs of ten pairs, and more
         assert torch.equal(batch["image"], torch.from_numpy(train.array[batch["index"]]))
         assert torch.equal(batch["label"], torch.from_numpy(train.labels[batch["index"]]))
         assert batch["tag"].dtype == torch.int64
         seen += zip(batch["index"].tolist(), batch["tag"].tolist())
-    pairs = made.pairs("train")
+    pairs = datamodule.pairs("train")
     everything = sorted(zip(pairs.index.tolist(), pairs.tag.tolist()))
     assert len(everything) == 10
     assert sorted(seen[:10]) == sorted(seen[10:20]) == everything
-    found = [pair for batch in made.val_dataloader() for pair in zip(batch["index"].tolist(), batch["tag"].tolist())]
-    assert found == list(zip(made.pairs("eval").index.tolist(), made.pairs("eval").tag.tolist()))
+    found = [
+        pair for batch in datamodule.val_dataloader() for pair in zip(batch["index"].tolist(), batch["tag"].tolist())
+    ]
+    assert found == list(zip(datamodule.pairs("eval").index.tolist(), datamodule.pairs("eval").tag.tolist()))
 
 
 def test_without_a_need_for_tags_the_examples_are_images():
-    made = few()
-    made.needs = {"image"}
-    assert [len(batch["index"]) for batch in made.val_dataloader()][:2] == [4, 4]
-    batch = next(iter(made.train_dataloader()))
+    datamodule = few()
+    datamodule.needs = {"image"}
+    assert [len(batch["index"]) for batch in datamodule.val_dataloader()][:2] == [4, 4]
+    batch = next(iter(datamodule.train_dataloader()))
     assert "tag" not in batch
-    assert sum(len(batch["index"]) for batch in made.predict_dataloader()) == 10
+    assert sum(len(batch["index"]) for batch in datamodule.predict_dataloader()) == 10
 
 
 def test_stores_of_the_same_images_are_joined(tmp_path):
-    made = few()
-    writer = StoreWriter(tmp_path / "s", 10, 1, 10, {**made.store_identity("train"), "representation": "it"})
+    datamodule = few()
+    writer = StoreWriter(tmp_path / "s", 10, 1, 10, {**datamodule.store_identity("train"), "representation": "it"})
     rows = np.arange(10, dtype=np.float32)[:, None, None]
     writer.write(writer.shards[0], {"representation": rows, "neighbours": rows.astype(np.int64)})
     writer.finish({"neighbours": {"representation": "it"}})
-    made = few(stores=[tmp_path / "s"])
-    assert made.images("train").fingerprint == Digits(limit=10).train().fingerprint
-    made.needs = {"tag", "representation"}
-    batch = next(iter(made.train_dataloader()))
+    datamodule = few(stores=[tmp_path / "s"])
+    assert datamodule.images("train").fingerprint == Digits(limit=10).train().fingerprint
+    datamodule.needs = {"tag", "representation"}
+    batch = next(iter(datamodule.train_dataloader()))
     assert torch.equal(batch["representation"][:, 0].long(), batch["index"])
-    conditions = list(made.conditions("train", frozenset({"representation", "tag"})))
+    conditions = list(datamodule.conditions("train", frozenset({"representation", "tag"})))
     assert torch.equal(torch.cat([batch["index"] for batch in conditions]), torch.arange(10))  # also those without tags
     assert torch.equal(torch.cat([batch["representation"] for batch in conditions])[:, 0], torch.arange(10.0))
-    assert made.needs == {"tag", "representation"}
+    assert datamodule.needs == {"tag", "representation"}
     with pytest.raises(UserError, match="representation"):
-        made.conditions("eval", frozenset({"representation"}))
-    made.needs = {"tag", "instance"}
+        datamodule.conditions("eval", frozenset({"representation"}))
+    datamodule.needs = {"tag", "instance"}
     with pytest.raises(UserError, match="tags and instances"):
-        made.setup("fit")
+        datamodule.setup("fit")
 
 
 def test_the_spec_names_the_words():
@@ -129,10 +131,10 @@ def test_tags_outside_the_vocabulary_are_counted():
 
 
 def test_a_source_without_tags_is_rejected():
-    made = ImageDataModule(Digits(limit=10))
-    made.needs = {"tag"}
+    datamodule = ImageDataModule(Digits(limit=10))
+    datamodule.needs = {"tag"}
     with pytest.raises(UserError, match="TagDataModule"):
-        made.setup("fit")
+        datamodule.setup("fit")
 
 
 class Untagged(DigitTags):
@@ -141,7 +143,7 @@ class Untagged(DigitTags):
 
 
 def test_a_data_set_without_any_tag_is_rejected():
-    made = TagDataModule(Untagged(limit=10))
-    made.needs = {"tag"}
+    datamodule = TagDataModule(Untagged(limit=10))
+    datamodule.needs = {"tag"}
     with pytest.raises(UserError, match="no training image has a tag"):
-        made.setup("fit")
+        datamodule.setup("fit")

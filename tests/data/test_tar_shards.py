@@ -45,10 +45,10 @@ def shards(tmp_path, monkeypatch):
 
 def test_shards_hold_the_images_of_a_folder(shards):
     source, files = TarShards(shards), FlatFolder(shards.parent / "files")
-    for made, expected in ((source.train(), files.train()), (source.evaluation(), files.evaluation())):
-        assert len(made) == len(expected)
-        for index in reversed(range(len(made))):
-            assert torch.equal(made.load(index), expected.load(index))
+    for found, expected in ((source.train(), files.train()), (source.evaluation(), files.evaluation())):
+        assert len(found) == len(expected)
+        for index in reversed(range(len(found))):
+            assert torch.equal(found.load(index), expected.load(index))
     assert source.train().labels.tolist() == [seed % 3 for seed in range(8)]
     assert source.train().classes == 3
     assert source.train().name(5).endswith("train/part-1.tar/005.jpg")

@@ -132,10 +132,10 @@ def test_inception_features_pass_through_unchanged(inception_weights):
     inception = InceptionExtractor(inception_weights)
     reference = Reference.measure(real, None, inception)
     found = score(samples, reference, inception, metrics=frozenset({"is", "kd"}))
-    mine, theirs = inception(samples), inception(real)
-    expected = kid_features_to_metric(mine.pooled, theirs.pooled, kid_subsets=1, kid_subset_size=8, verbose=False)
+    fake, true = inception(samples), inception(real)
+    expected = kid_features_to_metric(fake.pooled, true.pooled, kid_subsets=1, kid_subset_size=8, verbose=False)
     assert found["kd"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
-    isc = isc_features_to_metric(mine.logits, splits=1)
+    isc = isc_features_to_metric(fake.logits, splits=1)
     assert found["is"] == pytest.approx(isc["inception_score_mean"], rel=1e-9)
-    for moments, rows in ((reference.train.moments, theirs.pooled), (reference.train.spatial, theirs.spatial)):
+    for moments, rows in ((reference.train.moments, true.pooled), (reference.train.spatial, true.spatial)):
         np.testing.assert_allclose(moments.covariance, np.cov(rows.double().T), rtol=1e-6, atol=1e-12)

@@ -57,7 +57,7 @@ class StoredNeighbours:
         rows = StoredRows(store)
         require(
             0 < k <= len(rows),
-            f"{k} neighbours were asked for, but {store.path} holds {len(rows)} images: choose k between 1 and that",
+            f"{k} neighbours were asked for, but {store.path} holds {len(rows)} images: choose k from 1 to {len(rows)}",
         )
         self.k, self.device, self.index = k, device, index
         loaded = np.dtype(store.columns[rows.column]["dtype"]).itemsize * len(rows) * rows.shape[1]
