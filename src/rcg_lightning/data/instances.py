@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.data.neighbours import Bank, kmeans, nearest
+from rcg_lightning.data.kmeans import kmeans
+from rcg_lightning.data.neighbours import Bank, nearest
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.stored_neighbours import StoredRows

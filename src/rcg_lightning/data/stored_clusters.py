@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcg_lightning.data.neighbours import assign, kmeans
+from rcg_lightning.data.kmeans import assign, kmeans
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.types import require
