@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, spatial_statistics, spread
 from rcg_lightning.metrics.class_accuracy import ClassAccuracy
+from rcg_lightning.metrics.copy_rate import CopyRate
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Summary
 from rcg_lightning.metrics.fid import Moments, fid

@@ -15,6 +15,7 @@ from rcg_lightning.config import construct, describe
 from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
 from rcg_lightning.data.augmentations import Augmentation
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
+from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.data.neighbours import knn_accuracy
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.heads import MLPHead, Projected
