@@ -177,7 +177,7 @@ def test_mistakes(tmp_path, monkeypatch):
         command.bench(compare=tmp_path / "other.json")
 
 
-@pytest.mark.parametrize("make", [lambda: MAGETraining(1), lambda: DiTTraining(1, "b2")], ids=["mage", "dit"])
+@pytest.mark.parametrize("make", [lambda: MAGETraining(1), lambda: DiTTraining(1, "B/2")], ids=["mage", "dit"])
 def test_generators_take_what_a_store_gives(make, monkeypatch):
     """One example through the losses of the published stage, with networks of one narrow block."""
     monkeypatch.setattr(generators, "shipped_stage", partial(narrow, generators.shipped_stage))

@@ -12,7 +12,7 @@ from rcg_lightning.data.neighbours import kmeans
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 
-DATA = ["instances", "--config", "digits_data"]
+DATA = ["instances", "--config", "digits/data"]
 
 
 @pytest.fixture

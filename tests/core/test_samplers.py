@@ -168,7 +168,9 @@ def test_even_grid_is_250():
     assert LinspaceSpacing().timesteps(1000, 1000) == list(range(999, -2, -1))
 
 
-@pytest.mark.parametrize("spacing", [LeadingSpacing(), OffsetSpacing(), LinspaceSpacing()], ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize(
+    "spacing", [LeadingSpacing(), OffsetSpacing(), LinspaceSpacing()], ids=lambda g: type(g).__name__
+)
 def test_spacings_descend_and_reject_nonsense(spacing):
     for steps in (2, 10, 25, 30, 250):
         levels = spacing.timesteps(steps, 1000)

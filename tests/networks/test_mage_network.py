@@ -106,6 +106,14 @@ def test_sizes_that_do_not_fit():
         network(12)
 
 
+def test_published_sizes():
+    large = MAGE(size="L", decoder_depth=1)
+    assert (large.width, large.depth, large.heads) == (1024, 24, 16)
+    assert (large.decoder_width, large.decoder_depth, large.decoder_heads) == (1024, 1, 16)
+    with pytest.raises(UserError, match="no size S: those known are B, L, H"):
+        MAGE(size="S")
+
+
 def test_dropout_of_the_attention_is_a_setting_of_its_own():
     """Without it attention can be fused on a CPU, and everything else drops as before."""
     torch.manual_seed(0)

@@ -37,8 +37,8 @@ def workloads(images: Path | None, gpu: bool) -> list[Workload]:
         MAGETraining(64 if gpu else 2, dropout=0.0),
         *(MAGESampling(64 if gpu else 2, guided) for guided in (False, True)),
         TokenDecoding(64 if gpu else 2),
-        *(DiTTraining(64 if gpu else 2, size) for size in ("b2", "xl2")),
-        *(DiTSampling(64 if gpu else 2, size) for size in ("b2", "xl2")),
+        *(DiTTraining(64 if gpu else 2, size) for size in ("B/2", "XL/2")),
+        *(DiTSampling(64 if gpu else 2, size) for size in ("B/2", "XL/2")),
         Scoring(256 if gpu else 32),
     ]
 

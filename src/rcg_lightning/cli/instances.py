@@ -106,6 +106,6 @@ def _added(store: Store, column: str) -> dict[str, Any]:
 
 def main(name: str, argv: list[str]) -> None:
     examples = [
-        "rcg instances --config digits_data --data.stores [runs/store,runs/neighbours] --count 100 --out runs/instances"
+        "rcg instances --config digits/data --data.stores [runs/store,runs/neighbours] --count 100 --out runs/instances"
     ]
     call(instances, name, argv, examples)

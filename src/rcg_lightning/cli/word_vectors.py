@@ -48,7 +48,7 @@ def words(
 
 def main(name: str, argv: list[str]) -> None:
     examples = [
-        "rcg words --config digits_tags_data --dim 16 --epochs 20 --out runs/words.txt",
-        "rcg words --config mirflickr_tags_data --data.least 20 --out runs/words.bin",
+        "rcg words --config digits/tags_data --dim 16 --epochs 20 --out runs/words.txt",
+        "rcg words --config mirflickr/data --data.least 20 --out runs/words.bin",
     ]
     call(words, name, argv, examples)

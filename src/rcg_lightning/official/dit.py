@@ -14,7 +14,7 @@ from rcg_lightning.core.samplers import Ancestral, LinspaceSpacing
 from rcg_lightning.core.schedule import LinearSchedule
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
-from rcg_lightning.networks.dit import DiT
+from rcg_lightning.networks.dit import SIZES, DiT
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.official.base import Native, OfficialFile, Part
 from rcg_lightning.official.building import Conditioning, Weights, built, conditioning, has_ema, heads_of, stage_part
@@ -27,7 +27,7 @@ from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import Condition, DataSpec, require
 
 SHRINKS, COLOURS = 8, 3  # sides of a image over those of its KL latent; channels of a image
-HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by width, as published
+HEADS = {width: heads for width, _, heads in SIZES.values()}
 CHANGED = {
     r"(t_embedder\.mlp\.2\.bias|y_embedder\.embedding_table\.weight)$": "the one label is added to the level's bias",
 }

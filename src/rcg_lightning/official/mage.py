@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.networks.conditioner import Conditioner
-from rcg_lightning.networks.mage import MAGE, MASK
+from rcg_lightning.networks.mage import MAGE, MASK, SIZES
 from rcg_lightning.networks.vqgan import MaskGITVQGAN, VQNetwork
 from rcg_lightning.official.base import Native, OfficialFile, Part
 from rcg_lightning.official.building import Weights, built, conditioning, heads_of, stage_part
@@ -30,7 +30,7 @@ from rcg_lightning.stages.masked import MaskedStage
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import DataSpec, require
 
-HEADS = {768: 12, 1024: 16, 1280: 16}  # by width, as published
+HEADS = {width: heads for width, _, heads in SIZES.values()}
 LARGE = 1024  # width from which on tokens are chosen at the higher temperature
 
 
