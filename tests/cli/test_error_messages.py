@@ -28,7 +28,7 @@ EXTRACT = ["extract", "--config", "digits/data", "--out", "x", "--encoder"]
         ),
         (["--trainer.callbacks+", "Fidelty"], "trainer.callbacks: no class Fidelty: did you mean Fidelity?"),
         (["--modle.seed", "3"], "unknown key modle.seed: did you mean model.seed?"),
-        (["--config", "digits_rdn"], "no config digits_rdn: give a file, or the name of a shipped one (digits/rdm"),
+        (["--config", "digits_rdm"], "no config digits_rdm: give a file, or the name of a shipped one (digits/rdm"),
         (["--config"], "--config is given without a value"),
         (["--trainer.precision", "16-mixed"], "trainer.precision cannot be 16-mixed: take bf16-mixed, or 32-true"),
     ],

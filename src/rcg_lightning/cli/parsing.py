@@ -112,7 +112,7 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
         content = read_config(path)
         if not isinstance(content, Mapping):
             raise UserError(f"{path} should hold keys and values, as `--print_config` shows them")
-        flag = "--data" if "class_path" in content else "--config"
+        flag = "--data" if str(content.get("class_path")).endswith("DataModule") else "--config"
         joined = argv[i].partition("=")[0] in CONFIG_FLAGS
         words[i - 1 + joined : i + 1] = [f"{flag}={path}"] if joined else [flag, str(path)]
     words = ["--print_config=skip_unset" if word == "--print_config" else word for word in words]
