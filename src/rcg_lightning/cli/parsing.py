@@ -172,7 +172,7 @@ def call(
         config_file: accept --config files of values; otherwise ``config`` is an argument of the function.
     """
     if names:
-        importlib.import_module("rcg_lightning.cli.class_modules")
+        importlib.import_module("rcg_lightning.class_modules")
     parser = ArgumentParser(
         prog=f"rcg {name}",
         exit_on_error=False,

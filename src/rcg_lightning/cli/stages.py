@@ -6,8 +6,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from rcg_lightning import class_modules  # noqa: F401
 from rcg_lightning.callbacks.prediction_writer import PredictionWriter, predict_store
-from rcg_lightning.cli import class_modules  # noqa: F401
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
 from rcg_lightning.cli.parsing import Help, echo, one_line_errors, prepared
 from rcg_lightning.data.data_module import ImageDataModule
