@@ -25,6 +25,7 @@ LAYERS = {
     "evaluation": 4,
     "callbacks": 4,
     "trainer": 4,
+    "class_modules": 4,
     "sampling": 5,
     "official": 5,
     "pipeline": 5,

@@ -14,7 +14,8 @@ from rcg_lightning.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_FLAGS = ("--config", "-c")
-EXPERIMENT, PRESET = "experiment", "preset"  # folders of configs: what `rcg fit` takes, what `rcg sample` takes
+PRESET = "preset"  # the folder of configs whose names need no folder: ways of sampling
+_UNNAMED = ("pipeline", "source", "encoder", "codec")  # folders of what --config does not take
 
 
 def config_folders() -> list[Path]:
@@ -22,26 +23,34 @@ def config_folders() -> list[Path]:
     return [folder for folder in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if folder.is_dir()]
 
 
-def find_config(name: str, kind: str = EXPERIMENT) -> Path:
-    """Return the config file that ``name`` means: a path, or the name of a shipped one.
+def find_config(name: str, kind: str = PRESET) -> Path:
+    """Return the config file that ``name`` means: a path, or the name of a shipped one, such as digits/rdm.
 
-    Those of experiments and those of sampling, the presets, are one space of names.
+    Args:
+        kind: folder whose configs are named without it.
 
     Raises:
         UserError: there is no such file; the nearest shipped names are given.
     """
     if Path(name).is_file():
         return Path(name)
-    kinds = (EXPERIMENT, PRESET) if kind == EXPERIMENT else (kind,)
     for folder in config_folders():
-        places = [folder / one / f"{name}.yaml" for one in kinds]
-        for candidate in (folder / name, folder / f"{name}.yaml", *places):
+        for candidate in (folder / name, folder / f"{name}.yaml", folder / kind / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate
-    shipped = [path.stem for folder in config_folders() for one in kinds for path in (folder / one).glob("*.yaml")]
-    near = difflib.get_close_matches(Path(name).stem, shipped, n=3)
-    known = near or [*sorted(set(shipped))[:8], f"… all in {config_folders()[0] / kind}"]
+    shipped = _shipped(kind)
+    near = difflib.get_close_matches(name.removesuffix(".yaml"), shipped, n=3)
+    known = near or [*shipped[:8], f"… all in {config_folders()[0]}"]
     raise UserError(f"no config {name}: give a file, or the name of a shipped one ({', '.join(known)})")
+
+
+def _shipped(kind: str) -> list[str]:
+    paths = [path for folder in config_folders() for path in folder.glob("*/*.yaml")]
+    names = [path.stem for path in paths if path.parent.name == kind]
+    if kind == PRESET:
+        of_data_sets = (path for path in paths if path.parent.name not in (PRESET, *_UNNAMED))
+        names += [f"{path.parent.name}/{path.stem}" for path in of_data_sets if not path.stem.startswith("network_")]
+    return sorted(names)
 
 
 def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:

@@ -130,15 +130,14 @@ def test_a_dit_goes_back_to_the_official_layout(golden, ema):
         official_dit({}, {"parts.1.table.weight": official[LABELS]}, official["pos_embed"])
 
 
-@pytest.mark.parametrize("name", ["dit_xl_2_repcond", "dit_l_2_repcond"])
-def test_full_size_files_are_read_completely(manifest, name):
+@pytest.mark.parametrize(("name", "size"), [("dit_xl_2_repcond", "XL/2"), ("dit_l_2_repcond", "L/2")])
+def test_full_size_files_are_read_completely(manifest, name, size):
     names = manifest(name)
     width, rep = names["rep_embedder.weight"].shape
-    depth = sum(key.endswith("attn.qkv.weight") for key in names)
     parts = (Vector(rep),)
     weights = dit_weights({"model": names}, parts, ema=False)
     with torch.device("meta"):
-        network, conditioner = DiT(2, width, depth, heads=16), Conditioner(drop=0.1 if "fake_latent" in names else 0)
+        network, conditioner = DiT(size=size), Conditioner(drop=0.1 if "fake_latent" in names else 0)
         channels = names["x_embedder.proj.weight"].shape[1]
         side = 2 * round(names["pos_embed"].shape[1] ** 0.5)
         network.build((channels, side, side), conditioner.build(parts, width), out_factor=2)

@@ -2,8 +2,8 @@
 
 import pytest
 
-FIT = ["fit", "--config", "digits_rdm"]
-EXTRACT = ["extract", "--config", "digits_data", "--out", "x", "--encoder"]
+FIT = ["fit", "--config", "digits/rdm"]
+EXTRACT = ["extract", "--config", "digits/data", "--out", "x", "--encoder"]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ EXTRACT = ["extract", "--config", "digits_data", "--out", "x", "--encoder"]
         ),
         (["--trainer.callbacks+", "Fidelty"], "trainer.callbacks: no class Fidelty: did you mean Fidelity?"),
         (["--modle.seed", "3"], "unknown key modle.seed: did you mean model.seed?"),
-        (["--config", "digits_rdn"], "no config digits_rdn: give a file, or the name of a shipped one (digits_rdm"),
+        (["--config", "digits_rdm"], "no config digits_rdm: give a file, or the name of a shipped one (digits/rdm"),
         (["--config"], "--config is given without a value"),
         (["--trainer.precision", "16-mixed"], "trainer.precision cannot be 16-mixed: take bf16-mixed, or 32-true"),
     ],
@@ -68,8 +68,8 @@ def test_a_broken_fragment_is_named(raised, tmp_path):
     [
         (["fit"], "missing: --data, --model"),
         (["fit", "--max_steps", "3"], "unknown key max_steps: did you mean trainer.max_steps?"),
-        (["validate", "--config", "digits_rdm"], "give --ckpt_path"),
-        (["extract", "--config", "digits_data"], "missing: --out"),
+        (["validate", "--config", "digits/rdm"], "give --ckpt_path"),
+        (["extract", "--config", "digits/data"], "missing: --out"),
         ([*EXTRACT, "TrainedEncodr"], "encoder: no class TrainedEncodr: did you mean TrainedEncoder?"),
         ([*EXTRACT, "TrainedEncoder", "--encoder.foldr", "y"], "encoder.foldr: did you mean encoder.folder?"),
         ([*EXTRACT, "TrainedEncoder", "--encoder.folder", "y", "--split", "trai"], "split: should be one of"),

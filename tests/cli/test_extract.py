@@ -21,7 +21,7 @@ from rcg_lightning.stages.masked import MaskedStage
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import DataSpec
 
-DATA = ["--config", "digits_data", "--data.source.limit", 100, "--data.batch_size", 32, "--accelerator", "cpu"]
+DATA = ["--config", "digits/data", "--data.source.limit", 100, "--data.batch_size", 32, "--accelerator", "cpu"]
 
 
 @pytest.fixture

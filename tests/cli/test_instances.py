@@ -11,7 +11,7 @@ from rcg_lightning.data.kmeans import kmeans
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 
-DATA = ["instances", "--config", "digits_data"]
+DATA = ["instances", "--config", "digits/data"]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rcg_lightning.types import DataSpec
 
 ON_A_GPU = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"
 PLACE = "GPU is out of memory (for another 2.50 GiB)"
-FIT = ["fit", "--config", "digits_dit", "--data.source.limit=64", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+FIT = ["fit", "--config", "digits/dit", "--data.source.limit=64", "--trainer.accelerator=cpu", "--trainer.logger=false"]
 
 
 @pytest.fixture

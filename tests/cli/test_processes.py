@@ -69,7 +69,7 @@ def test_evaluation_of_representations(both, toy):
 
 def test_metrics_during_training_are_of_both_processes(toy, tmp_path):
     """451 evaluation images are shared unequally; every second validation is scored."""
-    fit = ["fit", "--config", "digits_generator", "--data.source.limit", 256, "--data.batch_size", 16]
+    fit = ["fit", "--config", "digits/generator", "--data.source.limit", 256, "--data.batch_size", 16]
     fit += ["--model.denoiser.network.width", 32, "--model.sampler.steps", 3, "--trainer.max_steps", 5]
     fit += ["--trainer.val_check_interval", 1, "--trainer.log_every_n_steps", 1, "--trainer.accelerator", "cpu"]
     fidelity = {"class_path": "Fidelity", "init_args": {"every": 2, "extractor": {"class_path": "ClassifierExtractor"}}}

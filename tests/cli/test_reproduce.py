@@ -30,7 +30,7 @@ def test_all_tables_are_listed(rcg):
 def test_a_table_without_runs(rcg):
     code, output, _ = rcg("reproduce", "depth")
     assert code == 0
-    assert "| 12 | rep_fd | 0.48 | – | – | RCG's paper | imagenet256_rdm --trainer.max_steps 250200 |" in output
+    assert "| 12 | rep_fd | 0.48 | – | – | RCG's paper | imagenet256/rdm --trainer.max_steps 250200 |" in output
     assert "| 12 | fid | 5.07 | – | – | RCG's paper | not trainable here yet |" in output
 
 

@@ -11,7 +11,7 @@ from rcg_lightning.data.store import Store
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 SMALL = ["--data.source.limit=256", "--data.batch_size=32", "--model.denoiser.network.width=32"]
-GENERATOR = ["--config", "digits_generator", *SMALL, "--model.sampler.steps=5", *QUIET]
+GENERATOR = ["--config", "digits/generator", *SMALL, "--model.sampler.steps=5", *QUIET]
 
 
 def step_of(path):
@@ -96,7 +96,7 @@ def test_predict_writes_a_store(rcg, toy, tmp_path):
     assert code == 0, error
     assert "image of 451 evaluation images" in output
     assert Store.open(tmp_path / "predictions").columns["image"]["shape"] == [8, 8, 1]
-    classifier = ["--config", "digits_classifier", *QUIET, "--ckpt_path", toy / "classifier" / "last.ckpt"]
+    classifier = ["--config", "digits/classifier", *QUIET, "--ckpt_path", toy / "classifier" / "last.ckpt"]
     assert rcg("predict", *classifier, f"--trainer.default_root_dir={tmp_path / 'c'}", "--trainer.logger=false")[0] == 0
     assert Store.open(tmp_path / "c" / "predictions").columns["label"]["shape"] == []
 
@@ -150,7 +150,7 @@ def test_data_that_cannot_work(rcg, raised, toy, tmp_path, argv, line):
         assert rcg("extract", *data, *encoder, "--out", tmp_path / "other")[0] == 0
     words = [word.format(tmp=tmp_path, toy=toy) for word in argv]
     limit = [] if "--data.source" in words else ["--data.source.limit=256"]
-    run = ["fit", "--config", "digits_generator", *limit, *QUIET, f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    run = ["fit", "--config", "digits/generator", *limit, *QUIET, f"--trainer.default_root_dir={tmp_path / 'run'}"]
     assert line in raised(*run, *words)
     assert not (tmp_path / "run" / "config.yaml").exists()
 
@@ -159,7 +159,7 @@ def test_a_patch_that_does_not_fit(raised, tmp_path):
     words = [
         "fit",
         "--config",
-        "digits_dit",
+        "digits/dit",
         *QUIET,
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.logger=false",

@@ -50,18 +50,18 @@ def trained(place):
     words, run = place / "words.txt", place / "run"
     limit = "--data.source.limit=200"
     assert (
-        main(["word-vectors", "--config", "digits_tags_data", limit, "--dim", "6", "--epochs", "5", f"--out={words}"])
+        main(["word-vectors", "--config", "digits/tags_data", limit, "--dim", "6", "--epochs", "5", f"--out={words}"])
         == 0
     )
     stores = [f"--data.stores=[{place / 'train'}]", f"--data.eval_stores=[{place / 'eval'}]"]
     fit = [limit, *stores, f"--model.codec.vectors={words}", "--trainer.max_steps=30", *QUICK]
-    assert main(["fit", "--config", "digits_tags", *fit, f"--trainer.default_root_dir={run}"]) == 0
+    assert main(["fit", "--config", "digits/tags", *fit, f"--trainer.default_root_dir={run}"]) == 0
     return run / "last.ckpt", words
 
 
 def test_word_vectors_are_trained_on_the_frequent_tags(rcg, tmp_path):
     out = tmp_path / "w.bin"
-    settings = ["--config", "digits_tags_data", "--data.source.limit=200", "--dim", "6", "--epochs", "2"]
+    settings = ["--config", "digits/tags_data", "--data.source.limit=200", "--dim", "6", "--epochs", "2"]
     code, output, error = rcg("word-vectors", *settings, "--data.min_count", "60", "--out", out)
     assert code == 0, error
     known = TagDataModule(DigitTags(limit=200), min_count=60).vocabulary
@@ -78,7 +78,7 @@ def test_a_generator_is_trained_saved_without_paths_and_predicts_tags(rcg, train
     content = torch.load(checkpoint, weights_only=True)
     assert str(words) not in str(content["stage"])
     assert len(content["data_spec"]["identities"]["word"]) == 16
-    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits_tags_data", *given, *SOON]
+    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits/tags_data", *given, *SOON]
     code, output, error = rcg("tag", *settings, "--show", "2", "--out", tmp_path / "it.json")
     assert code == 0, error
     found = json.loads((tmp_path / "it.json").read_text())
@@ -103,7 +103,7 @@ def test_a_generator_is_trained_saved_without_paths_and_predicts_tags(rcg, train
 
 def test_the_votes_are_those_of_the_generators_samples(rcg, trained, given, place, tmp_path):
     checkpoint, words = trained
-    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits_tags_data", *given, *SOON]
+    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits/tags_data", *given, *SOON]
     assert rcg("tag", *settings, "--first_seed", "7", "--out", tmp_path / "it.json")[0] == 0
     row = json.loads((tmp_path / "it.json").read_text())["images"][3]
     generator = AdversarialStage.load(checkpoint)
@@ -120,7 +120,7 @@ def test_all_words_of_the_file_can_be_predicted(rcg, trained, given, tmp_path):
     mine = read_word_vectors(words)
     more = WordVectorTable([*mine.words, "unknown"], torch.cat([mine.vectors, mine.vectors[:1]]))
     more.save(tmp_path / "more.bin")
-    settings = ["--checkpoint", checkpoint, "--vectors", tmp_path / "more.bin", "--config", "digits_tags_data"]
+    settings = ["--checkpoint", checkpoint, "--vectors", tmp_path / "more.bin", "--config", "digits/tags_data"]
     settings += [*given, *SOON, "--out", tmp_path / "it.json"]
     counts = []
     for words in ([], ["--all_words", "true"]):
@@ -131,7 +131,7 @@ def test_all_words_of_the_file_can_be_predicted(rcg, trained, given, tmp_path):
 
 def test_what_cannot_be_tagged_is_one_line(raised, trained, given, tmp_path):
     checkpoint, words = trained
-    settings = ["--checkpoint", checkpoint, "--config", "digits_tags_data", *SOON, "--vectors"]
+    settings = ["--checkpoint", checkpoint, "--config", "digits/tags_data", *SOON, "--vectors"]
     WordVectorTable(["odd"], torch.ones(1, 5)).save(tmp_path / "wide.txt")
     assert "has vectors of 5 numbers, the generator makes 6" in raised("tag", *settings, tmp_path / "wide.txt", *given)
     mine = read_word_vectors(words)
@@ -144,14 +144,14 @@ def test_what_cannot_be_tagged_is_one_line(raised, trained, given, tmp_path):
 
 def test_a_generator_of_images_predicts_no_tags(raised, given, make_stage, save, digits, tmp_path):
     stage = make_stage().build(digits().spec)
-    settings = ["--vectors", tmp_path / "w.txt", "--config", "digits_tags_data", *given]
+    settings = ["--vectors", tmp_path / "w.txt", "--config", "digits/tags_data", *given]
     output = raised("tag", "--checkpoint", save(stage, tmp_path / "it.ckpt"), *settings)
     assert "makes images, not words: give a generator that was trained with WordVectors" in output
 
 
 def test_training_goes_on_with_the_same_words_only(raised, rcg, trained, given, tmp_path):
     checkpoint, words = trained
-    settings = ["fit", "--config", "digits_tags", *given, *QUICK, "--trainer.max_steps=31"]
+    settings = ["fit", "--config", "digits/tags", *given, *QUICK, "--trainer.max_steps=31"]
     settings += [f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={checkpoint}"]
     mine = read_word_vectors(words)
     WordVectorTable(mine.words, mine.vectors * 2 + 1).save(tmp_path / "other.txt")

@@ -18,7 +18,7 @@ def places(offline, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
 
     def values(config: str) -> list[str]:
-        kind = config.partition("_")[0]
+        kind = config.partition("/")[0]
         if kind == "digits":
             return ["--data.source.limit=64"]
         if kind in ("mnist", "cifar10"):
@@ -28,7 +28,7 @@ def places(offline, monkeypatch):
             tagged = {"source.root": root, "source.annotation_folder": root / "notes", "source.examples": 40}
             tagged |= {"vectors": offline / "words.txt", "least": 1, "workers": 0}
             return [f"--data.{name}={value}" for name, value in tagged.items()]
-        small = ["--data.transform.size=32"] if "_icgan" in config else []
+        small = ["--data.transform.size=32"] if "/icgan" in config else []
         if kind.startswith("coco"):
             return [f"--data.source.root={offline / 'coco'}", "--data.source.validation=0", "--data.workers=0", *small]
         root = offline / ("images" if kind == "folder" else "imagenet")
@@ -42,16 +42,16 @@ def stores(places, tmp_path):
     """Stores of made-up representations, clusters, latents, neighbours of a config's data, as command-line values."""
 
     def values(config: str) -> list[str]:
-        kind = config.partition("_")[0]
-        named = f"{kind}_extract" if kind.startswith(("imagenet", "mirflickr")) else f"{kind}_data"
-        named = f"{kind}_icgan_extract" if "_icgan" in config and kind != "digits" else named
+        kind = config.partition("/")[0]
+        named = f"{kind}/extract" if kind.startswith(("imagenet", "mirflickr")) else f"{kind}/data"
+        named = f"{kind}/icgan_extract" if "/icgan" in config and kind != "digits" else named
         data = call(data_of, "data", ["--config", named, *places(config)])
         latent = latent_of(config)
         train, evaluation = (
             write_store(data, split, tmp_path / f"store_{split}", latent) for split in ("train", "eval")
         )
-        if "_icgan" in config:
+        if "/icgan" in config:
             train = f"{train},{write_neighbours(data, tmp_path / 'neighbours')}"
-        return [f"--data.stores=[{train}]", f"--data.eval_stores=[{eval}]"]
+        return [f"--data.stores=[{train}]", f"--data.eval_stores=[{evaluation}]"]
 
     return values

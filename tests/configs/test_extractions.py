@@ -11,11 +11,11 @@ from rcg_lightning.data.store import Store
 from rcg_lightning.networks.vqgan import VQGAN
 
 VIEWS = {
-    "imagenet256_extract": (8, None),
-    "imagenet64_extract": (2, None),
-    "imagenet256_mage_extract": (1, "tokens"),
-    "imagenet256_dit_extract": (8, "latent"),
-    "imagenet256_ldm_extract": (8, "latent"),
+    "imagenet256/extract": (8, None),
+    "imagenet64/extract": (2, None),
+    "imagenet256/mage_extract": (1, "tokens"),
+    "imagenet256/dit_extract": (8, "latent"),
+    "imagenet256/ldm_extract": (8, "latent"),
 }
 SAVED = {"mage": save_vq, "ldm": lambda folder, **more: save_vq(folder, VQGAN, **more), "dit": save_kl}
 
@@ -27,7 +27,7 @@ def test_an_extraction_writes_the_views_that_its_data_name(name, places, offline
     words = [*places(name), *encoder, "--accelerator=cpu", f"--out={tmp_path / 'store'}"]
     if column is not None:
         words += ["--data.transform.size=8", "--data.source.limit=10"]
-        words += [f"--codec.folder={SAVED[name.split('_')[1]](tmp_path / 'it', channels=3)}"]
+        words += [f"--codec.folder={SAVED[name.split('/')[1].partition('_')[0]](tmp_path / 'it', channels=3)}"]
     assert cli.main(["extract", "--config", name, *words]) == 0
     store = Store.open(tmp_path / "store")
     assert (store.views, store.columns["representation"]["shape"]) == (views, [16])
@@ -36,7 +36,7 @@ def test_an_extraction_writes_the_views_that_its_data_name(name, places, offline
 
 def test_features_of_images_with_tags_are_extracted(places, tmp_path):
     small = ["--encoder.name=test_vit", "--encoder.pretrained=false", "--data.transform.size=32", "--accelerator=cpu"]
-    words = ["extract", "--config", "mirflickr_extract", *places("mirflickr_extract"), *small]
+    words = ["extract", "--config", "mirflickr/extract", *places("mirflickr/extract"), *small]
     for split in ("train", "eval"):
         assert cli.main([*words, f"--split={split}", f"--out={tmp_path / split}"]) == 0
     assert Store.open(tmp_path / "train").size + Store.open(tmp_path / "eval").size == COUNT

@@ -11,15 +11,14 @@ from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.store import Store
 
 ENCODERS = {
-    "imagenet64": "swav",
-    "imagenet128": "swav",
-    "imagenet256": "swav",
-    "imagenet256_class": "resnet",
-    "imagenetlt64": "resnet",
-    "coco128": "swav",
-    "coco256": "swav",
+    "imagenet64/icgan_extract": "swav",
+    "imagenet128/icgan_extract": "swav",
+    "imagenet256/icgan_extract": "swav",
+    "imagenet256/icgan_class_extract": "resnet",
+    "imagenetlt64/icgan_extract": "resnet",
+    "coco128/icgan_extract": "swav",
+    "coco256/icgan_extract": "swav",
 }
-NAMES = {name: f"{name.partition('_')[0]}_icgan{name.partition('_')[1] and '_class'}_extract" for name in ENCODERS}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -28,7 +27,7 @@ def test_a_config_extracts_what_the_official_code_conditions_on(name, places):
         return data, encoder, floats
 
     taken.__annotations__ = {"data": data_of.__annotations__["data"], "encoder": data_of.__annotations__["encoder"]}
-    data, encoder, floats = call(taken, "extract", ["--config", NAMES[name], *places(NAMES[name])])
+    data, encoder, floats = call(taken, "extract", ["--config", name, *places(name)])
     assert ENCODERS[name] in str(encoder.weights)
     assert type(encoder.normalise).__name__ == "UnitLength"
     assert data.views.flips
@@ -42,8 +41,8 @@ def test_extraction_neighbours_and_the_first_step_fit_together(places, tmp_path)
     torch.save({f"module.{name}": tensor for name, tensor in network.items()}, tmp_path / "swav.pth.tar")
     words = [
         "--config",
-        "coco128_icgan_extract",
-        *places("coco128_icgan"),
+        "coco128/icgan_extract",
+        *places("coco128/icgan"),
         f"--encoder.weights={tmp_path / 'swav.pth.tar'}",
     ]
     words += ["--data.source.limit=6", "--accelerator=cpu"]
@@ -58,14 +57,14 @@ def test_extraction_neighbours_and_the_first_step_fit_together(places, tmp_path)
 @pytest.mark.parametrize(("subset", "count"), [("eval", COUNT), ("seen", COUNT // 2), ("unseen", COUNT // 2)])
 def test_subsets_of_coco_stuff_by_the_command_line(subset, count, places):
     data = call(
-        data_of, "data", ["--config", "coco128_data", *places("coco128_data"), f"--data.source.subset={subset}"]
+        data_of, "data", ["--config", "coco128/data", *places("coco128/data"), f"--data.source.subset={subset}"]
     )
     assert len(data.images("eval")) == count
     assert len(data.images("train")) == COUNT
 
 
 def test_strata_of_imagenet_lt_by_the_command_line(places):
-    words = ["--config", "imagenetlt64_data", *places("imagenetlt64_data"), "--data.source.stratum=few"]
+    words = ["--config", "imagenetlt64/data", *places("imagenetlt64/data"), "--data.source.stratum=few"]
     data = call(data_of, "data", words)
     assert len(data.images("eval")) == COUNT // 2 + 3  # both classes are few here
     assert data.spec.classes == len(CLASSES)
@@ -73,7 +72,7 @@ def test_strata_of_imagenet_lt_by_the_command_line(places):
 
 @pytest.mark.parametrize(
     ("name", "generator", "discriminator"),
-    [("imagenet256_icgan", 90.1, 100.9), ("imagenet256_icgan_class", 92.4, 100.0)],
+    [("imagenet256/icgan", 90.1, 100.9), ("imagenet256/icgan_class", 92.4, 100.0)],
 )
 def test_networks_have_the_sizes_of_the_official_files(name, generator, discriminator, monkeypatch):
     stage = full_size(name, read(name, monkeypatch))

@@ -35,7 +35,7 @@ ROWS |= {
     "cifar10_icgan": IN_INSTANCES,
     "digits_views": {"centre view", "1 crop", "2 crops", "4 crops", "16 crops", "64 crops", "new crops"},
 }
-BUDGETS = {"mnist_icgan": "mnist_small_gan"}
+BUDGETS = {"mnist_icgan": "mnist/small_gan"}
 
 
 class Stop(Exception):
@@ -96,5 +96,5 @@ def test_one_budget_serves_all_conditions():
         steps = read_pipeline(find_config(name, "pipeline"), STEP_COMMANDS).steps
         conditions = [step for step in ("none", "cluster", "class", "representation", "instance") if step in steps]
         data, _, kind = name.partition("_")
-        config = BUDGETS.get(name, f"{data}_{'gan' if kind == 'icgan' else 'generator'}")
+        config = BUDGETS.get(name, f"{data}/{'gan' if kind == 'icgan' else 'generator'}")
         assert {steps[step].run.split()[2] for step in conditions} == {config}

@@ -74,7 +74,7 @@ def test_what_is_remembered_only_is_unconfirmed():
 
 
 def test_ablations_differ_in_one_thing_and_only_existing_stages_train():
-    assert find_row("depth/3").trained_by("rep_fd").startswith("imagenet256_rdm --model.denoiser.network.depth 3")
+    assert find_row("depth/3").trained_by("rep_fd").startswith("imagenet256/rdm --model.denoiser.network.depth 3")
     assert find_row("depth/3").trained_by("fid") == NOT_YET
     assert find_row("imagenet256/ldm-rcg").trained_by("fid") == NOT_YET
 

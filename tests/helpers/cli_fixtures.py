@@ -60,8 +60,8 @@ def toy(finished, tmp_path_factory):
     )
     quick = [*TINY, *stores, "--trainer.max_steps=3", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
     for name, words in {
-        "rdm_class": ["--config", "digits_rdm", "--model.condition", "ClassCondition"],
-        "joint": ["--config", "digits_generator", "--config", joint],
+        "rdm_class": ["--config", "digits/rdm", "--model.condition", "ClassCondition"],
+        "joint": ["--config", "digits/generator", "--config", joint],
     }.items():
         argv = ["fit", *words, *quick, f"--trainer.default_root_dir={folder / name}"]
         assert main([str(word) for word in argv]) == 0

@@ -25,9 +25,9 @@ from rcg_lightning.pretrained.word_vectors import WordVectorTable
 COUNT = 24  # images of each split
 DIM = 16  # numbers of a representation
 LATENTS: dict[str, dict[str, Any]] = {  # data spec of stored latents, by the beginning of a config's name
-    "digits_latent": {"shape": [16, 4, 4]},
-    "imagenet256_dit": {"shape": [8, 32, 32], "moments": True},
-    "imagenet256_ldm": {"shape": [4, 32, 32]},
+    "digits/latent": {"shape": [16, 4, 4]},
+    "imagenet256/dit": {"shape": [8, 32, 32], "moments": True},
+    "imagenet256/ldm": {"shape": [4, 32, 32]},
 }
 CLASSES = ("n01440764", "n01443537")
 ON_CPU = [

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["rcg_lightning.cli.class_modules", "lightning.pytorch.cli", "sklearn.datasets"])
+_CONTEXT.set_forkserver_preload(["rcg_lightning.class_modules", "lightning.pytorch.cli", "sklearn.datasets"])
 
 
 def start(argv, folder: Path, environment=None):

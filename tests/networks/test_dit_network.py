@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.networks.dit import DiT
+from rcg_lightning.networks.dit import DiT, published_size
 from rcg_lightning.networks.layers import SelfAttention, sincos_table, sinusoidal_embedding
 
 
@@ -72,6 +72,15 @@ def test_impossible_shapes_and_conditions_are_rejected(shape, condition, message
 def test_heads_must_divide_the_width():
     with pytest.raises(UserError, match="3 heads"):
         DiT(width=16, heads=3)
+
+
+def test_published_sizes():
+    assert published_size("XL/2") == (2, 1152, 28, 16)
+    small = DiT(size="S/8", depth=3)
+    assert (small.patch, small.width, small.depth, small.heads) == (8, 384, 3, 6)
+    for unknown in ("XXL/2", "B/3", "B", ""):
+        with pytest.raises(UserError, match="the published ones are S/2, S/4, S/8, B/2"):
+            DiT(size=unknown)
 
 
 def test_attention_follows_its_formula():

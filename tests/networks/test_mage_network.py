@@ -105,6 +105,14 @@ def test_impossible_sizes_are_rejected():
         network(12)
 
 
+def test_published_sizes():
+    large = MAGE(size="L", decoder_depth=1)
+    assert (large.width, large.depth, large.heads) == (1024, 24, 16)
+    assert (large.decoder_width, large.decoder_depth, large.decoder_heads) == (1024, 1, 16)
+    with pytest.raises(UserError, match="no size S: those known are B, L, H"):
+        MAGE(size="S")
+
+
 def test_attention_dropout_is_a_separate_setting():
     """Without it attention can be fused on a CPU, and dropout acts everywhere else as before."""
     torch.manual_seed(0)

@@ -282,7 +282,7 @@ def test_kinds_are_found_by_being_there():
 def test_training_begins_with_other_weights(rcg, raised, tmp_path):
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     small = ["--data.source.limit=256", "--data.batch_size=32", "--model.denoiser.network.width=32"]
-    fit = ["fit", "--config", "digits_generator", "--model.condition", "NoCondition", *small, *quiet]
+    fit = ["fit", "--config", "digits/generator", "--model.condition", "NoCondition", *small, *quiet]
     old, new = tmp_path / "old", tmp_path / "new"
     assert rcg(*fit, "--trainer.max_steps=2", f"--trainer.default_root_dir={old}")[0] == 0
     rcg("bundle", "--generator", old / "last.ckpt", "--out", tmp_path / "bundle")

@@ -179,7 +179,7 @@ steps:
   components:
     run: principal --data.source Digits --dim {dim}
   store:
-    run: extract --config digits_data --encoder TrainedEncoder --encoder.folder {{components}}
+    run: extract --config digits/data --encoder TrainedEncoder --encoder.folder {{components}}
   clusters:
     run: cluster --store {{store}} --count 3 --seed {{seed}}
 {more}"""
@@ -222,7 +222,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 def test_arguments_are_filled_in_and_count(tmp_path, capsys):
     path = tmp_path / "own.yaml"
-    path.write_text("arguments: {root: here}\nsteps: {a: {run: 'fit --config digits_encoder --data.seed {root}'}}\n")
+    path.write_text("arguments: {root: here}\nsteps: {a: {run: 'fit --config digits/encoder --data.seed {root}'}}\n")
     usual, other = (Run(read_pipeline(path, STEP_COMMANDS, given), tmp_path, [0]) for given in ({}, {"root": "a b"}))
     step = other.pipeline.steps["a"]
     assert "a b" in other.words(step, 0)

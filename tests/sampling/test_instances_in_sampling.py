@@ -18,11 +18,11 @@ def icgan(toy, tmp_path_factory):
     )
     stores = f"[{toy / 'store'},{folder / 'near'}]"
     data = ["--data.source.limit=256", f"--data.stores={stores}"]
-    fit = ["fit", "--config=digits_gan", f"--config={folder / 'joint.yaml'}", *data, "--data.batch_size=16"]
+    fit = ["fit", "--config=digits/gan", f"--config={folder / 'joint.yaml'}", *data, "--data.batch_size=16"]
     quiet = ["--trainer.max_steps=2", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
     for argv in (
         ["neighbours", "--store", toy / "store", "--k", "5", "--out", folder / "near"],
-        ["instances", "--config=digits_data", *data, "--count", "20", "--out", folder / "bank"],
+        ["instances", "--config=digits/data", *data, "--count", "20", "--out", folder / "bank"],
         [
             *fit,
             *quiet,

@@ -1,11 +1,8 @@
 """MAGE-B at the size of ImageNet, on the meta device: tensors have shapes without values, so nothing can wait."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch.overrides import TorchFunctionMode
 
 from rcg_lightning.bench.host_syncs import HostSyncs
@@ -19,7 +16,6 @@ from rcg_lightning.stages.masked import MaskedStage
 from rcg_lightning.stages.optimization import AdamW
 from rcg_lightning.types import DataSpec
 
-CONFIG = Path(__file__).parents[2] / "configs" / "network" / "mage_b.yaml"
 BATCH = 64
 UNFUSED = {torch.softmax, F.softmax, torch.matmul, torch.bmm, torch.Tensor.__matmul__, torch.Tensor.softmax}
 
@@ -46,7 +42,7 @@ def stage(monkeypatch):
     monkeypatch.setattr(Frozen, "module", property(used))
     columns = {"tokens": {"shape": [256], "count": 1024}, "representation": {"shape": [256]}}
     with torch.device("meta"):
-        network = MAGE(**yaml.safe_load(CONFIG.read_text())["init_args"])
+        network = MAGE(size="B")
         stage = MaskedStage(VQTokens(), RepresentationCondition(), network, Conditioner(drop=0.1), AdamW())
         return stage.build(DataSpec((3, 256, 256), 1000, columns))
 

@@ -64,10 +64,9 @@ class MAGETraining(Workload):
         return {"with the frozen networks and attention dropout": OfficialCost(10.45 / 2, 2.1, frozen)}
 
     def prepare(self, device: torch.device) -> Variants:
-        network: dict[str, Any] = {"class_path": "rcg_lightning.networks.mage.MAGE"}
-        network["init_args"] = {"width": 768, "depth": 12, "heads": 12, "dropout": self.dropout}
-        network["init_args"] |= {"attention_dropout": self.attention_dropout}
-        stage = shipped_stage("imagenet256_mage_b_rep", SPEC, transformer=network)
+        dropout = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        network = {"class_path": "MAGE", "init_args": {"size": "B", **dropout}}
+        stage = shipped_stage("imagenet256/mage_b_rep", SPEC, transformer=network)
         step = TrainingStep(stage, stored(self.batch), device)
         if not self.dropout:
             return Variants(step, self.batch, step.baseline)
@@ -146,7 +145,7 @@ class Sampling(Workload):
 class MAGESampling(Sampling):
     """Parallel decoding by MAGE-B, guided or not, without the tokenizer."""
 
-    config, steps, timed = "imagenet256_mage_b_rep", 20, 3
+    config, steps, timed = "imagenet256/mage_b_rep", 20, 3
 
     def __init__(self, batch: int, guided: bool) -> None:
         super().__init__(batch)
@@ -167,18 +166,18 @@ class DiTTraining(Workload):
 
     def __init__(self, batch: int, size: str) -> None:
         self.batch, self.size = batch, size
-        self.heavy = size == "xl2"
-        self.name = f"DiT-{size[:-1].upper()}/{size[-1]} training step, batch {batch}"
+        self.heavy = size == "XL/2"
+        self.name = f"DiT-{size} training step, batch {batch}"
 
     @property
     def official(self) -> dict[str, OfficialCost]:
-        if self.size != "b2":
+        if self.size != "B/2":
             return {}
         also = "makes latents and representations of the images"
         return {"with the frozen networks": OfficialCost(6.5, 3.0, also)}
 
     def prepare(self, device: torch.device) -> Variants:
-        stage = shipped_stage("imagenet256_dit_rep", SPEC, denoiser=dit(self.size))
+        stage = shipped_stage("imagenet256/dit_rep", SPEC, denoiser=dit(self.size))
         step = TrainingStep(stage, stored(self.batch), device)
         if not RandomKL.available():
             log.warning("%s: without diffusers there is no KL autoencoder to compute latents in every step", self.name)
@@ -190,13 +189,13 @@ class DiTTraining(Workload):
 class DiTSampling(Sampling):
     """Ancestral sampling by a DiT, without the autoencoder."""
 
-    config, steps, timed = "imagenet256_dit_rep", 250, 5
+    config, steps, timed = "imagenet256/dit_rep", 250, 5
     guidance = Guidance()
 
     def __init__(self, batch: int, size: str) -> None:
         super().__init__(batch)
-        self.size, self.heavy = size, size == "xl2"
-        self.name = f"DiT-{size[:-1].upper()}/{size[-1]} sampling, {self.steps} steps, batch {batch}"
+        self.size, self.heavy = size, size == "XL/2"
+        self.name = f"DiT-{size} sampling, {self.steps} steps, batch {batch}"
 
     def settings(self) -> dict[str, Any]:
         return {"denoiser": dit(self.size)}
@@ -206,13 +205,6 @@ class DiTSampling(Sampling):
 
 
 def dit(size: str) -> dict[str, Any]:
-    """Return the denoiser of imagenet256_dit_rep with a network of another size, as a config has it."""
-    widths = {"b2": (768, 12, 12), "xl2": (1152, 28, 16)}
-    width, depth, heads = widths[size]
-    network = {"class_path": "rcg_lightning.networks.dit.DiT"}
-    return {
-        "network": network | {"init_args": {"patch": 2, "width": width, "depth": depth, "heads": heads}},  # type: ignore
-        "schedule": {"class_path": "rcg_lightning.core.schedule.LinearSchedule"},
-        "prediction": {"class_path": "rcg_lightning.core.diffusion.Noise"},
-        "learned_variance": True,
-    }
+    """Return the denoiser of imagenet256/dit_rep with a network of another size, as a config has it."""
+    network = {"class_path": "DiT", "init_args": {"size": size}}
+    return {"network": network, "schedule": "LinearSchedule", "prediction": "Noise", "learned_variance": True}

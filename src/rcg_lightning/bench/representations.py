@@ -55,7 +55,7 @@ class RDMTraining(Workload):
         return {}
 
     def prepare(self, device: torch.device) -> Variants:
-        stage = shipped_stage("imagenet256_rdm", DataSpec((3, 256, 256), columns=STORED))
+        stage = shipped_stage("imagenet256/rdm", DataSpec((3, 256, 256), columns=STORED))
         batch = {"representation": torch.randn(self.batch, DIM), "index": torch.arange(self.batch)}
         frozen = FrozenNetworks(self.batch, device)
         step = TrainingStep(stage, batch, device)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ class RDMSampling(Workload):
         return {"same work, the official batch of 16": OfficialCost(1 / 0.98, 2.4 if self.batch > 64 else 1.1)}
 
     def prepare(self, device: torch.device) -> Variants:
-        stage = shipped_stage("imagenet256_rdm", DataSpec((3, 256, 256), columns=STORED))
+        stage = shipped_stage("imagenet256/rdm", DataSpec((3, 256, 256), columns=STORED))
         assert isinstance(stage, Generator)
         stage.to(device).eval()
         sampler = DDIM(self.TIMED, eta=1.0, spacing=OffsetSpacing())

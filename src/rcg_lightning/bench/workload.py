@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from rcg_lightning import class_modules  # noqa: F401
 from rcg_lightning.callbacks.onednn import onednn_matmul
 from rcg_lightning.config_files import find_config, read_config
 from rcg_lightning.stages.base import Stage

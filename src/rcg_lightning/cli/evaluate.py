@@ -186,6 +186,6 @@ def main(name: str, argv: list[str]) -> None:
         "--extractor.folder runs/classifier/classifier --data.source Digits",
         "rcg evaluate --samples images/ --protocol adm-256 --statistics VIRTUAL_imagenet256_labeled.npz",
         "rcg evaluate --samples images/ --reference_samples others/ --extractor InceptionExtractor",
-        "rcg evaluate --samples runs/rdm/last.ckpt --config digits_data --data.stores [runs/store]",
+        "rcg evaluate --samples runs/rdm/last.ckpt --config digits/data --data.stores [runs/store]",
     ]
     call(evaluate, name, argv, examples)

@@ -71,7 +71,7 @@ def main(name: str, argv: list[str]) -> None:
         "rcg extract --config digits_store",
         "rcg extract --data.source FlatFolder --data.source.root images --encoder TimmEncoder "
         "--encoder.name vit_small_patch16_dinov3.lvd1689m --out runs/store",
-        "rcg extract --config digits_data --codec VQTokens --codec.folder runs/tokenizer/tokenizer --out runs/tokens",
+        "rcg extract --config digits/data --codec VQTokens --codec.folder runs/tokenizer/tokenizer --out runs/tokens",
         "rcg extract … --encoder … --codec+=VQTokens --codec.folder … --codec+=KLLatents --codec.hub "
         "stabilityai/sd-vae-ft-ema",
     ]

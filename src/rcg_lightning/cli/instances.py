@@ -29,6 +29,6 @@ def instances(data: ImageDataModule, out: Path, count: int | None = None, seed: 
 
 def main(name: str, argv: list[str]) -> None:
     examples = [
-        "rcg instances --config digits_data --data.stores [runs/store,runs/neighbours] --count 100 --out runs/instances"
+        "rcg instances --config digits/data --data.stores [runs/store,runs/neighbours] --count 100 --out runs/instances"
     ]
     call(instances, name, argv, examples)

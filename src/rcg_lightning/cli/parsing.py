@@ -23,7 +23,8 @@ from rcg_lightning.errors import UserError
 def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     """Return the command line as the parser takes it.
 
-    Names of shipped configs become paths, and every config is read once, so that a broken one is named.
+    Names of shipped configs become paths, and every config is read once, so that a broken one is named. A config that
+    is a data set alone is the value of ``--data``.
     ``--print_config`` leaves out what is unset. What follows one of the options ``lists``, with spaces or commas
     between, becomes a list.
     """
@@ -33,8 +34,9 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
         content = read_config(path)
         if not isinstance(content, Mapping):
             raise UserError(f"{path} should hold keys and values, as `--print_config` shows them")
-        flag, equals, _ = argv[i].partition("=")
-        words[i] = f"{flag}={path}" if equals and flag in CONFIG_FLAGS else str(path)
+        flag = "--data" if str(content.get("class_path")).endswith("DataModule") else "--config"
+        joined = argv[i].partition("=")[0] in CONFIG_FLAGS
+        words[i - 1 + joined : i + 1] = [f"{flag}={path}"] if joined else [flag, str(path)]
     words = ["--print_config=skip_unset" if word == "--print_config" else word for word in words]
     return _with_lists(words, [f"--{name}" for name in lists])
 
@@ -92,7 +94,7 @@ def call(
         config_file: accept --config files of values; otherwise ``config`` is an argument of the function.
     """
     if names:
-        importlib.import_module("rcg_lightning.cli.class_modules")
+        importlib.import_module("rcg_lightning.class_modules")
     parser = ArgumentParser(
         prog=f"rcg {name}",
         exit_on_error=False,

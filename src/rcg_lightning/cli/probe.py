@@ -47,7 +47,7 @@ def main(name: str, argv: list[str]) -> None:
     """Parse the command line of `rcg probe`; --json may stand without a value."""
     argv = ["--json=true" if word == "--json" else word for word in argv]
     examples = [
-        "rcg probe --config digits_data --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
-        "rcg probe --config digits_data --data.stores [runs/store] --data.eval_stores [runs/eval_store]",
+        "rcg probe --config digits/data --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
+        "rcg probe --config digits/data --data.stores [runs/store] --data.eval_stores [runs/eval_store]",
     ]
     call(probe, name, argv, examples)

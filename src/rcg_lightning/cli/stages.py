@@ -6,9 +6,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from rcg_lightning import class_modules  # noqa: F401
 from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.callbacks.prediction_writer import predict_store
-from rcg_lightning.cli import class_modules  # noqa: F401
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
 from rcg_lightning.cli.parsing import Help, echo, one_line_errors, prepared
 from rcg_lightning.data.data_module import ImageDataModule
@@ -29,10 +29,10 @@ USAGE = {
 _GUIDE = "--model.help NAME and --data.source.help NAME explain a class; --print_config shows every value in use."
 DESCRIPTION = {
     "fit": f"""Train a stage: encoder, RDM, generator or classifier.
-  rcg fit --config digits_encoder --trainer.default_root_dir runs/encoder
-  rcg fit --config digits_generator --model.condition ClassCondition --trainer.max_steps 200
+  rcg fit --config digits/encoder --trainer.default_root_dir runs/encoder
+  rcg fit --config digits/generator --model.condition ClassCondition --trainer.max_steps 200
   rcg fit --config runs/encoder/config.yaml --ckpt_path last             continue where it stopped
-  rcg fit --config digits_generator --init_from runs/converted           begin with other weights, as far as they fit
+  rcg fit --config digits/generator --init_from runs/converted           begin with other weights, as far as they fit
 {_GUIDE}""",
     "validate": f"""Measure a checkpoint on the evaluation images, as training does at its end.
   rcg validate --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt

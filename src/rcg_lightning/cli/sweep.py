@@ -142,7 +142,7 @@ def main(name: str, argv: list[str]) -> None:
     examples = [
         "rcg sweep --checkpoint runs/digits/seed0/representation/last.ckpt --prior runs/digits/seed0/rdm/last.ckpt "
         "--guidance 1,1.5,2,3 --number 1346 --extractor ClassifierExtractor "
-        "--extractor.folder runs/digits/classifier/classifier --config digits_data --out runs/sweep",
+        "--extractor.folder runs/digits/classifier/classifier --config digits/data --out runs/sweep",
         "rcg sweep … --steps 5,10,25 --eta 0,1                        every combination",
         "rcg sweep … --temperature 0.8,0.9,1 --prior_temperature 0.8,1 --crossed false     each by itself",
     ]

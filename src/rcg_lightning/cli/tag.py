@@ -80,7 +80,7 @@ def _show(content: dict[str, Any], truth: Truth, show: int) -> None:
 
 def main(name: str, argv: list[str]) -> None:
     examples = [
-        "rcg tag --checkpoint runs/tags/last.ckpt --vectors runs/words.txt --config digits_tags_data "
+        "rcg tag --checkpoint runs/tags/last.ckpt --vectors runs/words.txt --config digits/tags_data "
         "--data.stores [runs/store] --data.eval_stores [runs/eval_store] --nearest 3 --tags 5",
     ]
     call(tag, name, argv, examples)

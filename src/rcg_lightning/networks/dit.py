@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from rcg_lightning.networks.layers import SelfAttention, mlp_silu, run_block, sincos_table, sinusoidal_embedding
 from rcg_lightning.types import Backbone, require
 
+# width, depth and heads as published; each with patches of 2, 4 or 8
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+PATCHES = (2, 4, 8)
+
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Scale and shift: x (B, N, D), shift and scale (B, D) -> (B, N, D)."""
@@ -32,6 +36,15 @@ class DiTBlock(nn.Module):
         return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))  # (B, N, D)
 
 
+def published_size(name: str) -> tuple[int, int, int, int]:
+    """Return patch, width, depth and heads of a published size, such as "XL/2"."""
+    letters, _, patch = name.partition("/")
+    known = letters in SIZES and patch in map(str, PATCHES)
+    names = ", ".join(f"{letters}/{patch}" for letters in SIZES for patch in PATCHES)
+    require(known, f"DiT has no size {name}: the published ones are {names}")
+    return int(patch), *SIZES[letters]
+
+
 class DiT(Backbone):
     """Agrees with RCG's DiT, which differs from the original in its exact GELU and its condition.
 
@@ -42,18 +55,24 @@ class DiT(Backbone):
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs over ``width``.
         checkpointing: recompute activations in the backward pass instead of storing them: less memory, a third slower.
+        size: published size, such as "B/4": patch, width, depth and heads where they are not given.
     """
 
     def __init__(
         self,
-        patch: int = 2,
-        width: int = 1152,
-        depth: int = 28,
-        heads: int = 16,
+        patch: int | None = None,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
         mlp_ratio: float = 4.0,
         checkpointing: bool = False,
+        size: str = "XL/2",
     ) -> None:
         super().__init__()
+        patch, width, depth, heads = (
+            published if given is None else given
+            for given, published in zip((patch, width, depth, heads), published_size(size))
+        )
         require(width % heads == 0, f"DiT: width {width} is not divisible by {heads} heads")
         self.patch, self.width, self.depth, self.heads, self.mlp_ratio = patch, width, depth, heads, mlp_ratio
         self.condition_width, self.checkpointing = width, checkpointing

@@ -8,6 +8,9 @@ from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.layers import SelfAttention, run_block
 from rcg_lightning.types import require
 
+# width, depth and heads of the encoder; B and L as published, H by the same rule from ViT-H. The decoder has the
+# encoder's width, 8 blocks and 16 heads
+SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}
 FAKE_LABEL = 76  # vocabulary index of the fake label at position 0, minus the number of codes
 MASK = 1000  # vocabulary index of a masked token, the last, minus the number of codes
 TABLE_STD = 0.02  # initial standard deviation of embedding tables
@@ -66,22 +69,29 @@ class MAGE(ConfigMixin, nn.Module):
         checkpointing: recompute activations in the backward pass instead of storing them: less memory, a third slower.
         attention_dropout: of the attention weights; None for ``dropout``. Fused attention on a CPU supports none, so 0
             saves time and memory there.
+        size: "B", "L" or "H": sizes of encoder and decoder where they are not given.
     """
 
     def __init__(
         self,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        decoder_width: int = 768,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        decoder_width: int | None = None,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
         mlp_ratio: float = 4.0,
         dropout: float = 0.1,
         checkpointing: bool = False,
         attention_dropout: float | None = None,
+        size: str = "B",
     ) -> None:
         super().__init__()
+        require(size in SIZES, f"MAGE has no size {size}: those known are {', '.join(SIZES)}")
+        width, depth, heads, decoder_width = (
+            known if given is None else given
+            for given, known in zip((width, depth, heads, decoder_width), (*SIZES[size], SIZES[size][0]))
+        )
         for name, dim, parts in (("width", width, heads), ("decoder_width", decoder_width, decoder_heads)):
             require(dim % parts == 0, f"MAGE: {name} {dim} is not divisible by {parts} heads")
         self.width, self.depth, self.heads = width, depth, heads

@@ -14,7 +14,7 @@ from rcg_lightning.core.samplers import Ancestral, LinspaceSpacing
 from rcg_lightning.core.schedule import LinearSchedule
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.denoiser import Denoiser
-from rcg_lightning.networks.dit import DiT
+from rcg_lightning.networks.dit import SIZES, DiT
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.official.base import FilePart, NativeModel, OfficialFile
 from rcg_lightning.official.building import (
@@ -52,7 +52,7 @@ OUTSIDE = {
 POSITIONS, LABELS, NULL = "pos_embed", "y_embedder.embedding_table.weight", "fake_latent"
 REPRESENTATION = {f"rep_embedder.{kind}": f"parts.0.linear.{kind}" for kind in ("weight", "bias")}
 DOWNSAMPLING, COLOURS = 8, 3  # of the KL autoencoder: pixels for each latent, channels of an image
-HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by width, as published
+HEADS = {width: heads for width, _, heads in SIZES.values()}
 CHANGED = {rf"(t_embedder\.mlp\.2\.bias|{LABELS})$": "the one label is added to the bias of the timestep embedding"}
 
 

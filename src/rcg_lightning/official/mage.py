@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.networks.conditioner import Conditioner
-from rcg_lightning.networks.mage import MAGE, MASK
+from rcg_lightning.networks.mage import MAGE, MASK, SIZES
 from rcg_lightning.networks.vqgan import MaskGITVQGAN, VQNetwork
 from rcg_lightning.official.base import FilePart, NativeModel, NetworkPart, OfficialFile
 from rcg_lightning.official.building import (
@@ -58,7 +58,7 @@ UNUSED = {
     *("cls_token", "pos_embed", "decoder_pos_embed", "mask_token"),
     *(f"{layer}.{kind}" for layer in ("patch_embed.proj", "decoder_pred") for kind in ("weight", "bias")),
 }
-HEADS = {768: 12, 1024: 16, 1280: 16}  # by width, as published
+HEADS = {width: heads for width, _, heads in SIZES.values()}
 LARGE = 1024  # width from which on tokens are chosen at the higher temperature
 
 

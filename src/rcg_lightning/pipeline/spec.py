@@ -113,7 +113,7 @@ def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step], co
     _known_keys(where, entry, {"run"}, {"shared", "devices", "launcher"})
     run, shared, devices = entry["run"], entry.get("shared", False), entry.get("devices", 1)
     if not (isinstance(run, str) and run.split()):
-        raise UserError(f"{where}: run should be an rcg command, such as: fit --config digits_encoder")
+        raise UserError(f"{where}: run should be an rcg command, such as: fit --config digits/encoder")
     if not (isinstance(shared, bool) and isinstance(devices, int) and devices > 0):
         raise UserError(f"{where}: shared is true or false, devices a number of at least 1")
     command = run.split()[0]
