@@ -130,7 +130,7 @@ def measured(**settings):
 def test_every_difference_in_protocol_is_named():
     val = find_row("conditioning/none").protocols["fid"]
     assert measured(protocol="val-50k").differs(val) == []
-    assert measured(reference="eval").differs(val) == ["its file does not say whether it is val-50k"]
+    assert measured(reference="eval").differs(val) == ["its file does not tell whether it is val-50k"]
     assert measured(number=5000, protocol="val-50k").differs(val) == ["5000 samples, not 50000"]
     told = measured(number=None, extractor="classifier", reference="train").differs(val)
     assert told == [

@@ -123,7 +123,7 @@ def test_other_vectors_are_rejected(tmp_path):
     codec = WordVectors(tmp_path / "w.bin")
     noted = codec.extend_spec(spec("sky", "clouds"))
     WordVectorTable(NAMES, torch.ones(4, 5)).save(tmp_path / "wide.txt")
-    with pytest.raises(UserError, match="has vectors of 5 numbers, the generator makes 3"):
+    with pytest.raises(UserError, match="has vectors of 5 dimensions, the generator makes 3"):
         codec.use_vectors(tmp_path / "wide.txt", noted)
     WordVectorTable(NAMES, MADE.vectors + 1).save(tmp_path / "other.txt")
     with pytest.raises(UserError, match="has other word vectors"):

@@ -50,8 +50,8 @@ def random_network(folder: Path) -> tuple[nn.Module, Path]:
 def through_files(images: Tensor, folder: Path, network: nn.Module) -> None:
     """Truncate images (N, C, H, W) in [0, 1], write them as PNG, read them back and make their features."""
     for i, image in enumerate(images):
-        levels = (image.numpy() * 255).clip(0, 255).astype(np.uint8)
-        Image.fromarray(levels.transpose(1, 2, 0)).save(folder / f"{i:06d}.png")
+        pixels = (image.numpy() * 255).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{i:06d}.png")
     featurise(folder, network)
 
 

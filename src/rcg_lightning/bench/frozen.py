@@ -48,12 +48,12 @@ class RandomKL(KLAutoencoder):
     def load(self) -> tuple[nn.Module, tuple[float, float]]:
         from diffusers import AutoencoderKL
 
-        levels = len(widths := (128, 256, 512, 512))
+        blocks = len(widths := (128, 256, 512, 512))
         kind: Any = AutoencoderKL
         network = kind(
             block_out_channels=widths,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
+            down_block_types=("DownEncoderBlock2D",) * blocks,
+            up_block_types=("UpDecoderBlock2D",) * blocks,
             layers_per_block=2,
             latent_channels=4,
         )

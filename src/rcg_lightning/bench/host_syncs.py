@@ -45,7 +45,7 @@ class HostSyncs(TorchDispatchMode):
         found: how often each such operator was called; ``calls``, how often each operator at all.
 
     It sees what is called on a CPU as well as on other devices, so for most of it no accelerator is needed. Copies
-    between devices count, but for those to an accelerator that are told not to block; what Python reads from a CPU's
+    between devices count, but for those to an accelerator that do not block; what Python reads from a CPU's
     memory without an operator, by ``tolist`` for one, does not.
     """
 

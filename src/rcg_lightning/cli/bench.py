@@ -8,7 +8,8 @@ from rcg_lightning.artifacts import write_json, write_text
 from rcg_lightning.bench.report import Row, comparison, machine, read_bench, table
 from rcg_lightning.bench.suite import chosen, workloads
 from rcg_lightning.bench.timing import Timing
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 
 
 def bench(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.official.base import OfficialFile
 from rcg_lightning.official.conversion import to_native, to_official
 from rcg_lightning.types import require

@@ -151,7 +151,7 @@ def _unknown_class(error_found: ParserError, found: re.Match[str], parser: Argum
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:
-    """Return the known key most like ``key``: as a whole, by its last part, or with its first part put right."""
+    """Return the known key nearest to ``key``: as a whole, by its last part, or with its first part put right."""
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if close:

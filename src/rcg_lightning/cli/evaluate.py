@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from rcg_lightning.cli.messages import report
 from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.results import report
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.protocols import Labels, Protocol, Quantisation, Real, find_protocol

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from rcg_lightning.callbacks.prediction_writer import predict_store
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.instances import write_instances
 

@@ -170,7 +170,7 @@ def overview() -> str:
     lines = [f"  {name:<{width}} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
-            "rcg: image generation without labels, by way of representations.",
+            "rcg: image generation without labels, conditioned on representations.",
             "",
             "usage: rcg COMMAND [--config FILE ...] [--key value ...]",
             "",

@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.neighbours import ExactIndex
 from rcg_lightning.data.store import representation_store
 from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours, faiss_module

@@ -4,14 +4,12 @@ import argparse
 import importlib
 import inspect
 import json
-import sys
 import textwrap
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
-from tqdm import tqdm
 
 from rcg_lightning.cli.error_messages import explain
 from rcg_lightning.cli.out_of_memory import in_command, remedied
@@ -148,13 +146,3 @@ class one_line_errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, argparse.ArgumentError | TypeError | ValueError | KeyError):
             raise UserError(explain(str(error), self.parser, self.argv)) from error
-
-
-def echo(line: str) -> None:
-    """Print one line for the user: commands are the only place that prints."""
-    print(line, file=sys.stdout, flush=True)
-
-
-def progress_bar(parts: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-    """Iterate with a progress bar, which appears where it takes more than a few seconds."""
-    return tqdm(parts, desc=what, total=total, delay=3, leave=False)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rcg_lightning.artifacts import locked
 from rcg_lightning.cli.main import COMMANDS, run
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.config_files import find_config
 from rcg_lightning.errors import UserError
 from rcg_lightning.pipeline.runner import Run

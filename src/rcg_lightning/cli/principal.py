@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
 from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.networks.principal_components import fit_principal_components

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from rcg_lightning.cli.messages import report
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.results import report
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.probe import probe_representations
 from rcg_lightning.metrics.probes import NEIGHBOURS, REGULARISATION

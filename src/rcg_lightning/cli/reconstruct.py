@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from rcg_lightning.cli.messages import report
 from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.results import report
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.reconstruction import CodecEvaluation
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor

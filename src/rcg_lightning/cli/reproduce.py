@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from rcg_lightning.artifacts import write_json
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.evaluation.published import find_table, overview
 from rcg_lightning.evaluation.reproduction import MAPPING, comparison, lines, measured_of
 

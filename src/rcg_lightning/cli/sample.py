@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.pretrained.encoders import Encoder

@@ -9,8 +9,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from rcg_lightning import class_modules  # noqa: F401
 from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.callbacks.prediction_writer import predict_store
+from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
-from rcg_lightning.cli.parsing import Help, echo, one_line_errors, prepared
+from rcg_lightning.cli.parsing import Help, one_line_errors, prepared
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.stages.base import Stage

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from rcg_lightning.cli.messages import report
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.results import report
 from rcg_lightning.data.tag_data_module import TagDataModule
 from rcg_lightning.evaluation.results import content_of
 from rcg_lightning.sampling.tagging import Split, Tagging, Truth, Vocabulary, load_tagger

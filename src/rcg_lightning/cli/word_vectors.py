@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch.nn import functional as F
 
-from rcg_lightning.cli.parsing import call, echo
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.tag_data_module import TagDataModule
 from rcg_lightning.pretrained.word_vectors import train_word_vectors
 from rcg_lightning.types import require

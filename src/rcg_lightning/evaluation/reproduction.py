@@ -23,7 +23,7 @@ MEASURED_AS = {
 PER_CENT = frozenset({"linear_accuracy"})  # published as such, measured as a share
 _NAME = re.compile(r"(?P<kind>\w+)/(?:(?P<extractor>[a-z][\w-]*?)_)?(?P<size>\d+k?)(?:_(?P<reference>\w+))?$")
 _WITHOUT_REFERENCE = frozenset({"is", "uniformity"})
-_EVALUATION = frozenset({"val", "eval", "test"})  # names of one thing: images that nothing was trained on
+_EVALUATION = frozenset({"val", "eval", "test"})  # all are names of the images that nothing was trained on
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Measured:
     Attributes:
         values: one for each seed.
         metric: its short name here.
-        extractor, number, reference, protocol: how, as far as the file says.
+        extractor, number, reference, protocol: how, as far as the file describes it.
         path: the file.
-        record: all that the file says of how.
+        record: the whole description in the file.
     """
 
     values: tuple[float, ...]
@@ -52,7 +52,7 @@ class Measured:
         return statistics.fmean(self.values)
 
     def differs(self, protocol: Protocol) -> list[str]:
-        """Return in words how this was measured otherwise than ``protocol`` says."""
+        """Return in words how this was measured otherwise than by ``protocol``."""
         found = []
         if protocol.number is not None and self.number != protocol.number:
             found.append(f"{self.number or 'an unknown number of'} samples, not {protocol.number}")
@@ -67,7 +67,7 @@ class Measured:
         if self.record is not None:
             found += differences(self.record, protocol.settings)
         if not found and self.protocol is None:
-            found.append(f"its file does not say whether it is {protocol.name}")
+            found.append(f"its file does not tell whether it is {protocol.name}")
         return found
 
 

@@ -71,7 +71,7 @@ def read_word_vectors(path: Path, only: Collection[str] | None = None) -> WordVe
 
 
 def dimension(path: Path) -> int:
-    """Return how many numbers each vector of a file has."""
+    """Return how many dimensions each vector of a file has."""
     with _opened(Path(path).expanduser()) as file:
         return _header(file, path)[1]
 
@@ -89,7 +89,7 @@ def _opened(path: Path) -> mmap.mmap:
 
 
 def _header(file: mmap.mmap, path: Path) -> tuple[int, int, int]:
-    """Return how many vectors there are, of how many numbers, and where the first one begins."""
+    """Return how many vectors there are, of how many dimensions, and where the first one begins."""
     line = file[: min(len(file), 64)].partition(b"\n")[0]
     numbers = line.split()
     says = (
@@ -97,7 +97,7 @@ def _header(file: mmap.mmap, path: Path) -> tuple[int, int, int]:
     )
     require(len(numbers) == 2 and all(map(bytes.isdigit, numbers)), f"{path} is no file of word2vec: {says}")
     count, dim = map(int, numbers)
-    require(count > 0 and dim > 0, f"{path} holds {count} vectors of {dim} numbers")
+    require(count > 0 and dim > 0, f"{path} holds {count} vectors of {dim} dimensions")
     return count, dim, len(line) + 1
 
 
@@ -167,7 +167,7 @@ def train_word_vectors(
 
     Args:
         sentences: lists of words, such as the tags of one image each.
-        dim: numbers of a vector.
+        dim: dimensions of a vector.
         window: words on each side that are predicted; None for the whole list, as the order of tags has no meaning.
         epochs: passes over the sentences.
         negative: words drawn at random for each one that is predicted.
@@ -249,7 +249,7 @@ class WordVectors(Codec):
             UserError: they are of another size, or other vectors than the generator was trained on.
         """
         (dim,), found = spec.columns[self.makes]["shape"], dimension(path)
-        fits = f"{path} has vectors of {found} numbers, the generator makes {dim}"
+        fits = f"{path} has vectors of {found} dimensions, the generator makes {dim}"
         require(found == dim, f"{fits}: give the file that it was trained with")
         table, known = self._read(path, spec), spec.identities.get(self.makes)
         require(

@@ -17,7 +17,7 @@ OF_SAMPLER = ("steps", "eta", "temperature")
 
 
 def own_sampler(generator: Generator) -> Sampler:
-    """Return the sampler that a generator uses unless told otherwise."""
+    """Return the sampler that a generator uses where none is given."""
     found = getattr(generator, "sampler", None)
     if not isinstance(found, Sampler):
         raise UserError(f"{type(generator).__name__} samples without a sampler that can be swept")
@@ -42,7 +42,7 @@ def parsed_interval(text: str) -> tuple[float, float]:
 
 
 def variant(sampler: Sampler, changes: dict[str, Any]) -> Sampler:
-    """Return a sampler like another one with some settings changed.
+    """Return a copy of a sampler with some settings changed.
 
     Raises:
         UserError: samplers of this kind have no such setting.
