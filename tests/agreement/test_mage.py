@@ -10,9 +10,9 @@ from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import (
     MaskRatio,
     ParallelDecoding,
+    mask_schedule,
     masked_cross_entropy,
     masked_positions,
-    mask_schedule,
 )
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
