@@ -154,7 +154,7 @@ def test_without_clipping_samples_differ(golden):
     free = model.sample(DDIM(sampler.steps, sampler.eta, LeadingSpacing()), Recorded(io["in.z"], None))
     assert not torch.allclose(free[-1], io[f"{name}.final"], atol=1e-2)
     mean = Posterior(torch.tensor([3.0]))
-    assert float(sampler._bounded(mean).mean) == 1
+    assert float(sampler._clipped(mean).mean) == 1
 
 
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
