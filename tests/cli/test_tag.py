@@ -133,7 +133,9 @@ def test_what_cannot_be_tagged_is_one_line(raised, trained, given, tmp_path):
     checkpoint, words = trained
     settings = ["--checkpoint", checkpoint, "--config", "digits/tags_data", *SOON, "--vectors"]
     WordVectorTable(["odd"], torch.ones(1, 5)).save(tmp_path / "wide.txt")
-    assert "has vectors of 5 dimensions, the generator makes 6" in raised("tag", *settings, tmp_path / "wide.txt", *given)
+    assert "has vectors of 5 dimensions, the generator makes 6" in raised(
+        "tag", *settings, tmp_path / "wide.txt", *given
+    )
     mine = read_word_vectors(words)
     WordVectorTable(mine.words, mine.vectors + 1).save(tmp_path / "other.txt")
     assert "has other word vectors" in raised("tag", *settings, tmp_path / "other.txt", *given)
