@@ -73,11 +73,11 @@ def test_callbacks_log_a_generator_of_representations(make_stage, digits, traine
     assert metrics.keys() == {"rep_fd/encoder_128_train", "rep_fd_of_real/encoder_128_train"}
 
     train = torch.from_numpy(data.columns("train")["representation"].whole("representation")[:, 0])
-    drawn = train[np.random.default_rng(0).integers(0, len(train), 128)]
-    floor = frechet_distance(*moments(drawn), *moments(train))
-    assert metrics["rep_fd_of_real/encoder_128_train"] == pytest.approx(float(floor), rel=1e-4, abs=1e-5)
-    made = stage.eval().sample({"seed": torch.arange(128)})
-    expected = frechet_distance(*moments(made), *moments(train))
+    real = train[np.random.default_rng(0).integers(0, len(train), 128)]
+    reference_value = frechet_distance(*moments(real), *moments(train))
+    assert metrics["rep_fd_of_real/encoder_128_train"] == pytest.approx(float(reference_value), rel=1e-4, abs=1e-5)
+    samples = stage.eval().sample({"seed": torch.arange(128)})
+    expected = frechet_distance(*moments(samples), *moments(train))
     assert metrics["rep_fd/encoder_128_train"] == pytest.approx(float(expected), rel=1e-4)
     assert metrics["rep_fd/encoder_128_train"] > metrics["rep_fd_of_real/encoder_128_train"] > 0
 

@@ -103,7 +103,7 @@ def test_guidance_in_an_interval_and_on_some_channels(sample):
         (["--weak", "{made}/bad.ckpt"], "does nothing at guidance scale 1"),
         (["--weak", "{made}/nothing.ckpt", "--guidance", "2"], "no checkpoint"),
         (["--weak", "{made}/rdm.ckpt", "--guidance", "2"], "the weaker model makes representations"),
-        (["--weak", "{made}/class.ckpt", "--guidance", "2"], "is told"),
+        (["--weak", "{made}/class.ckpt", "--guidance", "2"], "conditioned on"),
         (["--weak_ema", "middle", "--guidance", "2"], "no EMA weights 'middle'"),
         (["--guidance", "2"], "cannot be guided"),
         (["--weak", "{made}/bad.ckpt", "--guidance", "2", "--interval", "0.8,0.2"], "within [0, 1]"),

@@ -85,7 +85,7 @@ def test_data_must_agree_in_the_keys_that_are_read(given, needs, message):
             check_spec(built, given, frozenset(needs))
 
 
-def test_a_data_spec_is_restored_from_plain_data():
+def test_a_data_spec_is_restored_from_a_dict():
     spec = DataSpec((1, 8, 8), 10, {"representation": {"shape": [6]}}, {"dataset": "x"})
     assert DataSpec.from_dict(spec.to_dict()) == spec
 

@@ -22,13 +22,13 @@ class RepresentationDistance(EveryNth):
 
     Args:
         count: representations to generate; by default as many as there are evaluation images.
-        most: largest number of real representations to read from a store.
+        max_count: largest number of real representations to read from a store.
         every: act at every n-th validation.
     """
 
-    def __init__(self, count: int | None = None, most: int = 50_000, every: int = 1) -> None:
+    def __init__(self, count: int | None = None, max_count: int = 50_000, every: int = 1) -> None:
         super().__init__(every)
-        self.count, self.most = count, most
+        self.count, self.max_count = count, max_count
         self._real: RealRepresentations | None = None
         self._evaluation: list[FeatureStatistics] = []  # all, and two halves
 
@@ -41,7 +41,7 @@ class RepresentationDistance(EveryNth):
         self._evaluation = [_statistics(pl_module) for _ in range(3)]
         columns = trainer.datamodule.columns("train")  # type: ignore[attr-defined]
         if self._real is None and "representation" in columns:
-            self._real = RealRepresentations(columns["representation"], max_count=self.most)
+            self._real = RealRepresentations(columns["representation"], max_count=self.max_count)
 
     @torch.no_grad()
     def on_validation_batch_end(
