@@ -1,6 +1,6 @@
-"""Objects that remember how they were made, in plain data.
+"""Objects that record their constructor's arguments as plain data.
 
-A checkpoint holds such a description instead of pickled objects, so that it can be read with ``weights_only=True`` and
+A checkpoint holds such a description instead of pickled objects. So it can be read with ``weights_only=True``, and it
 rebuilds the right classes, whether the object came from a config file or from Python code.
 """
 
@@ -16,8 +16,8 @@ from rcg_lightning.errors import UserError
 class ConfigMixin:
     """Mixin that records the constructor's arguments; every injected class of the project inherits from it.
 
-    Arguments are numbers, strings, lists, dictionaries, other ``ConfigMixin`` objects, or a ``pathlib.Path``. A path says
-    where something lies on this machine: it is given at run time and never described.
+    Arguments are numbers, strings, lists, dictionaries, other ``ConfigMixin`` objects, or a ``pathlib.Path``. A path
+    holds on this machine only: it is given at run time and never described.
     """
 
     _arguments: dict[str, Any]
@@ -53,9 +53,9 @@ def describe(value: Any) -> Any:
 
 
 def construct(description: Any) -> Any:
-    """Rebuild what ``describe`` described.
+    """Rebuild an object from its description: the inverse of ``describe``.
 
-    Only subclasses of ``ConfigMixin`` are ever called, so a checkpoint from a stranger cannot name anything else.
+    Only subclasses of ``ConfigMixin`` are ever called, so a checkpoint from a stranger cannot run other code.
 
     Raises:
         UserError: the class does not exist here, is not a ``ConfigMixin`` class or does not take these arguments.

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.data.seed_data_module import SeedDataModule
-from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.stages.sampling import GuidedSampling
 from rcg_lightning.types import DataSpec
 

@@ -7,7 +7,7 @@ import torch
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import InstanceCondition
 from rcg_lightning.conditions.joint import JointCondition
-from rcg_lightning.data.neighbours import kmeans
+from rcg_lightning.data.kmeans import kmeans
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 

@@ -38,7 +38,7 @@ def test_the_nearest_are_written_with_where_they_come_from(rcg, store, digits, t
 
 def test_a_stopped_search_goes_on(rcg, store, tmp_path, monkeypatch):
     words = ["neighbours", "--store", store, "--k", 3, "--accelerator", "cpu", "--out"]
-    search, calls = StoredNeighbours.of, []
+    search, calls = StoredNeighbours.find, []
 
     def until_stopped(self, start, stop):
         calls.append(start)
@@ -46,7 +46,7 @@ def test_a_stopped_search_goes_on(rcg, store, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return search(self, start, stop)
 
-    monkeypatch.setattr(StoredNeighbours, "of", until_stopped)
+    monkeypatch.setattr(StoredNeighbours, "find", until_stopped)
     code, _, error = rcg(*words, tmp_path / "near")
     assert code == 130
     assert "the same command continues" in error

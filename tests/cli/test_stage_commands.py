@@ -124,7 +124,7 @@ PRINCIPAL = "--data.stores=[{tmp}/other]"
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--model.condition", "ClassCondition", *FLAT], "labels are needed, and FlatFolder has none"),
+        (["--model.condition", "ClassCondition", *FLAT], "labels are needed"),
         (["--model.condition", "ClusterCondition"], "['cluster'] of the train images is needed"),
         (["--model.condition", "RepresentationCondition"], "make a store with rcg extract"),
         (["--model.condition", "RepresentationCondition", "--data.stores=[{tmp}/no]"], "no store at"),
@@ -173,7 +173,7 @@ def test_a_folder_of_one_broken_image(raised, toy, tmp_path):
     source = ["--data.source", "FlatFolder", "--data.source.root", tmp_path / "images", "--data.source.channels=1"]
     encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
     words = ["extract", *source, *encoder, "--out", tmp_path / "store"]
-    assert "too few images to hold some out (1)" in raised(*words)
-    whole = ["--data.source.eval=0", "--data.transform", "CenterCrop", "--data.transform.size=8"]
+    assert "too few images" in raised(*words)
+    whole = ["--data.source.eval_share=0", "--data.transform", "CenterCrop", "--data.transform.size=8"]
     assert "none of the 1 images in" in raised(*words, *whole)
     assert not (tmp_path / "store" / "manifest.json").exists()

@@ -62,9 +62,9 @@ def trained(place):
 def test_word_vectors_are_trained_on_the_frequent_tags(rcg, tmp_path):
     out = tmp_path / "w.bin"
     settings = ["--config", "digits_tags_data", "--data.source.limit=200", "--dim", "6", "--epochs", "2"]
-    code, output, error = rcg("word-vectors", *settings, "--data.least", "60", "--out", out)
+    code, output, error = rcg("word-vectors", *settings, "--data.min_count", "60", "--out", out)
     assert code == 0, error
-    known = TagDataModule(DigitTags(limit=200), least=60).vocabulary
+    known = TagDataModule(DigitTags(limit=200), min_count=60).vocabulary
     assert 3 < len(known) < 22
     found = read_word_vectors(out)
     assert set(found.words) == set(known)
@@ -156,7 +156,7 @@ def test_training_goes_on_with_the_same_words_only(raised, rcg, trained, given, 
     mine = read_word_vectors(words)
     WordVectorTable(mine.words, mine.vectors * 2 + 1).save(tmp_path / "other.txt")
     assert "the stage was trained on word" in raised(*settings, f"--model.codec.vectors={tmp_path / 'other.txt'}")
-    fewer = raised(*settings, f"--model.codec.vectors={words}", "--data.least=30")
+    fewer = raised(*settings, f"--model.codec.vectors={words}", "--data.min_count=30")
     assert fewer.startswith(("the stage was trained on tag", "the stage was trained on word"))  # both are others
     assert rcg(*settings, f"--model.codec.vectors={words}")[0] == 0
     assert "give it as --model.codec.vectors" in raised(*settings[:-1])

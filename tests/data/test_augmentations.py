@@ -19,9 +19,9 @@ from rcg_lightning.data.augmentations import (
 )
 from rcg_lightning.errors import UserError
 
-STILL_GREY = {"scale": 0, "rotation": 0, "shear": 0, "shift": 0, "contrast": 0, "blur": 0, "noise": 0}
+NO_CHANGE = {"scale": 0, "rotation": 0, "shear": 0, "shift": 0, "contrast": 0, "blur": 0, "noise": 0}
 
-EVERY = [
+AUGMENTATIONS = [
     (SmallGreyAugmentation(), (5, 1, 8, 8)),
     (SmallGreyAugmentation(), (5, 1, 28, 28)),
     (SmallGreyAugmentation(), (5, 3, 8, 8)),
@@ -33,7 +33,7 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize(("augmentation", "shape"), EVERY)
+@pytest.mark.parametrize(("augmentation", "shape"), AUGMENTATIONS)
 def test_every_augmentation_keeps_shape_type_and_range(augmentation, shape):
     image = torch.rand(shape)
     before = image.clone()
@@ -46,7 +46,7 @@ def test_every_augmentation_keeps_shape_type_and_range(augmentation, shape):
     assert torch.equal(image, before)
 
 
-@pytest.mark.parametrize(("augmentation", "shape"), EVERY)
+@pytest.mark.parametrize(("augmentation", "shape"), AUGMENTATIONS)
 def test_the_global_seed_decides(augmentation, shape):
     image = torch.rand(shape)
     torch.manual_seed(3)
@@ -56,7 +56,7 @@ def test_the_global_seed_decides(augmentation, shape):
     assert not torch.equal(augmentation(image), first)
 
 
-@pytest.mark.parametrize(("augmentation", "shape"), EVERY)
+@pytest.mark.parametrize(("augmentation", "shape"), AUGMENTATIONS)
 def test_a_description_rebuilds_it(augmentation, shape):
     again = construct(describe(augmentation))
     image = torch.rand(shape)
@@ -66,30 +66,30 @@ def test_a_description_rebuilds_it(augmentation, shape):
     assert torch.equal(again(image), first)
 
 
-def test_images_of_a_batch_are_changed_differently():
+def test_each_image_of_a_batch_has_its_own_parameters():
     same = torch.rand(1, 1, 8, 8).expand(4, 1, 8, 8)
     changed = SmallGreyAugmentation(noise=0)(same)
     assert torch.pdist(changed.flatten(1)).min() > 0.05
 
 
-def test_no_strength_is_no_change():
+def test_zero_strength_changes_nothing():
     image = torch.rand(4, 1, 8, 8)
-    torch.testing.assert_close(SmallGreyAugmentation(**STILL_GREY)(image), image, atol=1e-6, rtol=0)
+    torch.testing.assert_close(SmallGreyAugmentation(**NO_CHANGE)(image), image, atol=1e-6, rtol=0)
 
 
-def test_shift_moves_by_a_part_of_the_size():
+def test_shift_is_a_fraction_of_the_size():
     image = torch.zeros(200, 1, 32, 32)
     image[:, :, 15:17, 15:17] = 1
-    moved = SmallGreyAugmentation(**{**STILL_GREY, "shift": 0.25})(image)
-    columns = (moved.sum(2) * torch.arange(32)).sum((1, 2)) / moved.sum((1, 2, 3)) - 15.5
-    assert 7 < columns.max() < 8.1
-    assert -8.1 < columns.min() < -7
+    moved = SmallGreyAugmentation(**{**NO_CHANGE, "shift": 0.25})(image)
+    centre = (moved.sum(2) * torch.arange(32)).sum((1, 2)) / moved.sum((1, 2, 3)) - 15.5
+    assert 7 < centre.max() < 8.1
+    assert -8.1 < centre.min() < -7
 
 
 def test_scale_is_the_factor_of_the_size():
     image = torch.zeros(200, 1, 32, 32)
     image[:, :, 12:20, 12:20] = 1
-    areas = SmallGreyAugmentation(**{**STILL_GREY, "scale": 0.15})(image).sum((1, 2, 3)) / 64
+    areas = SmallGreyAugmentation(**{**NO_CHANGE, "scale": 0.15})(image).sum((1, 2, 3)) / 64
     assert 0.85**2 - 0.02 < areas.min() < 0.76
     assert 1.28 < areas.max() < 1.15**2 + 0.02
 
@@ -102,13 +102,13 @@ def test_crops_stay_inside_the_image():
 def test_half_of_the_images_are_mirrored():
     image = torch.zeros(400, 3, 16, 16)
     image[..., :8] = 1
-    still = SmallColourAugmentation(area=1, flip=False, jitter_probability=0, grey_probability=0)(image)
-    assert (still[..., :4].mean((1, 2, 3)) > 0.9).all()
+    straight = SmallColourAugmentation(area=1, flip=False, jitter_probability=0, grey_probability=0)(image)
+    assert (straight[..., :4].mean((1, 2, 3)) > 0.9).all()
     mirrored = SmallColourAugmentation(area=1, jitter_probability=0, grey_probability=0)(image)
     assert 0.4 < (mirrored[..., -4:].mean((1, 2, 3)) > 0.9).float().mean() < 0.6
 
 
-def test_impossible_area_is_told():
+def test_an_impossible_area_is_rejected():
     with pytest.raises(UserError, match="area"):
         SmallColourAugmentation(area=0)
 
@@ -135,7 +135,7 @@ def test_hue_agrees_with_torchvision(turns):
     torch.testing.assert_close(adjust_hue(image, torch.tensor([turns])), TF.adjust_hue(image, turns), atol=1e-5, rtol=0)
 
 
-def test_hue_once_round_is_no_change():
+def test_a_full_turn_of_the_hue_changes_nothing():
     image = torch.rand(3, 3, 8, 8)
     torch.testing.assert_close(adjust_hue(image, torch.tensor([1.0, -1.0, 0.0])), image, atol=1e-5, rtol=0)
 
@@ -147,7 +147,7 @@ def test_blur_agrees_with_torchvision():
     torch.testing.assert_close(gaussian_blur(image, sigma, radius=6), expected, atol=1e-5, rtol=0)
 
 
-def test_jitter_runs_through_all_orders_and_leaves_the_others_alone():
+def test_jitter_changes_images_with_its_probability():
     image = torch.rand(1, 3, 4, 4).expand(400, 3, 4, 4)
     changed = (colour_jitter(image, (0.4, 0.4, 0.2, 0.1), 0.8) - image).abs().flatten(1).amax(1) > 1e-4
     assert 0.7 < changed.float().mean() < 0.9

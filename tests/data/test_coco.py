@@ -1,4 +1,4 @@
-"""COCO-Stuff: which images count, seen and unseen combinations of classes, lists in place of annotations."""
+"""COCO-Stuff: selected images, seen and unseen combinations of classes, lists in place of annotations."""
 
 import json
 
@@ -19,14 +19,14 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def write(root, split, scenes):
-    """Write images of 100 x 50 and both files of annotations.
+    """Write images of 100 x 50 pixels and both files of annotations.
 
     Args:
-        scenes: for each image its objects: class, or (class, data spec of the annotation).
+        scenes: for each image its objects: a class, or (class, other entries of the annotation).
     """
     (root / f"{split}2017").mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
-    ids = {number: 1000 - 7 * number for number in range(len(scenes))}  # as officially in no order
+    ids = {number: 1000 - 7 * number for number in range(len(scenes))}  # not in order, as in the official files
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 100, "height": 50} for i in ids.values()]
     for image in images:
         Image.new("RGB", (100, 50)).save(root / f"{split}2017" / image["file_name"])
@@ -34,10 +34,10 @@ def write(root, split, scenes):
         rows = []
         for number, objects in enumerate(scenes):
             for entry in objects:
-                category, spec = entry if isinstance(entry, tuple) else (entry, {})
+                category, other = entry if isinstance(entry, tuple) else (entry, {})
                 if category in classes:
                     row = {"image_id": ids[number], "category_id": category, "bbox": [0, 0, 50, 25], "iscrowd": 0}
-                    rows.append({**row, **spec})
+                    rows.append({**row, **other})
         names = {OTHER: "other"}
         categories = [{"id": c, "name": names.get(c, f"class {c}")} for c in classes]
         content = {"images": images, "annotations": rows, "categories": categories}
@@ -49,12 +49,12 @@ SMALL, CROWD = {"bbox": [0, 0, 10, 10]}, {"iscrowd": 1}  # 2 % exactly is too sm
 TRAIN = [
     [1, 2, 92],  # seen: {1, 2, 92}
     [1, 1, 1, 1, 1, 1, 1, 92],  # eight objects, {1, 92}
-    [1, 1, 1, 1, 1, 1, 1, 1, 92],  # nine: not taken
-    [1, 92],  # two: not taken
-    [1, 2, 3],  # no stuff: not taken
-    [1, 2, (92, SMALL)],  # two that are large enough: not taken
-    [1, 2, OTHER],  # two besides `other`: not taken
-    [1, (2, CROWD), 92],  # two besides a crowd: not taken
+    [1, 1, 1, 1, 1, 1, 1, 1, 92],  # nine: not used
+    [1, 92],  # two: not used
+    [1, 2, 3],  # no stuff: not used
+    [1, 2, (92, SMALL)],  # two that are large enough: not used
+    [1, 2, OTHER],  # two without `other`: not used
+    [1, (2, CROWD), 92],  # two without the crowd: not used
     [1, 2, 92, (93, SMALL)],  # {1, 2, 92} again
 ]
 VAL = [
@@ -63,7 +63,7 @@ VAL = [
     [1, 1, 92],  # seen, as {1, 92}
     [1, 2, 3, 92],  # a superset of a seen one: unseen
     [2, 2, 92],  # a subset: unseen
-    [1, (2, CROWD), 92],  # crowds count here, so this is taken, and seen
+    [1, (2, CROWD), 92],  # crowds count in val2017, so it is used, and seen
 ]
 
 
@@ -75,7 +75,7 @@ def root(tmp_path):
 
 
 def evaluation(root, names, **settings):
-    """Numbers, within VAL, of the evaluation images."""
+    """Return the positions in VAL of the evaluation images."""
     images = CocoStuff(root, validation=1, **settings).evaluation()
     return sorted(names.index(images.name(i).rpartition("/")[2]) for i in range(len(images)))
 
@@ -85,10 +85,10 @@ def file_names(root, split):
     return [image["file_name"] for image in content["images"]]
 
 
-def test_which_training_images_are_taken(root):
+def test_training_images_are_selected_by_their_objects(root):
     images, names = CocoStuff(root).train(), file_names(root, "train")
-    taken = sorted(names.index(images.name(i).rpartition("/")[2]) for i in range(len(images)))
-    assert taken == [0, 1, 8]
+    used = sorted(names.index(images.name(i).rpartition("/")[2]) for i in range(len(images)))
+    assert used == [0, 1, 8]
     assert images.labels is None
     assert images.load(0).shape == (3, 50, 100)
     assert len(CocoStuff(root, limit=2).train()) == 2
@@ -98,11 +98,11 @@ def test_which_training_images_are_taken(root):
     ("subset", "expected"),
     [("validation", [0]), ("eval", [1, 2, 3, 4, 5]), ("seen", [1, 2, 5]), ("unseen", [3, 4])],
 )
-def test_seen_is_a_set_of_classes_that_a_training_image_has_too(root, subset, expected):
+def test_an_image_is_seen_if_a_training_image_has_the_same_classes(root, subset, expected):
     assert evaluation(root, file_names(root, "val"), subset=subset) == expected
 
 
-def test_lists_take_the_place_of_annotations(root):
+def test_lists_replace_annotations(root):
     names = file_names(root, "val")
     (root / "lists").mkdir()
     (root / "lists" / "train.txt").write_text("\n".join(file_names(root, "train")[:4]))
@@ -127,25 +127,25 @@ def test_annotations_are_read_once(root, monkeypatch):
     assert len(CocoStuff(root).train()) == 2
 
 
-def test_mistakes_are_said_in_one_line(root):
-    with pytest.raises(UserError, match="subsets of COCO-Stuff are eval, seen, unseen, validation, not 'test'"):
+def test_wrong_arguments_and_files_are_rejected(root):
+    with pytest.raises(UserError, match="eval, seen, unseen, validation, not 'test'"):
         CocoStuff(root, "test")
-    with pytest.raises(UserError, match="there are no eval images of COCO-Stuff"):
+    with pytest.raises(UserError, match="no eval images"):
         CocoStuff(root).evaluation()  # all of these few are for validation
     gone = root / "val2017" / file_names(root, "val")[2]
     gone.unlink()
-    with pytest.raises(UserError, match=rf"1 of 5 images of COCO-Stuff's eval are .* such as {gone.name}"):
+    with pytest.raises(UserError, match=rf"1 of 5 images .* {gone.name}"):
         CocoStuff(root, validation=1).evaluation()
     file = root / "annotations" / "stuff_train2017.json"
     file.write_text("{")
-    with pytest.raises(UserError, match=r"stuff_train2017\.json is no JSON"):
+    with pytest.raises(UserError, match=r"stuff_train2017\.json is not a JSON"):
         CocoStuff(root).train()
     file.write_text("[]")
-    with pytest.raises(UserError, match="holds no annotations"):
+    with pytest.raises(UserError, match="no annotations"):
         CocoStuff(root).train()
     row = {"image_id": 5, "category_id": 92, "bbox": [0, 0, 9, 9]}
     file.write_text(json.dumps({"images": [], "annotations": [row], "categories": []}))
-    with pytest.raises(UserError, match="annotates image 5, which COCO's annotations have not"):
+    with pytest.raises(UserError, match="annotates image 5"):
         CocoStuff(root).train()
     file.unlink()
     with pytest.raises(UserError, match=r"no annotations at .*stuff_train2017\.json"):

@@ -1,4 +1,4 @@
-"""Batches: what they hold, views joined to stored rows, exact shares, and runs that continue bit for bit."""
+"""Batches: their keys, views joined to stored rows, ranges of processes, and runs that resume bit for bit."""
 
 from itertools import islice
 from types import SimpleNamespace
@@ -15,8 +15,9 @@ from rcg_lightning.callbacks.reseed import Reseed
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
 from rcg_lightning.data.datasets import Digits
 from rcg_lightning.data.image_folders import FlatFolder, ImageFolder
-from rcg_lightning.data.index_samplers import FixedBatches, StreamSampler, share
-from rcg_lightning.data.store import ShardCollector, Store, StoreWriter
+from rcg_lightning.data.index_samplers import FixedBatches, StreamSampler, rank_range
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 from rcg_lightning.data.transforms import AsIs, CenterCrop, RandomCrop, RandomResizedCrop, Views
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import DataSpec
@@ -38,22 +39,22 @@ def photos(tmp_path, monkeypatch):
 
 
 def data(source=None, needs=("image", "label"), **settings):
-    made = ImageDataModule(source or Digits(limit=100), **{"batch_size": 16, **settings})
-    made.needs = set(needs)
-    return made
+    datamodule = ImageDataModule(source or Digits(limit=100), **{"batch_size": 16, **settings})
+    datamodule.needs = set(needs)
+    return datamodule
 
 
-def extract(made, folder, split="train", floats="float32", column="pixels", **identity):
+def extract(datamodule, folder, split="train", floats="float32", column="pixels", **identity):
     """Store the images themselves: the simplest encoder."""
-    identity = {**made.store_identity(split), column: "identity", **identity}
-    writer = StoreWriter(folder, len(made.images(split)), made.view_count(split), 7, identity, floats)
+    identity = {**datamodule.store_identity(split), column: "identity", **identity}
+    writer = StoreWriter(folder, len(datamodule.images(split)), datamodule.view_count(split), 7, identity, floats)
     collector = ShardCollector(writer)
-    needs, made.needs = made.needs, {"image"}
-    made.extract(split, writer.pending())
-    for batch in made.predict_dataloader():
+    needs, datamodule.needs = datamodule.needs, {"image"}
+    datamodule.extract(split, writer.pending())
+    for batch in datamodule.predict_dataloader():
         columns = {column: batch["image"].numpy().astype(np.float32) / 255}
         collector.add(batch["index"].numpy(), batch["view"].numpy(), columns)
-    made.needs = needs
+    datamodule.needs = needs
     writer.finish()
     return folder
 
@@ -61,7 +62,7 @@ def extract(made, folder, split="train", floats="float32", column="pixels", **id
 # batches
 
 
-def test_a_batch_holds_what_is_needed_and_no_more():
+def test_a_batch_holds_the_needed_keys_and_no_more():
     batch = next(iter(data(needs={"image", "label", "pair"}).train_dataloader()))
     assert set(batch) == {"index", "view", "image", "label", "pair"}
     assert batch["image"].dtype == torch.uint8
@@ -75,28 +76,28 @@ def test_a_batch_holds_what_is_needed_and_no_more():
 
 
 def test_images_that_are_not_needed_are_not_read(photos, monkeypatch):
-    made = data(ImageFolder(photos), needs={"label"}, transform=CenterCrop(16))
-    monkeypatch.setattr(made.images("train"), "load", None)
-    assert set(next(iter(made.train_dataloader()))) == {"index", "view", "label"}
+    datamodule = data(ImageFolder(photos), needs={"label"}, transform=CenterCrop(16))
+    monkeypatch.setattr(datamodule.images("train"), "load", None)
+    assert set(next(iter(datamodule.train_dataloader()))) == {"index", "view", "label"}
 
 
-def test_spec():
-    made = data(channels := Digits(channels=3, limit=100), transform=CenterCrop(16))
-    made.setup()
-    spec = made.spec
+def test_the_spec_describes_the_data():
+    datamodule = data(source := Digits(channels=3, limit=100), transform=CenterCrop(16))
+    datamodule.setup()
+    spec = datamodule.spec
     assert spec.image == (3, 16, 16)
     assert spec.classes == 10
-    assert spec.identities["dataset"] == channels.train().fingerprint
+    assert spec.identities["dataset"] == source.train().fingerprint
     assert DataSpec.from_dict(spec.to_dict()) == spec
     assert data(transform=AsIs()).spec.image == (1, 8, 8)
 
 
 def test_a_pair_is_two_independent_crops_that_depend_on_the_epoch(photos):
-    made = data(
-        FlatFolder(photos, evaluation=0), {"image", "pair"}, transform=RandomResizedCrop(16, flip=True), batch_size=30
+    datamodule = data(
+        FlatFolder(photos, eval_share=0), {"image", "pair"}, transform=RandomResizedCrop(16, flip=True), batch_size=30
     )
-    first, second = islice(made.train_dataloader(), 2)
-    again = next(iter(made.train_dataloader()))
+    first, second = islice(datamodule.train_dataloader(), 2)
+    again = next(iter(datamodule.train_dataloader()))
     assert all(torch.equal(first[key], again[key]) for key in first)
     order = first["index"].argsort(), second["index"].argsort()
     views = [first["image"][order[0]], first["pair"][order[0]], second["image"][order[1]], second["pair"][order[1]]]
@@ -106,41 +107,43 @@ def test_a_pair_is_two_independent_crops_that_depend_on_the_epoch(photos):
 
 
 def test_mirroring_in_memory_equals_mirroring_one_by_one():
-    made = data(transform=AsIs(flip=True), batch_size=100)
-    batch = next(iter(made.train_dataloader()))
-    images = made.images("train")
+    datamodule = data(transform=AsIs(flip=True), batch_size=100)
+    batch = next(iter(datamodule.train_dataloader()))
+    images = datamodule.images("train")
     straight = torch.from_numpy(images.array[batch["index"]])
-    kept = (batch["image"] == straight).flatten(1).all(1)
+    unchanged = (batch["image"] == straight).flatten(1).all(1)
     mirrored = (batch["image"] == straight.flip(-1)).flatten(1).all(1)
-    assert (kept | mirrored).all()
+    assert (unchanged | mirrored).all()
     assert 30 < int(mirrored.sum()) < 70
     one_by_one = data(transform=CenterCrop(8, flip=True), batch_size=100)  # the same pixels one by one
     assert torch.equal(next(iter(one_by_one.train_dataloader()))["image"], batch["image"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_images_come_once_and_without_chance(photos, workers):
-    made = data(ImageFolder(photos, evaluation=0.4), transform=RandomCrop(16, flip=True), batch_size=4, workers=workers)
-    batches = list(made.val_dataloader())
-    evaluation = made.images("eval")
+def test_evaluation_images_come_once_without_randomness(photos, workers):
+    datamodule = data(
+        ImageFolder(photos, eval_share=0.4), transform=RandomCrop(16, flip=True), batch_size=4, workers=workers
+    )
+    batches = list(datamodule.val_dataloader())
+    evaluation = datamodule.images("eval")
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(len(evaluation)))
     expected = [CenterCrop(16)(evaluation.load(i)) for i in range(len(evaluation))]
     assert torch.equal(torch.cat([batch["image"] for batch in batches]), torch.stack(expected))
 
 
-# shares of several processes
+# several processes
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_shares_are_exact(world):
+def test_the_ranges_of_processes_are_exact(world):
     for size in (0, 1, 5, 101):
-        ranges = [share(size, rank, world) for rank in range(world)]
+        ranges = [rank_range(size, rank, world) for rank in range(world)]
         rows = [row for start, stop in ranges for row in range(start, stop)]
         assert rows == list(range(size))
 
 
-def test_two_processes_train_on_what_one_would():
-    made = data()
+def test_two_processes_train_on_the_images_of_one():
+    datamodule = data()
     one = [keys.index.tolist() for keys in islice(StreamSampler(100, 8, 3), 40)]
     ranks = [[keys.index.tolist() for keys in islice(StreamSampler(100, 4, 3, rank, 2), 40)] for rank in range(2)]
     for whole, even, odd in zip(one, *ranks):
@@ -152,8 +155,10 @@ def test_two_processes_train_on_what_one_would():
     assert flat[:100] != flat[100:200]
     later = StreamSampler(100, 8, 3, start=lambda: 16)
     assert [keys.index.tolist() for keys in islice(later, 38)] == one[2:]
-    made.trainer = SimpleNamespace(global_rank=1, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit"))
-    rows = torch.cat([batch["index"] for batch in made.val_dataloader()])
+    datamodule.trainer = SimpleNamespace(
+        global_rank=1, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit")
+    )
+    rows = torch.cat([batch["index"] for batch in datamodule.val_dataloader()])
     assert rows.tolist() == list(range(225, 451))
 
 
@@ -175,35 +180,35 @@ def test_batches_of_extraction_stay_within_their_range():
         (RandomResizedCrop(16, flip=True), Views(crops=2, seed=5)),
     ],
 )
-def test_a_stored_row_belongs_to_the_very_pixels_of_its_batch(photos, tmp_path, transform, views):
-    source = ImageFolder(photos, evaluation=0.2)
+def test_a_stored_row_belongs_to_the_pixels_of_its_batch(photos, tmp_path, transform, views):
+    source = ImageFolder(photos, eval_share=0.2)
     settings = {"source": source, "transform": transform, "views": views}
     folder = extract(data(**settings), tmp_path / "store")
-    made = data(**settings, stores=[folder], needs={"image", "pixels", "label"}, batch_size=7, workers=1)
-    made.setup()
-    assert made.spec.columns["pixels"]["shape"] == [3, 16, 16]
-    assert made.spec.identities["pixels"] == "identity"
+    datamodule = data(**settings, stores=[folder], needs={"image", "pixels", "label"}, batch_size=7, workers=1)
+    datamodule.setup()
+    assert datamodule.spec.columns["pixels"]["shape"] == [3, 16, 16]
+    assert datamodule.spec.identities["pixels"] == "identity"
     seen = set()
-    for batch in islice(made.train_dataloader(), 20):
+    for batch in islice(datamodule.train_dataloader(), 20):
         assert torch.equal(as_floats(batch)["image"], batch["pixels"])
         seen.update(batch["view"].tolist())
     assert seen == set(range(views.count if views else 1))
 
 
-def test_the_views_of_a_image_differ(photos, tmp_path):
-    made = data(ImageFolder(photos, evaluation=0), transform=RandomCrop(16, 24), views=Views(crops=2, flips=True))
-    pixels = Store.open(extract(made, tmp_path / "store")).whole("pixels")
+def test_the_views_of_an_image_differ(photos, tmp_path):
+    datamodule = data(ImageFolder(photos, eval_share=0), transform=RandomCrop(16, 24), views=Views(crops=2, flips=True))
+    pixels = Store.open(extract(datamodule, tmp_path / "store")).whole("pixels")
     assert pixels.shape[:2] == (30, 4)
     assert np.array_equal(pixels[:, 0], pixels[:, 1][..., ::-1])
     assert not np.array_equal(pixels[:, 0], pixels[:, 2])
 
 
-def test_stored_columns_alone_need_no_matching_geometry(tmp_path):
+def test_stored_columns_alone_need_no_matching_transform(tmp_path):
     source = Digits(limit=100)
     folder = extract(data(source, views=Views(flips=True)), tmp_path / "store", floats="float16")
-    made = data(source, needs={"pixels"}, stores=[folder], transform=AsIs(flip=True))
-    made.setup()
-    batch = next(iter(made.train_dataloader()))
+    datamodule = data(source, needs={"pixels"}, stores=[folder], transform=AsIs(flip=True))
+    datamodule.setup()
+    batch = next(iter(datamodule.train_dataloader()))
     assert set(batch) == {"index", "view", "pixels"}
     assert batch["pixels"].dtype == torch.float32
     assert set(batch["view"].tolist()) == {0, 1}
@@ -211,9 +216,9 @@ def test_stored_columns_alone_need_no_matching_geometry(tmp_path):
 
 def test_evaluation_stores_are_joined(tmp_path):
     source = Digits(limit=100)
-    made = data(source, views=Views(flips=True))
-    folders = [extract(made, tmp_path / split, split) for split in ("train", "eval")]
-    made = data(
+    datamodule = data(source, views=Views(flips=True))
+    folders = [extract(datamodule, tmp_path / split, split) for split in ("train", "eval")]
+    datamodule = data(
         source,
         {"image", "pixels"},
         views=Views(flips=True),
@@ -221,8 +226,8 @@ def test_evaluation_stores_are_joined(tmp_path):
         eval_stores=folders[1:],
         batch_size=64,
     )
-    made.setup()
-    for batch in made.val_dataloader():
+    datamodule.setup()
+    for batch in datamodule.val_dataloader():
         assert torch.equal(as_floats(batch)["image"], batch["pixels"])
 
 
@@ -244,16 +249,16 @@ def test_wrong_stores_are_rejected(tmp_path):
         (data(source, {"pixels"}, stores=[folder, folder]), "two stores"),
         (data(source, {"pixels"}, stores=[tmp_path / "nowhere"]), "no store at"),
     ]
-    for made, message in cases:
+    for datamodule, message in cases:
         with pytest.raises(UserError, match=message):
-            made.setup("validate" if made.store_paths["eval"] else "fit")
+            datamodule.setup("validate" if datamodule.store_paths["eval"] else "fit")
     same_images = extract(data(source), tmp_path / "other", column="more", split="train", dataset="x")
     with pytest.raises(UserError, match="dataset is 'x'"):
         data(source, {"pixels"}, stores=[same_images]).setup("fit")
 
 
-def test_what_nobody_provides_is_said_at_setup(photos):
-    with pytest.raises(UserError, match="labels are needed, and FlatFolder has none"):
+def test_a_key_that_nothing_provides_is_an_error_at_setup(photos):
+    with pytest.raises(UserError, match="labels"):
         data(FlatFolder(photos), {"image", "label"}, transform=CenterCrop(16)).setup("fit")
     with pytest.raises(UserError, match=r"'representation'.*rcg extract.*data\.stores"):
         data(needs={"image", "representation"}).setup("fit")
@@ -265,7 +270,7 @@ def test_what_nobody_provides_is_said_at_setup(photos):
 
 
 class Small(pl.LightningModule):
-    """A network with chance in it."""
+    """A network with randomness."""
 
     needs = frozenset({"image", "label"})
 
@@ -279,14 +284,14 @@ class Small(pl.LightningModule):
         return nn.functional.cross_entropy(self.net(noisy), batch["label"])
 
     def validation_step(self, batch, _):
-        self.log("chance", torch.rand(()))
+        self.log("random", torch.rand(()))
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), 1e-2)
 
 
 class Order(Callback):
-    """Writes down which images were trained on."""
+    """Record which images were trained on."""
 
     def __init__(self):
         self.index = []
@@ -313,9 +318,11 @@ def train(folder, steps, workers=0, ckpt_path=None, batch_size=48, **settings):
         **settings,
     )
     module = Small()
-    made = ImageDataModule(Digits(limit=100), AsIs(flip=True), batch_size=batch_size, workers=workers, seed=1)
-    trainer.fit(module, made, ckpt_path=ckpt_path)
-    return SimpleNamespace(module=module, order=order.index, data=made, optimizer=trainer.optimizers[0].state_dict())
+    datamodule = ImageDataModule(Digits(limit=100), AsIs(flip=True), batch_size=batch_size, workers=workers, seed=1)
+    trainer.fit(module, datamodule, ckpt_path=ckpt_path)
+    return SimpleNamespace(
+        module=module, order=order.index, data=datamodule, optimizer=trainer.optimizers[0].state_dict()
+    )
 
 
 @pytest.mark.parametrize(("workers", "settings"), [(0, {}), (2, {}), (0, {"accumulate_grad_batches": 2})])
@@ -341,8 +348,8 @@ def test_a_run_continues_with_another_batch_size(tmp_path):
     assert [i for batch in first.order + second.order for i in batch] == expected
 
 
-def test_the_module_says_what_it_needs_and_gets_floats(tmp_path):
-    class Watches(Small):
+def test_the_module_declares_its_needs_and_receives_floats(tmp_path):
+    class ChecksBatches(Small):
         def training_step(self, batch, batch_idx):
             assert set(batch) == {"index", "view", "image", "label"}
             assert batch["image"].dtype == torch.float32
@@ -350,14 +357,14 @@ def test_the_module_says_what_it_needs_and_gets_floats(tmp_path):
             return super().training_step(batch, batch_idx)
 
     trainer = pl.Trainer(fast_dev_run=2, accelerator="cpu", use_distributed_sampler=False, enable_progress_bar=False)
-    trainer.fit(Watches(), ImageDataModule(Digits(limit=100), batch_size=16))
+    trainer.fit(ChecksBatches(), ImageDataModule(Digits(limit=100), batch_size=16))
 
 
-def test_validation_without_its_stores_is_left_out_in_fit_and_rejected_alone(tmp_path):
+def test_validation_without_its_stores_is_skipped_in_fit_and_rejected_alone(tmp_path):
     source = Digits(limit=100)
     folder = extract(data(source), tmp_path / "store")
 
-    class Reads(Small):
+    class NeedsPixels(Small):
         needs = frozenset({"image", "label", "pixels"})
 
         def validation_step(self, batch, _):
@@ -370,19 +377,19 @@ def test_validation_without_its_stores_is_left_out_in_fit_and_rejected_alone(tmp
         "val_check_interval": 2,
         "check_val_every_n_epoch": None,
     }
-    made = ImageDataModule(source, batch_size=16, stores=[folder])
+    datamodule = ImageDataModule(source, batch_size=16, stores=[folder])
     trainer = pl.Trainer(**settings)
-    trainer.fit(Reads(), made)
+    trainer.fit(NeedsPixels(), datamodule)
     assert trainer.global_step == 3
     with pytest.raises(UserError, match="eval_stores"):
-        pl.Trainer(**settings).validate(Reads(), ImageDataModule(source, batch_size=16, stores=[folder]))
+        pl.Trainer(**settings).validate(NeedsPixels(), ImageDataModule(source, batch_size=16, stores=[folder]))
 
 
 # instances
 
 
-def neighbours(made, folder, found, representation="identity"):
-    identity = {**made.store_identity("train"), "neighbours": "test"}
+def neighbours(datamodule, folder, found, representation="identity"):
+    identity = {**datamodule.store_identity("train"), "neighbours": "test"}
     writer = StoreWriter(folder, len(found), 1, 7, identity)
     for shard in writer.shards:
         writer.write(shard, {"neighbours": found[shard.start : shard.stop, None]})
@@ -391,38 +398,38 @@ def neighbours(made, folder, found, representation="identity"):
 
 
 def test_an_instance_comes_with_the_image_and_label_of_one_of_its_neighbours(tmp_path):
-    made = data(views=Views(flips=True), batch_size=100)
-    store = extract(made, tmp_path / "store", column="representation")
-    evaluation = extract(made, tmp_path / "eval", "eval", column="representation")
+    datamodule = data(views=Views(flips=True), batch_size=100)
+    store = extract(datamodule, tmp_path / "store", column="representation")
+    evaluation = extract(datamodule, tmp_path / "eval", "eval", column="representation")
     found = (np.arange(100)[:, None] + np.array([0, 3, 5])) % 100
-    near = neighbours(made, tmp_path / "near", found)
+    near = neighbours(datamodule, tmp_path / "near", found)
     joined = data(needs=("image", "label", "instance"), batch_size=100, stores=[store, near], eval_stores=[evaluation])
     assert joined.spec.columns["instance"] == joined.spec.columns["representation"]
     assert joined.spec.identities["instance"] == "identity"
     images, offsets, flipped = joined.images("train"), [], 0
     for batch in islice(joined.train_dataloader(), 4):
-        shown = batch["index"].numpy()
-        assert (batch["image"].numpy() == images.array[shown]).all()
-        assert (batch["label"].numpy() == images.labels[shown]).all()
-        told = np.round(batch["instance"].numpy() * 255).astype(np.uint8)  # the representations are the images
-        for row, number in zip(told, shown):
+        index = batch["index"].numpy()
+        assert (batch["image"].numpy() == images.array[index]).all()
+        assert (batch["label"].numpy() == images.labels[index]).all()
+        instances = np.round(batch["instance"].numpy() * 255).astype(np.uint8)  # the representations are the images
+        for instance, number in zip(instances, index):
             candidates = {offset: images.array[(number - offset) % 100] for offset in (0, 3, 5)}
-            hits = [o for o, image in candidates.items() if (row == image).all()]
-            mirrored = [o for o, image in candidates.items() if (row == image[..., ::-1]).all()]
+            hits = [o for o, image in candidates.items() if (instance == image).all()]
+            mirrored = [o for o, image in candidates.items() if (instance == image[..., ::-1]).all()]
             assert hits or mirrored
             offsets += hits or mirrored
             flipped += not hits
     assert {o: offsets.count(o) for o in (0, 3, 5)} == pytest.approx({0: 133, 3: 133, 5: 133}, abs=35)
-    assert 140 < flipped < 260  # a view of the instance is drawn for itself
+    assert 140 < flipped < 260  # the view of the instance is random
     batch = next(iter(joined.val_dataloader()))
-    assert (np.round(batch["instance"].numpy() * 255) == batch["image"].numpy()).all()  # evaluation: its own instance
+    assert (np.round(batch["instance"].numpy() * 255) == batch["image"].numpy()).all()  # each image is its own instance
 
 
 def test_instances_need_neighbours_of_the_same_representations(tmp_path):
-    made = data()
-    store = extract(made, tmp_path / "store", column="representation")
+    datamodule = data()
+    store = extract(datamodule, tmp_path / "store", column="representation")
     with pytest.raises(UserError, match="rcg neighbours"):
         data(needs=("image", "instance"), stores=[store]).setup("fit")
-    near = neighbours(made, tmp_path / "near", np.arange(100)[:, None], representation="another")
+    near = neighbours(datamodule, tmp_path / "near", np.arange(100)[:, None], representation="another")
     with pytest.raises(UserError, match="by representations another"):
         data(needs=("image", "instance"), stores=[store, near]).setup("fit")

@@ -1,4 +1,4 @@
-"""Data sets by name: sizes, splits, fingerprints and what is said when files are missing."""
+"""Data sets by name: sizes, splits, fingerprints, and messages about missing files."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ def test_digits_are_split_as_documented():
     assert train.fingerprint == Digits().train().fingerprint != evaluation.fingerprint
 
 
-def test_a_limit_is_a_fixed_subset_and_another_data_set():
+def test_a_limit_gives_a_fixed_subset_with_its_own_fingerprint():
     whole, few = Digits().train(), Digits(limit=100).train()
     assert len(few) == 100
     assert few.fingerprint == Digits(limit=100).train().fingerprint != whole.fingerprint
@@ -61,18 +61,18 @@ def test_mnist_in_torchvisions_layout():
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST, CIFAR10])
-def test_a_missing_set_says_which_files_go_where(kind, tmp_path):
+def test_the_message_about_a_missing_data_set_gives_its_layout(kind, tmp_path):
     with pytest.raises(UserError, match=rf"put {kind.layout[:8]}.* into {tmp_path}") as caught:
         kind(tmp_path, download=False).train()
     assert "\n" not in str(caught.value)
 
 
-def test_a_set_that_cannot_be_fetched_says_so(tmp_path, monkeypatch):
+def test_a_failed_download_is_reported(tmp_path, monkeypatch):
     def unreachable(*_args, **_kwargs):
         raise RuntimeError("no route")
 
     monkeypatch.setattr("torchvision.datasets.MNIST.download", unreachable)
-    with pytest.raises(UserError, match="could not be fetched"):
+    with pytest.raises(UserError, match="downloaded"):
         MNIST(tmp_path).prepare()
 
 
@@ -90,10 +90,10 @@ def test_cifar10_is_read_from_torchvisions_layout(tmp_path, monkeypatch):
     assert np.array_equal(source.evaluation().array, pixels)
     assert source.evaluation().labels.tolist() == [3, 1, 4, 1]
     assert source.validation() is None
-    spared = CIFAR10(tmp_path, download=False, validation_size=7)
-    assert np.array_equal(spared.train().array, source.train().array[:13])
-    assert np.array_equal(spared.validation().array, source.train().array[13:])
-    with pytest.raises(UserError, match="cannot spare 20"):
+    split = CIFAR10(tmp_path, download=False, validation_size=7)
+    assert np.array_equal(split.train().array, source.train().array[:13])
+    assert np.array_equal(split.validation().array, source.train().array[13:])
+    with pytest.raises(UserError, match="validation_size 20"):
         CIFAR10(tmp_path, download=False, validation_size=20).train()
     grey = CIFAR10(tmp_path, channels=1, download=False).evaluation()
     expected = np.asarray(to_pil(source.evaluation().array[0]).convert("L"))
@@ -107,13 +107,13 @@ def test_channels_and_limit_are_checked():
         Digits(limit=0).train()
 
 
-def test_some_classes_alone_keep_their_labels():
+def test_a_subset_of_classes_keeps_its_labels():
     every, some = Digits(), Digits(classes=[7, 2])
     for split in ("train", "evaluation"):
         whole, part = getattr(every, split)(), getattr(some, split)()
-        kept = np.isin(whole.labels, [2, 7])
-        assert np.array_equal(part.array, whole.array[kept])
-        assert np.array_equal(part.labels, whole.labels[kept])
+        selected = np.isin(whole.labels, [2, 7])
+        assert np.array_equal(part.array, whole.array[selected])
+        assert np.array_equal(part.labels, whole.labels[selected])
         assert part.classes == 10
-    with pytest.raises(UserError, match="of 0 to 9"):
+    with pytest.raises(UserError, match="0 to 9"):
         Digits(classes=[10]).train()

@@ -21,9 +21,9 @@ from rcg_lightning.errors import UserError
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    place = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("RCG_CACHE", str(place))
-    return place
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("RCG_CACHE", str(folder))
+    return folder
 
 
 def image(path, value=100, mode="RGB", size=(12, 10)):
@@ -83,7 +83,7 @@ def test_the_cameras_orientation_is_applied_on_request_only(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_the_fast_way_to_a_jpeg_gives_pillows_pixels(mode, progressive):
+def test_the_fast_jpeg_decoder_gives_pillows_pixels(mode, progressive):
     bands = len(Image.new(mode, (1, 1)).getbands())
     coarse = np.random.default_rng(0).integers(0, 256, (6, 9, bands), dtype=np.uint8)
     image = Image.fromarray(coarse.squeeze(), mode).resize((70, 50))
@@ -93,12 +93,12 @@ def test_the_fast_way_to_a_jpeg_gives_pillows_pixels(mode, progressive):
     assert np.array_equal(decode(buffer.getvalue(), 3).numpy(), expected)
 
 
-@pytest.mark.parametrize("kept", [0.2, 0.99])
-def test_a_truncated_jpeg_is_unreadable(kept):
+@pytest.mark.parametrize("fraction", [0.2, 0.99])
+def test_a_truncated_jpeg_is_unreadable(fraction):
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(buffer, "JPEG")
     with pytest.raises(Unreadable):
-        decode(buffer.getvalue()[: int(kept * len(buffer.getvalue()))], 3)
+        decode(buffer.getvalue()[: int(fraction * len(buffer.getvalue()))], 3)
 
 
 # files that cannot be read
@@ -110,24 +110,24 @@ def broken_folder(root):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole)
     whole.write_bytes(whole.read_bytes()[:900])  # truncated
     (root / "a" / "004.png").write_bytes(b"")
-    (root / "b" / "009.png").write_bytes(b"not a image at all")
+    (root / "b" / "009.png").write_bytes(b"not an image")
     return root
 
 
 def test_broken_files_are_replaced_by_the_next_of_their_class(tmp_path, caplog):
-    images = ImageFolder(broken_folder(tmp_path), evaluation=0).train()
+    images = ImageFolder(broken_folder(tmp_path), eval_share=0).train()
     names = [images.name(i)[len(str(tmp_path)) + 1 :] for i in range(len(images))]
     with caplog.at_level(logging.WARNING):
-        for bad, stands_in in {"a/003.jpg": "a/003.png", "a/004.png": "a/005.png", "b/009.png": "b/000.png"}.items():
+        for bad, good in {"a/003.jpg": "a/003.png", "a/004.png": "a/005.png", "b/009.png": "b/000.png"}.items():
             for _ in range(2):
-                assert torch.equal(images.load(names.index(bad)), images.load(names.index(stands_in)))
+                assert torch.equal(images.load(names.index(bad)), images.load(names.index(good)))
     assert images.skipped == 3
     assert len([r for r in caplog.records if "skipped" in r.message]) == 3  # once for each
     assert all(images.load(i).shape == (3, 10, 12) for i in range(len(images)))
 
 
 def test_stop_names_the_file(tmp_path):
-    images = ImageFolder(broken_folder(tmp_path), evaluation=0, on_bad="stop").train()
+    images = ImageFolder(broken_folder(tmp_path), eval_share=0, on_bad="stop").train()
     with pytest.raises(UserError, match=r"a/004\.png.*on_bad"):
         images.load(5)
 
@@ -135,7 +135,7 @@ def test_stop_names_the_file(tmp_path):
 @pytest.mark.parametrize("on_bad", ["skip", "stop"])
 def test_broken_files_inside_a_loaders_workers(tmp_path, on_bad):
     data = ImageDataModule(
-        ImageFolder(broken_folder(tmp_path), evaluation=0, on_bad=on_bad), CenterCrop(8), batch_size=21, workers=1
+        ImageFolder(broken_folder(tmp_path), eval_share=0, on_bad=on_bad), CenterCrop(8), batch_size=21, workers=1
     )
     data.needs = {"image"}
     loader = data.train_dataloader()
@@ -149,24 +149,24 @@ def test_broken_files_inside_a_loaders_workers(tmp_path, on_bad):
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_without_a_good_image_borrows_from_another(tmp_path):
+def test_a_class_without_a_readable_image_uses_another_class(tmp_path):
     folder_of(tmp_path, each=2)
     for i in range(2):
         (tmp_path / "b" / f"{i:03d}.png").write_bytes(b"x")
-    images = ImageFolder(tmp_path, evaluation=0).train()
+    images = ImageFolder(tmp_path, eval_share=0).train()
     assert torch.equal(images.load(3), images.load(0))
 
 
-def test_a_folder_without_any_good_image(tmp_path):
+def test_a_folder_without_a_readable_image_is_rejected(tmp_path):
     (tmp_path / "x.png").write_bytes(b"x")
     with pytest.raises(UserError, match="can be read"):
-        FlatFolder(tmp_path, evaluation=0).train().load(0)
+        FlatFolder(tmp_path, eval_share=0).train().load(0)
 
 
 # splits
 
 
-def test_folders_named_train_and_val_are_the_splits(tmp_path):
+def test_the_folders_train_and_val_are_the_splits(tmp_path):
     folder_of(tmp_path / "train", each=3)
     folder_of(tmp_path / "val", classes=["b"], each=2)
     source = ImageFolder(tmp_path)
@@ -177,14 +177,14 @@ def test_folders_named_train_and_val_are_the_splits(tmp_path):
 
 def test_the_hashed_split_is_exact_and_stays_when_images_are_added(tmp_path):
     folder_of(tmp_path, each=100)
-    before = ImageFolder(tmp_path, evaluation=0.2)
+    before = ImageFolder(tmp_path, eval_share=0.2)
     names = {split: {p.name(i) for i in range(len(p))} for split, p in parts(before).items()}
     assert not names["train"] & names["eval"]
     assert len(names["train"] | names["eval"]) == 200
     assert 20 < len(names["eval"]) < 60
     folder_of(tmp_path, classes=["c"], each=30)
     after = {
-        split: {p.name(i) for i in range(len(p))} for split, p in parts(ImageFolder(tmp_path, evaluation=0.2)).items()
+        split: {p.name(i) for i in range(len(p))} for split, p in parts(ImageFolder(tmp_path, eval_share=0.2)).items()
     }
     assert names["train"] <= after["train"]
     assert names["eval"] <= after["eval"]
@@ -194,17 +194,17 @@ def parts(source):
     return {"train": source.train(), "eval": source.evaluation()}
 
 
-def test_a_few_images_still_have_one_evaluation(tmp_path):
+def test_even_few_images_have_one_for_evaluation(tmp_path):
     folder_of(tmp_path, each=2)
-    assert len(ImageFolder(tmp_path, evaluation=0.01).evaluation()) == 1
-    assert len(ImageFolder(tmp_path, evaluation=0).evaluation()) == 0
+    assert len(ImageFolder(tmp_path, eval_share=0.01).evaluation()) == 1
+    assert len(ImageFolder(tmp_path, eval_share=0).evaluation()) == 0
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):
     image(tmp_path / "one.png")
     image(tmp_path / "deep" / "er" / "two.JPG")
     image(tmp_path / "._hidden.png")
-    images = FlatFolder(tmp_path, evaluation=0).train()
+    images = FlatFolder(tmp_path, eval_share=0).train()
     assert len(images) == 2
     assert images.labels is None
     assert images.classes is None
@@ -215,19 +215,19 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     [
         (lambda root: ImageFolder(root / "nowhere").train(), "no folder of images at"),
         (lambda root: FlatFolder(root).train(), "no images in"),
-        (lambda root: (image(root / "stray.png"), ImageFolder(root, evaluation=0).train()), "use FlatFolder"),
+        (lambda root: (image(root / "stray.png"), ImageFolder(root, eval_share=0).train()), "class folder"),
         (lambda root: ImageNet(root).train(), "no .*train"),
         (lambda root: ImageFolder(root, on_bad="ignore"), "on_bad"),
-        (lambda root: ImageFolder(root, evaluation=1.0), "eval"),
+        (lambda root: ImageFolder(root, eval_share=1.0), "eval_share"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path, make, message):
+def test_errors_are_one_line(tmp_path, make, message):
     with pytest.raises(UserError, match=message) as caught:
         make(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_images_of_unknown_size_need_a_geometry(tmp_path):
+def test_images_of_unknown_size_need_a_transform(tmp_path):
     data = ImageDataModule(ImageFolder(folder_of(tmp_path)))
     with pytest.raises(UserError, match="CenterCrop"):
         data.setup()
@@ -242,59 +242,59 @@ def test_the_index_is_scanned_once_until_a_folder_changes(tmp_path, monkeypatch)
     monkeypatch.setattr(folder_index, "_scan", lambda root: scans.append(root) or scan(root))
     folder_of(tmp_path)
     settle(tmp_path)
-    first = ImageFolder(tmp_path, evaluation=0).train()
-    second = ImageFolder(tmp_path, evaluation=0).train()
+    first = ImageFolder(tmp_path, eval_share=0).train()
+    second = ImageFolder(tmp_path, eval_share=0).train()
     assert len(scans) == 1
     assert first.fingerprint == second.fingerprint
     assert second.labels.tolist() == [0] * 10 + [1] * 10
     assert second.name(11) == str(tmp_path / "b" / "001.png")
     image(tmp_path / "b" / "010.png")
-    third = ImageFolder(tmp_path, evaluation=0).train()
+    third = ImageFolder(tmp_path, eval_share=0).train()
     assert len(scans) == 2
     assert len(third) == 21
     assert third.fingerprint != first.fingerprint
     shutil.rmtree(tmp_path / "a")
-    assert len(ImageFolder(tmp_path, evaluation=0).train()) == 11
+    assert len(ImageFolder(tmp_path, eval_share=0).train()) == 11
 
 
-def test_a_broken_cache_is_scanned_again(tmp_path, cache):
+def test_a_folder_with_a_broken_cache_is_scanned_again(tmp_path, cache):
     folder_of(tmp_path)
     settle(tmp_path)
-    ImageFolder(tmp_path, evaluation=0).train()
+    ImageFolder(tmp_path, eval_share=0).train()
     (index,) = cache.rglob("index.json")
     for array in cache.rglob("text.npy"):
         array.write_bytes(array.read_bytes()[:-5])
-    assert len(ImageFolder(tmp_path, evaluation=0).train()) == 20
+    assert len(ImageFolder(tmp_path, eval_share=0).train()) == 20
     index.write_text("{")
-    assert len(ImageFolder(tmp_path, evaluation=0).train()) == 20
+    assert len(ImageFolder(tmp_path, eval_share=0).train()) == 20
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, caplog):
+def test_a_read_only_cache_is_not_an_error(tmp_path, monkeypatch, caplog):
     folder_of(tmp_path)
     settle(tmp_path)
     (tmp_path / "file").write_text("")
     settle(tmp_path)
     monkeypatch.setenv("RCG_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.INFO):
-        assert len(ImageFolder(tmp_path, evaluation=0).train()) == 20
+        assert len(ImageFolder(tmp_path, eval_share=0).train()) == 20
     assert "not cached" in caplog.text
 
 
-def test_the_fingerprint_is_of_names_sizes_and_channels_not_of_the_place(tmp_path):
+def test_the_fingerprint_depends_on_names_sizes_and_channels_and_not_on_the_path(tmp_path):
     folder_of(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    one, two = (ImageFolder(tmp_path / name, evaluation=0).train() for name in ("one", "two"))
+    one, two = (ImageFolder(tmp_path / name, eval_share=0).train() for name in ("one", "two"))
     assert one.fingerprint == two.fingerprint
-    assert ImageFolder(tmp_path / "one", evaluation=0, channels=1).train().fingerprint != one.fingerprint
+    assert ImageFolder(tmp_path / "one", eval_share=0, channels=1).train().fingerprint != one.fingerprint
 
 
-def test_a_link_in_a_circle_ends(tmp_path):
+def test_circular_links_are_followed_once(tmp_path):
     folder_of(tmp_path)
     (tmp_path / "a" / "again").symlink_to(tmp_path)
-    assert len(ImageFolder(tmp_path, evaluation=0).train()) == 20
+    assert len(ImageFolder(tmp_path, eval_share=0).train()) == 20
 
 
-def test_images_can_be_pickled_for_workers_that_are_not_forked(tmp_path):
-    images = ImageFolder(folder_of(tmp_path, each=2), evaluation=0).train()
+def test_images_can_be_pickled_for_spawned_workers(tmp_path):
+    images = ImageFolder(folder_of(tmp_path, each=2), eval_share=0).train()
     copy = pickle.loads(pickle.dumps(images))
     assert torch.equal(copy.load(3), images.load(3))

@@ -1,9 +1,9 @@
-"""Neighbours against brute force, k-means on known clusters, the kNN probe."""
+"""Nearest neighbours against brute force, and the kNN accuracy."""
 
 import pytest
 import torch
 
-from rcg_lightning.data.neighbours import Chunks, kmeans, knn_accuracy, lowest, nearest
+from rcg_lightning.data.neighbours import Chunks, knn_accuracy, lowest, nearest
 from rcg_lightning.errors import UserError
 
 
@@ -11,7 +11,7 @@ from rcg_lightning.errors import UserError
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_nearest_equals_brute_force(metric, chunk):
     generator = torch.Generator().manual_seed(0)
-    bank = torch.randn(300, 12, generator=generator) + 50  # far from the origin: naive products cancel
+    bank = torch.randn(300, 12, generator=generator) + 50  # far from the origin: a naive matmul loses digits
     queries = torch.randn(70, 12, generator=generator) + 50
     distances, index = nearest(queries, bank, 5, metric, Chunks(queries=33, bank=chunk, tile=9, exact=2))
     a, b = queries.double(), bank.double()
@@ -25,17 +25,16 @@ def test_nearest_equals_brute_force(metric, chunk):
 
 
 @pytest.mark.parametrize("size", [9, 64, 1000, 1024])
-def test_the_lowest_are_found_group_by_group(size):
+def test_the_lowest_scores_are_found_group_by_group(size):
     score = torch.randn(20, size, generator=torch.Generator().manual_seed(0))
-    score[:, -3:] -= 10  # those that no group holds count too
+    score[:, -3:] -= 10  # these are in no group
     expected = score.topk(7, largest=False).values
     for limit in (torch.full((20, 1), torch.inf), expected[:, 4:5]):
-        low, place = lowest(score, 7, limit)
-        assert torch.equal(score.gather(1, place), low)
-        assert all(len(set(row)) == len(row) for row in place.tolist())
-        wanted = expected if limit.isinf().all() else expected[:, :4]
-        found = low.sort(1).values[:, : wanted.shape[1]]
-        assert torch.equal(found, wanted)
+        values, index = lowest(score, 7, limit)
+        assert torch.equal(score.gather(1, index), values)
+        assert all(len(set(row)) == len(row) for row in index.tolist())
+        below = expected if limit.isinf().all() else expected[:, :4]
+        assert torch.equal(values.sort(1).values[:, : below.shape[1]], below)
 
 
 def test_a_row_of_the_bank_finds_itself_and_ties_are_in_order():
@@ -58,36 +57,10 @@ def test_too_many_neighbours_are_rejected():
     assert nearest(torch.zeros(0, 2), torch.zeros(3, 2), 2)[1].shape == (0, 2)
 
 
-def blobs(k=6, each=50):
-    generator = torch.Generator().manual_seed(1)
-    centres = torch.randn(k, 8, generator=generator) * 10
-    points = centres.repeat_interleave(each, 0) + torch.randn(k * each, 8, generator=generator) * 0.3
-    return centres, points, torch.arange(k).repeat_interleave(each)
-
-
-def test_kmeans_finds_separate_clusters():
-    centres, points, labels = blobs()
-    found = kmeans(points, 6, seed=0, restarts=5)
-    assert found.assignment.dtype == torch.int64
-    for label in range(6):
-        numbers = found.assignment[labels == label].unique()
-        assert len(numbers) == 1
-        assert (found.centroids[numbers[0]] - centres[label]).norm() < 0.3
-    again = kmeans(points, 6, seed=0, restarts=5)
-    assert torch.equal(found.centroids, again.centroids)
-    assert found.inertia <= kmeans(points, 6, seed=0, restarts=1).inertia
-
-
-def test_kmeans_with_as_many_clusters_as_points_and_with_equal_points():
-    points = torch.arange(5.0)[:, None]
-    assert kmeans(points, 5).inertia == pytest.approx(0, abs=1e-5)
-    assert torch.isfinite(kmeans(torch.ones(10, 2), 3).centroids).all()
-    with pytest.raises(UserError, match="fewer clusters"):
-        kmeans(points, 6)
-
-
 def test_knn_accuracy():
-    _, points, labels = blobs()
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(6).repeat_interleave(50)
+    points = 10 * torch.randn(6, 8, generator=generator)[labels] + 0.3 * torch.randn(300, 8, generator=generator)
     assert knn_accuracy(points, labels, points + 0.01, labels) == 1.0
     wrong = (labels + 1) % 6
     assert knn_accuracy(points, wrong, points, labels) == 0.0

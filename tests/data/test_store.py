@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rcg_lightning.data.store import ShardCollector, Store, StoreWriter
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 from rcg_lightning.errors import UserError
 
 IDENTITY = {"dataset": "abc", "split": "train", "transform": "as is", "h": "encoder 1"}
@@ -38,7 +39,7 @@ def make(folder, **changes):
     return Store.open(folder)
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_store_returns_the_written_values(tmp_path):
     store = make(tmp_path / "s")
     assert (store.size, store.views) == (N, V)
     assert store.columns["h"] == {"shape": [3], "dtype": "float32"}
@@ -58,7 +59,7 @@ def test_two_processes_write_the_same_files_as_one(tmp_path):
     make(tmp_path / "one")
     makers = [writer(tmp_path / "two") for _ in range(2)]
     plans = [maker.pending(rank, 2) for rank, maker in enumerate(makers)]
-    assert sorted(s.number for plan in plans for s in plan) == list(range(5))  # each once
+    assert sorted(s.number for plan in plans for s in plan) == list(range(5))  # each shard once
     for maker, plan in zip(makers, plans):
         for shard in plan:
             maker.write(shard, values(shard))
@@ -88,8 +89,8 @@ def test_a_kill_loses_one_shard_at_most(tmp_path):
     folder = tmp_path / "s"
     run = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent)], check=False)
     assert run.returncode == -signal.SIGKILL
-    assert list(folder.glob(".*.draft"))  # it was in the middle of a file
-    with pytest.raises(UserError, match="incomplete: run extract again"):
+    assert list(folder.glob(".*.draft"))  # the process was writing a file
+    with pytest.raises(UserError, match="incomplete"):
         Store.open(folder)
     assert [shard.number for shard in writer(folder).pending()] == [1, 2, 3, 4]
     with pytest.raises(UserError, match="4 of 5 shards"):
@@ -101,7 +102,7 @@ def test_a_kill_loses_one_shard_at_most(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"identity": {**IDENTITY, "h": "encoder 2"}}, "h is 'encoder 1', not 'encoder 2'"),
         ({"identity": {**IDENTITY, "dataset": "xyz"}}, "dataset is 'abc', not 'xyz'"),
@@ -110,19 +111,19 @@ def test_a_kill_loses_one_shard_at_most(tmp_path):
         ({"floats": "float16"}, "floats is 'float32'"),
     ],
 )
-def test_another_store_is_not_continued(tmp_path, changes, named):
+def test_another_store_is_not_continued(tmp_path, changes, message):
     begun = writer(tmp_path)
     begun.write(begun.shards[0], values(begun.shards[0]))
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         writer(tmp_path, **changes)
 
 
-def test_a_store_that_was_never_begun_binds_nobody(tmp_path):
+def test_an_identity_without_shards_can_be_replaced(tmp_path):
     writer(tmp_path)  # its maker failed before the first shard
     assert make(tmp_path, size=24).size == 24
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("…")
     with pytest.raises(UserError, match=r"thesis\.tex"):
         writer(tmp_path)
@@ -144,7 +145,7 @@ def test_damage_is_found(tmp_path):
     path.write_bytes(content[:-8])
     with pytest.raises(UserError, match="bytes"):
         Store.open(folder)
-    (folder / "000002.json").unlink()  # what the message says to do
+    (folder / "000002.json").unlink()  # as the message advises
     (folder / "manifest.json").unlink()
     make(folder).verify()
     (folder / "manifest.json").write_text("{")
@@ -162,7 +163,7 @@ def test_a_store_that_does_not_belong_is_rejected(tmp_path):
         store.check(dataset="abc", split="eval")
 
 
-def test_reading_needs_no_right_to_write(tmp_path):
+def test_reading_needs_no_write_permission(tmp_path):
     folder = tmp_path / "s"
     make(folder)
     for path in [*folder.iterdir(), folder]:
@@ -174,7 +175,7 @@ def test_reading_needs_no_right_to_write(tmp_path):
     folder.chmod(0o755)
 
 
-def test_a_store_travels_to_workers_without_its_data(tmp_path):
+def test_a_store_is_pickled_without_its_data(tmp_path):
     store = make(tmp_path / "s")
     store.whole("h")
     content = pickle.dumps(store)
@@ -182,19 +183,19 @@ def test_a_store_travels_to_workers_without_its_data(tmp_path):
     assert np.array_equal(pickle.loads(content).whole("h"), store.whole("h"))
 
 
-def test_half_precision_by_setting(tmp_path):
+def test_floats_can_be_stored_in_half_precision(tmp_path):
     store = make(tmp_path / "s", floats="float16")
     assert store.columns["h"]["dtype"] == "float16"
     assert store.columns["tokens"]["dtype"] == "uint16"
     assert store.read("h", np.asarray([3]), 1).tolist() == [[310, 311, 312]]
 
 
-def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
+def test_the_message_about_a_full_disk_gives_needed_and_free_bytes(tmp_path, monkeypatch):
     maker = writer(tmp_path / "s")
     shard = maker.pending()[0]
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(UserError, match=r"736 bytes needed, 100 bytes free.*extract again"):
+    with pytest.raises(UserError, match="736 bytes needed, 100 bytes free"):
         maker.write(shard, values(shard))
     monkeypatch.undo()
 

@@ -1,4 +1,4 @@
-"""Neighbours among stored rows: the same in any amount of memory, and by faiss."""
+"""Neighbours among stored rows: the same in any amount of memory, and with faiss."""
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from rcg_lightning.data.stored_neighbours import (
     FaissIndex,
     StoredNeighbours,
     StoredRows,
+    chunks_within,
     itself_first,
-    least_bytes,
-    within,
+    min_bytes,
 )
 from rcg_lightning.errors import UserError
 
@@ -37,37 +37,37 @@ def exact(store):
 
 
 def all_of(found):
-    return np.concatenate([found.of(start, min(start + 1000, SIZE)) for start in range(0, SIZE, 1000)])
+    return np.concatenate([found.find(start, min(start + 1000, SIZE)) for start in range(0, SIZE, 1000)])
 
 
 def test_the_same_neighbours_in_little_and_much_memory(store, monkeypatch):
-    read, longest = StoredRows.__getitem__, []
+    read, lengths = StoredRows.__getitem__, []
 
-    def noted(self, rows):
-        longest.append(len(range(*rows.indices(SIZE))))
+    def recorded(self, rows):
+        lengths.append(len(range(*rows.indices(SIZE))))
         return read(self, rows)
 
-    monkeypatch.setattr(StoredRows, "__getitem__", noted)
-    least = least_bytes(SIZE, DIM, K)
+    monkeypatch.setattr(StoredRows, "__getitem__", recorded)
+    least = min_bytes(SIZE, DIM, K)
     little = StoredNeighbours(store, K, least, CPU)
     np.testing.assert_array_equal(all_of(little), exact(store))
     assert isinstance(little.bank, StoredRows)
-    assert max(longest) < SIZE / 2  # of queries, 1000
+    assert max(lengths) < SIZE / 2  # 1000, the queries
     much = StoredNeighbours(store, K, 10**9, CPU)
-    longest.clear()
+    lengths.clear()
     np.testing.assert_array_equal(all_of(much), exact(store))
-    assert len(longest) == 3  # queries alone are read again
+    assert len(lengths) == 3  # only the queries are read again
 
 
 @pytest.mark.parametrize("memory", [30e6, 256e6, 2e9, 64e9])
 @pytest.mark.parametrize(("dim", "k"), [(32, 5), (256, 50), (2048, 50)])
 def test_chunks_stay_within_the_memory(memory, dim, k):
     size = 1_281_167
-    if memory < least_bytes(size, dim, k):
-        with pytest.raises(UserError, match="too little memory"):
-            within(int(memory), size, dim, k)
+    if memory < min_bytes(size, dim, k):
+        with pytest.raises(UserError, match="memory"):
+            chunks_within(int(memory), size, dim, k)
         return
-    chunks = within(int(memory), size, dim, k)
+    chunks = chunks_within(int(memory), size, dim, k)
     floats = chunks.queries * (3 * dim + 6 * k) + 5 * chunks.bank * dim
     floats += chunks.tile * (chunks.bank + 3 * 16 * k) + 2 * chunks.exact * k * dim
     assert 4 * floats <= memory
@@ -76,9 +76,9 @@ def test_chunks_stay_within_the_memory(memory, dim, k):
 
 
 def test_more_neighbours_than_rows_are_rejected(store):
-    with pytest.raises(UserError, match=f"{store.path} holds 2500 images: choose k from 1"):
+    with pytest.raises(UserError, match="holds 2500 images"):
         StoredNeighbours(store, SIZE + 1, 10**9, CPU)
-    assert StoredNeighbours(store, SIZE, 10**9, CPU).of(7, 8)[0, 0] == 7
+    assert StoredNeighbours(store, SIZE, 10**9, CPU).find(7, 8)[0, 0] == 7
 
 
 def test_copies_of_a_row_do_not_hide_it():
@@ -88,13 +88,13 @@ def test_copies_of_a_row_do_not_hide_it():
 
 def test_faiss_finds_the_same(store):
     pytest.importorskip("faiss", reason="the extra faiss is not installed")
-    for memory in (least_bytes(SIZE, DIM, K), 10**9):
+    for memory in (min_bytes(SIZE, DIM, K), 10**9):
         found = StoredNeighbours(store, K, memory, CPU, FaissIndex)
         np.testing.assert_array_equal(all_of(found), exact(store))
     rows = torch.nn.functional.normalize(torch.from_numpy(store.whole("representation")[:, 0]))
     no_limit = torch.full((50, 1), torch.inf)
-    score, place = FaissIndex(rows)(rows[:50], 4, no_limit)
-    expected, order = ExactIndex(rows)(rows[:50], 4, no_limit)
-    expected, kept = expected.topk(4, largest=False)
-    assert torch.equal(place, order.gather(1, kept))
+    score, index = FaissIndex(rows)(rows[:50], 4, no_limit)
+    expected, candidates = ExactIndex(rows)(rows[:50], 4, no_limit)
+    expected, lowest = expected.topk(4, largest=False)
+    assert torch.equal(index, candidates.gather(1, lowest))
     torch.testing.assert_close(1 + 2 * score, expected, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Pairs of images and tags: the vocabulary, what is left out, and the batches."""
+"""Pairs of images and tags: the vocabulary, omitted tags and images, and the batches."""
 
 from itertools import islice
 
@@ -8,7 +8,7 @@ import torch
 
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.datasets import Digits
-from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.tag_data_module import TagDataModule, pairs_of
 from rcg_lightning.data.tagged_datasets import DigitTags
 from rcg_lightning.errors import UserError
@@ -16,134 +16,134 @@ from rcg_lightning.pretrained.word_vectors import WordVectorTable
 
 
 class Few(DigitTags):
-    """Digits of which only some have tags: of ten images, these words."""
+    """Digits of which only some have tags: these, for every ten images."""
 
-    lists = (("sky", "sea"), ("sea",), ("rare", "sea"), (), ("sky",), ("once",), (), ("sea",), ("sky",), ("sea",))
+    ten = (("sky", "sea"), ("sea",), ("rare", "sea"), (), ("sky",), ("once",), (), ("sea",), ("sky",), ("sea",))
 
     def tags(self, images):
-        return [self.lists[i % 10] for i in range(len(images))]
+        return [self.ten[i % 10] for i in range(len(images))]
 
 
 def few(**settings):
-    made = TagDataModule(Few(limit=10), **{"batch_size": 4, **settings})
-    made.needs = {"tag"}
-    return made
+    datamodule = TagDataModule(Few(limit=10), **{"batch_size": 4, **settings})
+    datamodule.needs = {"tag"}
+    return datamodule
 
 
 def test_the_vocabulary_begins_with_the_most_frequent_word():
     assert few().vocabulary == ["sea", "sky", "once", "rare"]
-    assert few(least=2).vocabulary == ["sea", "sky"]
-    with pytest.raises(UserError, match="no word occurs 6 times, the most frequent one 5 times: lower least"):
-        _ = few(least=6).vocabulary
+    assert few(min_count=2).vocabulary == ["sea", "sky"]
+    with pytest.raises(UserError, match="lower min_count"):
+        _ = few(min_count=6).vocabulary
 
 
-def test_words_without_a_vector_are_outside(tmp_path):
+def test_words_without_a_vector_are_not_in_the_vocabulary(tmp_path):
     WordVectorTable(["sky", "sea", "moon"], torch.ones(3, 2)).save(tmp_path / "w.txt")
     assert few(vectors=tmp_path / "w.txt").vocabulary == ["sea", "sky"]
     WordVectorTable(["moon"], torch.ones(1, 2)).save(tmp_path / "w.txt")
-    with pytest.raises(UserError, match="none of the tags has a vector in"):
+    with pytest.raises(UserError, match="none of the tags"):
         _ = few(vectors=tmp_path / "w.txt").vocabulary
 
 
-def test_what_is_left_out_is_counted_and_said_once(caplog):
-    made = few(least=2)
-    pairs = made.pairs("train")
+def test_omitted_tags_and_images_are_reported_once(caplog):
+    datamodule = few(min_count=2)
+    pairs = datamodule.pairs("train")
     assert (pairs.index.tolist(), pairs.tag.tolist()) == ([0, 0, 1, 2, 4, 7, 8, 9], [1, 0, 0, 0, 1, 0, 1, 0])
-    assert pairs.of(10, 2).sum(0).tolist() == [5, 3]
-    made.setup("fit")
-    says = [line for line in caplog.messages if line.startswith("train")]
-    assert says == [
-        "train: 2 of 10 tags are outside the vocabulary of 2 words and left out, and with them 3 of 10 images, which "
-        "have no other"
-    ]
+    assert pairs.matrix(10, 2).sum(0).tolist() == [5, 3]
+    datamodule.setup("fit")
+    (message,) = [line for line in caplog.messages if line.startswith("train")]
+    assert "2 of 10 tags" in message
+    assert "3 of 10 images" in message
     caplog.clear()
     whole = TagDataModule(DigitTags(limit=50))
     assert len(whole.pairs("train")) == sum(map(len, whole.tags("train")))
     assert not caplog.messages
 
 
-def test_a_image_without_tags_can_stop_the_run():
-    with pytest.raises(UserError, match=r"Digits train\[3\] has no tag in the vocabulary: tag or remove it, or set"):
+def test_an_image_without_tags_can_stop_the_run():
+    with pytest.raises(UserError, match=r"Digits train\[3\]"):
         few(untagged="stop").setup("fit")
 
 
 def test_an_example_is_a_pair_and_every_pair_comes_once_in_an_epoch():
-    made = few()
-    made.needs = {"tag", "image", "label"}
-    made.setup("fit")
-    train = made.images("train")
+    datamodule = few()
+    datamodule.needs = {"tag", "image", "label"}
+    datamodule.setup("fit")
+    train = datamodule.images("train")
     seen = []
-    for batch in islice(made.train_dataloader(), 10):  # two epochs of ten pairs in four batches of four and rest
+    for batch in islice(datamodule.train_dataloader(), 10):  # two epochs of ten pairs, and more
         assert torch.equal(batch["image"], torch.from_numpy(train.array[batch["index"]]))
         assert torch.equal(batch["label"], torch.from_numpy(train.labels[batch["index"]]))
         assert batch["tag"].dtype == torch.int64
         seen += zip(batch["index"].tolist(), batch["tag"].tolist())
-    pairs = made.pairs("train")
+    pairs = datamodule.pairs("train")
     everything = sorted(zip(pairs.index.tolist(), pairs.tag.tolist()))
     assert len(everything) == 10
     assert sorted(seen[:10]) == sorted(seen[10:20]) == everything
-    held = [row for batch in made.val_dataloader() for row in zip(batch["index"].tolist(), batch["tag"].tolist())]
-    assert held == list(zip(made.pairs("eval").index.tolist(), made.pairs("eval").tag.tolist()))
+    found = [
+        pair for batch in datamodule.val_dataloader() for pair in zip(batch["index"].tolist(), batch["tag"].tolist())
+    ]
+    assert found == list(zip(datamodule.pairs("eval").index.tolist(), datamodule.pairs("eval").tag.tolist()))
 
 
-def test_without_a_need_for_tags_these_are_images():
-    made = few()
-    made.needs = {"image"}
-    assert [len(batch["index"]) for batch in made.val_dataloader()][:2] == [4, 4]
-    batch = next(iter(made.train_dataloader()))
+def test_without_a_need_for_tags_the_examples_are_images():
+    datamodule = few()
+    datamodule.needs = {"image"}
+    assert [len(batch["index"]) for batch in datamodule.val_dataloader()][:2] == [4, 4]
+    batch = next(iter(datamodule.train_dataloader()))
     assert "tag" not in batch
-    assert sum(len(batch["index"]) for batch in made.predict_dataloader()) == 10
+    assert sum(len(batch["index"]) for batch in datamodule.predict_dataloader()) == 10
 
 
 def test_stores_of_the_same_images_are_joined(tmp_path):
-    made = few()
-    writer = StoreWriter(tmp_path / "s", 10, 1, 10, {**made.store_identity("train"), "representation": "it"})
+    datamodule = few()
+    writer = StoreWriter(tmp_path / "s", 10, 1, 10, {**datamodule.store_identity("train"), "representation": "it"})
     rows = np.arange(10, dtype=np.float32)[:, None, None]
     writer.write(writer.shards[0], {"representation": rows, "neighbours": rows.astype(np.int64)})
     writer.finish({"neighbours": {"representation": "it"}})
-    made = few(stores=[tmp_path / "s"])
-    assert made.images("train").fingerprint == Digits(limit=10).train().fingerprint
-    made.needs = {"tag", "representation"}
-    batch = next(iter(made.train_dataloader()))
+    datamodule = few(stores=[tmp_path / "s"])
+    assert datamodule.images("train").fingerprint == Digits(limit=10).train().fingerprint
+    datamodule.needs = {"tag", "representation"}
+    batch = next(iter(datamodule.train_dataloader()))
     assert torch.equal(batch["representation"][:, 0].long(), batch["index"])
-    conditions = list(made.conditions("train", frozenset({"representation", "tag"})))
+    conditions = list(datamodule.conditions("train", frozenset({"representation", "tag"})))
     assert torch.equal(torch.cat([batch["index"] for batch in conditions]), torch.arange(10))  # also those without tags
     assert torch.equal(torch.cat([batch["representation"] for batch in conditions])[:, 0], torch.arange(10.0))
-    assert made.needs == {"tag", "representation"}
-    with pytest.raises(UserError, match="of the eval images is needed, and nothing provides it"):
-        made.conditions("eval", frozenset({"representation"}))
-    made.needs = {"tag", "instance"}
-    with pytest.raises(UserError, match="tags and instances cannot be used together"):
-        made.setup("fit")
+    assert datamodule.needs == {"tag", "representation"}
+    with pytest.raises(UserError, match="representation"):
+        datamodule.conditions("eval", frozenset({"representation"}))
+    datamodule.needs = {"tag", "instance"}
+    with pytest.raises(UserError, match="tags and instances"):
+        datamodule.setup("fit")
 
 
-def test_the_spec_name_the_words():
-    spec, other = few(least=2).spec, few(least=1).spec
+def test_the_spec_names_the_words():
+    spec, other = few(min_count=2).spec, few(min_count=1).spec
     assert spec.columns["tag"] == {"shape": [], "count": 2, "words": ["sea", "sky"]}
     assert spec.identities["tag"] != other.identities["tag"]
     assert spec.identities["dataset"] == other.identities["dataset"]
 
 
-def test_words_of_another_vocabulary_are_outside():
+def test_tags_outside_the_vocabulary_are_counted():
     pairs = pairs_of([("a", "b"), ("c",)], ["b"])
     assert (pairs.index.tolist(), pairs.tag.tolist(), pairs.outside) == ([0], [0], 2)
     assert len(pairs_of([], ["b"])) == 0
 
 
-def test_data_without_tags_cannot_give_any():
-    made = ImageDataModule(Digits(limit=10))
-    made.needs = {"tag"}
+def test_a_source_without_tags_is_rejected():
+    datamodule = ImageDataModule(Digits(limit=10))
+    datamodule.needs = {"tag"}
     with pytest.raises(UserError, match="TagDataModule"):
-        made.setup("fit")
+        datamodule.setup("fit")
 
 
-class Bare(DigitTags):
+class Untagged(DigitTags):
     def tags(self, images):
         return [()] * len(images)
 
 
-def test_a_set_without_any_tag_is_rejected():
-    made = TagDataModule(Bare(limit=10))
-    made.needs = {"tag"}
+def test_a_data_set_without_any_tag_is_rejected():
+    datamodule = TagDataModule(Untagged(limit=10))
+    datamodule.needs = {"tag"}
     with pytest.raises(UserError, match="no training image has a tag"):
-        made.setup("fit")
+        datamodule.setup("fit")

@@ -1,4 +1,4 @@
-"""Tar shards: the same images as in a folder, in any order, and what is said of broken ones."""
+"""Tar shards: the same images as in a folder, in any order, and errors about broken ones."""
 
 import io
 import tarfile
@@ -29,7 +29,7 @@ def write(path, files, mode="w"):
 
 @pytest.fixture
 def shards(tmp_path, monkeypatch):
-    """Two shards of four images for training and one of two held out, with classes; and the images as files."""
+    """Two shards of four training images and one of two evaluation images, with classes; and the images as files."""
     monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "shards"
     for split, numbers in {"train": [range(4), range(4, 8)], "val": [range(8, 10)]}.items():
@@ -43,12 +43,12 @@ def shards(tmp_path, monkeypatch):
     return root
 
 
-def test_shards_hold_what_a_folder_holds(shards):
+def test_shards_hold_the_images_of_a_folder(shards):
     source, files = TarShards(shards), FlatFolder(shards.parent / "files")
-    for made, expected in ((source.train(), files.train()), (source.evaluation(), files.evaluation())):
-        assert len(made) == len(expected)
-        for index in reversed(range(len(made))):
-            assert torch.equal(made.load(index), expected.load(index))
+    for found, expected in ((source.train(), files.train()), (source.evaluation(), files.evaluation())):
+        assert len(found) == len(expected)
+        for index in reversed(range(len(found))):
+            assert torch.equal(found.load(index), expected.load(index))
     assert source.train().labels.tolist() == [seed % 3 for seed in range(8)]
     assert source.train().classes == 3
     assert source.train().name(5).endswith("train/part-1.tar/005.jpg")
@@ -66,7 +66,7 @@ def test_the_index_is_cached_until_a_shard_changes(shards, monkeypatch):
 def test_without_classes_there_are_no_labels(tmp_path, monkeypatch):
     monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "some.tar", {f"a/{seed}.png.jpg": jpeg(seed) for seed in range(5)} | {"a/notes.txt": b"none"})
-    source = TarShards(tmp_path, evaluation=0.2)
+    source = TarShards(tmp_path, eval_share=0.2)
     assert source.train().labels is None
     assert len(source.train()) + len(source.evaluation()) == 5
 
@@ -75,18 +75,18 @@ def test_without_classes_there_are_no_labels(tmp_path, monkeypatch):
     ("files", "mode", "message"),
     [
         ({"0.txt": b"x"}, "w", "no images"),
-        ({"0.jpg": b"x", "0.cls": b"cat"}, "w", "no whole number"),
+        ({"0.jpg": b"x", "0.cls": b"cat"}, "w", "whole number"),
         ({"0.jpg": jpeg(0)}, "w:gz", "uncompressed"),
         ({"0.jpg": jpeg(0), "0.cls": b"0", "1.jpg": jpeg(1)}, "w", "has no class"),
     ],
 )
-def test_mistakes(tmp_path, monkeypatch, files, mode, message):
+def test_wrong_tar_files_are_rejected(tmp_path, monkeypatch, files, mode, message):
     monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "shard.tar", files, mode)
     with pytest.raises(UserError, match=message):
-        TarShards(tmp_path, evaluation=0).train()
+        TarShards(tmp_path, eval_share=0).train()
 
 
-def test_an_empty_folder(tmp_path):
+def test_an_empty_folder_is_rejected(tmp_path):
     with pytest.raises(UserError, match=r"no \.tar files"):
         TarShards(tmp_path).train()

@@ -1,4 +1,4 @@
-"""Transform: agreement with torchvision and Pillow, ranges of the random versions, fixed views."""
+"""Transforms agree with torchvision and Pillow; ranges of their random versions; fixed views."""
 
 import numpy as np
 import pytest
@@ -30,12 +30,12 @@ def test_center_crop_equals_torchvisions_resize_and_center_crop_of_a_pillow_imag
     assert difference.float().mean() < 0.02
 
 
-def test_what_resizes_a_image_is_part_of_what_is_said_of_it():
-    assert CenterCrop(16).says(False) != CenterCrop(16, pillow=True).says(False)
-    assert RandomCrop(16).says(True) != RandomCrop(16, pillow=True).says(True)
+def test_the_description_names_the_resizer():
+    assert CenterCrop(16).describe(False) != CenterCrop(16, pillow=True).describe(False)
+    assert RandomCrop(16).describe(True) != RandomCrop(16, pillow=True).describe(True)
 
 
-def test_random_crop_reaches_every_place_equally():
+def test_random_crops_reach_every_position_equally():
     # the two channels are the coordinates of the pixels
     image = torch.stack(torch.meshgrid(torch.arange(32), torch.arange(40), indexing="ij")).to(torch.uint8)
     transform = RandomCrop(28, 32)
@@ -46,12 +46,12 @@ def test_random_crop_reaches_every_place_equally():
     assert np.bincount(tops).min() > 700  # 800 expected
 
 
-def test_random_crop_without_numbers_is_the_centre():
+def test_a_random_crop_without_random_numbers_is_the_centre():
     image = noise(50, 37)
     assert torch.equal(RandomCrop(32)(image), CenterCrop(32)(image))
 
 
-def test_random_resized_crop_has_the_areas_and_proportions_asked_for():
+def test_random_resized_crop_has_the_given_areas_and_ratios():
     transform = RandomResizedCrop(16, scale=(0.2, 0.6), ratio=(0.75, 1.4))
     boxes = np.asarray([transform._box((220, 200), u) for u in numpy_rng.uniform(40, 0, np.arange(3000))])
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -87,21 +87,21 @@ def test_impossible_settings_are_rejected():
         Views(crops=-1)
 
 
-def test_views_say_what_they_are():
+def test_different_views_have_different_descriptions():
     transform = RandomCrop(32, 36)
-    output = {
-        Views().says(transform),
-        Views(flips=True).says(transform),
-        Views(crops=2).says(transform),
-        Views(crops=2, seed=1).says(transform),
-        Views(crops=2).says(RandomCrop(32)),
+    descriptions = {
+        Views().describe(transform),
+        Views(flips=True).describe(transform),
+        Views(crops=2).describe(transform),
+        Views(crops=2, seed=1).describe(transform),
+        Views(crops=2).describe(RandomCrop(32)),
     }
-    assert len(output) == 5
-    assert Views().says(transform) == Views().says(CenterCrop(32, 36))  # the same pixels
+    assert len(descriptions) == 5
+    assert Views().describe(transform) == Views().describe(CenterCrop(32, 36))  # the same pixels
     assert [Views(c, f).count for c, f in [(0, False), (0, True), (3, False), (3, True)]] == [1, 2, 3, 6]
 
 
-def test_draws_are_uniform_and_independent():
+def test_random_numbers_are_uniform_and_independent():
     u = numpy_rng.uniform(4, 7, np.arange(20000))
     assert np.abs(u.mean(0) - 0.5).max() < 0.01
     assert np.abs(np.corrcoef(u.T) - np.eye(4)).max() < 0.03
@@ -113,6 +113,6 @@ def test_draws_are_uniform_and_independent():
     assert sorted(numpy_rng.permutation(1000, 1)) == list(range(1000))
 
 
-def test_draws_never_change():
-    # stores are only valid as long as these numbers stay
+def test_random_numbers_never_change():
+    # stored views depend on these numbers
     assert numpy_rng.key(1, 2, 3).tolist() == [9812528628958509896]

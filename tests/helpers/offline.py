@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.data.store import StoreWriter
+from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.tagged_datasets import DigitTags
 from rcg_lightning.networks.convnet import SmallConvNet
 from rcg_lightning.networks.heads import ProjectionHead
@@ -49,7 +49,7 @@ def write_everything(root: Path) -> None:
     write_lists(root / "imagenet")
     write_coco(root / "coco", random)
     write_mirflickr(root / "mirflickr", random)
-    known = sorted({"sea", "sky", "cat", "indoor"}.union(*DigitTags.words))
+    known = sorted({"sea", "sky", "cat", "indoor"}.union(*DigitTags.class_tags))
     WordVectorTable(known, torch.from_numpy(random.normal(size=(len(known), 8)).astype(np.float32))).save(
         root / "words.txt"
     )

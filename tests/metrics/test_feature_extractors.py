@@ -20,7 +20,7 @@ from rcg_lightning.pretrained.timm_encoder import TimmEncoder
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, encoder_settings
 
 
-def test_inception_is_torch_fidelitys_on_colour_and_grey(inception_weights):
+def test_inception_equals_torch_fidelitys_on_colour_and_grey(inception_weights):
     theirs = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(inception_weights)
     )
@@ -30,8 +30,8 @@ def test_inception_is_torch_fidelitys_on_colour_and_grey(inception_weights):
     expected = theirs(grey.repeat(1, 3, 1, 1))
     shapes = features.shape[1], logits.shape[1], spatial.shape[1]
     assert shapes == (ours.dim, ours.classes, ours.spatial_dim) == (2048, 1008, 2023)
-    for mine, original in ((features, expected[0]), (logits, expected[1])):  # normalisations are in the convolutions
-        assert float((mine - original).abs().max()) < 1e-5 * float(original.abs().max())
+    for our, their in ((features, expected[0]), (logits, expected[1])):  # normalisations are in the convolutions
+        assert float((our - their).abs().max()) < 1e-5 * float(their.abs().max())
     assert ours.identity.startswith("inception-")
 
 
@@ -49,7 +49,7 @@ def test_spatial_features_are_seven_channels_of_the_adm_suites_layer_with_channe
     assert expected.std() > 0
 
 
-def test_missing_inception_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+def test_the_message_about_missing_inception_weights_gives_url_and_path(tmp_path, monkeypatch):
     def offline(url, path, *args, **kwargs):
         raise OSError("no network")
 
@@ -74,7 +74,7 @@ def test_inception_weights_are_never_unpickled(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def test_wrong_weights_are_told_apart(tmp_path):
+def test_wrong_weights_are_rejected(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="does not hold"):
         InceptionExtractor(tmp_path / "other.pth").setup()
@@ -137,7 +137,7 @@ def test_a_timm_model_from_a_local_file_is_an_extractor(tmp_path):
     assert other.identity != extractor.identity  # another normalisation gives other metrics
 
 
-def test_weights_of_an_encoder_that_are_missing_are_said_in_one_line(tmp_path):
+def test_the_message_about_missing_weights_of_an_encoder_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"none\.pth") as caught:
         EncoderExtractor(TimmEncoder("vit_tiny_patch16_224", tmp_path / "none.pth")).setup()
     assert "\n" not in str(caught.value)

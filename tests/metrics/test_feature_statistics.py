@@ -16,7 +16,7 @@ DIM, CLASSES = 24, 7
 
 
 class Projection(torch.nn.Module):
-    """A stand-in for Inception in torchmetrics: images are flattened and projected, in float64."""
+    """A mock of Inception for torchmetrics: images are flattened and projected, in float64."""
 
     num_features = DIM
 
@@ -42,7 +42,7 @@ def statistics(images, batch=64, **settings):
     return metric
 
 
-def test_fid_is_that_of_torchmetrics():
+def test_fid_equals_torchmetrics():
     real, fake = random_images(300, 0), random_images(280, 1)
     theirs = FrechetInceptionDistance(feature=Projection())
     theirs.update(real, real=True)
@@ -51,14 +51,14 @@ def test_fid_is_that_of_torchmetrics():
     assert ours == pytest.approx(theirs.compute().item(), rel=1e-9)
 
 
-def test_inception_score_of_one_split_is_that_of_torchmetrics():
+def test_inception_score_of_one_split_equals_torchmetrics():
     images = random_images(300, 0)
     theirs = InceptionScore(feature=Projection(CLASSES), splits=1)
     theirs.update(images)
     assert statistics(images).compute().inception_score()[0] == pytest.approx(theirs.compute()[0].item(), rel=1e-10)
 
 
-def test_inception_score_of_ten_splits_is_that_of_torchmetrics_over_the_same_splits():
+def test_inception_score_of_ten_splits_equals_torchmetrics_on_the_same_splits():
     summary = statistics(random_images(300, 0)).compute()
     theirs = []
     for split in range(10):
@@ -76,18 +76,20 @@ def test_metrics_do_not_depend_on_the_batch_size():
         assert small.inception_score(splits) == pytest.approx(large.inception_score(splits), rel=1e-10)
 
 
-def test_two_processes_give_what_one_gives():
+def test_two_processes_give_the_statistics_of_one():
     images, names = random_images(301, 1), torch.arange(301)
     parts = names[:140], names[140:]
-    whole = FeatureStatistics(DIM, CLASSES, keep=True)
-    other = FeatureStatistics(DIM, CLASSES, keep=True)
-    arriving = iter(other._defaults)  # states are gathered in this order
+    whole = FeatureStatistics(DIM, CLASSES, store_features=True)
+    other = FeatureStatistics(DIM, CLASSES, store_features=True)
+    names_of_states = iter(other._defaults)  # states are gathered in this order
 
-    def gather(mine, group=None):
-        theirs = getattr(other, next(arriving))
-        return [mine, torch.cat(theirs) if isinstance(theirs, list) else theirs]
+    def gather(state, group=None):
+        others = getattr(other, next(names_of_states))
+        return [state, torch.cat(others) if isinstance(others, list) else others]
 
-    first = FeatureStatistics(DIM, CLASSES, keep=True, dist_sync_fn=gather, distributed_available_fn=lambda: True)
+    first = FeatureStatistics(
+        DIM, CLASSES, store_features=True, dist_sync_fn=gather, distributed_available_fn=lambda: True
+    )
     for metric, part in ((whole, names), (first, parts[0]), (other, parts[1])):
         metric.update(Projection()(images[part]), Projection(CLASSES)(images[part]), part)
     merged, expected = first.compute(), whole.compute()
@@ -99,7 +101,7 @@ def test_two_processes_give_what_one_gives():
 
 def test_state_survives_half_precision_and_reset_empties_it():
     images = random_images(100, 0)
-    metric = statistics(images, keep=True).half()
+    metric = statistics(images, store_features=True).half()
     before = metric.compute()
     metric.reset()
     metric.update(Projection()(images), Projection(CLASSES)(images))
@@ -110,20 +112,20 @@ def test_state_survives_half_precision_and_reset_empties_it():
     assert after.features.shape == (100, DIM)
 
 
-def test_certain_and_evenly_spread_classes_score_the_number_of_classes():
+def test_certain_and_balanced_predictions_score_the_number_of_classes():
     metric = FeatureStatistics(2, 4)
     logits = 1000 * torch.eye(4).repeat(25, 1)
     metric.update(torch.randn(100, 2), logits)
     assert metric.compute().inception_score()[0] == pytest.approx(4, rel=1e-12)
 
 
-def test_splits_stay_fair_when_classes_come_in_turns():
+def test_splits_are_balanced_when_classes_come_in_turns():
     metric = FeatureStatistics(2, 10)
     metric.update(torch.randn(2000, 2), 50 * torch.eye(10).repeat(200, 1), torch.arange(2000))
     assert metric.compute().inception_score(10)[0] > 9.5  # a split by the plain remainder would score 1
 
 
-def test_moments_come_back_from_their_file(tmp_path):
+def test_moments_are_restored_from_their_file(tmp_path):
     moments = statistics(random_images(100, 0), identity="abc").compute().moments
     moments.save(tmp_path / "made" / "stats.npz")
     loaded = Moments.load(tmp_path / "made" / "stats.npz")
@@ -138,32 +140,36 @@ def test_published_statistics_have_mu_and_sigma_only(tmp_path):
     assert fid(loaded, statistics(random_images(100, 0), identity="abc").compute().moments) > 0
 
 
-def test_what_cannot_work_is_said_in_one_line(tmp_path):
+def test_wrong_files_and_features_are_rejected(tmp_path):
     np.savez(tmp_path / "other.npz", arr_0=np.zeros((3, 4)))
     (tmp_path / "broken.npz").write_bytes(b"no zip")
-    for name, words in (("other.npz", "mu and sigma"), ("broken.npz", "cannot be read"), ("none.npz", "no reference")):
-        with pytest.raises(UserError, match=words):
+    for name, message in (
+        ("other.npz", "mu and sigma"),
+        ("broken.npz", "cannot be read"),
+        ("none.npz", "no reference"),
+    ):
+        with pytest.raises(UserError, match=message):
             Moments.load(tmp_path / name)
     np.savez(tmp_path / "half.npz", mu_s=np.zeros(3))
-    with pytest.raises(UserError, match="does not hold sigma_s"):
+    with pytest.raises(UserError, match="sigma_s"):
         Moments.load(tmp_path / "half.npz", "_s")
     np.savez(tmp_path / "nan.npz", mu=np.zeros(3), sigma=np.full((3, 3), np.nan))
     with pytest.raises(UserError, match="NaN"):
         Moments.load(tmp_path / "nan.npz")
-    mine = statistics(random_images(100, 0), identity="a").compute()
-    with pytest.raises(UserError, match="make the reference again"):
-        fid(mine.moments, statistics(random_images(100, 0), identity="b").compute().moments)
+    one, other = (statistics(random_images(100, 0), identity=identity).compute().moments for identity in "ab")
+    with pytest.raises(UserError, match="reference again"):
+        fid(one, other)
     with pytest.raises(UserError, match="at least 2"):
         statistics(random_images(1, 0)).compute()
-    silent = FeatureStatistics(2)
+    without_classes = FeatureStatistics(2)
     with pytest.raises(UserError, match="NaN"):
-        silent.update(torch.tensor([[0.0, float("nan")]]))
-    silent.update(torch.randn(9, 2))
+        without_classes.update(torch.tensor([[0.0, float("nan")]]))
+    without_classes.update(torch.randn(9, 2))
     with pytest.raises(UserError, match="no class logits"):
-        silent.compute().inception_score()
+        without_classes.compute().inception_score()
 
 
-def test_names_say_extractor_count_and_reference():
+def test_names_contain_extractor_count_and_reference():
     assert metric_name("fd", "inception", 5000, "train") == "fid/inception_5k_train"
     assert metric_name("fd", "classifier", 1346, "train") == "fd/classifier_1346_train"
     assert metric_name("sfd", "inception", 50_000, "train") == "sfid/inception_50k_train"

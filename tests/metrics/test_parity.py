@@ -1,4 +1,4 @@
-"""On the same features every metric is that of torch-fidelity and of the formulas by scipy."""
+"""On the same features every metric equals that of torch-fidelity and the formulas computed by scipy."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from rcg_lightning.evaluation.scorer import EVERY, score
 from rcg_lightning.metrics.feature_extractors import ClassifierExtractor, InceptionExtractor
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
 from rcg_lightning.metrics.fid import fid
-from rcg_lightning.metrics.kid import kernel_distance
+from rcg_lightning.metrics.kid import kid
 from rcg_lightning.metrics.prdc import density_coverage, precision_recall
 
 DIM, CLASSES = 64, 10
@@ -53,11 +53,11 @@ def test_frechet_distance(pair):
     assert ours == pytest.approx(np.sum((mu1 - mu2) ** 2) + np.trace(cov1 + cov2 - 2 * root), rel=1e-9)
 
 
-def test_kernel_distance_to_the_same_subsets(pair):
+def test_kernel_distance_on_the_same_subsets(pair):
     expected = kid_features_to_metric(
         *(rows.double() for rows in pair), kid_subsets=20, kid_subset_size=200, verbose=False
     )
-    mean, deviation = kernel_distance(*pair, subsets=20, size=200)
+    mean, deviation = kid(*pair, subsets=20, size=200)
     assert mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-9)
     assert deviation == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-9)
 
@@ -81,8 +81,8 @@ def test_precision_and_recall(pair, neighbours):
     assert recall == pytest.approx(theirs["recall"], rel=1e-3)
 
 
-def test_overlapping_sets_score_the_share_of_their_overlap():
-    """Five islands far apart: precision is the share of samples on the reference's islands, recall the reverse."""
+def test_overlapping_sets_score_the_fraction_that_overlaps():
+    """Five clusters far apart: precision is the fraction of samples in the reference's clusters, recall the reverse."""
     points = torch.rand(5, 100, 3, generator=torch.Generator().manual_seed(0))
     points[:, :, 0] += 20 * torch.arange(5)[:, None]
     real, samples = points[:4].flatten(0, 1), points[1:].flatten(0, 1)
@@ -101,7 +101,7 @@ class WithPositions(ClassifierExtractor):
         return super().extract(images)._replace(spatial=functional.avg_pool2d(images.float(), 4).flatten(1))
 
 
-def test_a_reference_batch_in_the_adm_suites_layout_gives_what_its_images_give(extractor, samples, real, tmp_path):
+def test_a_reference_batch_in_the_adm_suites_layout_gives_the_metrics_of_its_images(extractor, samples, real, tmp_path):
     extractor = WithPositions(extractor.folder)
     measured = Reference.measure(real, None, extractor)
     train = measured.train
@@ -132,10 +132,10 @@ def test_inception_features_pass_through_unchanged(inception_weights):
     inception = InceptionExtractor(inception_weights)
     reference = Reference.measure(real, None, inception)
     found = score(samples, reference, inception, metrics=frozenset({"is", "kd"}))
-    mine, theirs = inception(samples), inception(real)
-    kid = kid_features_to_metric(mine.pooled, theirs.pooled, kid_subsets=1, kid_subset_size=8, verbose=False)
-    assert found["kd"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-3)
-    isc = isc_features_to_metric(mine.logits, splits=1)
+    fake, true = inception(samples), inception(real)
+    expected = kid_features_to_metric(fake.pooled, true.pooled, kid_subsets=1, kid_subset_size=8, verbose=False)
+    assert found["kd"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
+    isc = isc_features_to_metric(fake.logits, splits=1)
     assert found["is"] == pytest.approx(isc["inception_score_mean"], rel=1e-9)
-    for moments, rows in ((reference.train.moments, theirs.pooled), (reference.train.spatial, theirs.spatial)):
+    for moments, rows in ((reference.train.moments, true.pooled), (reference.train.spatial, true.spatial)):
         np.testing.assert_allclose(moments.covariance, np.cov(rows.double().T), rtol=1e-6, atol=1e-12)

@@ -33,7 +33,7 @@ def test_many_kernels_on_a_gaussian_are_a_wider_gaussian():
     assert found["parzen_se"] == pytest.approx(exact.std().item() / 2000**0.5, rel=0.02)
 
 
-def test_agrees_with_the_definition_where_it_can_be_written_out():
+def test_few_kernels_agree_with_the_definition():
     x, centres, sigma = normal(4, 3, 0), normal(7, 3, 1), 0.3
     densities = np.exp(-((x[:, None] - centres) ** 2).sum(2) / 2 / sigma**2) / (2 * np.pi * sigma**2) ** 1.5
     expected = np.log(densities.mean(1))
@@ -46,12 +46,12 @@ def test_far_points_stay_finite():
 
 
 def test_the_bandwidth_is_the_best_for_validation():
-    """Two samples of N(0, 1) in each dimension of many: likely points are best covered by the standard deviation."""
+    """Points of N(0, 0.4² I) around one kernel are most probable under the bandwidth 0.4."""
     centres, validation = torch.zeros(1, 50), 0.4 * normal(500, 50, 1)
     assert choose_bandwidth(centres, validation, [0.1, 0.2, 0.4, 0.8]) == 0.4
 
 
-def test_a_bandwidth_at_the_end_of_the_grid_is_doubted(caplog):
+def test_a_bandwidth_at_the_end_of_the_grid_gives_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert choose_bandwidth(torch.zeros(1, 5), 3 * normal(50, 5, 1), [0.1, 0.5]) == 0.5
     assert "end of its grid" in caplog.text

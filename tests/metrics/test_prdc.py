@@ -10,16 +10,16 @@ def cloud(count, seed, centre=0.0, dim=6):
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) + centre
 
 
-def as_baseline(samples, real, k):
+def by_definition(samples, real, k):
     """The definitions by full distance matrices in float64."""
     samples, real = samples.double(), real.double()
     within, across = torch.cdist(real, real), torch.cdist(samples, real)
     real_radius = within.kthvalue(k + 1, dim=1).values
     fake_radius = torch.cdist(samples, samples).kthvalue(k + 1, dim=1).values
-    inside, found = across <= real_radius, across <= fake_radius[:, None]
+    inside, covered = across <= real_radius, across <= fake_radius[:, None]
     return {
         "precision": inside.any(1).double().mean().item(),
-        "recall": found.any(0).double().mean().item(),
+        "recall": covered.any(0).double().mean().item(),
         "density": inside.double().sum(1).mean().item() / k,
         "coverage": (across.min(0).values <= real_radius).double().mean().item(),
     }
@@ -27,12 +27,12 @@ def as_baseline(samples, real, k):
 
 def test_agrees_with_the_definitions():
     samples, real = cloud(300, 1, 0.4), cloud(400, 2)
-    expected = as_baseline(samples, real, 5)
+    expected = by_definition(samples, real, 5)
     assert precision_recall(samples, real) == pytest.approx((expected["precision"], expected["recall"]), abs=0.004)
     assert density_coverage(samples, real) == pytest.approx((expected["density"], expected["coverage"]), abs=0.004)
 
 
-def test_a_set_lies_in_its_own_manifold_and_far_ones_do_not():
+def test_a_set_lies_in_its_own_manifold_and_a_distant_set_does_not():
     real = cloud(200, 1, centre=50.0)
     assert precision_recall(real, real) == (1.0, 1.0)
     assert precision_recall(cloud(200, 1), real) == (0.0, 0.0)

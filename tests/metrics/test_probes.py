@@ -9,7 +9,7 @@ from rcg_lightning.metrics.probes import LinearProbe, probe
 
 
 def classes(count, seed, distance=2.0, dim=6):
-    """Three overlapping classes, with one dead feature."""
+    """Three overlapping classes, with one constant feature."""
     generator = torch.Generator().manual_seed(seed)
     centres = distance * torch.randn(3, dim, generator=torch.Generator().manual_seed(9))
     labels = torch.randint(0, 3, (count,), generator=generator)
@@ -17,17 +17,17 @@ def classes(count, seed, distance=2.0, dim=6):
     return torch.cat([rows, torch.ones(count, 1)], dim=1), labels
 
 
-def test_the_linear_probe_is_scikit_learns():
+def test_the_linear_probe_equals_scikit_learns():
     (train, labels), (evaluation, _) = classes(400, 0), classes(300, 1)
-    mine = LinearProbe(train, labels)
+    ours = LinearProbe(train, labels)
     scaler = StandardScaler().fit(train)
     theirs = LogisticRegression(C=1.0, max_iter=1000, tol=1e-8).fit(scaler.transform(train), labels)
-    weight = mine.weight.detach().numpy()
+    weight = ours.weight.detach().numpy()
     np.testing.assert_allclose(weight, theirs.coef_, atol=2e-3)
-    assert (mine(evaluation).numpy() == theirs.predict(scaler.transform(evaluation))).mean() > 0.99
+    assert (ours(evaluation).numpy() == theirs.predict(scaler.transform(evaluation))).mean() > 0.99
 
 
-def test_a_probe_says_all_and_always_the_same():
+def test_a_probe_is_complete_and_reproducible():
     (train, labels), (evaluation, truth) = classes(400, 0), classes(300, 1)
     found = probe(train, labels, evaluation, truth)
     assert found == probe(train, labels, evaluation, truth)
@@ -38,7 +38,7 @@ def test_a_probe_says_all_and_always_the_same():
     assert probe(train, None, evaluation, None).keys() == {"uniformity", "effective_rank"}
 
 
-def test_collapsed_representations_are_told_from_spread_ones():
+def test_probes_separate_collapsed_representations_from_spread_ones():
     spread = torch.randn(500, 32, generator=torch.Generator().manual_seed(0))
     line = torch.ones(500, 32) + 0.01 * spread[:, :1]
     good, bad = (probe(rows, None, rows, None) for rows in (spread, line))

@@ -13,11 +13,11 @@ from rcg_lightning.metrics.reconstruction import Reconstruction, perceptual_simi
 
 
 def pairs(original, error, size=50):
-    made = (original.int() + error).clamp(0, 255).to(torch.uint8)
-    return list(zip(original.split(size), made.split(size)))
+    reconstruction = (original.int() + error).clamp(0, 255).to(torch.uint8)
+    return list(zip(original.split(size), reconstruction.split(size)))
 
 
-def test_psnr_is_that_of_the_error():
+def test_psnr_follows_from_the_error():
     original = torch.full((90, 1, 16, 16), 100, dtype=torch.uint8)
     found = reconstruction_scores(pairs(original, 10))
     assert found["psnr"] == pytest.approx(20 * math.log10(25.5), rel=1e-5)
@@ -27,14 +27,14 @@ def test_psnr_is_that_of_the_error():
     assert both == pytest.approx(10 * math.log10(25.5 * 12.75), rel=1e-5)  # of each image, then the mean
 
 
-def test_images_given_back_exactly_are_perfect(real, extractor):
+def test_exact_reconstructions_are_perfect(real, extractor):
     found = reconstruction_scores(pairs(real, 0), extractor)
     assert found["psnr"] == math.inf
     assert found["ssim"] == pytest.approx(1)
     assert found["rfd"] == pytest.approx(0, abs=1e-9)
 
 
-def test_batches_do_not_matter_and_worse_is_worse(real, extractor):
+def test_metrics_depend_on_the_error_and_not_on_the_batches(real, extractor):
     good, other = (reconstruction_scores(pairs(real, 10, size), extractor) for size in (50, 33))
     bad = reconstruction_scores(pairs(real, 60), extractor)
     assert good == pytest.approx(other, rel=1e-5)
@@ -43,18 +43,18 @@ def test_batches_do_not_matter_and_worse_is_worse(real, extractor):
     assert good["rfd"] < bad["rfd"]
 
 
-def test_a_reference_takes_the_place_of_the_originals(real, samples, extractor):
+def test_a_reference_replaces_the_originals(real, samples, extractor):
     reference = Reference.measure(samples, None, extractor)
     found = reconstruction_scores(pairs(real, 10), extractor, reference)
-    made = torch.cat([made for _, made in pairs(real, 10)])
-    assert found["rfd"] == pytest.approx(score(made, reference, extractor)["fd"], rel=1e-4)
+    reconstructions = torch.cat([reconstruction for _, reconstruction in pairs(real, 10)])
+    assert found["rfd"] == pytest.approx(score(reconstructions, reference, extractor)["fd"], rel=1e-4)
     assert metric_name("rfd", "inception", 5000, "train") == "rfid/inception_5k_train"
 
 
 def test_pairs_that_do_not_fit_are_rejected(real):
     with pytest.raises(UserError, match="do not fit"):
         reconstruction_scores([(real[:5], real[:4])])
-    with pytest.raises(UserError, match="extractor that measured"):
+    with pytest.raises(UserError, match="extractor"):
         Reconstruction(reference=Reference("", None))  # type: ignore[arg-type]
 
 
@@ -77,7 +77,7 @@ def test_lpips_with_random_weights_in_the_published_layout(tmp_path, monkeypatch
         reconstruction_scores(pairs(original[..., :16, :16], 0), lpips="squeeze")
 
 
-def test_missing_weights_of_lpips_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+def test_the_message_about_missing_weights_of_lpips_gives_url_and_path(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise URLError("no network")
 

@@ -1,4 +1,4 @@
-"""rep-FD: generated representations next to real ones, and what real ones score."""
+"""rep-FD of generated representations, and its reference value for real ones."""
 
 import numpy as np
 import pytest
@@ -28,8 +28,8 @@ def store(folder, rows, column="representation"):
 
 @pytest.fixture
 def rows():
-    draw = torch.Generator().manual_seed(0)
-    return torch.randn(2000, 8, generator=draw), torch.randn(500, 8, generator=draw)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2000, 8, generator=generator), torch.randn(500, 8, generator=generator)
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def distance(one, other):
     return frechet_distance(*moments(one), *moments(other)).item()
 
 
-def scored(real, made):
+def scored(real, generated):
     scorer = RepresentationScorer(real)
-    for part in made.split(33):
+    for part in generated.split(33):
         scorer.update(part)
     return scorer.compute()
 
 
-def test_generated_representations_have_a_floor_of_as_many_real_ones(rows, real):
+def test_the_reference_value_is_that_of_as_many_real_representations(rows, real):
     train, evaluation = rows
     few, many = (scored(real, part) for part in (evaluation[:50] + 1, evaluation + 1))
     assert few["rep_fd_of_real"] > many["rep_fd_of_real"] > 0  # it falls with the number
@@ -62,7 +62,7 @@ def test_generated_representations_have_a_floor_of_as_many_real_ones(rows, real)
     assert perfect["rep_fd"] < 2 * perfect["rep_fd_of_real"] < 0.05 * many["rep_fd"]
 
 
-def test_names_say_encoder_number_and_reference(rows, real):
+def test_names_contain_encoder_number_and_reference(rows, real):
     scorer = RepresentationScorer(real)
     scorer.update(rows[1])
     assert scorer.full_names(scorer.compute(), 500).keys() == {
@@ -77,13 +77,12 @@ def test_names_say_encoder_number_and_reference(rows, real):
         scorer.compute()
 
 
-def test_a_part_of_a_large_store_is_spread_over_it(rows, tmp_path):
-    found = RealRepresentations(store(tmp_path / "train", rows[0]), most=100)
-    assert found.images == 100
-    assert np.array_equal(found.index, np.arange(100) * 20)
-    made = Moments(*moments(rows[1]), 500)
-    expected = distance(rows[1], rows[0][::20])
-    assert representation_distances(made, found).keys() == {"rep_fd", "rep_fd_of_real"}
-    assert representation_distances(made, found)["rep_fd"] == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(UserError, match="holds no representations"):
+def test_a_subset_of_a_store_is_evenly_spread(rows, tmp_path):
+    real = RealRepresentations(store(tmp_path / "train", rows[0]), max_count=100)
+    assert real.count == 100
+    assert np.array_equal(real.index, np.arange(100) * 20)
+    found = representation_distances(Moments(*moments(rows[1]), 500), real)
+    assert found.keys() == {"rep_fd", "rep_fd_of_real"}
+    assert found["rep_fd"] == pytest.approx(distance(rows[1], rows[0][::20]), rel=1e-9)
+    with pytest.raises(UserError, match="no representations"):
         RealRepresentations(store(tmp_path / "other", rows[0], "latent"))

@@ -256,7 +256,7 @@ def test_a_class_conditional_prior_is_asked_for_every_class(made, tmp_path):
     loaded = Loaded(Generator.load(made / "generator.ckpt"), Generator.load(made / "rdm_class.ckpt"))
     asked = SampleRequest(20, 0, 1, 20, "32-true")
     one, other = (SweepSampling(loaded, asked, tmp_path / "out", balanced=flag) for flag in (True, False))
-    drawn = [sampling.seeds({}, 0).rows.carried["representation"] for sampling in (one, other)]
+    drawn = [sampling.seeds({}, 0).dataset.carried["representation"] for sampling in (one, other)]
     assert not torch.equal(*drawn)
     expected = loaded.prior.sample({"seed": torch.arange(20), "label": torch.arange(20) % 10})
     torch.testing.assert_close(drawn[0], expected)

@@ -11,7 +11,8 @@ from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.schedule import CosineSchedule
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.datasets import Digits
-from rcg_lightning.data.store import Store, StoreWriter
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.data.transforms import Views
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner

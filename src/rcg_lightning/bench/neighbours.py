@@ -41,7 +41,7 @@ class NeighbourSearch(Workload):
             _ = folder  # is removed together with this function
             search = StoredNeighbours(store, self.K, self.memory, where, index)
             for start in range(0, self.queries, search.chunks.queries):
-                search.of(start, min(start + search.chunks.queries, self.queries))
+                search.find(start, min(start + search.chunks.queries, self.queries))
 
         return Variants(work, self.queries)
 

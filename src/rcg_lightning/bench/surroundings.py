@@ -37,7 +37,7 @@ class Input(Workload):
     def prepare(self, device: torch.device) -> Variants:
         files = jpeg_files(self.folder)
         transform = RandomCrop(256)
-        random = uniform(transform.draws, np.arange(len(files)))  # where the crops lie: the same in every run
+        random = uniform(transform.n_random, np.arange(len(files)))  # where the crops lie: the same in every run
         steps = [Resize(256, InterpolationMode.BICUBIC), PillowCrop(256), RandomHorizontalFlip(), ToTensor()]
         official = Compose(steps)
 

@@ -41,7 +41,7 @@ class RepresentationDistance(EveryNth):
         self._evaluation = [_statistics(pl_module) for _ in range(3)]
         columns = trainer.datamodule.columns("train")  # type: ignore[attr-defined]
         if self._real is None and "representation" in columns:
-            self._real = RealRepresentations(columns["representation"], most=self.most)
+            self._real = RealRepresentations(columns["representation"], max_count=self.most)
 
     @torch.no_grad()
     def on_validation_batch_end(

@@ -6,7 +6,7 @@ import torch
 
 from rcg_lightning.cli.parsing import call, echo
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
-from rcg_lightning.data.image_split import chosen
+from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.networks.principal_components import fit_principal_components
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
@@ -25,8 +25,8 @@ def principal(data: ImageDataModule, out: Path, dim: int = 32, max_images: int =
         max_images: fit on at most this many images.
     """
     data.prepare_data()
-    index = chosen(len(data.images("train")), max_images)
-    images = [as_floats(batch)["image"] for batch in data.plain("train", frozenset({"image"}), index)]
+    index = fixed_subset(len(data.images("train")), max_images)
+    images = [as_floats(batch)["image"] for batch in data.deterministic_batches("train", frozenset({"image"}), index)]
     network = fit_principal_components(torch.cat(images), dim)
     channels = data.spec.image[0]
     save_network(out, network, encoder_settings(Preprocess([0.0] * channels, [1.0] * channels), head=False))

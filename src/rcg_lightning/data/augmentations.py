@@ -1,7 +1,7 @@
 """Augmentations of whole batches on their device: each image has its own parameters, one tensor operation does all.
 
-The parameters come from torch's global generator on the host, so they are the same on every device, and a run that
-reseeds it before each batch resumes bit for bit. Only noise is drawn where the images are.
+The parameters come from torch's global generator on the host. So they are the same on every device, and a run that
+reseeds the generator before each batch resumes bit for bit. Only noise is sampled on the images' device.
 """
 
 import math
@@ -18,30 +18,31 @@ GREY = (0.299, 0.587, 0.114)  # luma of ITU-R 601, which Pillow and torchvision 
 
 
 class Augmentation(ConfigMixin):
-    """A random change of images; ``crops`` tells whether it also cuts out a view of its own.
+    """Base of random changes of images; ``crops`` is True where the change includes a random crop.
 
-    Two views made by augmentations that crop may start from one and the same image; the others need two crops from
-    the loader.
+    Two views may start from the same image if their augmentations crop; otherwise the loader must give two crops.
     """
 
     crops: bool
 
     @abstractmethod
     def __call__(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) float32 in [0, 1] -> the same, changed at random."""
+        """Change image (B, C, H, W) float32 in [0, 1] at random."""
 
 
 class SmallGreyAugmentation(Augmentation):
-    """Small affine moves, contrast, blur and noise for dark-ground grey images such as digits; no flips.
+    """Small affine transforms, contrast, blur and noise for grey images on black, such as digits; no flips.
+
+    All parameters are uniform and independent for each image.
 
     Args:
-        scale: factor of the size, drawn from 1 ± scale.
-        rotation: degrees to either side.
-        shear: to either side.
-        shift: to either side, as a part of the image's size.
-        contrast: factor of the brightness over the dark ground, drawn from 1 ± contrast.
+        scale: the size is multiplied by a factor in 1 ± scale.
+        rotation: largest angle in degrees, in both directions.
+        shear: largest shear, in both directions.
+        shift: largest shift in all directions, as a fraction of the image's size.
+        contrast: pixels are multiplied by a factor in 1 ± contrast.
         blur: probability of a 3 x 3 binomial blur.
-        noise: largest standard deviation of the Gaussian noise; each image draws its own from [0, noise].
+        noise: the standard deviation of the Gaussian noise lies in [0, noise].
     """
 
     crops = True
@@ -62,29 +63,29 @@ class SmallGreyAugmentation(Augmentation):
 
     def __call__(self, image: Tensor) -> Tensor:
         n = len(image)
-        draws = (torch.rand(n, 6) * 2 - 1) * self.spread
-        scale, angle, shear, right, down, contrast = draws.unbind(1)
-        level, soft = torch.rand(2, n)
+        parameters = (torch.rand(n, 6) * 2 - 1) * self.spread
+        scale, angle, shear, right, down, contrast = parameters.unbind(1)
+        noise, blurred = torch.rand(2, n)
         cos, sin = torch.cos(angle) / (1 + scale), torch.sin(angle) / (1 + scale)
         matrix = torch.stack([cos, shear * cos - sin, right, sin, cos + shear * sin, down], dim=1)
         moved = _resample(image, matrix.view(n, 2, 3), outside="zeros")
-        factors = torch.stack([1 + contrast, soft < self.blur, self.noise * level])  # (3, B)
-        contrast, soft, level = _sent(factors, image)[..., None, None, None]
-        moved = torch.lerp(moved, _binomial_blur(moved), soft) * contrast
-        return torch.addcmul(moved, torch.randn_like(moved), level).clamp_(0, 1)
+        factors = torch.stack([1 + contrast, blurred < self.blur, self.noise * noise])  # (3, B)
+        contrast, blurred, noise = _like(factors, image)[..., None, None, None]
+        moved = torch.lerp(moved, _binomial_blur(moved), blurred) * contrast
+        return torch.addcmul(moved, torch.randn_like(moved), noise).clamp_(0, 1)
 
 
 class SmallColourAugmentation(Augmentation):
-    """Random resized crop, flip, colour jitter and grey-scale for small colour images such as CIFAR-10's.
+    """Random resized crop, flip, colour jitter and greyscale for small colour images such as CIFAR-10's.
 
     The crop is a bilinear resampling without antialiasing, which suits crops that are enlarged.
 
     Args:
-        area: smallest part of the image's area in a crop; the aspect ratio lies between 3/4 and 4/3.
-        flip: whether images are mirrored, one in two.
+        area: smallest area of a crop, as a fraction of the image; the aspect ratio lies between 3/4 and 4/3.
+        flip: mirror images with probability 1/2.
         jitter: strengths of brightness, contrast, saturation and hue.
         jitter_probability: probability of the colour jitter.
-        grey_probability: probability of losing the colour.
+        grey_probability: probability of a grey image.
     """
 
     crops = True
@@ -105,20 +106,21 @@ class SmallColourAugmentation(Augmentation):
         self.grey_probability = grey_probability
 
     def __call__(self, image: Tensor) -> Tensor:
-        image = _resample(image, _crops(len(image), self.area, self.flip), outside="border")
+        image = _resample(image, _random_crops(len(image), self.area, self.flip), outside="border")
         image = colour_jitter(image, self.jitter, self.jitter_probability)
         return random_grey(image, self.grey_probability)
 
 
 class MoCoV3Colour(Augmentation):
-    """What MoCo v3 does to the colours of a view that the loader has cropped and flipped already.
+    """The colour augmentation of MoCo v3, for views that the loader has cropped and flipped.
 
-    Colour jitter, grey-scale, Gaussian blur, solarisation, in this order. The official code works on uint8 after each
-    operation, this on floats. First view: ``blur_probability`` 1. Second view: ``blur_probability`` 0.1, ``solarize_probability`` 0.2.
+    Colour jitter, greyscale, Gaussian blur and solarisation, in this order. The official code rounds to uint8 after
+    each operation; here images stay floats. First view: ``blur_probability`` 1. Second view: ``blur_probability`` 0.1
+    and ``solarize_probability`` 0.2.
 
     Args:
         jitter: strengths of brightness, contrast, saturation and hue.
-        blur: smallest and largest standard deviation of the blur in pixels, made for images of 224.
+        blur: smallest and largest standard deviation of the blur in pixels; the default is for images of 224 pixels.
     """
 
     crops = False
@@ -147,32 +149,32 @@ class MoCoV3Colour(Augmentation):
 
 
 def colour_jitter(image: Tensor, strengths: tuple[float, ...], probability: float) -> Tensor:
-    """Change brightness, contrast, saturation and hue in an order that each image draws for itself.
+    """Change brightness, contrast, saturation and hue of image (B, C, H, W) in [0, 1].
 
-    image (B, C, H, W) in [0, 1] -> the same. Factors are uniform in 1 ± strength, hue turns in ± strength. One-channel
-    images have no saturation and no hue. Agrees with torchvision's ColorJitter up to its rounding to uint8.
+    The order is random for each image. Factors are uniform in 1 ± strength, rotations of the hue in ± strength.
+    One-channel images have no saturation and no hue. Agrees with torchvision's ColorJitter up to its rounding to uint8.
     """
     n = len(image)
-    order = torch.rand(n, 4).argsort(dim=1)  # (B, 4): which operation comes when
-    draws = (torch.rand(n, 4) * 2 - 1) * torch.tensor(strengths)
+    order = torch.rand(n, 4).argsort(dim=1)  # (B, 4), the operation of each step
+    amounts = (torch.rand(n, 4) * 2 - 1) * torch.tensor(strengths)
     active = torch.rand(n) < probability
     operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     if image.shape[1] == 1:
         operations = operations[:2]
     image = image.clone()
-    for place in range(4):
+    for step in range(4):
         for number, operation in enumerate(operations):
-            # rows are found on the host, without waiting for the device; nothing is computed that is not used
-            rows = (active & (order[:, place] == number)).nonzero()[:, 0]
-            if len(rows) and strengths[number]:
-                here = _sent(rows, image)
-                image[here] = operation(image[here], _sent(draws[rows, number], image))
+            # examples are selected on the host, without waiting for the device, and only they are computed
+            examples = (active & (order[:, step] == number)).nonzero()[:, 0]
+            if len(examples) and strengths[number]:
+                selected = _like(examples, image)
+                image[selected] = operation(image[selected], _like(amounts[examples, number], image))
     return image
 
 
 def random_grey(image: Tensor, probability: float) -> Tensor:
-    """Take the colour from images (B, C, H, W) with probability ``probability``; all channels then carry the luma."""
-    grey = _sent(torch.rand(len(image)) < probability, image)
+    """Turn images (B, C, H, W) grey with probability ``probability``: all their channels become the luma."""
+    grey = _like(torch.rand(len(image)) < probability, image)
     if image.shape[1] == 1 or probability == 0:
         return image
     return torch.where(grey[:, None, None, None], _luma(image), image)
@@ -195,7 +197,7 @@ def adjust_saturation(image: Tensor, amount: Tensor) -> Tensor:
 
 
 def adjust_hue(image: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of (B, 3, H, W) in [0, 1] by ``turns`` (B,) of the whole circle, in the HSV cylinder."""
+    """Rotate the hue of (B, 3, H, W) in [0, 1] by ``turns`` (B,) of the whole circle, in the HSV cylinder."""
     value, brightest = image.max(dim=1)  # (B, H, W) each
     chroma = value - image.amin(dim=1)
     scale = chroma.clamp_min(torch.finfo(image.dtype).tiny)
@@ -213,7 +215,7 @@ def adjust_hue(image: Tensor, turns: Tensor) -> Tensor:
 
 
 def gaussian_blur(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur (B, C, H, W) by a Gaussian of its own standard deviation ``sigma`` (B,) in pixels, cut at ``radius``.
+    """Blur (B, C, H, W) by Gaussians of standard deviation ``sigma`` (B,) in pixels, cut off at ``radius``.
 
     The edges are mirrored, or repeated where the image is smaller than the radius.
     """
@@ -230,35 +232,35 @@ def gaussian_blur(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
 def _random_blur(image: Tensor, sigmas: tuple[float, ...], probability: float) -> Tensor:
     low, high = sigmas
     sigma = low + (high - low) * torch.rand(len(image))
-    rows = (torch.rand(len(image)) < probability).nonzero()[:, 0]
-    if not len(rows):
+    examples = (torch.rand(len(image)) < probability).nonzero()[:, 0]
+    if not len(examples):
         return image
     radius = math.ceil(3 * high)
-    here = _sent(rows, image)
-    return image.index_copy(0, here, gaussian_blur(image[here], _sent(sigma[rows], image), radius))
+    selected = _like(examples, image)
+    return image.index_copy(0, selected, gaussian_blur(image[selected], _like(sigma[examples], image), radius))
 
 
 def _random_solarize(image: Tensor, probability: float) -> Tensor:
-    invert = _sent(torch.rand(len(image)) < probability, image)[:, None, None, None]
+    invert = _like(torch.rand(len(image)) < probability, image)[:, None, None, None]
     return torch.where(invert & (image >= 0.5), 1 - image, image)
 
 
-def _sent(draws: Tensor, image: Tensor) -> Tensor:
-    """Bring what was drawn on the host to the images' device, floats in their precision; a GPU is not waited for."""
-    dtype = image.dtype if draws.is_floating_point() else draws.dtype
-    return draws.to(image.device, dtype, non_blocking=image.is_cuda)
+def _like(values: Tensor, image: Tensor) -> Tensor:
+    """Move values from the host to the images' device, floats in their precision, without waiting for a GPU."""
+    dtype = image.dtype if values.is_floating_point() else values.dtype
+    return values.to(image.device, dtype, non_blocking=image.is_cuda)
 
 
 def _luma(image: Tensor) -> Tensor:
-    """(B, 3 or 1, H, W) -> (B, 1, H, W)."""
+    """Return the luma (B, 1, H, W) of (B, 3 or 1, H, W)."""
     if image.shape[1] == 1:
         return image
     red, green, blue = image.unbind(dim=1)
     return (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None]
 
 
-def _crops(n: int, area: float, flip: bool) -> Tensor:
-    """Return matrices (n, 2, 3) of random crops of ``area`` to 1 of the image, mirrored one in two."""
+def _random_crops(n: int, area: float, flip: bool) -> Tensor:
+    """Return affine maps (n, 2, 3) of crops that cover ``area`` to 1 of the image; ``flip`` mirrors half of them."""
     sizes, ratios, right, down, mirror = torch.rand(5, n)
     sizes = area + (1 - area) * sizes
     ratios = torch.exp((2 * ratios - 1) * math.log(4 / 3))
@@ -270,13 +272,13 @@ def _crops(n: int, area: float, flip: bool) -> Tensor:
 
 
 def _resample(image: Tensor, matrix: Tensor, outside: str) -> Tensor:
-    """Fetch image (B, C, H, W) at the places that matrix (B, 2, 3) gives, bilinear."""
-    grid = F.affine_grid(_sent(matrix, image), list(image.shape), align_corners=False)
+    """Sample image (B, C, H, W) under the affine maps ``matrix`` (B, 2, 3), bilinear."""
+    grid = F.affine_grid(_like(matrix, image), list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def _binomial_blur(image: Tensor) -> Tensor:
-    """Blur (B, C, H, W) by 1-2-1 in both directions; outside it is black."""
+    """Blur (B, C, H, W) by 1-2-1 in both directions; outside the image is black."""
     n, channels, height, width = image.shape
     side = 0.5 - 0.25 * torch.arange(-1, 2, device=image.device, dtype=image.dtype).abs()  # 1/4, 1/2, 1/4
     flat = image.reshape(n * channels, 1, height, width)

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.data.image_dataset import ImageDataset
 from rcg_lightning.data.image_split import ImageSplit, Source
-from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, ranges_of, share
-from rcg_lightning.data.store import Shard, Store
-from rcg_lightning.data.stored_columns import available, open_columns
+from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, ranges_of, rank_range
+from rcg_lightning.data.shards import Shard
+from rcg_lightning.data.store import Store
+from rcg_lightning.data.stored_columns import available_keys, open_columns
 from rcg_lightning.data.transforms import AsIs, Transform, Views
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import Batch, DataSpec, require
@@ -27,20 +28,20 @@ log = logging.getLogger(__name__)
 
 
 class ImageDataModule(ConfigMixin, LightningDataModule):
-    """Batches of images; which keys they hold is what the stage ``needs``.
+    """Batches of images with the keys that the stage ``needs``.
 
-    Training is an endless stream that continues where a checkpoint left it, so a Trainer needs ``max_steps``, and
-    validation a ``val_check_interval`` in steps. Evaluation images come once each, in order.
+    Training is an endless stream that resumes where a checkpoint stopped. So a Trainer needs ``max_steps``, and
+    validation needs a ``val_check_interval`` in steps. Evaluation images come once each, in order.
 
     Args:
         source: the data set.
-        transform: resize, crop and flip; images as they are unless given.
-        batch_size: rows of a batch in each process.
-        workers: loader processes in each process, at most one for each core.
-        stores: what was extracted from the training images; all their columns can be needed.
+        transform: resize, crop and flip; by default images stay unchanged.
+        batch_size: examples of a batch in each process.
+        workers: loader processes for each process, at most one for each core.
+        stores: stores extracted from the training images; their columns can be needed.
         eval_stores: the same for the evaluation images.
-        views: train on a fixed set of views of each image, as stored, instead of new random ones.
-        seed: of the order and of everything random in the images.
+        views: train on a fixed set of views of each image, as stored, instead of new random views.
+        seed: of the order of the images and of their random transforms.
     """
 
     def __init__(
@@ -63,22 +64,21 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         self.views = views
         self.seed = seed
         require(batch_size > 0 and workers >= 0, "batch_size is at least 1 and workers at least 0")
-        random_places = self.transform.draws > 0
         require(
-            views is None or not views.crops or random_places,
-            f"views with random crops need a transform that has some, not {type(self.transform).__name__}",
+            views is None or not views.crops or self.transform.n_random > 0,
+            f"views with random crops need a transform with random crops, not {type(self.transform).__name__}",
         )
         self._needs: frozenset[str] | None = None
         self._images: dict[str, ImageSplit] = {}
         self._stores: dict[str, dict[str, Store]] = {}
         self._extraction: tuple[str, list[tuple[int, int]]] | None = None
-        self._restart = (0, 0)  # samples seen and batches counted when the run began
+        self._restart = (0, 0)  # samples seen and batches counted at the start of the run
 
-    # what there is
+    # the data
 
     @property
     def needs(self) -> frozenset[str]:
-        """Keys that batches must have: what was set, or what the Trainer's module says, or the images alone."""
+        """Keys that batches must have: as set, else as the Trainer's module needs, else the image alone."""
         if self._needs is not None:
             return self._needs
         module = None if self.trainer is None else self.trainer.lightning_module
@@ -89,51 +89,51 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         self._needs = frozenset(keys)
 
     def images(self, split: str) -> ImageSplit:
-        """Return the images of ``split``, "train" or "eval"; "validation" where the source holds some back."""
+        """Return the images of ``split``: "train", "eval", or "validation" where the source has such images."""
         if split not in self._images:
-            given = {"train": self.source.train, "eval": self.source.evaluation, "validation": self.source.validation}
-            require(split in given, f"the splits of a data set are train and eval, not {split!r}")
-            found = given[split]()
+            splits = {"train": self.source.train, "eval": self.source.evaluation, "validation": self.source.validation}
+            require(split in splits, f"the splits of a data set are train and eval, not {split!r}")
+            found = splits[split]()
             if found is None:
-                raise UserError(f"{type(self.source).__name__} holds no images back: set source.validation_size")
+                raise UserError(f"{type(self.source).__name__} has no validation images: set source.validation_size")
             self._images[split] = found
         return self._images[split]
 
     @cached_property
-    def chooses(self) -> bool:
+    def has_validation(self) -> bool:
         """Whether there are images to make choices on, see ``Source``."""
         return self.source.validation() is not None
 
     def columns(self, split: str) -> dict[str, Store]:
-        """Return the store of each column of ``split``; opened and checked once, see ``open_columns``."""
+        """Return the store of each column of ``split``, opened and checked by ``open_columns`` once."""
         if split not in self._stores:
             self._stores[split] = open_columns(self.store_paths[split], self.images(split).fingerprint, split)
         return self._stores[split]
 
     def store_identity(self, split: str) -> dict[str, str]:
-        """Return what identifies a store made from ``split``; the maker adds one entry for each column."""
-        return {"dataset": self.images(split).fingerprint, "split": split, "transform": self._says(split)}
+        """Return the identity of a store made from ``split``; the maker adds one entry for each column."""
+        return {"dataset": self.images(split).fingerprint, "split": split, "transform": self._describe_views(split)}
 
     def view_count(self, split: str) -> int:
-        """Return how many views of each image an extraction of ``split`` makes; evaluation images have one."""
+        """Return the number of views of each image in an extraction of ``split``; evaluation images have one."""
         return self.views.count if self.views and split == "train" else 1
 
     @property
     def spec(self) -> DataSpec:
-        """What a stage builds its networks from."""
+        """The data spec, from which a stage builds its networks."""
         images, columns = self.images("train"), self.columns("train")
-        identities = {"dataset": images.fingerprint, "transform": self._says("train")}
+        identities = {"dataset": images.fingerprint, "transform": self._describe_views("train")}
         for name, store in columns.items():
             if name in store.identity:
                 identities[name] = str(store.identity[name])
-        described = {name: dict(store.columns[name]) for name, store in columns.items()}
+        specs = {name: dict(store.columns[name]) for name, store in columns.items()}
         if "instance" in self._available("train"):
-            described["instance"] = dict(described["representation"])
+            specs["instance"] = dict(specs["representation"])
             identities["instance"] = identities["representation"]
         return DataSpec(
             image=self.transform.shape(images.channels, images.shape),
             classes=images.classes,
-            columns=described,
+            columns=specs,
             identities=identities,
         )
 
@@ -145,15 +145,15 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if stage in (None, "fit"):
             self._restart = (0, 0)
-            self._check("train")
-            self._check_evaluation()  # wrong stores are found now, not at the first validation
+            self._check_needs("train")
+            self._check_eval_stores()  # wrong stores are found now, not at the first validation
         if stage in ("validate", "test"):
-            self._check("eval")
+            self._check_needs("eval")
         if stage == "predict" and self._extraction is not None:
-            self._check(self._extraction[0])
+            self._check_needs(self._extraction[0])
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        rank, world = self._place()
+        rank, world = self._rank_and_world()
         size = len(self.images("train"))
         sampler = StreamSampler(size, self.batch_size, self.seed, rank, world, start=lambda: self.samples_seen)
         return self._loader("train", sampler)
@@ -163,55 +163,57 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         missing = self.needs - self._available("eval")
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if not len(images) or (missing and fitting):
-            why = f"no evaluation {sorted(missing)}: give data.eval_stores" if missing else "no evaluation images"
-            log.warning("no validation: there are %s", why)
+            reason = f"no evaluation {sorted(missing)}: give data.eval_stores" if missing else "no evaluation images"
+            log.warning("no validation: there are %s", reason)
             return []
-        self._check("eval")
-        start, stop = share(len(images), *self._place())
+        self._check_needs("eval")
+        start, stop = rank_range(len(images), *self._rank_and_world())
         return self._loader("eval", FixedBatches([(start, stop)], 1, self.batch_size))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Every view of the images that ``extract`` named; without it, of this process's share of training."""
-        split, ranges = self._extraction or ("train", [share(len(self.images("train")), *self._place())])
+        """Return every view of the images that ``extract`` selects, else of this process's range of training."""
+        split, ranges = self._extraction or (
+            "train",
+            [rank_range(len(self.images("train")), *self._rank_and_world())],
+        )
         return self._loader(split, FixedBatches(ranges, self.view_count(split), self.batch_size))
 
     def extract(self, split: str, shards: list[Shard]) -> None:
-        """Choose what ``predict_dataloader`` gives: the shards that this process has to write.
+        """Select the images of ``predict_dataloader``: the shards that this process has to write.
 
-        No batch reaches over the end of a shard, so batches, and what is computed from them, are the same for any
-        number of processes.
+        No batch crosses the end of a shard, so batches and their results are the same for any number of processes.
         """
         self._extraction = (split, ranges_of(shards))
-        # there may be more processes than shards that are still missing
+        # there may be more processes than missing shards
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
-    def plain(
+    def deterministic_batches(
         self, split: str, needs: frozenset[str], index: np.ndarray | None = None, batch_size: int = 256
     ) -> Iterator[Batch]:
-        """Yield the images of a split without anything random, uint8 in their deterministic view, in every process.
+        """Yield the images of a split in their deterministic view, uint8; all of them in every process.
 
         Args:
-            index: which images, with repetitions if wished; all in order by default.
+            index: positions of the images, possibly repeated; by default all in order.
         """
         images = self.images(split)
         index = np.arange(len(images)) if index is None else np.asarray(index)
         keys = [Keys(part, np.zeros_like(part)) for part in np.split(index, range(batch_size, len(index), batch_size))]
-        rows = ImageDataset(images, self.transform, None, {}, needs, self.seed)
-        return iter(DataLoader(dataset=rows, sampler=keys, batch_size=None, num_workers=self.workers))
+        dataset = ImageDataset(images, self.transform, None, {}, needs, self.seed)
+        return iter(DataLoader(dataset=dataset, sampler=keys, batch_size=None, num_workers=self.workers))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         return as_floats(batch)
 
-    # where the stream stands
+    # position in the stream
 
     @property
     def samples_seen(self) -> int:
-        """The stream's position: how many images all processes together have trained on."""
+        """The position in the stream: the number of images that all processes together have trained on."""
         samples, batches = self._restart
-        return samples + (self._batches_done() - batches) * self.batch_size * self._place()[1]
+        return samples + (self._batches_done() - batches) * self.batch_size * self._rank_and_world()[1]
 
     def state_dict(self) -> dict[str, Any]:
         return {"samples": self.samples_seen, "batches": self._batches_done()}
@@ -219,7 +221,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restart = (int(state_dict["samples"]), int(state_dict["batches"]))
 
-    # inside
+    # private
 
     def _batches_done(self) -> int:
         if self.trainer is None:
@@ -227,26 +229,25 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         # "processed" counts a batch once its optimizer step is done, before any callback can save a checkpoint
         return vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
 
-    def _place(self) -> tuple[int, int]:
-        """Return (rank, world)."""
+    def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _says(self, split: str) -> str:
+    def _describe_views(self, split: str) -> str:
         """Describe the fixed views of a split: those of a store made from it."""
         if self.views is not None and split == "train":
-            return self.views.says(self.transform)
-        return self.transform.says(False)
+            return self.views.describe(self.transform)
+        return self.transform.describe(False)
 
     def _available(self, split: str) -> frozenset[str]:
-        return available(self.images(split), self.columns(split), split)
+        return available_keys(self.images(split), self.columns(split), split)
 
-    def _check(self, split: str) -> None:
-        """Raise a UserError where the images or stores of ``split`` cannot give what is needed."""
+    def _check_needs(self, split: str) -> None:
+        """Raise a UserError where the images or stores of ``split`` do not provide a needed key."""
         missing = self.needs - self._available(split)
         if "label" in missing:
             raise UserError(
-                f"labels are needed, and {type(self.source).__name__} has none: "
-                "use a source with classes, or a condition that needs no labels"
+                f"labels are needed, but {type(self.source).__name__} has none: "
+                "use a source with classes, or a condition without labels"
             )
         if "tag" in missing:
             raise UserError("tags are needed: set data.class_path to TagDataModule, with a source of tagged images")
@@ -258,40 +259,41 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         if missing:
             option = "stores" if split == "train" else "eval_stores"
             raise UserError(
-                f"{sorted(missing)} of the {split} images is needed, and nothing provides it: "
-                f"make a store with rcg extract and give it as data.{option}"
+                f"{sorted(missing)} of the {split} images is needed, but no store has it: "
+                f"make one with rcg extract and give it as data.{option}"
             )
-        _ = self.transform.shape(self.images(split).channels, self.images(split).shape)
+        images = self.images(split)
+        self.transform.shape(images.channels, images.shape)  # raises where the size is unknown
         used = {store.path: store for name, store in self.columns(split).items() if name in self.needs}
-        if "image" in self.needs:  # then image and stored row must be the same view
+        if "image" in self.needs:  # image and stored row must be the same view
             for store in used.values():
-                store.check(transform=self._says(split))
+                store.check(transform=self._describe_views(split))
             require(
                 not used or split != "train" or self.views is not None or not self.transform.random,
                 f"stored columns are of fixed views, but {type(self.transform).__name__} makes new random ones: set "
-                "data.views as in the extraction, or a transform without chance",
+                "data.views as in the extraction, or a deterministic transform",
             )
 
-    def _check_evaluation(self) -> None:
-        """Raise a UserError where a needed column of the evaluation images was not made as that of training was."""
+    def _check_eval_stores(self) -> None:
+        """Raise a UserError where a needed column has different identities in training and evaluation."""
         train = self.columns("train")
         needs = self.needs | ({"representation"} if "instance" in self.needs else set())
         for name, store in self.columns("eval").items():
             if name in needs & train.keys():
                 store.check(**{name: train[name].identity.get(name)})
 
-    def _rows(self, split: str) -> Dataset[Batch]:
-        """Return what makes a batch of each item of a sampler."""
+    def _dataset(self, split: str) -> Dataset[Batch]:
+        """Return the data set whose items are batches."""
         views = self.views if split == "train" else None
         return ImageDataset(self.images(split), self.transform, views, self.columns(split), self.needs, self.seed)
 
     def _loader(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:
-        # a sampler's item is a whole batch already, hence no batch_size; Lightning needs keyword arguments
+        # each key of the sampler is a whole batch, hence no batch_size; Lightning needs keyword arguments
         return DataLoader(
-            dataset=self._rows(split),
+            dataset=self._dataset(split),
             sampler=sampler,
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -300,7 +302,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
 
 
 def as_floats(batch: Batch) -> Batch:
-    """Turn uint8 images of a batch into float32 in [0, 1], where they are."""
+    """Convert the uint8 images of a batch to float32 in [0, 1], on their device."""
     for key in ("image", "pair"):
         pixels = batch.get(key)
         if pixels is not None and pixels.dtype == torch.uint8:
@@ -308,5 +310,5 @@ def as_floats(batch: Batch) -> Batch:
     return batch
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

@@ -1,38 +1,24 @@
-"""Data sets by name. Folders of images are in folder.py, and named here too."""
+"""Data sets by name: those in memory; image_folders.py has the folders of images."""
 
 from abc import abstractmethod
 from pathlib import Path
 
 import numpy as np
 
-from rcg_lightning.data.image_folders import FlatFolder, ImageFolder, ImageNet, TarShards
-from rcg_lightning.data.image_split import ArraySplit, ImageSplit, Source, check_channels, chosen
+from rcg_lightning.data.image_split import ArraySplit, ImageSplit, Source, check_channels, fixed_subset
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
-
-__all__ = [
-    "CIFAR10",
-    "MNIST",
-    "Digits",
-    "FashionMNIST",
-    "FlatFolder",
-    "ImageFolder",
-    "ImageNet",
-    "ImageSplit",
-    "Source",
-    "TarShards",
-]
 
 
 def _in_memory(
     array: np.ndarray, labels: np.ndarray, channels: int, limit: int | None, classes: list[int] | None, title: str
 ) -> ArraySplit:
-    """(N, C, H, W) uint8 and (N,) -> the chosen images, grey repeated or colours weighted to grey as PIL does."""
+    """Select images (N, C, H, W) uint8 with labels (N,); repeat grey, or convert colour to grey as PIL does."""
     if classes is not None:
-        require(bool(classes) and set(classes) <= set(range(10)), f"classes of {title} are of 0 to 9, not {classes}")
-        kept = np.isin(labels, classes)
-        array, labels = array[kept], labels[kept]
-    rows = chosen(len(array), limit)
+        require(bool(classes) and set(classes) <= set(range(10)), f"classes of {title} are 0 to 9, not {classes}")
+        selected = np.isin(labels, classes)
+        array, labels = array[selected], labels[selected]
+    rows = fixed_subset(len(array), limit)
     array, labels = array[rows], labels[rows]
     if channels == 3 and array.shape[1] == 1:
         array = array.repeat(3, axis=1)
@@ -43,12 +29,12 @@ def _in_memory(
 
 
 class Digits(Source):
-    """scikit-learn's handwritten digits: 1,797 grey images of 8x8, split 1,346 to 451, stratified, always alike.
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8; a fixed stratified split into 1,346 and 451.
 
     Args:
-        channels: 1, or 3 for grey repeated.
-        limit: train on that many images only, always the same.
-        classes: images of these classes only, in both splits; labels stay what they are.
+        channels: 1, or 3 to repeat grey.
+        limit: number of training images to use, a fixed subset.
+        classes: use these classes only, in both splits; labels do not change.
     """
 
     def __init__(self, channels: int = 1, limit: int | None = None, classes: list[int] | None = None) -> None:
@@ -72,19 +58,19 @@ class Digits(Source):
 
 
 class TorchvisionSource(Source):
-    """Base of the sets that torchvision reads, in its own layout below ``root``; fetched where missing.
+    """Base of the data sets that torchvision reads, in its layout below ``root``; downloaded where missing.
 
     Args:
-        root: torchvision's root folder, which holds or will hold the set's own folder.
+        root: torchvision's root folder; the data set has a folder of its own below it.
         channels: 3 (RGB) or 1 (grey); every image is converted.
-        limit: train on that many images only, always the same.
-        download: fetch what is missing.
-        classes: images of these classes only, in both splits; labels stay what they are.
-        validation_size: the last so many training images are not trained on, but are ``validation()``: of MNIST 10,000, in
-            the literature.
+        limit: number of training images to use, a fixed subset.
+        download: download missing files.
+        classes: use these classes only, in both splits; labels do not change.
+        validation_size: the last ``validation_size`` training images are for ``validation()`` only; in the literature
+            10,000 of MNIST.
     """
 
-    layout: str  # what has to lie where, below root
+    layout: str  # paths of the files below root
     natural_channels: int
 
     def __init__(
@@ -113,10 +99,9 @@ class TorchvisionSource(Source):
 
     def train(self) -> ImageSplit:
         array, labels = self._load(True)
-        few = f"{len(array)} training images cannot spare {self.validation_size}: set validation_size lower"
-        require(self.validation_size < len(array), few)
-        used = slice(len(array) - self.validation_size)
-        return self._images(array[used], labels[used], self.limit, "train")
+        size = len(array) - self.validation_size
+        require(size > 0, f"validation_size {self.validation_size} leaves none of {len(array)} images: set it lower")
+        return self._images(array[:size], labels[:size], self.limit, "train")
 
     def validation(self) -> ImageSplit | None:
         if not self.validation_size:
@@ -125,7 +110,7 @@ class TorchvisionSource(Source):
         return self._images(array[-self.validation_size :], labels[-self.validation_size :], None, "validation")
 
     def evaluation(self) -> ImageSplit:
-        return self._images(*self._load(False), None, "held-out")
+        return self._images(*self._load(False), None, "evaluation")
 
     def _images(self, array: np.ndarray, labels: np.ndarray, limit: int | None, split: str) -> ImageSplit:
         return _in_memory(array, labels, self.channels, limit, self.classes, f"{type(self).__name__} {split}")
@@ -134,11 +119,11 @@ class TorchvisionSource(Source):
         try:
             return self._read(train, download=False)
         except (RuntimeError, OSError, ValueError):
-            pass  # missing or broken: fetching tells which
+            pass  # missing or broken: the download shows which
         try:
             return self._read(train, download=self.download)
         except (RuntimeError, OSError, ValueError) as error:
-            reason = "could not be fetched" if self.download else "is missing, and download is off"
+            reason = "could not be downloaded" if self.download else "is missing, and download is off"
             raise UserError(
                 f"{type(self).__name__} {reason}: put {self.layout} into {self.root} "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:160]})"
@@ -160,7 +145,7 @@ class MNIST(TorchvisionSource):
 
 
 class FashionMNIST(MNIST):
-    """Clothes, in MNIST's sizes and layout."""
+    """Clothes, with the sizes and layout of MNIST."""
 
     layout = "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
 

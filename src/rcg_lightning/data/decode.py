@@ -1,4 +1,4 @@
-"""One image file to one 8-bit image, whatever the file holds."""
+"""Decode an image file of any format into an 8-bit image."""
 
 import io
 import warnings
@@ -15,30 +15,30 @@ _JPEG = b"\xff\xd8\xff"
 
 
 class Unreadable(Exception):
-    """A file that holds no image; the message says why."""
+    """A file that cannot be decoded; the message gives the reason."""
 
 
 def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
-    """Return the image as uint8 (C, H, W), with 1 or 3 channels.
+    """Decode an image file into uint8 (C, H, W), with 1 or 3 channels.
 
     Grey, palette, CMYK and 16-bit images are converted; transparency is dropped, and of an animation the first frame
     is taken, as torchvision's ImageFolder does. ``orient`` applies the camera's EXIF orientation, which the official
-    code ignores. JPEG files take a faster way to the same pixels.
+    code ignores. JPEG files are decoded by a faster library to the same pixels.
 
     Raises:
-        Unreadable: broken or truncated, not a image, or of a kind without a fixed range of values.
+        Unreadable: broken or truncated, not an image, or of a type without a fixed range of values.
     """
     if channels == 3 and content.startswith(_JPEG):
         try:
             return decode_jpeg(_as_tensor(content), ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore
-        except RuntimeError:  # Pillow reads a few that libjpeg does not, and says better what is wrong
+        except RuntimeError:  # Pillow reads a few files that libjpeg does not, and its messages are better
             pass
     return to_tensor(_by_pillow(content, channels, orient))
 
 
 def _as_tensor(content: bytes) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # bytes cannot be written to, and are not
+        warnings.simplefilter("ignore")  # the tensor is read-only, and nothing writes to it
         return torch.frombuffer(content, dtype=torch.uint8)
 
 
@@ -55,11 +55,11 @@ def _by_pillow(content: bytes, channels: int, orient: bool) -> Image.Image:
         raise Unreadable(f"too large ({error})") from error
     except Exception as error:  # broken files make PIL's plugins raise OSError, SyntaxError, struct.error, ValueError …
         known = not isinstance(error, UnidentifiedImageError) and str(error)
-        raise Unreadable(known or "in no format of a image") from error
+        raise Unreadable(known or "not in any image format") from error
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits (PIL's own conversion clips it) and show palettes as what they look like."""
+    """Scale 16-bit grey to 8 bits (PIL's own conversion clips it), and look up the colours of palettes."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -73,11 +73,11 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Return a image of mode L or RGB as uint8 (C, H, W)."""
+    """Convert an image of mode L or RGB to uint8 (C, H, W)."""
     pixels = np.array(image)
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def to_pil(pixels: np.ndarray) -> Image.Image:
-    """Invert ``to_tensor``, for an array (C, H, W)."""
+    """Convert an array uint8 (C, H, W) to an image: the inverse of ``to_tensor``."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))

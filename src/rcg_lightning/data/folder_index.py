@@ -1,4 +1,4 @@
-"""The list of a folder's images: scanned once, cached, held in arrays that the loader's workers share."""
+"""The index of a folder's images: scanned once, cached, in arrays that the loader's workers share."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from rcg_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 _VERSION = 2
-_SETTLED = 2.0  # seconds after which a change of a folder surely changes its time stamp
+_SETTLED = 2.0  # seconds after which another change of a folder is certain to change its time stamp
 
 
 @dataclass
@@ -23,8 +23,8 @@ class FolderIndex:
     """Names and sizes of the images below ``root``, sorted by name.
 
     Attributes:
-        text: (bytes,) uint8, all relative names one after the other.
-        ends: (N + 1,) int64, where each name begins and the last one ends.
+        text: (bytes,) uint8, all relative names, concatenated.
+        ends: (N + 1,) int64, the positions in ``text`` where the names begin, and where the last one ends.
         sizes: (N,) int64, bytes of each file.
         folders: (N,) int64, position in ``classes`` of the first folder of the name; -1 for files directly in root.
         classes: names of the folders directly in root, sorted.
@@ -50,7 +50,7 @@ class FolderIndex:
             return file.read()
 
     def fingerprint(self, rows: np.ndarray) -> str:
-        """Hash names and sizes of ``rows``, ascending."""
+        """Return a hash of the names and sizes of ``rows``, ascending."""
         lengths = np.diff(self.ends)
         chosen = np.zeros(len(self), bool)
         chosen[rows] = True
@@ -80,7 +80,7 @@ def index_folder(root: Path) -> FolderIndex:
 
 
 def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
-    """Walk below ``root``, following links; return the index and the time stamp (ns) of every folder."""
+    """Scan all folders below ``root``, also through links; return the index and each folder's time stamp (ns)."""
     names: list[bytes] = []
     sizes: list[int] = []
     stamps: list[tuple[str, int]] = []
@@ -90,7 +90,7 @@ def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
     while pending:
         folder = pending.pop()
         status = os.stat(root / folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to where we have been
+        if (status.st_dev, status.st_ino) in seen:  # a circular link
             continue
         seen.add((status.st_dev, status.st_ino))
         stamps.append((folder, status.st_mtime_ns))
@@ -112,7 +112,7 @@ def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
 def _assemble(root: Path, names: list[bytes], sizes: list[int], classes: list[str]) -> FolderIndex:
     order = sorted(range(len(names)), key=names.__getitem__)
     names = [names[row] for row in order]
-    text, ends = joined_names(names)
+    text, ends = join_names(names)
     position = {os.fsencode(name): number for number, name in enumerate(classes)}
     return FolderIndex(
         root=root,
@@ -124,8 +124,8 @@ def _assemble(root: Path, names: list[bytes], sizes: list[int], classes: list[st
     )
 
 
-def joined_names(names: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``text`` and ``ends`` of names: arrays, which worker processes share, where lists would be copied."""
+def join_names(names: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``text`` and ``ends`` of names: arrays, because worker processes share these but copy lists."""
     return np.frombuffer(b"".join(names), np.uint8), np.cumsum([0, *map(len, names)], dtype=np.int64)
 
 
@@ -133,7 +133,7 @@ _ARRAYS = ("text", "ends", "sizes", "folders")
 
 
 def _read(path: Path, root: Path) -> FolderIndex | None:
-    """Return the cached index, or None where there is none, it is broken or a folder has changed."""
+    """Read the cached index; None where it is missing or broken, or a folder has changed."""
     try:
         spec = json.loads((path / "index.json").read_text())
         if spec["version"] != _VERSION or spec["root"] != str(root.resolve()):
@@ -150,7 +150,7 @@ def _read(path: Path, root: Path) -> FolderIndex | None:
 
 
 def _write(path: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> None:
-    """Cache the index; arrays first, in a folder of their own, then index.json that names it, in one step."""
+    """Cache the index: first the arrays, in a new folder, then index.json, which names that folder, in one step."""
     version = f"{time.time_ns():x}-{os.getpid()}"
     spec = {
         "version": _VERSION,

@@ -1,4 +1,4 @@
-"""One batch from its keys: images decoded and cut, labels and stored columns joined, in the loader's worker."""
+"""Make a batch from its keys: decode and crop images, join labels and stored columns, in a worker of the loader."""
 
 from collections.abc import Mapping
 
@@ -14,19 +14,21 @@ from rcg_lightning.data.store import Store
 from rcg_lightning.data.transforms import AsIs, Transform, Views
 from rcg_lightning.types import Batch
 
-# what a random number is for, so that no two uses share one
+# streams of random numbers: one for each use, so that no number is used twice
 _IMAGE, _PAIR, _VIEW, _FIXED, _NEIGHBOUR, _INSTANCE = range(6)
 
 
 class ImageDataset(Dataset[Batch]):
-    """Makes batches; ``needs`` says which keys they get, besides ``index`` and ``view``.
+    """A data set whose items are batches with ``index``, ``view`` and the keys in ``needs``.
 
-    In training (keys with an epoch) a image is placed at random, from a hash of (seed, epoch, index); where there
-    are fixed views (``views``, or ``stores`` with several), one of them is drawn instead, and every key of that row is
-    of that view. Otherwise the keys' view is made, without chance; without ``views`` it is the deterministic one.
+    In training (keys with an epoch) the transform is random, by a hash of (seed, epoch, index). Where there are fixed
+    views (``views``, or ``stores`` with several), one of them is chosen at random instead, and all values of that
+    example belong to that view. Outside training the view of the keys is used; without ``views`` it is the
+    deterministic one.
 
-    Where an ``instance`` is needed, a key in training names the instance, and everything else in its row is of one of
-    its neighbours, drawn again; otherwise a image is its own instance.
+    Where ``instance`` is needed, a key in training is the index of the instance. All other values of the example
+    belong to one of the instance's neighbours, chosen at random each time. Outside training an image is its own
+    instance.
     """
 
     def __init__(
@@ -48,31 +50,32 @@ class ImageDataset(Dataset[Batch]):
         self.seed = seed
 
     def __getitem__(self, keys: Keys) -> Batch:
-        index, view = self._shown(keys), self._view(keys)
+        index, view = self._image_index(keys), self._view(keys)
         batch: Batch = {"index": torch.from_numpy(index), "view": torch.from_numpy(view)}
         if "image" in self.needs:
             fixed = self.views is not None or keys.epoch is None
-            batch["image"] = self._images(index, *(self._fixed(index, view) if fixed else self._drawn(keys, _IMAGE)))
+            crops = self._fixed_crops(index, view) if fixed else self._random_crops(keys, _IMAGE)
+            batch["image"] = self._images(index, *crops)
         if "pair" in self.needs:
-            batch["pair"] = self._images(index, *self._drawn(keys, _PAIR))
+            batch["pair"] = self._images(index, *self._random_crops(keys, _PAIR))
         if "label" in self.needs and self.images.labels is not None:
             batch["label"] = torch.from_numpy(self.images.labels[index])
         for name, store in self.stores.items():
             batch[name] = _tensor(store.read(name, index, view))  # type: ignore[literal-required]
         if self.instances is not None:
-            batch["instance"] = _tensor(self.instances.read("representation", keys.index, self._told(keys)))
+            batch["instance"] = _tensor(self.instances.read("representation", keys.index, self._instance_view(keys)))
         return batch
 
-    def _shown(self, keys: Keys) -> np.ndarray:
-        """Return (B,) int64, the image of each row."""
+    def _image_index(self, keys: Keys) -> np.ndarray:
+        """Return the index of each example's image, (B,) int64."""
         if self.neighbours is None or keys.epoch is None:
             return keys.index
         found = self.neighbours.read("neighbours", keys.index)  # (B, k)
         u = numpy_rng.uniform(1, self.seed, keys.epoch, keys.index, _NEIGHBOUR)
         return np.take_along_axis(found, (u * found.shape[1]).astype(np.int64), 1)[:, 0].astype(np.int64)
 
-    def _told(self, keys: Keys) -> int | np.ndarray:
-        """Return which view's representation stands for each instance: any in training, so that flips augment it."""
+    def _instance_view(self, keys: Keys) -> int | np.ndarray:
+        """Return the view whose representation is the instance: a random one in training, so that flips augment it."""
         assert self.instances is not None
         if keys.epoch is None:
             return 0
@@ -80,7 +83,7 @@ class ImageDataset(Dataset[Batch]):
         return (u * self.instances.views).astype(np.int64)
 
     def _view(self, keys: Keys) -> np.ndarray:
-        """Return (B,) int64, the view of each row."""
+        """Return the view of each example, (B,) int64."""
         if keys.view is not None:
             return keys.view
         count = max([store.views for store in self.stores.values()] or [self.views.count if self.views else 1])
@@ -88,41 +91,44 @@ class ImageDataset(Dataset[Batch]):
             return np.zeros_like(keys.index)
         return (numpy_rng.uniform(1, self.seed, keys.epoch, keys.index, _VIEW)[:, 0] * count).astype(np.int64)
 
-    def _drawn(self, keys: Keys, use: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return (B, draws) numbers that place the images and (B,) bool, which are mirrored; None: nothing random."""
+    def _random_crops(self, keys: Keys, stream: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return random numbers (B, n_random) for the crops and which images are mirrored, (B,) bool.
+
+        Either is None where it is not random.
+        """
         if keys.epoch is None or not self.transform.random:
             return None, None
-        u = numpy_rng.uniform(1 + self.transform.draws, self.seed, keys.epoch, keys.index, use)
+        u = numpy_rng.uniform(1 + self.transform.n_random, self.seed, keys.epoch, keys.index, stream)
         mirror = u[:, 0] < 0.5 if self.transform.flip else None
-        return (u[:, 1:] if self.transform.draws else None), mirror
+        return (u[:, 1:] if self.transform.n_random else None), mirror
 
-    def _fixed(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _fixed_crops(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return the same for fixed views."""
         if self.views is None:
             return None, None
         crop, odd = np.divmod(view, 2 if self.views.flips else 1)
         if not self.views.crops:
             return None, odd == 1
-        return numpy_rng.uniform(self.transform.draws, self.views.seed, index, crop, _FIXED), odd == 1
+        return numpy_rng.uniform(self.transform.n_random, self.views.seed, index, crop, _FIXED), odd == 1
 
-    def _images(self, index: np.ndarray, places: np.ndarray | None, mirror: np.ndarray | None) -> Tensor:
-        """Return uint8 (B, C, H, W)."""
+    def _images(self, index: np.ndarray, u: np.ndarray | None, mirror: np.ndarray | None) -> Tensor:
+        """Return the transformed images, uint8 (B, C, H, W)."""
         if self.images.array is not None and isinstance(self.transform, AsIs):
             images = self.images.array[index]
             if mirror is not None:
                 images[mirror] = images[mirror][..., ::-1]
             return torch.from_numpy(images)
-        placed = [
+        transformed = [
             self.transform(
                 self.images.load(int(i)),
-                None if places is None else places[row],
-                mirror is not None and bool(mirror[row]),
+                None if u is None else u[example],
+                mirror is not None and bool(mirror[example]),
             )
-            for row, i in enumerate(index)
+            for example, i in enumerate(index)
         ]
-        return torch.stack(placed)
+        return torch.stack(transformed)
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    """Stored numbers as what batches carry: float32 or int64."""
+    """Convert stored values to the types of a batch: float32 or int64."""
     return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64, copy=False))

@@ -1,4 +1,4 @@
-"""Folders of images, with and without classes, and of tar files that hold them."""
+"""Folders of images, with and without classes, and folders of tar files with images."""
 
 import hashlib
 import logging
@@ -15,7 +15,7 @@ from torch import Tensor
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.decode import Unreadable, decode
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
-from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, chosen
+from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, fixed_subset
 from rcg_lightning.data.tar_index import index_tars
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
@@ -25,18 +25,18 @@ OnBad = Literal["skip", "stop"]
 
 
 class BadImage(UserError):
-    """A file that cannot be read; raised in a loader's worker it still prints as one line."""
+    """A file that cannot be read. The message is one line, even if it was raised in a worker of the loader."""
 
     def __init__(self, message: str) -> None:
-        # a DataLoader rebuilds a worker's exception from its whole traceback; its last line ends in our message
+        # a DataLoader rebuilds a worker's exception from its whole traceback, whose last line ends with our message
         super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 class FolderSplit(ImageSplit):
-    """Files of a folder: ``rows`` (N,), ascending, of its ``index``.
+    """Files of a folder: the ``rows`` (N,), ascending, of its ``index``.
 
-    A file that cannot be read stops the run (``on_bad`` = "stop"), or is replaced ("skip") by the next one that can,
-    of the same class where there is one: always the same, so that stores stay true.
+    A file that cannot be read stops the run (``on_bad`` = "stop") or is replaced ("skip") by the next readable file,
+    of the same class if possible. It is always the same file, so that stores stay valid.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FolderSplit(ImageSplit):
         self.channels = channels
         self.on_bad = on_bad
         self.orient = orient
-        # one byte for each image, in memory that the loader's workers share: 1 where it could not be read
+        # one byte for each image, 1 where it could not be read, in memory that the loader's workers share
         self._bad = torch.zeros(len(rows), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
@@ -77,13 +77,13 @@ class FolderSplit(ImageSplit):
         image = self._try(index)
         if image is not None:
             return image
-        for other in self._placeholders(index):
+        for other in self._replacements(index):
             image = self._try(other)
             if image is not None:
                 return image
-        raise BadImage(f"none of the {len(self)} images in {self.index.root} can be read: is it the right folder?")
+        raise BadImage(f"none of the {len(self)} images in {self.index.root} can be read: is this the right folder?")
 
-    def _placeholders(self, index: int) -> Iterator[int]:
+    def _replacements(self, index: int) -> Iterator[int]:
         """Yield the other positions in the order in which they replace ``index``: those of its class first."""
         labels = self.labels
         if labels is not None:
@@ -112,28 +112,28 @@ class FolderSplit(ImageSplit):
 
 
 class FolderSource(Source):
-    """Base of the folder sources; see ImageFolder for the settings."""
+    """Base of the folder sources; see ``ImageFolder`` for the arguments."""
 
     def __init__(
         self,
         root: Path,
         channels: int = 3,
         on_bad: OnBad = "skip",
-        evaluation: float = 0.1,
+        eval_share: float = 0.1,
         limit: int | None = None,
         orient: bool = False,
     ) -> None:
         self.root = Path(root).expanduser()
         self.channels = check_channels(channels)
         self.on_bad: OnBad = check_on_bad(on_bad)
-        self.share = evaluation
+        self.eval_share = eval_share
         self.limit = limit
         self.orient = orient
-        require(0 <= evaluation < 1, f"eval is the share of images kept out of training, in [0, 1), not {evaluation}")
+        require(0 <= eval_share < 1, f"eval_share is the fraction of evaluation images, in [0, 1), not {eval_share}")
 
     def train(self) -> ImageSplit:
         index, rows = self._split()[0]
-        return self._images(index, rows[chosen(len(rows), self.limit)])
+        return self._images(index, rows[fixed_subset(len(rows), self.limit)])
 
     def evaluation(self) -> ImageSplit:
         return self._images(*self._split()[1])
@@ -154,12 +154,12 @@ class FolderSource(Source):
             first, second = self._index(train), self._index(evaluation)
             return (first, np.arange(len(first))), (second, np.arange(len(second)))
         index = self._index(train if train.is_dir() else self.root)
-        kept_out = hashed_split(index, self.share)
+        for_evaluation = hashed_split(index, self.eval_share)
         require(
-            not kept_out.all(),
-            f"{index.root} holds too few images to hold some out ({len(index)}): add images, or set eval to 0",
+            not for_evaluation.all(),
+            f"{index.root} holds too few images for two splits ({len(index)}): add images, or set eval_share to 0",
         )
-        return (index, np.flatnonzero(~kept_out)), (index, np.flatnonzero(kept_out))
+        return (index, np.flatnonzero(~for_evaluation)), (index, np.flatnonzero(for_evaluation))
 
     def _evaluation_folder(self) -> Path | None:
         return next((self.root / name for name in ("val", "test") if (self.root / name).is_dir()), None)
@@ -171,42 +171,40 @@ class FolderSource(Source):
 
 
 class ImageFolder(FolderSource):
-    """Images sorted into one folder a class: ``root/train/<class>/…`` with ``root/val/<class>/…`` (or ``test``),
-    or ``root/<class>/…`` alone.
+    """Images in one folder per class: ``root/train/<class>/…`` with ``root/val/<class>/…`` (or ``test``), or
+    ``root/<class>/…`` alone.
 
     Args:
-        root: where the folders are.
+        root: the folder above these.
         channels: 3 (RGB) or 1 (grey); every image is converted.
-        on_bad: what to do with a file that cannot be read: ``skip`` replaces it and says so, ``stop`` ends the run.
-        eval: share of the images kept out of training where there is no ``val`` or ``test``; which ones depends
-            on a hash of their names, so the split stays when images are added.
-        limit: train on that many images only, always the same.
-        orient: turn images as the camera's EXIF tag says; the official code does not.
+        on_bad: ``skip`` replaces a file that cannot be read and logs a warning, ``stop`` ends the run.
+        eval_share: fraction of the images that are evaluation images where there is no ``val`` or ``test``. A hash of
+            the names selects them, so the split stays when images are added.
+        limit: number of training images to use, a fixed subset.
+        orient: rotate images by the camera's EXIF tag; the official code does not.
     """
 
     def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray, int]:
         labels = index.folders[rows]
         if len(labels) and labels.min() < 0:
             stray = index.name(rows[int(labels.argmin())])
-            raise UserError(
-                f"{index.root / stray} is in no class folder: sort images into one folder a class, or use FlatFolder"
-            )
+            raise UserError(f"{index.root / stray} is in no class folder: use one folder per class, or FlatFolder")
         return np.ascontiguousarray(labels), len(index.classes)
 
     def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
         train, evaluation = super()._split()
         known, found = train[0].classes, evaluation[0].classes
-        if known != found:  # label numbers must mean the same in both
+        if known != found:  # labels must mean the same in both splits
             unknown = sorted(set(found) - set(known))
             require(not unknown, f"class folders {unknown[:3]} of {evaluation[0].root} are not in {train[0].root}")
-            number = np.asarray([known.index(name) for name in found], np.int64)
-            folders = np.where(evaluation[0].folders < 0, -1, number[evaluation[0].folders])
+            label = np.asarray([known.index(name) for name in found], np.int64)
+            folders = np.where(evaluation[0].folders < 0, -1, label[evaluation[0].folders])
             evaluation = (FolderIndex(**{**vars(evaluation[0]), "folders": folders, "classes": known}), evaluation[1])
         return train, evaluation
 
 
 class ImageNet(ImageFolder):
-    """ImageNet as it is usually unpacked: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``."""
+    """ImageNet in its usual layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``."""
 
     def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
         for name in ("train", "val"):
@@ -216,17 +214,19 @@ class ImageNet(ImageFolder):
 
 
 class FlatFolder(FolderSource):
-    """Images without labels: every image in ``root`` or any folder below it; the settings are ImageFolder's.
+    """Images without labels: every image in ``root`` or any folder below it.
 
-    ``root/train`` with ``root/val`` (or ``test``) are the two splits where both are there.
+    ``root/train`` and ``root/val`` (or ``test``) are the two splits where both exist. The arguments are those of
+    ``ImageFolder``.
     """
 
 
 class TarShards(FolderSource):
-    """Images in tar files of webdataset's layout (``key.jpg``, and ``key.cls`` for the class's number).
+    """Images in tar files of webdataset's layout: ``key.jpg``, and ``key.cls`` for the number of the class.
 
     ``root/train/*.tar`` with ``root/val/*.tar`` (or ``test``), or ``root/*.tar``. Images are read by their position
-    in an uncompressed tar, in any order, so nothing is unpacked or shuffled before. The settings are ImageFolder's.
+    in an uncompressed tar, in any order, so nothing needs unpacking or shuffling. The arguments are those of
+    ``ImageFolder``.
     """
 
     def _index(self, folder: Path) -> FolderIndex:
@@ -239,25 +239,24 @@ class TarShards(FolderSource):
             return None, None
         labels = index.folders[rows]
         if len(labels) and labels.min() < 0:
-            raise UserError(
-                f"{index.root / index.name(rows[int(labels.argmin())])} has no class: add its .cls, or none"
-            )
+            unlabelled = index.root / index.name(rows[int(labels.argmin())])
+            raise UserError(f"{unlabelled} has no class: add its .cls file, or remove all of them")
         return np.ascontiguousarray(labels), len(index.classes)
 
 
 def check_on_bad(on_bad: OnBad) -> OnBad:
-    """Return ``on_bad`` if it is a way to deal with a file that cannot be read."""
+    """Return ``on_bad`` if it is ``skip`` or ``stop``."""
     require(on_bad in ("skip", "stop"), f"on_bad is skip or stop, not {on_bad}")
     return on_bad
 
 
 def hashed_split(index: FolderIndex, share: float) -> np.ndarray:
-    """Return (N,) bool: which images are held out, by a hash of their names; at least one unless ``share`` is 0."""
+    """Select evaluation images, (N,) bool, by a hash of their names; at least one unless ``share`` is 0."""
     if share == 0:
         return np.zeros(len(index), bool)
     names = (os.fsencode(index.name(row)) for row in range(len(index)))
     values = np.asarray([int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) for name in names], np.uint64)
-    kept_out = values < np.uint64(int(share * 2**64))
-    if not kept_out.any():
-        kept_out[values.argmin()] = True
-    return kept_out
+    selected = values < np.uint64(int(share * 2**64))
+    if not selected.any():
+        selected[values.argmin()] = True
+    return selected

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the project: splits of numbered images."""
+"""The interface of a data set: a source gives splits, and a split gives images by their index."""
 
 from abc import abstractmethod
 from functools import cached_property
@@ -17,11 +17,11 @@ class ImageSplit:
     """One split of a data set.
 
     Attributes:
-        channels: 1 (grey) or 3 (RGB), of every image.
+        channels: 1 (grey) or 3 (RGB), the same for all images.
         labels: (N,) int64 in [0, classes), or None.
         classes: number of classes, or None.
-        array: (N, C, H, W) uint8 where all images are in memory, or None.
-        shape: (C, H, W) where it is known to be the same for all images, or None.
+        array: (N, C, H, W) uint8 where all images are in memory, else None.
+        shape: (C, H, W) where all images are known to have the same, else None.
     """
 
     channels: int
@@ -39,16 +39,16 @@ class ImageSplit:
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return what a person would call image ``index``."""
+        """Return the name of image ``index`` for messages, such as its path."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of the images' identity, the same on every machine."""
+        """A hash that identifies the images, the same on every machine."""
 
     @property
     def skipped(self) -> int:
-        """How many images could not be read so far and were replaced."""
+        """The number of images that could not be read so far and were replaced."""
         return 0
 
 
@@ -81,14 +81,14 @@ class ArraySplit(ImageSplit):
 
 
 class Source(ConfigMixin):
-    """Where images come from. ``train()`` and ``eval()`` return the two splits.
+    """Base of data sets: the splits "train" (``train()``), "eval" (``evaluation()``) and "validation".
 
-    Choices that must not see the evaluation images, such as when to stop or how wide a kernel is, are made on
-    ``validation()``: training images that are not trained on, where a source holds some back.
+    Choices that must not see the evaluation images, such as early stopping or the width of a kernel, are made on
+    ``validation()``: training images that are not trained on.
     """
 
     def prepare(self) -> None:
-        """Fetch what is missing; runs on one process of a machine only."""
+        """Download missing files; runs in one process of a machine only."""
 
     @abstractmethod
     def train(self) -> ImageSplit: ...
@@ -97,7 +97,7 @@ class Source(ConfigMixin):
     def evaluation(self) -> ImageSplit: ...
 
     def validation(self) -> ImageSplit | None:
-        """Return images for choices; None where all are trained on."""
+        """Return the validation images; None where the source holds none back."""
         return None
 
 
@@ -107,8 +107,8 @@ def check_channels(channels: int) -> int:
     return channels
 
 
-def chosen(size: int, limit: int | None) -> np.ndarray:
-    """Return the positions, ascending, of ``limit`` of ``size`` images: the first of a fixed shuffled order."""
+def fixed_subset(size: int, limit: int | None) -> np.ndarray:
+    """Return the positions, ascending, of ``limit`` of ``size`` images: the first of a fixed random permutation."""
     if limit is None or limit >= size:
         return np.arange(size)
     require(limit > 0, f"limit of a source is a positive number of images, not {limit}")

@@ -1,4 +1,4 @@
-"""Which image comes when: an endless stream for training, exact pieces for everything else."""
+"""The order of images: an endless stream for training, exact ranges for everything else."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from rcg_lightning.types import require
 
 @dataclass(frozen=True)
 class Keys:
-    """The rows of one batch.
+    """The keys of one batch: which images it holds, and which view of each.
 
     Attributes:
         index: (B,) int64, positions in the data set.
         view: (B,) int64, fixed views; None in training.
-        epoch: (B,) int64, which pass over the data this is; None outside training: nothing is random.
+        epoch: (B,) int64, number of the pass over the data; None outside training, where nothing is random.
     """
 
     index: np.ndarray
@@ -29,8 +29,8 @@ class Keys:
 class StreamSampler(Sampler[Keys]):
     """Endless batches: position p of the stream is image ``perm_epoch[p % size]`` of epoch ``p // size``.
 
-    Process ``rank`` of ``world`` takes positions start + rank, + world, …, so a run can continue at any position, with
-    other numbers of processes or workers. ``start`` is asked for whenever an iterator is made.
+    Process ``rank`` of ``world`` takes the positions start + rank, start + rank + world, …. So a run can continue at
+    any position, with another number of processes or workers. ``start`` is called for each new iterator.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class StreamSampler(Sampler[Keys]):
         world: int = 1,
         start: Callable[[], int] = lambda: 0,
     ) -> None:
-        require(size > 0, "there are no images to train on: check the source's root, limit and eval")
+        require(size > 0, "there are no images to train on: check the source's root, limit and eval_share")
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
@@ -59,12 +59,12 @@ class StreamSampler(Sampler[Keys]):
             position += self.world * self.batch_size
 
     def at(self, p: np.ndarray) -> Keys:
-        """Return what lies at positions ``p`` (B,) of the stream."""
-        epoch, place = np.divmod(p, self.size)
+        """Return the keys at positions ``p`` (B,) of the stream."""
+        epoch, position = np.divmod(p, self.size)
         index = np.empty_like(p)
         for number in np.unique(epoch):
-            here = epoch == number
-            index[here] = self._order(int(number))[place[here]]
+            inside = epoch == number
+            index[inside] = self._order(int(number))[position[inside]]
         return Keys(index, epoch=epoch)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -75,7 +75,7 @@ class StreamSampler(Sampler[Keys]):
 
 
 class FixedBatches(Sampler[Keys]):
-    """Every view of every image of some ranges, once, in order; no batch reaches over the end of its range."""
+    """Batches of every view of every image in some ranges, once and in order; no batch crosses the end of a range."""
 
     def __init__(self, ranges: Sequence[tuple[int, int]], views: int, batch_size: int) -> None:
         self.views = views
@@ -94,8 +94,8 @@ class FixedBatches(Sampler[Keys]):
             yield Keys(index, view)
 
 
-def share(size: int, rank: int, world: int) -> tuple[int, int]:
-    """Return the contiguous range of ``size`` rows that belongs to process ``rank``: exact, without padding."""
+def rank_range(size: int, rank: int, world: int) -> tuple[int, int]:
+    """Return the contiguous range, of ``size`` rows, of process ``rank``: exact, without padding."""
     return size * rank // world, size * (rank + 1) // world
 
 

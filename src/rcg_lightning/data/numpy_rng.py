@@ -1,4 +1,4 @@
-"""Uniform numbers that depend on counters only: the same for any number of workers, processes or library versions."""
+"""Random numbers that depend on counters only: the same for any number of workers and processes, in any version."""
 
 import numpy as np
 
@@ -22,13 +22,13 @@ def key(*counters: int | np.ndarray) -> np.ndarray:
 
 
 def uniform(count: int, *counters: int | np.ndarray) -> np.ndarray:
-    """Return (n, count) float64 numbers in [0, 1), one row for each entry of the counters."""
+    """Return random numbers (n, count) float64, uniform in [0, 1), one row for each entry of the counters."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     words = _mix(key(*counters)[:, None] + steps)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(size: int, *counters: int) -> np.ndarray:
-    """Return a permutation (size,) int64 of 0 .. size - 1."""
+    """Return a random permutation (size,) int64 of 0 .. size - 1."""
     words = _mix(key(*counters) + np.arange(1, size + 1, dtype=np.uint64) * _GOLDEN)
     return np.argsort(words, kind="stable")

@@ -1,4 +1,4 @@
-"""SeedDataModule as data: what a generator is asked to make, cut into the same pieces for any number of processes."""
+"""Seeds as data: the samples that a generator is to make, in the same shards for any number of processes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +8,17 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rcg_lightning.data.index_samplers import FixedBatches, Keys, ranges_of, share
+from rcg_lightning.data.index_samplers import FixedBatches, Keys, ranges_of, rank_range
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.types import Batch, require
 
 
 class SeedDataset(Dataset[Batch]):
-    """Batches from keys: ``index`` (B,), ``seed`` (B,), and rows of what is ``carried``.
+    """A data set whose items are batches with ``index`` (B,), ``seed`` (B,) and the columns that are ``carried``.
 
     Args:
         seeds: (n,) int64.
-        carried: tensors with n rows, such as ``label`` (n,) or ``representation`` (n, R).
+        carried: tensors with a row for each seed, such as ``label`` (n,) or ``representation`` (n, R).
     """
 
     def __init__(self, seeds: Tensor, carried: Mapping[str, Tensor]) -> None:
@@ -36,12 +36,12 @@ class SeedDataset(Dataset[Batch]):
 
 
 class SeedDataModule(LightningDataModule):
-    """SeedDataModule for ``Trainer.predict``: those of the shards that ``only`` chose, or of this process's share.
+    """Seeds for ``Trainer.predict``: those of the shards that ``only`` selects, else the range of this process.
 
     Args:
-        seeds: one for each sample; the same may occur several times.
-        batch_size: samples made at once.
-        carried: tensors that travel with their seeds, one row each.
+        seeds: one for each sample; a seed may occur several times.
+        batch_size: samples that are generated at once.
+        carried: tensors that join their seeds in a batch, with one row for each seed.
     """
 
     def __init__(
@@ -50,25 +50,25 @@ class SeedDataModule(LightningDataModule):
         super().__init__()
         require(len(seeds) > 0, "sampling needs at least one seed: give a number greater than 0")
         require(batch_size > 0, f"a batch holds at least one seed, not {batch_size}")
-        self.rows = SeedDataset(torch.tensor(seeds, dtype=torch.int64), carried or {})
+        self.dataset = SeedDataset(torch.tensor(seeds, dtype=torch.int64), carried or {})
         self.batch_size = batch_size
         self._ranges: list[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows.seeds)
+        return len(self.dataset.seeds)
 
     def only(self, shards: list[Shard]) -> None:
-        """Give the rows of ``shards``; no batch reaches over the end of one."""
+        """Use the rows of ``shards`` only; no batch crosses the end of a shard."""
         self._ranges = ranges_of(shards)
-        # there may be more processes than shards that are still missing
+        # there may be more processes than missing shards
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        ranges = [share(len(self), rank, world)] if self._ranges is None else self._ranges
+        ranges = [rank_range(len(self), rank, world)] if self._ranges is None else self._ranges
         sampler = FixedBatches(ranges, views=1, batch_size=self.batch_size)
-        return DataLoader(dataset=self.rows, sampler=sampler, batch_size=None, collate_fn=_as_it_is)
+        return DataLoader(dataset=self.dataset, sampler=sampler, batch_size=None, collate_fn=_unchanged)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

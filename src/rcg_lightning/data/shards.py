@@ -1,4 +1,4 @@
-"""How a store is laid out: shards whose bounds depend on the data set's size and the rows of a shard only."""
+"""The layout of a store: shards, whose bounds depend on the data set's size and the rows of a shard only."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Shard:
 
     @property
     def stem(self) -> str:
-        """What the names of its files begin with."""
+        """The beginning of the names of its files."""
         return f"{self.number:06d}"
 
 

@@ -1,8 +1,8 @@
-"""A store: named columns over the views of a data set's images, made once by any number of processes.
+"""A store: named columns with a row for every view of every image of a data set.
 
-Rows are cut into shards whose bounds depend on the data set's size and ``shard_rows`` only. A shard is complete when
-its ``.json``, written last, is there; a store is when its ``manifest.json`` is. So making one can be stopped at any
-moment and continued. store_writer.py makes them.
+Rows are cut into shards, whose bounds depend on the data set's size and ``shard_rows`` only. A shard is complete once
+its ``.json`` exists, which is written last; a store is complete once its ``manifest.json`` exists. So any number of
+processes can write a store (store_writer.py), and they can be stopped and continued at any moment.
 """
 
 import json
@@ -22,15 +22,15 @@ __all__ = ["Shard", "ShardCollector", "Store", "StoreWriter"]
 
 
 class Store:
-    """A complete store, memory-mapped; made by ``Store.open``.
+    """A complete store, memory-mapped; ``Store.open`` opens one.
 
     Attributes:
         path: its folder.
         size: number of images N.
         views: number of views V of each image.
-        columns: name to data spec: ``shape`` of one row, ``dtype``, and what the maker added.
-        identity: what made it: ``dataset`` (fingerprint), ``split``, ``transform`` (what the views are), and one for
-            each column, such as the encoder's.
+        columns: the spec of each column: ``shape`` of one row, ``dtype``, and what the maker of the store added.
+        identity: the store's origin: ``dataset`` (fingerprint), ``split``, ``transform`` (description of the views),
+            and an entry for each column, such as the encoder's identity.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
@@ -46,10 +46,10 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> "Store":
-        """Open the complete store in folder ``path``; needs no right to write there.
+        """Open the complete store in folder ``path``; this needs no write permission.
 
         Raises:
-            UserError: there is none, it is not complete, of another format, or files are missing or cut short.
+            UserError: there is no store, it is incomplete or of another format, or files are missing or cut short.
         """
         path = Path(path).expanduser()
         require(path.is_dir(), f"no store at {path}: make it with rcg extract")
@@ -73,22 +73,22 @@ class Store:
         return {**self.__dict__, "_maps": {}}  # each process maps the files itself
 
     def read(self, column: str, index: np.ndarray, view: int | np.ndarray = 0) -> np.ndarray:
-        """Return rows (n, *shape) of ``column`` for images ``index`` (n,) and ``view``, one for all or (n,)."""
+        """Return the rows (n, *shape) of ``column`` for images ``index`` (n,) and ``view``, an int or (n,)."""
         index = np.asarray(index)
         view = np.broadcast_to(np.asarray(view), index.shape)
         self._require_column(column)
         if len(index) and not (index.min() >= 0 and index.max() < self.size):
             raise IndexError(f"index {index.min()} to {index.max()} in a store of {self.size} images")
         out = np.empty((len(index), *self.columns[column]["shape"]), self.columns[column]["dtype"])
-        numbers = index // self.shard_rows
-        for number in np.unique(numbers):
-            here = np.flatnonzero(numbers == number)
-            rows = index[here] - number * self.shard_rows
-            out[here] = self._map(column, int(number))[rows, view[here]]
+        shards = index // self.shard_rows
+        for number in np.unique(shards):
+            inside = np.flatnonzero(shards == number)
+            rows = index[inside] - number * self.shard_rows
+            out[inside] = self._map(column, int(number))[rows, view[inside]]
         return out
 
     def whole(self, column: str) -> np.ndarray:
-        """Return all of ``column``, (N, V, *shape), in memory."""
+        """Return all rows of ``column``, (N, V, *shape), in memory."""
         self._require_column(column)
         spec = self.columns[column]
         out = np.empty((self.size, self.views, *spec["shape"]), spec["dtype"])
@@ -97,10 +97,10 @@ class Store:
         return out
 
     def verify(self) -> None:
-        """Read every file again and compare its SHA-256.
+        """Read every file and compare its SHA-256.
 
         Raises:
-            UserError: names the first file that is not what was written.
+            UserError: a file has changed; the message names the first.
         """
         for shard, files in zip(self._shards, self._files):
             for column, spec in files.items():
@@ -111,12 +111,12 @@ class Store:
                     )
 
     def check(self, **expected: Any) -> None:
-        """Raise a UserError unless the identity has these entries; says what is wanted and what is there."""
+        """Raise a UserError unless the identity has these entries; the message gives both values."""
         for name, value in expected.items():
             if self.identity.get(name) != value:
                 raise UserError(
-                    f"the store at {self.path} does not belong here: its {name} is {self.identity.get(name)!r}, "
-                    f"not {value!r}; extract one for these data and settings, or give the settings it was made with"
+                    f"the store at {self.path} does not fit: its {name} is {self.identity.get(name)!r}, not {value!r}; "
+                    "extract one for these data and settings, or give the settings that it was made with"
                 )
 
     def _require_column(self, column: str) -> None:

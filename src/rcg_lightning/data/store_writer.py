@@ -1,4 +1,4 @@
-"""Making a store: shards written one by one, whole or not at all, by any number of processes."""
+"""Write a store: shard by shard, each complete or absent, by any number of processes."""
 
 import errno
 import json
@@ -22,10 +22,10 @@ class StoreWriter:
     """Writes the store of ``size`` images with ``views`` views each into ``folder``.
 
     Args:
-        folder: made if needed; one that holds the beginning of the same store is continued.
-        shard_rows: images in a shard; together with ``size`` it fixes the shards' bounds.
-        identity: plain data, what makes the store what it is; see ``Store.identity``.
-        floats: how floating-point columns are stored.
+        folder: created if needed; if it holds the beginning of the same store, that is continued.
+        shard_rows: images in a shard; together with ``size`` it determines the bounds of the shards.
+        identity: the store's origin, as plain data; see ``Store.identity``.
+        floats: type of floating-point columns.
 
     Raises:
         UserError: the folder holds something else, or cannot be written to.
@@ -40,7 +40,7 @@ class StoreWriter:
         identity: Mapping[str, Any],
         floats: Literal["float16", "float32"] = "float32",
     ) -> None:
-        require(size > 0 and views > 0 and shard_rows > 0, "a store has at least one image, view and row in a shard")
+        require(size > 0 and views > 0 and shard_rows > 0, "a store needs at least one image, view and row in a shard")
         self.folder = Path(folder).expanduser()
         self.views = views
         self.floats = floats
@@ -51,11 +51,11 @@ class StoreWriter:
         self._begin()
 
     def pending(self, rank: int = 0, world: int = 1) -> list[Shard]:
-        """Return the shards that process ``rank`` of ``world`` has still to write: of rank, rank + world, …"""
+        """Return the missing shards of process ``rank`` of ``world``, which writes shards rank, rank + world, …"""
         return [shard for shard in self.shards[rank::world] if not self._done(shard).exists()]
 
     def write(self, shard: Shard, columns: Mapping[str, np.ndarray]) -> None:
-        """Write a shard's columns, each (rows, V, *shape); after a crash it is complete or absent.
+        """Write a shard's columns, each (rows, V, *shape); after a crash the shard is complete or absent.
 
         Raises:
             UserError: a column has the wrong number of rows or views, holds NaN or infinity, or the disk is full.
@@ -78,9 +78,10 @@ class StoreWriter:
         self._write_json(self._done(shard), {"start": shard.start, "stop": shard.stop, "columns": spec})
 
     def finish(self, columns_meta: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Write the manifest, once every shard is there (one process, after the others are done).
+        """Write the manifest, in one process, once every shard is written.
 
-        ``columns_meta`` adds plain data spec to columns, such as ``count`` of what an integer column counts.
+        ``columns_meta`` adds plain data to the spec of columns, such as ``count``, the number of values of an integer
+        column.
         """
         missing = self.pending()
         if missing:
@@ -91,7 +92,7 @@ class StoreWriter:
             found = {name: {"shape": spec["shape"], "dtype": spec["dtype"]} for name, spec in files.items()}
             require(found == columns, f"shard {shard.stem} of {self.folder} has columns {found}, the first {columns}")
         for name, meta in (columns_meta or {}).items():
-            require(name in columns, f"data spec for column {name!r}, but {self.folder} has only {sorted(columns)}")
+            require(name in columns, f"a spec for column {name!r}, but {self.folder} has only {sorted(columns)}")
             columns[name] = {**meta, **columns[name]}
         shards = [
             {name: {"sha256": spec["sha256"], "bytes": spec["bytes"]} for name, spec in files.items()} for files in done
@@ -101,17 +102,17 @@ class StoreWriter:
             draft.unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        """Claim the folder for this store, or make sure that it is this store's already."""
+        """Claim the folder for this store, or check that it holds this store."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make a store at {self.folder}: {error.strerror}") from error
         path = self.folder / IDENTITY
         begun = any(self.folder.glob("[0-9]*.json"))
-        if not path.exists() or not begun:  # what was claimed and never begun binds nobody
-            strangers = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
-            if strangers and not path.exists():
-                raise UserError(f"{self.folder} holds {strangers[0]!r} but no store: give an empty or new folder")
+        if not path.exists() or not begun:  # an identity without shards is replaced
+            others = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
+            if others and not path.exists():
+                raise UserError(f"{self.folder} holds {others[0]!r} but no store: give an empty or new folder")
             self._write_json(path, self._spec)
             return
         try:
@@ -119,11 +120,11 @@ class StoreWriter:
         except ValueError as error:
             raise UserError(f"{path} is damaged: remove the folder and extract again") from error
         check_format(found.get("format"), FORMAT, f"the store in {self.folder}", f"remove the folder and {REMEDY}")
-        for name, wanted in _flat(self._spec).items():
-            if _flat(found).get(name) != wanted:
+        for name, expected in _flat(self._spec).items():
+            if _flat(found).get(name) != expected:
                 raise UserError(
-                    f"{self.folder} holds a store whose {name} is {_flat(found).get(name)!r}, not {wanted!r}: "
-                    "give another folder, or the settings it was begun with"
+                    f"{self.folder} holds a store whose {name} is {_flat(found).get(name)!r}, not {expected!r}: "
+                    "give another folder, or the settings of that store"
                 )
 
     def _checked(self, name: str, array: np.ndarray, shard: Shard) -> np.ndarray:
@@ -145,7 +146,7 @@ class StoreWriter:
         return np.ascontiguousarray(array)
 
     def _require_space(self, shard: Shard, bytes_of_shard: int) -> None:
-        """Before the first shard: is there room for all that are missing?"""
+        """Check, before the first shard, that the disk has room for all missing shards."""
         if self._space_checked:
             return
         self._space_checked = True
@@ -164,7 +165,7 @@ class StoreWriter:
 
     @contextmanager
     def _reported(self, path: Path, needed: int) -> Iterator[None]:
-        """Turn what goes wrong while ``needed`` bytes are written to ``path`` into a UserError."""
+        """Turn an error while ``needed`` bytes are written to ``path`` into a UserError."""
         try:
             yield
         except OSError as error:
@@ -175,7 +176,7 @@ class StoreWriter:
 
 
 class ShardCollector:
-    """Puts batches of extraction together into shards, and writes each as soon as it is whole."""
+    """Collects the batches of an extraction into shards, and writes each shard once it is complete."""
 
     def __init__(self, writer: StoreWriter) -> None:
         self.writer = writer
@@ -183,10 +184,10 @@ class ShardCollector:
         self._filled: dict[int, np.ndarray] = {}
 
     def add(self, index: np.ndarray, view: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
-        """Take rows (n, *shape) of every column for images ``index`` (n,) and views ``view`` (n,), of one shard."""
-        numbers = np.unique(index // self.writer.shards[0].stop)
-        require(len(numbers) == 1, "a batch of extraction spans several shards: use ImageDataModule.extract's loader")
-        shard = self.writer.shards[int(numbers[0])]
+        """Add rows (n, *shape) of every column for images ``index`` (n,) and views ``view`` (n,) of one shard."""
+        shards = np.unique(index // self.writer.shards[0].stop)
+        require(len(shards) == 1, "a batch of extraction spans several shards: use ImageDataModule.extract's loader")
+        shard = self.writer.shards[int(shards[0])]
         rows = index - shard.start
         space = (shard.stop - shard.start, self.writer.views)
         part = self._parts.setdefault(shard.number, {})
@@ -211,7 +212,7 @@ def _no_room(folder: Path, needed: int, free: int) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes as one reads them: 3 significant digits."""
+    """Format bytes with 3 significant digits and a unit."""
     steps = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
     unit, name = next(((unit, name) for unit, name in steps if count >= unit), (1, "bytes"))
     return f"{count / unit:.3g} {name}"

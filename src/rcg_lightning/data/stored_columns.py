@@ -1,4 +1,4 @@
-"""The stored columns that are joined to images: opened, and checked to belong to them and to each other."""
+"""Open the stores that are joined to images, and check that they belong to the images and to each other."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,10 +11,10 @@ IMAGE_KEYS = frozenset({"image", "pair", "index", "view"})  # keys of a batch th
 
 
 def open_columns(paths: Iterable[Path], fingerprint: str, split: str) -> dict[str, Store]:
-    """Open stores and return the one of each column.
+    """Open stores and return the store of each column.
 
     Raises:
-        UserError: a store is incomplete or was made from other images, or two do not fit together.
+        UserError: a store is incomplete or was made from other images, or two stores do not fit together.
     """
     found: dict[str, Store] = {}
     for path in paths:
@@ -23,17 +23,17 @@ def open_columns(paths: Iterable[Path], fingerprint: str, split: str) -> dict[st
         for first in found.values():
             store.check(transform=first.identity.get("transform"))
         for name in store.columns:
-            require(name not in found, f"two stores have a column {name!r}: {path} and another; give one")
+            require(name not in found, f"two stores have a column {name!r}, one of them {path}: give only one")
             found[name] = store
     if {"neighbours", "representation"} <= found.keys():
         _check_neighbours(found["neighbours"], found["representation"])
     return found
 
 
-def available(images: ImageSplit, columns: Mapping[str, Store], split: str) -> frozenset[str]:
+def available_keys(images: ImageSplit, columns: Mapping[str, Store], split: str) -> frozenset[str]:
     """Return the keys that batches of a split can have.
 
-    In training an instance has several images, so it takes neighbours; a evaluation image is its own.
+    In training an instance needs neighbours, which provide its images; an evaluation image is its own instance.
     """
     labels = {"label"} if images.labels is not None else set()
     instances = columns.keys() >= ({"representation", "neighbours"} if split == "train" else {"representation"})
@@ -41,11 +41,11 @@ def available(images: ImageSplit, columns: Mapping[str, Store], split: str) -> f
 
 
 def _check_neighbours(neighbours: Store, representations: Store) -> None:
-    """Raise a UserError where neighbours were found among other representations than those that are joined."""
-    mine = representations.identity.get("representation")
-    theirs = neighbours.columns["neighbours"].get("representation")
+    """Raise a UserError where the neighbours were found among other representations."""
+    given = representations.identity.get("representation")
+    used = neighbours.columns["neighbours"].get("representation")
     require(
-        theirs == mine,
-        f"{neighbours.path} has neighbours by representations {theirs}, and the representations are {mine}: run rcg "
-        "neighbours on the store that you give",
+        used == given,
+        f"{neighbours.path} has neighbours by representations {used}, but the store of representations has {given}: "
+        "run rcg neighbours on that store",
     )

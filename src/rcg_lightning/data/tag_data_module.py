@@ -1,4 +1,4 @@
-"""Pairs of a image and one of its tags, as batches."""
+"""Batches of pairs: an image and one of its tags."""
 
 import logging
 from collections import Counter
@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, share
-from rcg_lightning.data.tagged_datasets import Lists, TaggedSource
+from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, rank_range
+from rcg_lightning.data.tagged_datasets import TaggedSource, TagLists
 from rcg_lightning.data.transforms import Transform, Views
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.word_vectors import read_word_vectors
@@ -29,9 +29,9 @@ class Pairs:
     """Every tag of every image of a split.
 
     Attributes:
-        index: (P,) int64, ascending: the image's position.
-        tag: (P,) int64, the word's place in a vocabulary.
-        outside: how many tags are in no vocabulary, and so in no pair.
+        index: (P,) int64, ascending, positions of the images.
+        tag: (P,) int64, positions in a vocabulary.
+        outside: number of tags that are not in the vocabulary, and so in no pair.
     """
 
     index: np.ndarray
@@ -41,48 +41,48 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.index)
 
-    def of(self, images: int, words: int) -> Tensor:
-        """Return (images, words) bool: which words each image has."""
+    def matrix(self, images: int, words: int) -> Tensor:
+        """Return (images, words) bool: True where an image has the word of the vocabulary as a tag."""
         has = torch.zeros(images, words, dtype=torch.bool)
         has[torch.from_numpy(self.index), torch.from_numpy(self.tag)] = True
         return has
 
 
-def pairs_of(lists: Lists, vocabulary: Sequence[str]) -> Pairs:
-    """Return the pairs of the words of each image that ``vocabulary`` has."""
-    place = {word: number for number, word in enumerate(vocabulary)}
-    found = [(i, place[word]) for i, words in enumerate(lists) for word in words if word in place]
+def pairs_of(tags: TagLists, vocabulary: Sequence[str]) -> Pairs:
+    """Return the pairs of each image and those of its tags that are in ``vocabulary``."""
+    position = {word: number for number, word in enumerate(vocabulary)}
+    found = [(i, position[tag]) for i, image_tags in enumerate(tags) for tag in image_tags if tag in position]
     table = np.asarray(found, np.int64).reshape(-1, 2)
-    outside = sum(map(len, lists)) - len(found)
+    outside = sum(map(len, tags)) - len(found)
     return Pairs(np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1]), outside)
 
 
 class TagPairDataset(Dataset[Batch]):
-    """Batches of pairs: ``rows`` of their images, and ``tag``. A key's index is a position among the pairs."""
+    """A data set whose items are batches of pairs: those of ``images``, with ``tag``. Keys are positions of pairs."""
 
-    def __init__(self, rows: Dataset[Batch], pairs: Pairs) -> None:
-        self.rows, self.pairs = rows, pairs
+    def __init__(self, images: Dataset[Batch], pairs: Pairs) -> None:
+        self.images, self.pairs = images, pairs
 
     def __getitem__(self, keys: Keys) -> Batch:
-        batch: Batch = self.rows[replace(keys, index=self.pairs.index[keys.index])]
+        batch: Batch = self.images[replace(keys, index=self.pairs.index[keys.index])]
         batch["tag"] = torch.from_numpy(self.pairs.tag[keys.index])
         return batch
 
 
 class TagDataModule(ImageDataModule):
-    """Images with tags. Where a stage needs ``tag``, an example is a image with one of its tags.
+    """Images with tags. Where a stage needs ``tag``, an example is a pair: an image and one of its tags.
 
-    A image comes as often in training as it has tags (Mirza & Osindero 2014), and so it does in validation. Its
-    images, stores and whatever else is made of them are those of the same source without tags.
+    So an image occurs as often as it has tags (Mirza & Osindero 2014), in training and in validation. Fingerprints
+    and stores are the same as without tags.
 
-    The vocabulary are the words of the training images, the most frequent one first. A tag outside of it makes no
-    example, and neither does a image without any other; one line says how many.
+    The vocabulary holds the tags of the training images, the most frequent first. Tags outside it are left out, and
+    with them the images that have no other tag; a warning gives their numbers.
 
     Args:
         source: images with tags.
-        least: how often a word occurs among the training images to be in the vocabulary.
-        vectors: file of word2vec: words that have no vector there are not in the vocabulary either.
-        untagged: what to do with images without a tag of the vocabulary: ``skip`` them, or ``stop`` at the first.
+        min_count: a word of the vocabulary is a tag of at least ``min_count`` training images.
+        vectors: word2vec file; a word without a vector there is not in the vocabulary.
+        untagged: what to do with images without a tag in the vocabulary: ``skip`` them, or ``stop`` at the first.
         transform, batch_size, workers, stores, eval_stores, views, seed: see ``ImageDataModule``.
     """
 
@@ -91,7 +91,7 @@ class TagDataModule(ImageDataModule):
     def __init__(
         self,
         source: TaggedSource,
-        least: int = 1,
+        min_count: int = 1,
         vectors: Path | None = None,
         untagged: Literal["skip", "stop"] = "skip",
         transform: Transform | None = None,
@@ -103,63 +103,64 @@ class TagDataModule(ImageDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(source, transform, batch_size, workers, stores, eval_stores, views, seed)
-        require(least > 0, f"least is how often a word occurs, at least 1, not {least}")
+        require(min_count > 0, f"min_count is at least 1, not {min_count}")
         require(untagged in ("skip", "stop"), f"untagged is skip or stop, not {untagged}")
-        self.least, self.vectors, self.untagged = least, vectors, untagged
-        self._lists: dict[str, Lists] = {}
-        self._words: list[str] | None = None
+        self.min_count, self.vectors, self.untagged = min_count, vectors, untagged
+        self._tags: dict[str, TagLists] = {}
+        self._vocabulary: list[str] | None = None
         self._pairs: dict[str, Pairs] = {}
 
-    # what there is
+    # the data
 
-    def tags(self, split: str) -> Lists:
+    def tags(self, split: str) -> TagLists:
         """Return all tags of each image of ``split``, in the vocabulary or not."""
-        if split not in self._lists:
-            self._lists[split] = self.source.tags(self.images(split))
-        return self._lists[split]
+        if split not in self._tags:
+            self._tags[split] = self.source.tags(self.images(split))
+        return self._tags[split]
 
     @property
     def vocabulary(self) -> list[str]:
-        """The words that a tag can be, the most frequent one first, equally frequent ones by the alphabet."""
-        if self._words is None:
-            counts = Counter(word for words in self.tags("train") for word in words)
-            require(bool(counts), "no training image has a tag: check where the source looks for them")
-            often = [word for word, count in counts.items() if count >= self.least]
-            best = max(counts.values())
-            require(bool(often), f"no word occurs {self.least} times, the most frequent one {best} times: lower least")
+        """The words that a tag can be, the most frequent first, equally frequent words in alphabetical order."""
+        if self._vocabulary is None:
+            counts = Counter(tag for tags in self.tags("train") for tag in tags)
+            require(bool(counts), "no training image has a tag: check where the source reads them")
+            frequent = [word for word, count in counts.items() if count >= self.min_count]
+            most = max(counts.values())
+            few = f"no word occurs {self.min_count} times, the most frequent one {most} times: lower min_count"
+            require(bool(frequent), few)
             if self.vectors is not None:
-                known = set(read_word_vectors(self.vectors, often).words)
-                often = [word for word in often if word in known]
-                require(bool(often), f"none of the tags has a vector in {self.vectors}: are they of another language?")
-            self._words = sorted(often, key=lambda word: (-counts[word], word))
-        return self._words
+                known = set(read_word_vectors(self.vectors, frequent).words)
+                frequent = [word for word in frequent if word in known]
+                require(bool(frequent), f"none of the tags has a vector in {self.vectors}: is it of another language?")
+            self._vocabulary = sorted(frequent, key=lambda word: (-counts[word], word))
+        return self._vocabulary
 
     def pairs(self, split: str) -> Pairs:
-        """Return the pairs of ``split``; the first time, one line says what is left out.
+        """Return the pairs of ``split``; the first time, warn of what is left out.
 
         Raises:
-            UserError: a image has no tag in the vocabulary and ``untagged`` is ``stop``, or none has.
+            UserError: an image has no tag in the vocabulary and ``untagged`` is ``stop``, or no training image has one.
         """
         if split not in self._pairs:
             found = pairs_of(self.tags(split), self.vocabulary)
-            self._say(split, found)
+            self._report_omissions(split, found)
             self._pairs[split] = found
         return self._pairs[split]
 
-    def _say(self, split: str, pairs: Pairs) -> None:
+    def _report_omissions(self, split: str, pairs: Pairs) -> None:
         images = self.images(split)
-        bare = np.setdiff1d(np.arange(len(images)), pairs.index)
-        if len(bare) and self.untagged == "stop":
-            raise UserError(
-                f"{images.name(int(bare[0]))} has no tag in the vocabulary: tag or remove it, or set untagged to skip"
-            )
+        untagged = np.setdiff1d(np.arange(len(images)), pairs.index)
+        if len(untagged) and self.untagged == "stop":
+            name = images.name(int(untagged[0]))
+            raise UserError(f"{name} has no tag in the vocabulary: tag or remove it, or set untagged to skip")
         enough = len(pairs) or split != "train"
-        require(bool(enough), f"none of {len(images)} training images has a tag in the vocabulary: lower least")
-        if pairs.outside or len(bare):
+        require(bool(enough), f"none of {len(images)} training images has a tag in the vocabulary: lower min_count")
+        if pairs.outside or len(untagged):
+            counts = (pairs.outside, pairs.outside + len(pairs), len(self.vocabulary), len(untagged), len(images))
             log.warning(
                 "%s: %d of %d tags are outside the vocabulary of %d words and left out, and with them %d of %d "
-                "images, which have no other",
-                *(split, pairs.outside, pairs.outside + len(pairs), len(self.vocabulary), len(bare), len(images)),
+                "images, which have no other tag",
+                *(split, *counts),
             )
 
     @property
@@ -170,17 +171,17 @@ class TagDataModule(ImageDataModule):
         return replace(spec, columns={**spec.columns, "tag": tag}, identities=identities)
 
     def conditions(self, split: str, needs: frozenset[str]) -> Iterator[Batch]:
-        """Yield the images of ``split`` once each, in order, without chance, with what is stored of them.
+        """Yield the images of ``split`` once each, in order, without randomness, with their stored columns.
 
         Args:
-            needs: keys of the batches, besides ``index`` and ``view``.
+            needs: keys of the batches, in addition to ``index`` and ``view``.
 
         Raises:
-            UserError: neither images nor stores give one of the keys.
+            UserError: neither the images nor the stores provide one of the keys.
         """
         before, self._needs = self._needs, needs - {"tag"}
         try:
-            self._check(split)
+            self._check_needs(split)
             return iter(self._loader(split, FixedBatches([(0, len(self.images(split)))], 1, self.batch_size)))
         finally:
             self._needs = before
@@ -190,7 +191,7 @@ class TagDataModule(ImageDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         if "tag" not in self.needs:
             return super().train_dataloader()
-        rank, world = self._place()
+        rank, world = self._rank_and_world()
         size = len(self.pairs("train"))
         sampler = StreamSampler(size, self.batch_size, self.seed, rank, world, start=lambda: self.samples_seen)
         return self._loader("train", sampler)
@@ -200,19 +201,19 @@ class TagDataModule(ImageDataModule):
         if isinstance(found, list) or "tag" not in self.needs:
             return found
         count = len(self.pairs("eval"))
-        part = FixedBatches([share(count, *self._place())], 1, self.batch_size)
-        return self._loader("eval", part) if count else []
+        batches = FixedBatches([rank_range(count, *self._rank_and_world())], 1, self.batch_size)
+        return self._loader("eval", batches) if count else []
 
-    def _rows(self, split: str) -> Dataset[Batch]:
-        rows = super()._rows(split)
-        return TagPairDataset(rows, self.pairs(split)) if "tag" in self.needs else rows
+    def _dataset(self, split: str) -> Dataset[Batch]:
+        images = super()._dataset(split)
+        return TagPairDataset(images, self.pairs(split)) if "tag" in self.needs else images
 
     def _available(self, split: str) -> frozenset[str]:
         return super()._available(split) | {"tag"}
 
-    def _check(self, split: str) -> None:
-        super()._check(split)
+    def _check_needs(self, split: str) -> None:
+        super()._check_needs(split)
         if "tag" in self.needs:
-            both = "tags and instances cannot be used together: a pair's image would be another than the neighbour"
+            both = "tags and instances cannot be used together: the neighbour's image is not the image of the pair"
             require("instance" not in self.needs, f"{both}; choose a condition without instances")
             self.pairs(split)

@@ -1,4 +1,4 @@
-"""The list of the images in tar shards: where each lies in which file, found once, cached, read by position."""
+"""The index of the images in tar shards: file and byte position of each, scanned once, cached."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import numpy as np
 
 from rcg_lightning.artifacts import cache_folder, fingerprint, replacing
 from rcg_lightning.data.decode import SUFFIXES
-from rcg_lightning.data.folder_index import FolderIndex, joined_names
+from rcg_lightning.data.folder_index import FolderIndex, join_names
 from rcg_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,14 @@ _ARRAYS = ("text", "ends", "sizes", "folders", "shards", "offsets")
 
 @dataclass
 class TarIndex(FolderIndex):
-    """Images in the ``*.tar`` of a folder, in webdataset's layout: ``key.jpg``, its class's number in ``key.cls``.
+    """Images in the ``*.tar`` of a folder, in webdataset's layout: ``key.jpg``, with its class number in ``key.cls``.
 
-    Names are ``shard.tar/key.jpg``; ``folders`` holds class numbers, -1 where there is none; ``classes`` their names,
-    which are the numbers, and is empty where no image has one.
+    Names are ``shard.tar/key.jpg``; ``folders`` holds class numbers, -1 for no class; ``classes`` holds these numbers
+    as names, and is empty where no image has a class.
 
     Attributes:
-        shards: (N,) int64, position in ``files`` of the tar that each image lies in.
-        offsets: (N,) int64, its first byte there.
+        shards: (N,) int64, position in ``files`` of each image's tar.
+        offsets: (N,) int64, position of the image's first byte in its tar.
         files: names of the tars, sorted.
     """
 
@@ -44,7 +44,7 @@ def index_tars(root: Path) -> TarIndex:
     """Return the index of the tars in ``root``, from the cache where none of them has changed.
 
     Raises:
-        UserError: there is no tar, one cannot be read or is compressed, or a class is no number.
+        UserError: there is no tar, one cannot be read or is compressed, or a class is not a number.
     """
     files = sorted(path.name for path in root.glob("*.tar"))
     if not files:
@@ -61,7 +61,7 @@ def index_tars(root: Path) -> TarIndex:
 
 def _scan(root: Path, files: list[str]) -> dict[str, np.ndarray]:
     found = sorted(entry for number, name in enumerate(files) for entry in _entries(root / name, number))
-    text, ends = joined_names([entry[0] for entry in found])
+    text, ends = join_names([entry[0] for entry in found])
     columns = np.asarray([entry[1:] for entry in found], np.int64).reshape(-1, 4)
     sizes, folders, shards, offsets = columns.T.copy()
     log.info("found %d images in %d tars of %s", len(found), len(files), root)
@@ -86,7 +86,7 @@ def _entries(path: Path, number: int) -> Iterator[tuple[bytes, int, int, int, in
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{path} cannot be read as an uncompressed tar ({error}): make it again") from error
     except ValueError as error:
-        raise UserError(f"{path}: the class of {member.name} is no whole number ({error})") from error
+        raise UserError(f"{path}: the class of {member.name} is not a whole number ({error})") from error
     for key, member in images.items():
         name = os.fsencode(f"{path.name}/{member.name.removeprefix('./')}")
         yield name, member.size, classes.get(key, -1), number, member.offset_data

@@ -78,7 +78,7 @@ class Comparison:
             real += reference_rows(self.data, self.reference, self.extractor, n, seed, self.device)
         write_results(out, [*self.rows, *real], self._note(n))
         images = self.data.images("train")
-        spec = {"set": "train", "identity": images.fingerprint, "resize": self.data.transform.says(False)}
+        spec = {"set": "train", "identity": images.fingerprint, "resize": self.data.transform.describe(False)}
         formats = " and ".join(sorted(set(self.formats.values())))
         record = Protocol().record(self.extractor, spec, n, formats)
         write_json(out / "protocol.json", record)

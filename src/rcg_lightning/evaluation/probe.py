@@ -13,7 +13,7 @@ from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.reference import BATCH
 from rcg_lightning.evaluation.results import content_of
 from rcg_lightning.metrics.metric_name import metric_name
-from rcg_lightning.metrics.probes import DRAWN, probe
+from rcg_lightning.metrics.probes import SUBSET, probe
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.types import require
 
@@ -63,7 +63,7 @@ def _named(found: dict[str, float], train: int, evaluation: int) -> dict[str, fl
     return {
         metric_name(kind, "encoder", evaluation, "eval")
         if kind in ACCURACIES
-        else metric_name(kind, "encoder", min(train, DRAWN)): value
+        else metric_name(kind, "encoder", min(train, SUBSET)): value
         for kind, value in found.items()
     }
 
@@ -71,7 +71,7 @@ def _named(found: dict[str, float], train: int, evaluation: int) -> dict[str, fl
 def _record(data: ImageDataModule, made_by: str, count: int) -> dict[str, object]:
     images = data.images("eval")
     spec = {"set": "eval", "identity": images.fingerprint, "images": len(images)}
-    return Protocol("probe").record(made_by, spec | {"resize": data.transform.says(False)}, count)
+    return Protocol("probe").record(made_by, spec | {"resize": data.transform.describe(False)}, count)
 
 
 def _stored(data: ImageDataModule, split: str, index: np.ndarray) -> Tensor:
@@ -86,7 +86,7 @@ def _stored(data: ImageDataModule, split: str, index: np.ndarray) -> Tensor:
 @torch.no_grad()
 def _encoded(data: ImageDataModule, encoder: Encoder, split: str, index: np.ndarray, device: torch.device) -> Tensor:
     """Return the representations (n, R) of images, on the CPU."""
-    batches = data.plain(split, frozenset({"image"}), index, BATCH)
+    batches = data.deterministic_batches(split, frozenset({"image"}), index, BATCH)
     watched = tqdm(batches, f"encoding {split}", -(-len(index) // BATCH), delay=3, leave=False)
     return torch.cat([encoder(as_floats(batch)["image"].to(device)).float().cpu() for batch in watched])
 

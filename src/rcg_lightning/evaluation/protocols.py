@@ -226,7 +226,7 @@ def bind_data(
         "set": split,
         "identity": images.fingerprint,
         "images": len(images),
-        "resize": data.transform.says(False),
+        "resize": data.transform.describe(False),
     }
     if split == "eval":
         seen = real.evaluation
@@ -274,7 +274,7 @@ def bind_representations(data: ImageDataModule) -> tuple[RealRepresentations, di
     return real, {
         "set": "train",
         "identity": train.identity.get("dataset"),
-        "images": real.images,
+        "images": real.count,
         "resize": transform,
     }
 

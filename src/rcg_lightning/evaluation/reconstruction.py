@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rcg_lightning.config import describe
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.data.index_samplers import share
+from rcg_lightning.data.index_samplers import rank_range
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.evaluation.image_grid import labelled_grid, save_png
 from rcg_lightning.evaluation.protocols import Protocol
@@ -86,7 +86,7 @@ class CodecEvaluation:
     def run(self, trainer: Trainer, out: Path | None, shown: int) -> dict[str, Any]:
         """Return the results, with ``image``, the name of a file next to ``out`` that has ``shown`` images."""
         module = ReconstructionModule(self.codec, self.metric, shown)
-        start, stop = share(self.count, trainer.global_rank, trainer.world_size)
+        start, stop = rank_range(self.count, trainer.global_rank, trainer.world_size)
         self.data.extract(self.split, [Shard(0, start, stop)])
         trainer.predict(module, datamodule=self.data, return_predictions=False)
         content = content_of([{self._name(kind): value for kind, value in module.metrics.items()}], self._record())
@@ -102,7 +102,7 @@ class CodecEvaluation:
     def _record(self) -> dict[str, object]:
         found = self.data.images(self.split)
         spec = {"set": self.split, "identity": found.fingerprint, "images": len(found)}
-        spec["resize"] = self.data.transform.says(False)
+        spec["resize"] = self.data.transform.describe(False)
         made_by = {"codec": describe(self.codec), "codec_identity": getattr(self.codec, "identity", None)}
         return Protocol("reconstruction").record(self.extractor or "pixels", spec, self.count) | made_by
 

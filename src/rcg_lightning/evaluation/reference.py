@@ -156,7 +156,7 @@ def reference_of(
 def reference_identity(data: ImageDataModule, extractor: FeatureExtractor) -> str:
     """Return a hash of everything that a reference depends on."""
     splits = [data.images(split).fingerprint for split in ("train", "eval")]
-    parts = [*splits, data.transform.says(False), extractor.identity, extractor.spatial_dim]
+    parts = [*splits, data.transform.describe(False), extractor.identity, extractor.spatial_dim]
     parts += [NEIGHBOURS, MAX_STORED_FEATURES, MAX_STORED_BYTES, FORMAT]
     return fingerprint(parts)
 
@@ -167,7 +167,7 @@ def real_images(data: ImageDataModule, split: str, index: np.ndarray | None = No
     Args:
         index: which images, with repetitions if wished; all in order by default.
     """
-    return (batch["image"] for batch in data.plain(split, frozenset({"image"}), index, BATCH))
+    return (batch["image"] for batch in data.deterministic_batches(split, frozenset({"image"}), index, BATCH))
 
 
 def batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, spatial_statistics, spread
 from rcg_lightning.metrics.class_accuracy import ClassAccuracy
-from rcg_lightning.metrics.copy_rate import PixelDistances
+from rcg_lightning.metrics.copy_rate import CopyRate
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics, Summary
 from rcg_lightning.metrics.fid import Moments, fid
-from rcg_lightning.metrics.kid import SEED, kernel_distance
+from rcg_lightning.metrics.kid import SEED, kid
 from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii, density_coverage, precision_recall
 from rcg_lightning.metrics.stored_images import StoredImages
@@ -92,7 +92,7 @@ class Scorer(torch.nn.Module):
         places = "sfd" in metrics and reference.train.spatial is not None
         self.spatial = spatial_statistics(extractor) if places else None
         pixels = "pixels" in metrics and reference.train.images is not None
-        self.pixels = PixelDistances(reference.train.images, reference.copy_threshold) if pixels else None
+        self.pixels = CopyRate(reference.train.images, reference.copy_threshold) if pixels else None
         self.images = None if image_shape is None else StoredImages(image_shape)
         self.class_accuracy = ClassAccuracy()
         self.number = 0  # of all processes, once the metrics are computed
@@ -165,7 +165,7 @@ def compare(
         found["fd"] = fid(samples.moments, reference.train.moments)
         if reference.evaluation is not None:
             found["fd_eval"] = fid(samples.moments, reference.evaluation.moments)
-    if "is" in metrics and samples.classes is not None:
+    if "is" in metrics and samples.marginals is not None:
         found["is"], spread_of_splits = samples.inception_score()
         if spread_of_splits:
             found["is_std"] = spread_of_splits
@@ -174,7 +174,7 @@ def compare(
     mine = spread(samples.features, MAX_STORED_FEATURES)
     real = reference.train.features.to(mine.device)
     if "kd" in metrics and len(real) > 1:
-        found["kd"], found["kd_std"] = kernel_distance(mine, real, seed=seed)
+        found["kd"], found["kd_std"] = kid(mine, real, seed=seed)
     if metrics & {"precision", "density"} and len(real) > NEIGHBOURS:
         near = all_radii(real) if reference.radii is None else reference.radii.to(mine.device)
         balls = near[:, neighbours - 1]

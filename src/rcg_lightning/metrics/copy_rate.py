@@ -1,4 +1,4 @@
-"""How near samples come to training images in pixels, and how many are copies."""
+"""How close samples are to training images in pixels, and how many of them are copies."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from rcg_lightning.metrics.sum_metric import SumMetric
 from rcg_lightning.types import require
 
 
-class PixelDistances(SumMetric):
-    """Distances in pixels to the nearest training image: their mean, and how many samples are copies.
+class CopyRate(SumMetric):
+    """The mean pixel distance to the nearest training image, and the fraction of samples that are copies.
 
     Args:
         bank: training images (N, C, H, W) uint8.
-        threshold: distance below which a sample counts as a copy; None: copies are not counted.
+        threshold: distance below which a sample is a copy; None does not count copies.
     """
 
     distance: Tensor
@@ -23,7 +23,7 @@ class PixelDistances(SumMetric):
     def __init__(self, bank: Tensor | None, threshold: float | None) -> None:
         super().__init__()
         assert bank is not None
-        # in a tuple, so that moving the metric does not move the bank: it is read chunk by chunk
+        # in a tuple, so that the bank does not move with the metric: it is read in chunks
         self.bank, self.threshold = (bank,), threshold
         self.add_sums({"distance": (), "copies": (), "count": ()})
 
@@ -43,25 +43,25 @@ class PixelDistances(SumMetric):
 
 
 def nearest_images(images: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pixel distance of each image to its nearest in ``bank``, (n,), and which one that is, (n,) int64.
+    """Return each image's pixel distance (n,) to the nearest image in ``bank``, and that image's index (n,) int64.
 
-    The distance is the root mean square difference of the pixels, in [0, 1].
+    The pixel distance is the root mean square difference of the pixels, in [0, 1].
 
     Args:
         images: uint8 (n, C, H, W).
         bank: uint8 (N, C, H, W).
     """
     shapes = tuple(images.shape[1:]), tuple(bank.shape[1:])
-    require(shapes[0] == shapes[1], f"images of {shapes[0]} have no pixel distance to those of {shapes[1]}")
-    distances, index = nearest(images.flatten(1), bank.flatten(1), 1)  # floats are made chunk by chunk
+    require(shapes[0] == shapes[1], f"images of {shapes[0]} have no pixel distance to images of {shapes[1]}")
+    distances, index = nearest(images.flatten(1), bank.flatten(1), 1)  # converted to floats in chunks
     return distances[:, 0] / (255 * images[0].numel() ** 0.5), index[:, 0]
 
 
 def copy_threshold(evaluation: Tensor, train: Tensor) -> float:
-    """Return the distance below which a image counts as a copy: 1 % of evaluation images are as near to training.
+    """Return the pixel distance below which an image is a copy: 1 % of evaluation images are that close to training.
 
     Args:
-        eval: uint8 (n, C, H, W).
+        evaluation: uint8 (n, C, H, W).
         train: uint8 (N, C, H, W).
     """
     return torch.quantile(nearest_images(evaluation, train)[0].double(), 0.01).item()

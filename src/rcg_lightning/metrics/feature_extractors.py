@@ -1,7 +1,7 @@
-"""What turns images into the features that metrics compare; metrics compare within one extractor only.
+"""Feature extractors for metrics; only features of the same extractor can be compared.
 
-Inception is the published choice, for natural images. For other data, and offline, a small classifier that was
-trained on the real data or the self-supervised encoder takes its place.
+Published metrics use Inception, which suits natural images. For other data, and offline, use a small classifier that
+was trained on the real data, or the self-supervised encoder.
 """
 
 import io
@@ -30,12 +30,12 @@ SPATIAL_CHANNELS, SPATIAL_SIDE = 7, 17
 
 
 class Features(NamedTuple):
-    """What an extractor makes of B images.
+    """The features of B images.
 
     Attributes:
         pooled: (B, dim), of the whole image.
         logits: (B, classes); None without classes.
-        spatial: (B, spatial_dim), which keep places apart, for sFID; None where the extractor has none.
+        spatial: (B, spatial_dim), features of each position, for sFID; None where the extractor has none.
     """
 
     pooled: Tensor
@@ -44,10 +44,10 @@ class Features(NamedTuple):
 
 
 class FeatureExtractor(ConfigMixin):
-    """A frozen network for metrics: uint8 images -> features, and class logits where it has classes.
+    """Base of frozen networks for metrics: from uint8 images to features, and to class logits where there are classes.
 
     Attributes:
-        name: what stands in a metric's name.
+        name: the extractor's name in the names of metrics.
     """
 
     name: str
@@ -55,43 +55,43 @@ class FeatureExtractor(ConfigMixin):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Number of features."""
+        """The number of features."""
 
     @property
     def classes(self) -> int | None:
-        """Number of logits, None where there are none."""
+        """The number of logits, None where there are none."""
         return None
 
     @property
     def spatial_dim(self) -> int | None:
-        """Number of spatial features, None where there are none."""
+        """The number of spatial features, None where there are none."""
         return None
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Hash of the weights and of everything else that the features depend on."""
+        """A hash of the weights and of everything else that the features depend on."""
 
     @abstractmethod
     def setup(self) -> None:
-        """Find and load the network; raises UserError where that cannot be done. Call it before any long work."""
+        """Find and load the network, or raise a UserError; call it before any long work."""
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of the network's memory."""
+        """Free the network's memory."""
 
     @abstractmethod
     def extract(self, images: Tensor) -> Features:
-        """Like the call, without its checks."""
+        """Return the features of checked images; ``__call__`` checks them."""
 
     def __call__(self, images: Tensor) -> Features:
-        """Images (B, C, H, W) uint8, C = 1 or 3 -> their features, float32."""
+        """Return the features, float32, of images (B, C, H, W) uint8 with C = 1 or 3."""
         shape = tuple(images.shape)
         require(
             images.dtype == torch.uint8 and images.ndim == 4 and shape[1] in (1, 3),
-            f"images to be scored are uint8 (B, 1 or 3, H, W), not {images.dtype} {shape}: quantise with to_uint8",
+            f"images to score are uint8 (B, 1 or 3, H, W), not {images.dtype} {shape}: convert them with to_uint8",
         )
-        # one memory layout, or the same images from a file and from memory would differ in the last digits
+        # the same memory layout for all: else images from a file and from memory differ in the last digits
         images = images.clone(memory_format=torch.contiguous_format)
         with torch.no_grad():
             found = self.extract(images)
@@ -101,12 +101,12 @@ class FeatureExtractor(ConfigMixin):
 class InceptionExtractor(FeatureExtractor):
     """The Inception-v3 of the published FID and IS, in torch-fidelity's port: 2048 features, 1008 unbiased logits.
 
-    Grey images are repeated to three channels; the resize to 299 is TensorFlow 1's bilinear, as in the original. The
-    spatial features are those of the ADM suite, 7 channels of 17 x 17 places.
+    Grey images are repeated to three channels; the resize to 299 pixels is TensorFlow 1's bilinear, as in the original.
+    The spatial features are those of the ADM suite: 7 channels at 17 x 17 positions.
 
     Args:
-        weights: torch-fidelity's file (.pth, or its tensors as .safetensors). By default the one in torch hub's cache,
-            which is fetched when it is not there.
+        weights: torch-fidelity's file (.pth, or its tensors as .safetensors). By default the file in torch hub's cache,
+            which is downloaded if it is missing.
     """
 
     name = "inception"
@@ -151,29 +151,29 @@ class InceptionExtractor(FeatureExtractor):
                 torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False)
             except (OSError, RuntimeError) as error:
                 raise UserError(
-                    f"the Inception weights could not be fetched ({error}): get {INCEPTION_URL} and put it at {path}, "
-                    "or give the file as --extractor.weights; or score with another extractor"
+                    f"the Inception weights could not be downloaded ({error}): get {INCEPTION_URL} and put it at "
+                    f"{path}, or give the file as --extractor.weights, or score with another extractor"
                 ) from error
         return path
 
     def _make(self) -> nn.Module:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # its constructor unpickles whatever file it is given: what it gets here was read safely and written again
+        # its constructor unpickles the file it receives, so it receives a copy of weights that were read safely
         torch.save(_read_weights(self._find()), checked := io.BytesIO())
         checked.seek(0)
         layers = ["2048", "logits_unbiased"]
         try:
             network = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=checked)
         except RuntimeError as error:
-            why = " ".join(str(error).split())[:200]
-            raise UserError(f"{self._find()} does not hold torch-fidelity's Inception weights: {why}") from error
-        _fuse(network)
-        return _WithSpatial(network.to(memory_format=torch.channels_last))  # with the above 1.7 times faster on a CPU
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self._find()} does not hold torch-fidelity's Inception weights: {reason}") from error
+        _fuse(network)  # together with channels_last 1.7 times faster on a CPU
+        return _WithSpatial(network.to(memory_format=torch.channels_last))
 
 
 def _fuse(network: nn.Module) -> None:
-    """Put each batch normalisation, fixed as it is, into the weights of its convolution: the same to rounding."""
+    """Fold each frozen batch normalisation into the weights of its convolution: the same up to rounding."""
     for block in network.modules():
         conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -181,20 +181,20 @@ def _fuse(network: nn.Module) -> None:
 
 
 class _WithSpatial(nn.Module):
-    """Inception, and the features of sFID: the ADM suite's ``mixed_6/conv``.
+    """Inception with the features of sFID: the ADM suite's ``mixed_6/conv``.
 
-    TensorFlow counts blocks from "mixed" on: it is the 1 x 1 branch of Mixed_6d (not of Mixed_6e), after its ReLU, and
-    places come before channels, so that published means and covariances fit.
+    TensorFlow counts blocks from "mixed" on, so this is the 1 x 1 branch of Mixed_6d (not of Mixed_6e), after its ReLU.
+    Positions come before channels, as in the published means and covariances.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.spatial: Tensor | None = None
-        network.Mixed_6d.branch1x1.register_forward_hook(self._keep)  # type: ignore[union-attr, operator]
+        network.Mixed_6d.branch1x1.register_forward_hook(self._store)  # type: ignore[union-attr, operator]
 
-    def _keep(self, block: nn.Module, inputs: tuple[Tensor, ...], found: Tensor) -> None:
-        self.spatial = found[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 17 * 17 * 7), a copy
+    def _store(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.spatial = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 17 * 17 * 7), a copy
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, logits = self.network(images)
@@ -204,7 +204,7 @@ class _WithSpatial(nn.Module):
 
 
 class ClassifierExtractor(FeatureExtractor):
-    """A classifier that was trained here on the real data, exported by the classifier stage as a network folder.
+    """A classifier that the classifier stage trained on the real data and exported as a network folder.
 
     Args:
         folder: the network folder.
@@ -221,7 +221,7 @@ class ClassifierExtractor(FeatureExtractor):
         description = read_description(self.folder)
         require(
             {"image", "classes", "dim"} <= description["settings"].keys(),
-            f"{self.folder} holds no classifier for metrics: give the folder that `classifier` training wrote",
+            f"{self.folder} holds no classifier for metrics: give the folder that the classifier stage wrote",
         )
         return description
 
@@ -257,9 +257,9 @@ class ClassifierExtractor(FeatureExtractor):
 
 
 class EncoderExtractor(FeatureExtractor):
-    """The representation of a pretrained encoder; no classes, hence no Inception score.
+    """The representation of a pretrained encoder; it has no classes, so there is no Inception score.
 
-    The Fréchet distance over DINOv2 of the literature (Stein et al. 2023) is that of
+    The literature's Fréchet distance over DINOv2 (Stein et al. 2023) uses
     ``TimmEncoder("vit_large_patch14_dinov2.lvd142m", size=224, normalise=Identity())``.
 
     Args:
@@ -290,10 +290,10 @@ class EncoderExtractor(FeatureExtractor):
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without unpickling anything but tensors."""
+    """Read a state dict; only tensors are unpickled."""
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as weights: fetch it again from {INCEPTION_URL}") from error
-    except Exception as error:  # pickle's own kinds
-        raise UserError(f"{path} is no plain file of tensors and is not opened: get {INCEPTION_URL}") from error
+        raise UserError(f"{path} cannot be read as weights: download it again from {INCEPTION_URL}") from error
+    except Exception as error:  # pickle has exceptions of its own
+        raise UserError(f"{path} holds more than tensors and is not opened: get {INCEPTION_URL}") from error

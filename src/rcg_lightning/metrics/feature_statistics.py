@@ -1,7 +1,7 @@
-"""One pass over features, from which Fréchet distance, Inception score and the neighbour metrics all come.
+"""The statistics of one set of images, from one pass over their features.
 
-``FeatureStatistics`` accumulates; its ``compute`` gives a ``Summary``, the statistics of one set of images, from
-which metrics against other sets are taken. Nothing here knows what made the features.
+``FeatureStatistics`` accumulates them, for any extractor. Its ``compute`` returns a ``Summary``, from which the Fréchet
+distance, the Inception score and the metrics of neighbours are computed.
 """
 
 from typing import Any
@@ -19,23 +19,28 @@ from rcg_lightning.types import require
 
 
 class Summary:
-    """The statistics of one set of images, made by ``FeatureStatistics.compute``.
+    """The statistics of one set of images.
 
-    A plain class: torchmetrics takes tuples and dataclasses that a metric returns apart.
+    Neither a tuple nor a dataclass: torchmetrics would take it apart.
 
     Args:
         moments: of the features.
-        classes: Σ p(y|x) of each of SPLITS parts (SPLITS, K), float64; None without logits.
-        certainty: Σ of the negative entropies Σ_y p log p of each part (SPLITS,), float64.
-        parts: number of images in each part (SPLITS,), float64.
-        features: (N, d) float32 where they were kept, else None, in the order of their images' names.
+        marginals: Σ p(y|x) over each split (SPLITS, K), float64; None without logits.
+        negative_entropies: Σ of Σ_y p log p over each split (SPLITS,), float64.
+        counts: number of images in each split (SPLITS,), float64.
+        features: (N, d) float32, in the order of the images' names; None where they were not stored.
     """
 
     def __init__(
-        self, moments: Moments, classes: Tensor | None, certainty: Tensor, parts: Tensor, features: Tensor | None
+        self,
+        moments: Moments,
+        marginals: Tensor | None,
+        negative_entropies: Tensor,
+        counts: Tensor,
+        features: Tensor | None,
     ) -> None:
-        self.moments, self.classes, self.certainty, self.parts = moments, classes, certainty, parts
-        self.features = features
+        self.moments, self.marginals, self.negative_entropies = moments, marginals, negative_entropies
+        self.counts, self.features = counts, features
 
     @property
     def count(self) -> int:
@@ -43,19 +48,19 @@ class Summary:
 
     def inception_score(self, splits: int | None = None) -> tuple[float, float]:
         """Return mean and standard deviation of the Inception score, see ``inception_score``."""
-        if self.classes is None:
-            raise UserError("this extractor gives no class logits, so there is no Inception score")
-        return inception_score(self.classes, self.certainty, self.parts, splits)
+        if self.marginals is None:
+            raise UserError("this extractor has no class logits, so there is no Inception score")
+        return inception_score(self.marginals, self.negative_entropies, self.counts, splits)
 
 
 class FeatureStatistics(SumMetric):
-    """Accumulates one set's features and class logits, in float64 sums that do not depend on batches or processes.
+    """Accumulates the features and class logits of one set, as float64 sums that do not depend on the batches.
 
     Args:
         dim: d of the features.
         classes: K of the logits, None where there are none.
-        keep: keep the features themselves too, for neighbour metrics (N·d float32, gathered by every process).
-        identity: of the extractor, carried into the moments.
+        store_features: also store the features, for metrics of neighbours (N·d float32, gathered by every process).
+        identity: the extractor's identity, which the moments record.
     """
 
     total: Tensor
@@ -63,30 +68,35 @@ class FeatureStatistics(SumMetric):
     marginals: Tensor
     negative_entropies: Tensor
     counts: Tensor
-    kept: Any  # list of (B, d); one tensor once it is synchronised
-    names: Any  # list of (B,), of the images whose features are kept
+    features: Any  # list of (B, d); one tensor once it is synchronised
+    names: Any  # list of (B,), names of the images whose features are stored
 
     def __init__(
-        self, dim: int, classes: int | None = None, keep: bool = False, identity: str | None = None, **settings: Any
+        self,
+        dim: int,
+        classes: int | None = None,
+        store_features: bool = False,
+        identity: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.dim, self.classes, self.keep, self.identity = dim, classes, keep, identity
+        self.dim, self.classes, self.store_features, self.identity = dim, classes, store_features, identity
         self.seen = 0  # by this process
-        parts = {"marginals": (SPLITS, classes or 0), "negative_entropies": (SPLITS,), "counts": (SPLITS,)}
-        self.add_sums({"total": (dim,), "outer": (dim, dim), **parts})
-        if keep:
-            self.add_rows({"kept": ((dim,), torch.float32), "names": ((), torch.int64)})
+        splits = {"marginals": (SPLITS, classes or 0), "negative_entropies": (SPLITS,), "counts": (SPLITS,)}
+        self.add_sums({"total": (dim,), "outer": (dim, dim), **splits})
+        if store_features:
+            self.add_lists({"features": ((dim,), torch.float32), "names": ((), torch.int64)})
 
     def update(self, features: Tensor, logits: Tensor | None = None, index: Tensor | None = None) -> None:
         """Add features (B, d) and logits (B, K) of any float type.
 
         Args:
-            index: (B,) int64, names of the images (their seeds): they decide which split of the Inception score each
-                one belongs to and the order of kept features, the same for any number of processes. By default the
-                order within this process.
+            index: (B,) int64, names of the images (their seeds). They decide the order of stored features and the
+                split of the Inception score that an image belongs to, the same for any number of processes. By
+                default the order within this process.
         """
         require(features.shape[1:] == (self.dim,), f"features of shape {tuple(features.shape)}, not (B, {self.dim})")
-        require((logits is None) == (self.classes is None), "logits must be given always or, without classes, never")
+        require((logits is None) == (self.classes is None), "logits are needed with classes, and only with classes")
         wide = self._double(features)
         require(
             bool(wide.isfinite().all()), "the features hold NaN or infinity: the images or the extractor are broken"
@@ -95,30 +105,30 @@ class FeatureStatistics(SumMetric):
         self.outer += wide.T @ wide
         names = torch.arange(self.seen, self.seen + len(wide)) if index is None else index.detach()
         names = names.to(self.total.device)
-        # hashed, for classes are often drawn in turns and a plain remainder would give each split a few classes only
-        part = mix(names) % SPLITS
-        part = (part[:, None] == torch.arange(SPLITS, device=part.device)).double()  # (B, SPLITS), one-hot
-        self.counts += part.sum(dim=0)
+        # hashed: classes often come in turns, and a plain remainder would put only a few of them into each split
+        split = mix(names) % SPLITS
+        split = (split[:, None] == torch.arange(SPLITS, device=split.device)).double()  # (B, SPLITS), one-hot
+        self.counts += split.sum(dim=0)
         self.seen += len(wide)
         if logits is not None:
             log_p = self._double(logits).log_softmax(dim=1)
-            self.marginals += part.T @ log_p.exp()
-            self.negative_entropies += part.T @ (log_p.exp() * log_p).sum(dim=1)
-        if self.keep:
-            self.kept.append(features.detach().float().to(self.total.device))
+            self.marginals += split.T @ log_p.exp()
+            self.negative_entropies += split.T @ (log_p.exp() * log_p).sum(dim=1)
+        if self.store_features:
+            self.features.append(features.detach().float().to(self.total.device))
             self.names.append(names)
 
     def compute(self) -> Summary:
-        """Return the statistics of everything seen by all processes; at least two images."""
+        """Return the statistics of all images of all processes, at least two."""
         count = int(self.counts.sum())
-        require(count >= 2, f"statistics of {count} images say nothing: at least 2 are needed, thousands are usual")
+        require(count >= 2, f"statistics need at least 2 images, not {count}; thousands are usual")
         moments = Moments(*moments_from_sums(count, self.total, self.outer), count, self.identity)
-        kept = None
-        if self.keep:
-            kept = self.rows("kept")[self.rows("names").argsort(stable=True)]
-        # copies, for the states are added to in place later
-        classes = self.marginals.clone() if self.classes else None
-        return Summary(moments, classes, self.negative_entropies.clone(), self.counts.clone(), kept)
+        features = None
+        if self.store_features:
+            features = self.concatenated("features")[self.concatenated("names").argsort(stable=True)]
+        # copies, because later updates change the states in place
+        marginals = self.marginals.clone() if self.classes else None
+        return Summary(moments, marginals, self.negative_entropies.clone(), self.counts.clone(), features)
 
     def reset(self) -> None:
         super().reset()

@@ -1,4 +1,4 @@
-"""Fréchet distance of features (FID where they are Inception's), from the moments of two sets."""
+"""The Fréchet distance of two sets of features, from their moments; with Inception's features it is the FID."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from rcg_lightning.types import require
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean (d,) and unbiased covariance (d, d), float64, of ``count`` features (None: unknown) of one extractor."""
+    """Mean (d,) and unbiased covariance (d, d), float64, of the features of ``count`` images (None: unknown)."""
 
     mean: Tensor
     covariance: Tensor
@@ -24,11 +24,11 @@ class Moments:
     identity: str | None = None  # of the extractor that made the features
 
     def cpu(self) -> "Moments":
-        """Return the same in ordinary memory."""
+        """Return a copy on the CPU."""
         return replace(self, mean=self.mean.cpu(), covariance=self.covariance.cpu())
 
     def save(self, path: Path) -> None:
-        """Write an .npz with mu and sigma (the usual names, float64) and, of ours, count and identity."""
+        """Write an .npz with mu and sigma (float64, the usual names), and with count and identity where known."""
         arrays: dict[str, Any] = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
         extra = {"count": self.count, "identity": self.identity}
         arrays |= {name: np.asarray(value) for name, value in extra.items() if value is not None}
@@ -37,23 +37,23 @@ class Moments:
 
     @classmethod
     def load(cls, path: Path, suffix: str = "") -> "Moments":
-        """Read an .npz that holds mu (d,) and sigma (d, d), such as the statistics files that papers publish.
+        """Read an .npz with mu (d,) and sigma (d, d), such as the statistics files that papers publish.
 
         Args:
             path: the file.
-            suffix: ``_s`` reads mu_s and sigma_s instead, the spatial features of sFID.
+            suffix: ``_s`` reads mu_s and sigma_s instead, of the spatial features of sFID.
 
         Raises:
-            UserError: no such file, not such a file, or shapes that do not fit.
+            UserError: the file is missing, holds something else, or its shapes do not fit.
         """
         names = f"mu{suffix}", f"sigma{suffix}"
-        require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
+        require(path.is_file(), f"no reference statistics at {path}: correct the path, or make them first")
         found = read_npz(path, (*names, "count", "identity"), "reference statistics")
         absent = " and ".join(name for name in names if name not in found)
         require(not absent, f"{path} does not hold {absent}, but mu and sigma are needed: is it a file of statistics?")
         mean, covariance = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in names)
         finite = bool(mean.isfinite().all() and covariance.isfinite().all())
-        require(finite, f"the statistics in {path} hold NaN or infinity: get or make the file again")
+        require(finite, f"the statistics in {path} hold NaN or infinity: download or make the file again")
         shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
         require(mean.ndim == 1 and covariance.shape == (len(mean),) * 2, f"{path}: {shapes} do not fit each other")
         count = int(found["count"]) if "count" in found else None
@@ -61,15 +61,14 @@ class Moments:
 
 
 def fid(samples: Moments, reference: Moments) -> float:
-    """Return the Fréchet distance of two sets of features; it is *the* FID where the features are Inception's.
+    """Return the Fréchet distance of two sets of features.
 
     Raises:
         UserError: the features come from different extractors.
     """
     sizes = len(samples.mean), len(reference.mean)
-    require(
-        sizes[0] == sizes[1], f"features of {sizes[0]} and {sizes[1]} dimensions are no distance apart: one extractor"
-    )
+    differ = f"features of {sizes[0]} and {sizes[1]} dimensions cannot be compared: use one extractor"
+    require(sizes[0] == sizes[1], differ)
     known = samples.identity, reference.identity
     require(
         None in known or known[0] == known[1],

@@ -1,4 +1,4 @@
-"""Files of arrays, read without unpickling anything; whatever is wrong with one is a single line."""
+"""Read .npz files of arrays without unpickling; every error is one line."""
 
 import zipfile
 from collections.abc import Iterable
@@ -11,29 +11,26 @@ from rcg_lightning.types import require
 
 
 def npz_names(path: Path, what: str) -> set[str]:
-    """Return the names of the arrays in an .npz; ``what`` it should hold stands in the error."""
+    """Return the names of the arrays in an .npz; errors name ``what`` it should hold."""
     with _opened(path, what) as arrays:
         return set(arrays.files)
 
 
 def read_npz(path: Path, names: Iterable[str], what: str) -> dict[str, np.ndarray]:
-    """Return those of the arrays ``names`` that an .npz holds.
+    """Return the arrays ``names`` of an .npz, as far as it has them.
 
     Raises:
-        UserError: the file is no .npz, or it is damaged.
+        UserError: the file is not an .npz, or it is damaged.
     """
     try:
         with _opened(path, what) as arrays:
             return {name: arrays[name] for name in names if name in arrays}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}): get or make it again") from error
+        raise UserError(f"{path} is damaged ({error}): download or make it again") from error
 
 
 def _opened(path: Path, what: str) -> np.lib.npyio.NpzFile:
-    require(
-        zipfile.is_zipfile(path),
-        f"{path} cannot be read as an .npz of {what}: it is no such file, or cut short",
-    )
+    require(zipfile.is_zipfile(path), f"{path} cannot be read as an .npz of {what}: it is another file, or cut short")
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:

@@ -1,7 +1,8 @@
 """Parzen-window log-likelihood: how probable test images are under Gaussian kernels on samples.
 
-The metric of early generative models on MNIST. It follows the bandwidth and the range of pixels more than the model, so
-the bandwidth rule is stated here, and the bandwidth, both counts and the standard error belong to every metric.
+The metric of early generative models on MNIST. It depends on the bandwidth and the range of pixels more than on the
+model. So the rule for the bandwidth is given here, and every result needs the bandwidth, both counts and the standard
+error next to it.
 """
 
 import logging
@@ -20,59 +21,56 @@ from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
 
-BANDWIDTHS = tuple(10 ** (-1 + step / 9) for step in range(10))  # 0.1 to 1, in equal ratios, of pixels in [0, 1]
-VALIDATION = 1000  # images at most
+BANDWIDTHS = tuple(10 ** (-1 + step / 9) for step in range(10))  # 0.1 to 1, in equal ratios, for pixels in [0, 1]
+VALIDATION = 1000  # maximal number of validation images
 _CHUNK = 1000
 
 
 def parzen_likelihood(
     samples: Tensor, validation: Tensor, test: Tensor, bandwidths: Sequence[float] = BANDWIDTHS
 ) -> dict[str, float]:
-    """Return ``parzen`` (mean log-likelihood in nats), ``parzen_se``, its standard error, and ``bandwidth``.
+    """Return ``parzen`` (the mean log-likelihood in nats), ``parzen_se`` (its standard error) and ``bandwidth``.
 
-    The rule: of ``bandwidths``, that under which the validation images are the most probable.
+    The bandwidth is the one of ``bandwidths`` under which the validation images are most probable.
 
     Args:
         samples: uint8 (N, C, H, W).
-        validation: real images, uint8 (n, C, H, W), neither test images nor what the generator was trained on.
+        validation: real images, uint8 (n, C, H, W), neither test images nor images that the generator was trained on.
         test: real images, uint8 (m, C, H, W).
-        bandwidths: σ to choose from, in units of pixels in [0, 1].
+        bandwidths: σ to choose from, for pixels in [0, 1].
     """
     for name, images in (("samples", samples), ("validation images", validation), ("test images", test)):
         require(
             images.dtype == torch.uint8 and images.shape[1:] == test.shape[1:] and len(images) > 0,
-            f"the {name} are {images.dtype} {tuple(images.shape)}: uint8 of {tuple(test.shape[1:])} like the test "
-            "images are needed",
+            f"the {name} are {images.dtype} {tuple(images.shape)}, but need uint8 and the shape of the test images, "
+            f"{tuple(test.shape[1:])}",
         )
     centres = pixels(samples)
     bandwidth = choose_bandwidth(centres, pixels(validation), bandwidths)
-    metric = ParzenWindow(centres, bandwidth, sync_on_compute=False).to(samples.device)  # all points are here
+    metric = ParzenWindow(centres, bandwidth, sync_on_compute=False).to(samples.device)  # this process has all points
     for part in test.split(_CHUNK):
         metric.update(pixels(part))
     return metric.compute() | {"bandwidth": bandwidth}
 
 
 def validation_and_test(evaluation: Tensor) -> tuple[Tensor, Tensor]:
-    """Split evaluation images into those that the bandwidth is chosen on and those that are scored.
+    """Split evaluation images into validation images, which choose the bandwidth, and test images, which are scored.
 
-    The rule: the first of every five is for validation, but only 1000 of these, evenly spread; all others are scored.
+    The first of every five images is for validation, but at most 1000 of these, evenly spread; all others are scored.
     """
     require(len(evaluation) >= 5, f"{len(evaluation)} evaluation images: a Parzen likelihood needs at least 5")
-    places = torch.arange(0, len(evaluation), 5)
-    places = places[torch.arange(min(len(places), VALIDATION)) * len(places) // min(len(places), VALIDATION)]
+    index = torch.arange(0, len(evaluation), 5)
+    index = index[torch.arange(min(len(index), VALIDATION)) * len(index) // min(len(index), VALIDATION)]
     test = torch.ones(len(evaluation), dtype=torch.bool)
-    test[places] = False
-    return evaluation[places], evaluation[test]
+    test[index] = False
+    return evaluation[index], evaluation[test]
 
 
 class ParzenImages:
-    """The real images of a Parzen likelihood, uint8 (n, C, H, W) each; read when first needed, and once.
+    """The real images of a Parzen likelihood, uint8 (n, C, H, W) each, read on demand and once.
 
-    Where the source holds training images back, the bandwidth is chosen on up to 1000 of these, evenly spread, and
-    every evaluation image is scored; otherwise both are evaluation images, parted by ``validation_and_test``.
-
-    Args:
-        data: the images.
+    Where the source has validation images, up to 1000 of them, evenly spread, choose the bandwidth, and every
+    evaluation image is scored. Otherwise ``validation_and_test`` splits the evaluation images.
     """
 
     def __init__(self, data: ImageDataModule) -> None:
@@ -81,21 +79,21 @@ class ParzenImages:
 
     @cached_property
     def validation(self) -> Tensor:
-        """What the bandwidth is chosen on."""
-        if not self.data.chooses:
+        """The images that choose the bandwidth."""
+        if not self.data.has_validation:
             return validation_and_test(self._evaluation)[0]
         count = len(self.data.images("validation"))
         return self._read("validation", np.arange(min(count, VALIDATION)) * count // min(count, VALIDATION))
 
     @cached_property
     def test(self) -> Tensor:
-        """What is scored."""
-        return self._evaluation if self.data.chooses else validation_and_test(self._evaluation)[1]
+        """The images that are scored."""
+        return self._evaluation if self.data.has_validation else validation_and_test(self._evaluation)[1]
 
     def metrics(self, samples: Tensor) -> dict[str, float]:
-        """Return ``parzen_likelihood`` of samples (N, C, H, W), and ``…_of_real`` of as many training images.
+        """Return ``parzen_likelihood`` of samples (N, C, H, W) and, as ``…_of_real``, of as many training images.
 
-        The training images are evenly spread; all of them where there are fewer than samples.
+        The training images are evenly spread, or all of them where they are fewer than the samples.
         """
         device, count = samples.device, min(len(samples), len(self.data.images("train")))
         real = (self.validation.to(device), self.test.to(device))
@@ -110,7 +108,7 @@ class ParzenImages:
         return self._read("eval", np.arange(len(self.data.images("eval"))))
 
     def _read(self, split: str, index: np.ndarray) -> Tensor:
-        parts = [batch["image"] for batch in self.data.plain(split, frozenset({"image"}), index)]
+        parts = [batch["image"] for batch in self.data.deterministic_batches(split, frozenset({"image"}), index)]
         return torch.cat(parts) if parts else torch.empty(0, *self.data.spec.image, dtype=torch.uint8)
 
 
@@ -118,7 +116,7 @@ class ParzenWindow(SumMetric):
     """Mean log-likelihood under Gaussian kernels, over batches and processes.
 
     Args:
-        centres: (N, d), samples.
+        centres: samples (N, d).
         bandwidth: σ of the kernels.
     """
 
@@ -139,19 +137,19 @@ class ParzenWindow(SumMetric):
         self.count += len(found)
 
     def compute(self) -> dict[str, float]:
-        """Return ``parzen`` and ``parzen_se``, the standard deviation over √n; 0 for one point."""
+        """Return ``parzen`` and ``parzen_se``, the standard deviation / √n; 0 for one point."""
         mean = self.total / self.count
         variance = (self.squares - self.total * mean).clamp_min(0) / (self.count - 1).clamp_min(1)
         return {"parzen": mean.item(), "parzen_se": (variance / self.count).sqrt().item()}
 
 
 def choose_bandwidth(centres: Tensor, validation: Tensor, bandwidths: Sequence[float] = BANDWIDTHS) -> float:
-    """Return the one of ``bandwidths`` under which ``validation`` (n, d) is the most probable; (N, d) ``centres``."""
+    """Return the one of ``bandwidths`` under which ``validation`` (n, d) is most probable, for ``centres`` (N, d)."""
     require(bool(bandwidths) and min(bandwidths) > 0, f"bandwidths are positive, not {list(bandwidths)}")
     mean = log_likelihoods(validation, centres, bandwidths).mean(1)
     best = bandwidths[int(mean.argmax())]
     if len(bandwidths) > 1 and best in (min(bandwidths), max(bandwidths)):
-        log.warning("the bandwidth %.4g is at the end of its grid: a better one may lie beyond it", best)
+        log.warning("the bandwidth %.4g is at the end of its grid: a better bandwidth may lie outside it", best)
     return best
 
 
@@ -164,7 +162,7 @@ def log_likelihoods(points: Tensor, centres: Tensor, bandwidths: Sequence[float]
         bandwidths: σ.
     """
     require(points.shape[1] == centres.shape[1], f"points have {points.shape[1]} dimensions, not {centres.shape[1]}")
-    centres, points = (rows.cpu() if rows.device.type == "mps" else rows for rows in (centres, points))
+    centres, points = (value.cpu() if value.device.type == "mps" else value for value in (centres, points))
     centres = centres.to(points.device).double()
     shift = centres.mean(0)  # less cancellation in |x|² − 2xc + |c|²
     centres = centres - shift
@@ -181,5 +179,5 @@ def log_likelihoods(points: Tensor, centres: Tensor, bandwidths: Sequence[float]
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 (n, C, H, W) -> (n, C·H·W) float64 in [0, 1]."""
+    """Convert images uint8 (n, C, H, W) to points (n, C·H·W) float64 (float32 on MPS) in [0, 1]."""
     return images.flatten(1).to(torch.float32 if images.device.type == "mps" else torch.float64) / 255

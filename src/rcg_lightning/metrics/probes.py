@@ -1,4 +1,4 @@
-"""What an encoder's representations are worth: how they fill their space, and how well they tell classes apart."""
+"""The quality of an encoder's representations: how they fill their space, and how well they separate classes."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from rcg_lightning.types import require
 
 NEIGHBOURS = 20
 REGULARISATION = 1.0  # weight of ½|W|² against the sum of the cross entropies: scikit-learn's C = 1
-DRAWN = 5000  # representations for uniformity and effective rank, whose costs grow faster than the number
+SUBSET = 5000  # representations for uniformity and effective rank, whose costs grow faster than their number
 _CHUNK = 65536
 
 
@@ -25,51 +25,51 @@ def probe(
 ) -> dict[str, float]:
     """Return ``uniformity``, ``effective_rank`` and, with labels, ``knn_accuracy`` and ``linear_accuracy``.
 
-    The first two are of at most 5000 training representations, drawn by ``seed``. Accuracies are shares in [0, 1] of
-    the evaluation representations; nothing is chosen on these.
+    The first two use at most 5000 training representations, a random subset. The accuracies are fractions of the
+    evaluation representations; nothing is chosen on these.
 
     Args:
         train: (N, d) stored representations.
-        labels: (N,) int64, None without.
-        eval: (n, d).
-        eval_labels: (n,) int64.
+        labels: (N,) int64, or None.
+        evaluation: (n, d).
+        evaluation_labels: (n,) int64, or None.
         neighbours: k of kNN, by cosine and weighted.
         regularisation: of the linear probe.
-        seed: of the draw.
+        seed: of the subset.
     """
     require(
         len(train) > 1 and len(evaluation) > 0, f"{len(train)} and {len(evaluation)} representations: too few to probe"
     )
-    for name, rows in (("training", train), ("held-out", evaluation)):
+    for name, rows in (("training", train), ("evaluation", evaluation)):
         require(bool(rows.isfinite().all()), f"{name} representations hold NaN or infinity: extract them again")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:DRAWN].sort().values
-    drawn = train[order.to(train.device)].float()
-    found = {"uniformity": uniformity(drawn).item(), "effective_rank": effective_rank(drawn).item()}
+    index = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:SUBSET].sort().values
+    subset = train[index.to(train.device)].float()
+    found = {"uniformity": uniformity(subset).item(), "effective_rank": effective_rank(subset).item()}
     if labels is None or evaluation_labels is None:
         return found
     found["knn_accuracy"] = knn_accuracy(train, labels, evaluation, evaluation_labels, neighbours)
     predict = LinearProbe(train, labels, regularisation)
-    right = predict(evaluation).cpu() == evaluation_labels.cpu()
-    return found | {"linear_accuracy": right.double().mean().item()}
+    correct = predict(evaluation).cpu() == evaluation_labels.cpu()
+    return found | {"linear_accuracy": correct.double().mean().item()}
 
 
 class LinearProbe:
     """Multinomial logistic regression on standardised representations, fitted to its only minimum by L-BFGS.
 
-    The same as scikit-learn's ``LogisticRegression`` on standardised features, on any device. From weights of zero and
-    over all examples in every step, so that nothing is random.
+    The same as scikit-learn's ``LogisticRegression`` on standardised features, on any device. Nothing is random: it
+    starts from zero weights, and every step uses all examples.
 
     Args:
         train: (N, d).
         labels: (N,) int64.
-        regularisation: weight of ½|W|² against the sum of the cross entropies; offsets are free.
+        regularisation: weight of ½|W|² against the sum of the cross entropies; offsets are not regularised.
     """
 
     def __init__(self, train: Tensor, labels: Tensor, regularisation: float = REGULARISATION) -> None:
         require(len(train) == len(labels), f"{len(train)} representations have {len(labels)} labels")
         train, labels = train.float(), labels.to(train.device)
         self.mean, self.scale = train.mean(0), train.std(0, correction=0)
-        self.scale[self.scale == 0] = 1  # a dead feature says nothing; it should not become NaN
+        self.scale[self.scale == 0] = 1  # a constant feature must not become NaN
         classes = int(labels.max()) + 1
         self.weight = train.new_zeros(classes, train.shape[1], requires_grad=True)
         self.offset = train.new_zeros(classes, requires_grad=True)
@@ -93,8 +93,8 @@ class LinearProbe:
             loss = regularisation / 2 / len(rows) * self.weight.square().sum()
             loss.backward()
             total = loss.detach()
-            for part, wanted in zip(rows.split(_CHUNK), labels.split(_CHUNK)):  # logits of all at once may not fit
-                loss = F.cross_entropy(self._logits(part), wanted, reduction="sum") / len(rows)
+            for part, target in zip(rows.split(_CHUNK), labels.split(_CHUNK)):  # all logits at once may not fit
+                loss = F.cross_entropy(self._logits(part), target, reduction="sum") / len(rows)
                 loss.backward()
                 total = total + loss.detach()
             return total

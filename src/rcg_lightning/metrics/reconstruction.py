@@ -1,4 +1,4 @@
-"""How well a codec gives images back: PSNR, SSIM, LPIPS and the Fréchet distance of reconstructions."""
+"""How well a codec reconstructs images: PSNR, SSIM, LPIPS and the Fréchet distance of reconstructions."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ from rcg_lightning.metrics.fid import fid
 from rcg_lightning.pretrained.perceptual import Backbone, check_size, perceptual_similarity
 from rcg_lightning.types import require
 
-_SSIM_FROM = 6  # pixels, that its window needs
+_MIN_SSIM_SIZE = 6  # pixels; smaller images do not fit its window
 
 
 def reconstruction_scores(
@@ -25,29 +25,29 @@ def reconstruction_scores(
     lpips: Backbone | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Return what ``Reconstruction`` computes over ``pairs``: originals and their reconstructions, uint8 batches.
+    """Return the metrics of ``Reconstruction`` over ``pairs``: originals and their reconstructions, uint8 batches.
 
     The other arguments are those of ``Reconstruction``.
     """
     metric = Reconstruction(extractor, reference, lpips).to(device)
-    for original, made in pairs:
-        metric.update(original.to(device), made.to(device))
+    for original, reconstruction in pairs:
+        metric.update(original.to(device), reconstruction.to(device))
     return metric.compute()
 
 
 class Reconstruction(nn.Module):
-    """``psnr`` and ``ssim`` of pairs of images, with ``lpips`` and the Fréchet distance ``rfd`` where asked for.
+    """``psnr`` and ``ssim`` of pairs of images and, on request, ``lpips`` and the Fréchet distance ``rfd``.
 
-    PSNR in dB is the mean over images, infinite where one is given back exactly. SSIM is torchmetrics': Gaussian
-    window of 11 pixels, borders reflected; there is none for images below 6 pixels.
+    PSNR in dB is the mean over images, infinite where an image is reconstructed exactly. SSIM is that of torchmetrics:
+    Gaussian window of 11 pixels, reflected borders; images below 6 pixels have none.
 
     Args:
-        extractor: for ``rfd``, which is the rFID where it is Inception; None leaves it out.
-        reference: real images that reconstructions are compared with; None takes the originals of the pairs.
-        lpips: network of LPIPS (``alex`` in most metrics), None leaves it out.
+        extractor: of ``rfd``, which is the rFID with Inception; None leaves it out.
+        reference: the real images of ``rfd``; None uses the originals of the pairs.
+        lpips: network of LPIPS (``alex`` in most publications); None leaves it out.
 
     Raises:
-        UserError: the weights of LPIPS are neither here nor to be fetched.
+        UserError: the weights of LPIPS are missing and cannot be downloaded.
     """
 
     def __init__(
@@ -61,23 +61,27 @@ class Reconstruction(nn.Module):
         self.psnr = PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3))
         self.ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
         self.perceptual = None if lpips is None else perceptual_similarity(lpips)
-        self.lpips = MeanMetric()  # LPIPS' own state needs as many batches from each process
+        self.lpips = MeanMetric()  # the state of LPIPS itself needs equally many batches from each process
         self.extractor = extractor
-        against = reference is not None and extractor is not None
-        self.scorer = Scorer(extractor, reference, CHEAP) if against else None  # type: ignore[arg-type]
-        alone = extractor is not None and reference is None
-        self.sets = nn.ModuleList(_statistics(extractor) for _ in range(2)) if alone else None  # type: ignore[arg-type]
+        self.scorer: Scorer | None = None
+        self.sets: nn.ModuleList | None = None
+        if extractor is not None and reference is not None:
+            self.scorer = Scorer(extractor, reference, CHEAP)
+        elif extractor is not None:
+            self.sets = nn.ModuleList(
+                FeatureStatistics(extractor.dim, identity=extractor.identity) for _ in ("reconstructions", "originals")
+            )
         self.has_ssim = False
 
-    def update(self, original: Tensor, made: Tensor) -> None:
+    def update(self, original: Tensor, reconstruction: Tensor) -> None:
         """Add images and their reconstructions in the same order, uint8 (B, C, H, W) both."""
-        shapes = tuple(original.shape), tuple(made.shape)
-        fits = original.dtype == made.dtype == torch.uint8 and shapes[0] == shapes[1] and original.ndim == 4
-        require(fits, f"originals {original.dtype} {shapes[0]} and reconstructions {made.dtype} {shapes[1]} do not fit")
-        pair = made.float() / 255, original.float() / 255
+        types, shapes = zip(*((images.dtype, tuple(images.shape)) for images in (original, reconstruction)))
+        fits = set(types) == {torch.uint8} and shapes[0] == shapes[1] and original.ndim == 4
+        require(fits, f"originals {types[0]} {shapes[0]} and reconstructions {types[1]} {shapes[1]} do not fit")
+        pair = reconstruction.float() / 255, original.float() / 255
         self.psnr.update(*pair)
         side = min(original.shape[2:])
-        if side >= _SSIM_FROM:
+        if side >= _MIN_SSIM_SIZE:
             self.has_ssim = True
             self.ssim.update(*pair)
         if self.perceptual is not None:
@@ -86,9 +90,9 @@ class Reconstruction(nn.Module):
             self.perceptual.update(*(image.expand(-1, 3, -1, -1) for image in pair))
             self.lpips.update(self.perceptual.compute(), len(original))  # weighted by their number
         if self.scorer is not None:
-            self.scorer.update(made)
+            self.scorer.update(reconstruction)
         elif self.extractor is not None and self.sets is not None:
-            for statistics, images in zip(self.sets, (made, original)):
+            for statistics, images in zip(self.sets, (reconstruction, original)):
                 statistics.update(self.extractor(images).pooled)  # type: ignore[operator]
 
     def compute(self) -> dict[str, float]:
@@ -101,11 +105,7 @@ class Reconstruction(nn.Module):
         if self.scorer is not None:
             found["rfd"] = self.scorer.compute()["fd"]
         elif self.sets is not None:
-            made, original = (statistics.compute().moments for statistics in self.sets)  # type: ignore[operator]
-            warn_of_doubts(made, original)
-            found["rfd"] = fid(made, original)
+            reconstructed, original = (statistics.compute().moments for statistics in self.sets)  # type: ignore
+            warn_of_doubts(reconstructed, original)
+            found["rfd"] = fid(reconstructed, original)
         return found
-
-
-def _statistics(extractor: FeatureExtractor) -> FeatureStatistics:
-    return FeatureStatistics(extractor.dim, identity=extractor.identity)

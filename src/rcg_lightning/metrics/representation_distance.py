@@ -1,4 +1,4 @@
-"""How far generated representations are from real ones: rep-FD, and next to it what real ones score."""
+"""The distance of generated representations to real ones: rep-FD, and its reference value for real ones."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -14,61 +14,61 @@ from rcg_lightning.metrics.fid import Moments, fid
 from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.types import require
 
-NAME = "encoder"  # in the names of metrics, where others have an extractor's
+NAME = "encoder"  # in the names of metrics, in place of an extractor's name
 _CHUNK = 16384
 
 
 class RealRepresentations:
-    """Stored representations of real images, to compare generated ones with; of views the first.
+    """Stored representations of real images, of their first view, as a reference for generated ones.
 
     Args:
         train: store of the training images.
-        eval: of the evaluation ones, if any.
-        most: use at most so many training representations, spread evenly; None for all.
+        evaluation: store of the evaluation images, if any.
+        max_count: use at most this number of training representations, evenly spread; None uses all.
     """
 
-    def __init__(self, train: Store, evaluation: Store | None = None, most: int | None = None) -> None:
+    def __init__(self, train: Store, evaluation: Store | None = None, max_count: int | None = None) -> None:
         for store in (train, evaluation):
             require(
                 store is None or "representation" in store.columns,
                 f"{store.path if store else ''} holds no representations: give a store that rcg extract made",
             )
         self.stores = {"train": train, "eval": evaluation}
-        count = min(train.size, most or train.size)
+        count = min(train.size, max_count or train.size)
         self.index = np.arange(count) * train.size // count
 
     @property
     def dim(self) -> int:
-        """R of the representations (N, R)."""
+        """The dimension R of the representations (N, R)."""
         (dim,) = self._train.columns["representation"]["shape"]
         return dim
 
     @property
     def identity(self) -> str | None:
-        """The identity of the encoder that made them."""
+        """The identity of their encoder."""
         return self._train.identity.get("representation")
 
     @property
-    def images(self) -> int:
-        """How many training representations are compared with."""
+    def count(self) -> int:
+        """The number of training representations in use."""
         return len(self.index)
 
     @cached_property
     def train(self) -> Moments:
-        """Of the training representations."""
+        """The moments of the training representations."""
         return moments_of(rows_of(self._train, self.index), self.dim)
 
     @cached_property
     def evaluation(self) -> Moments | None:
-        """Of the evaluation ones, None where there are fewer than two."""
+        """The moments of the evaluation representations, None where there are fewer than two."""
         store = self.stores["eval"]
         return None if store is None or store.size < 2 else moments_of(rows_of(store, np.arange(store.size)), self.dim)
 
-    def drawn(self, count: int, seed: int = 0) -> Moments:
-        """Return the moments of ``count`` training representations drawn by ``seed``, with repetition."""
-        # a local generator: a seed compares the same rows whatever else has been random
-        draw = np.random.default_rng(seed)
-        return moments_of(rows_of(self._train, self.index[draw.integers(0, len(self.index), count)]), self.dim)
+    def resampled(self, count: int, seed: int = 0) -> Moments:
+        """Return the moments of ``count`` random training representations, with repetition."""
+        # the seed selects real rows, not noise of samples: a local generator, so that the reference value is repeatable
+        generator = np.random.default_rng(seed)
+        return moments_of(rows_of(self._train, self.index[generator.integers(0, len(self.index), count)]), self.dim)
 
     @property
     def _train(self) -> Store:
@@ -79,16 +79,14 @@ class RealRepresentations:
 class RepresentationScorer(nn.Module):
     """Scores generated representations batch by batch, over any number of processes.
 
-    The metrics: ``rep_fd``, the Fréchet distance to the training representations; ``rep_fd_of_real``, that of as many
-    training representations drawn with repetition: what a perfect generator scores, for the distance falls with the
-    number. With evaluation ones ``rep_fd_eval``, the distance to these, and ``rep_fd_of_real_eval``, that of all
-    training representations.
-
-    Args:
-        real: what they are compared with.
+    The metrics are ``rep_fd``, the Fréchet distance to the training representations, and its reference value
+    ``rep_fd_of_real``: the distance of as many random training representations, which a perfect generator reaches.
+    The number matters, because the distance falls with it. With evaluation representations there are also
+    ``rep_fd_eval``, the distance to these, and ``rep_fd_of_real_eval``, the distance of all training representations
+    to these.
     """
 
-    images = None  # there are none to store
+    images = None  # a ``Scorer`` may store images here; representations have none
 
     def __init__(self, real: RealRepresentations) -> None:
         super().__init__()
@@ -96,18 +94,19 @@ class RepresentationScorer(nn.Module):
         self.statistics = FeatureStatistics(real.dim)
         self._warned = False
 
-    def update(self, rows: Tensor, index: Tensor | None = None) -> None:
-        """Add representations (B, R); ``index`` is taken for likeness to ``Scorer``, for nothing here needs names."""
-        require(rows.ndim == 2, f"representations are rows (B, {self.real.dim}), not {tuple(rows.shape)}")
-        self.statistics.update(rows)
+    def update(self, representation: Tensor, index: Tensor | None = None) -> None:
+        """Add representations (B, R); ``index`` is accepted as in ``Scorer``, but not used."""
+        shape = tuple(representation.shape)
+        require(len(shape) == 2, f"representations have shape (B, {self.real.dim}), not {shape}")
+        self.statistics.update(representation)
 
     def compute(self) -> dict[str, float]:
-        """Return the metrics by short names; every process gets all."""
-        made = self.statistics.compute().moments
+        """Return the metrics by their short names, the same in every process."""
+        generated = self.statistics.compute().moments
         if not self._warned:
             self._warned = True
-            warn_of_doubts(made, self.real.train)
-        return representation_distances(made, self.real)
+            warn_of_doubts(generated, self.real.train)
+        return representation_distances(generated, self.real)
 
     def reset(self) -> None:
         """Forget all representations."""
@@ -119,7 +118,7 @@ class RepresentationScorer(nn.Module):
 
 
 def full_names(metrics: dict[str, float], count: int) -> dict[str, float]:
-    """Rename metrics of representations so that they say encoder, number and reference."""
+    """Rename metrics of representations so that their names contain encoder, number and reference."""
     named = {}
     for kind, value in metrics.items():
         reference = "eval" if kind.endswith("_eval") else "train"
@@ -127,19 +126,21 @@ def full_names(metrics: dict[str, float], count: int) -> dict[str, float]:
     return named
 
 
-def representation_distances(made: Moments, real: RealRepresentations) -> dict[str, float]:
+def representation_distances(generated: Moments, real: RealRepresentations) -> dict[str, float]:
     """Return the metrics of ``RepresentationScorer`` for the moments of generated representations."""
-    found = {"rep_fd": fid(made, real.train), "rep_fd_of_real": fid(real.drawn(made.count or real.images), real.train)}
+    as_many = real.resampled(generated.count or real.count)
+    found = {"rep_fd": fid(generated, real.train), "rep_fd_of_real": fid(as_many, real.train)}
     if real.evaluation is not None:
-        found |= {"rep_fd_eval": fid(made, real.evaluation), "rep_fd_of_real_eval": fid(real.train, real.evaluation)}
+        found["rep_fd_eval"] = fid(generated, real.evaluation)
+        found["rep_fd_of_real_eval"] = fid(real.train, real.evaluation)
     return found
 
 
-def moments_of(rows: Iterable[Tensor], dim: int) -> Moments:
-    """Return mean and covariance of batches (B, ``dim``), in this process alone."""
+def moments_of(batches: Iterable[Tensor], dim: int) -> Moments:
+    """Return the moments of batches (B, ``dim``) of this process alone."""
     statistics = FeatureStatistics(dim, sync_on_compute=False)
-    for part in rows:
-        statistics.update(part)
+    for batch in batches:
+        statistics.update(batch)
     return statistics.compute().moments
 
 

@@ -1,4 +1,4 @@
-"""The base of metrics that add up over batches and processes."""
+"""The base of metrics that sum over batches and processes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +9,18 @@ from torchmetrics import Metric
 
 
 class SumMetric(Metric):
-    """Base of metrics whose states are float64 sums; on MPS, which has no float64, they stay on the CPU.
+    """Base of metrics whose states are float64 sums, or lists of batches.
 
-    Where processes are to be summed, move it to the device of the distributed backend before use.
+    With several processes, move the metric to the device of the distributed backend before use. MPS has no float64:
+    there the states stay on the CPU.
     """
 
     full_state_update = False
-    _kinds: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = {}  # of rows, by their states' names
+    _lists: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = {}  # shape and type of an example, by name
 
     @property
     def update_called(self) -> bool:
-        """Always: a process without a share is not the mistake that torchmetrics warns of."""
+        """Always true: a process may have no examples, and torchmetrics would warn of that."""
         return True
 
     def add_sums(self, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -27,23 +28,23 @@ class SumMetric(Metric):
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def add_rows(self, kinds: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        """Add a list of batches (B, *shape) for each name, given the shape and type of a row."""
-        self._kinds = kinds
-        for name in kinds:
+    def add_lists(self, examples: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+        """Add a list of batches (B, *shape) for each name, given the shape and type of an example."""
+        self._lists = examples
+        for name in examples:
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def rows(self, name: str) -> Tensor:
-        """Return the rows (N, *shape) of all batches, after synchronisation of all processes."""
-        found = getattr(self, name)
-        shape, dtype = self._kinds[name]
-        if isinstance(found, Tensor):
-            return found
-        return torch.cat([torch.empty(0, *shape, dtype=dtype, device=self.device), *found])
+    def concatenated(self, name: str) -> Tensor:
+        """Return the examples (N, *shape) of all batches, of all processes after synchronisation."""
+        batches = getattr(self, name)
+        shape, dtype = self._lists[name]
+        if isinstance(batches, Tensor):
+            return batches
+        return torch.cat([torch.empty(0, *shape, dtype=dtype, device=self.device), *batches])
 
     def _sync_dist(self, *args: Any, **settings: Any) -> None:
-        for name, (shape, dtype) in self._kinds.items():
-            if isinstance(getattr(self, name), list) and not getattr(self, name):  # a process that saw nothing
+        for name, (shape, dtype) in self._lists.items():
+            if isinstance(getattr(self, name), list) and not getattr(self, name):  # a process without examples
                 setattr(self, name, [torch.empty(0, *shape, dtype=dtype, device=self.device)])
         super()._sync_dist(*args, **settings)
 

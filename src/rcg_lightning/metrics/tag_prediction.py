@@ -1,6 +1,6 @@
-"""Words predicted for images: from generated word vectors, and without any, and how many of them are right.
+"""Tags predicted for images, from generated word vectors or without a generator, and how many of them are correct.
 
-A prediction is a score for each word of a vocabulary, (N, V): the higher, the sooner the word is said.
+A prediction is a score (N, V) for each word of a vocabulary; words with higher scores are predicted first.
 """
 
 import torch
@@ -10,25 +10,25 @@ from torch.nn import functional as F
 from rcg_lightning.data.neighbours import nearest as nearest_rows
 from rcg_lightning.types import require
 
-_CHUNK = 1 << 26  # similarities held at a time
+_CHUNK = 1 << 26  # cosines in memory at a time
 
 
 def vote(samples: Tensor, words: Tensor, nearest: int = 20) -> Tensor:
-    """How many of a image's samples have each word among their nearest ones (Mirza & Osindero 2014, section 4.2).
+    """Count, for each word, the samples of an image that have it among their nearest (Mirza & Osindero 2014, sec. 4.2).
 
-    Equal numbers are put in order by the mean cosine, which adds less than 1.
+    The mean cosine orders equal counts; it adds less than 1.
 
     Args:
-        samples: (N, S, D), word vectors made for each of N images.
+        samples: (N, S, D), S generated word vectors for each image.
         words: (V, D), the vectors of the vocabulary.
-        nearest: how many words each sample speaks for, by cosine.
+        nearest: number of words that each sample votes for, by cosine.
 
     Returns:
         (N, V) float64.
     """
     require(
         0 < nearest <= len(words),
-        f"{nearest} nearest words were asked for, the vocabulary has {len(words)}: ask for fewer",
+        f"{nearest} nearest words were asked for, but the vocabulary has {len(words)}: ask for fewer",
     )
     words = F.normalize(words.to(samples.device).float(), dim=1)
     size = max(_CHUNK // (samples.shape[1] * len(words)), 1)
@@ -44,48 +44,48 @@ def _vote(samples: Tensor, words: Tensor, nearest: int) -> Tensor:
 
 
 def frequencies(has: Tensor) -> Tensor:
-    """How often each word occurs: ``has`` (N, V) bool of the training images -> (V,) float64."""
+    """Return how often each word occurs, (V,) float64, from the tags ``has`` (N, V) bool of the training images."""
     return has.sum(0).double()
 
 
 def neighbours_vote(images: Tensor, training: Tensor, has: Tensor, k: int) -> Tensor:
-    """How many of the k nearest training images, by the cosine of representations, have each word.
+    """Count, for each word, the nearest training images that have it, by the cosine of representations.
 
-    Equal numbers are put in order by how frequent the word is.
+    The frequency of the words orders equal counts.
 
     Args:
         images: (N, R).
         training: (M, R).
-        has: (M, V) bool.
+        has: (M, V) bool, the tags of the training images.
         k: number of neighbours.
 
     Returns:
         (N, V) float64.
     """
-    rows = nearest_rows(images, training, k, "cosine")[1].to(has.device)  # (N, k)
-    often = frequencies(has)
-    return torch.stack([has[row].sum(0) for row in rows]) + often / (often.max() + 1)
+    neighbours = nearest_rows(images, training, k, "cosine")[1].to(has.device)  # (N, k)
+    frequency = frequencies(has)
+    return torch.stack([has[index].sum(0) for index in neighbours]) + frequency / (frequency.max() + 1)
 
 
 def metrics(scores: Tensor, truth: Tensor, count: int = 10) -> dict[str, float]:
-    """Return precision and recall of the ``count`` best words, and mean average precision of all, means over images.
+    """Return precision and recall of the ``count`` best words, and mean average precision of all, as means over images.
 
-    Average precision of a image: the mean, over its own words, of the share of own words among those said up to it.
+    The average precision of an image is the mean, over its tags, of the precision of the words up to and including it.
 
     Args:
-        scores: (N, V) or, the same for all images, (V,).
-        truth: (N, V) bool, at least one word for each image.
-        count: words that are said of each image.
+        scores: (N, V), or (V,) for the same prediction for all images.
+        truth: (N, V) bool, at least one tag for each image.
+        count: number of predicted words for each image.
     """
     require(0 < count <= truth.shape[1], f"{count} words for each image were asked for, there are {truth.shape[1]}")
-    require(bool(truth.any(1).all()), "a image without a word of its own says nothing about a prediction")
+    require(bool(truth.any(1).all()), "every image needs at least one tag: predictions for others cannot be scored")
     order = scores.expand(truth.shape).argsort(dim=1, descending=True, stable=True).to(truth.device)
     hits = truth.gather(1, order).double()
-    own, output = hits.sum(1), hits[:, :count].sum(1)
-    places = torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    average = (hits * hits.cumsum(1) / places).sum(1) / own
+    tags, correct = hits.sum(1), hits[:, :count].sum(1)
+    ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
+    average_precision = (hits * hits.cumsum(1) / ranks).sum(1) / tags
     return {
-        f"precision@{count}": (output / count).mean().item(),
-        f"recall@{count}": (output / own).mean().item(),
-        "map": average.mean().item(),
+        f"precision@{count}": (correct / count).mean().item(),
+        f"recall@{count}": (correct / tags).mean().item(),
+        "map": average_precision.mean().item(),
     }

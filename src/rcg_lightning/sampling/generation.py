@@ -45,7 +45,7 @@ def write_samples(
 def _identity(loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler: Sampler | None) -> dict[str, object]:
     """Everything that the samples depend on: a store of other samples is rejected, one just begun is continued."""
     generator = loaded.generator
-    carried = seeds.rows.carried
+    carried = seeds.dataset.carried
     settings = [describe(guidance), describe(sampler), sorted(carried), generator.tile]
     values = [rows.numpy().tobytes() for rows in (seeds.rows.seeds, *(carried[name] for name in sorted(carried)))]
     identity: dict[str, object] = {

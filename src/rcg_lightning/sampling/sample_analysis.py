@@ -73,7 +73,11 @@ class SampleAnalysis:
         if not self.parzen:
             return {}
         chosen = {"validation": len(real.validation), "test": len(real.test), "bandwidths": list(BANDWIDTHS)}
-        apart = "training images that are held back" if real.data.chooses else "evaluation images that are not scored"
+        apart = (
+            "training images that are held back"
+            if real.data.has_validation
+            else "evaluation images that are not scored"
+        )
         rule = f"the bandwidth under which the validation images, {apart}, are the most probable"
         return {"parzen": chosen | {"rule": rule}}
 

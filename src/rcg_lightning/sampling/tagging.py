@@ -78,7 +78,7 @@ class Tagging:
         self.images = data.images(split)
         self.own = data.tags(split) if truth == "tags" else data.source.annotations(self.images)
         right = pairs_of(self.own, known.words[: known.trained])
-        self.has = right.of(len(self.images), len(known.words))  # (N, V)
+        self.has = right.matrix(len(self.images), len(known.words))  # (N, V)
         self.left_out = {"images": int((~self.has.any(1)).sum()), truth: right.outside}
 
     @torch.no_grad()
@@ -92,7 +92,9 @@ class Tagging:
         batches = self.data.conditions(self.split, generator.condition.needs)
         for batch in tqdm(batches, f"tagging {self.split}", total, delay=3, leave=False):
             batch = as_floats({name: rows.to(device) for name, rows in batch.items()})  # type: ignore[arg-type, attr-defined]
-            conditions = {name: rows.repeat_interleave(samples, 0) for name, rows in generator.observed_conditions(batch).items()}
+            conditions = {
+                name: rows.repeat_interleave(samples, 0) for name, rows in generator.observed_conditions(batch).items()
+            }
             each = torch.arange(samples, device=device)
             seeds = first_seed + (batch["index"][:, None] * samples + each).flatten()
             made = generator.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
@@ -102,7 +104,7 @@ class Tagging:
     def baselines(self, neighbours: int) -> dict[str, Tensor]:
         """Return the scores of what needs no generator: frequencies and, from stores, the tags of neighbours."""
         data, known, count = self.data, self.known, len(self.data.images("train"))
-        has = pairs_of(data.tags("train"), known.words[: known.trained]).of(count, len(known.words))
+        has = pairs_of(data.tags("train"), known.words[: known.trained]).matrix(count, len(known.words))
         found = {"frequency": tag_prediction.frequencies(has)}
         stores = [data.columns(part).get("representation") for part in (self.split, "train")]
         if neighbours and None not in stores and self.split != "train":  # a training image is its own neighbour
@@ -142,5 +144,5 @@ class Tagging:
         """Return how the metrics were made, of ``samples`` for each image."""
         images = self.images
         spec = {"set": self.split, "identity": images.fingerprint, "images": len(images), "truth": self.truth}
-        spec["resize"] = self.data.transform.says(False)
+        spec["resize"] = self.data.transform.describe(False)
         return Protocol("tags").record(self.generator.identity, spec, samples * len(images))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcg_lightning.data.augmentations import Augmentation
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
-from rcg_lightning.data.image_split import chosen
+from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.classifier import Classifier
 from rcg_lightning.networks.convnet import SmallConvNet
@@ -83,8 +83,8 @@ class ClassifierStage(Stage):
     def standardise(self, data: ImageDataModule) -> None:
         """Set the scale of the features from (at most 50,000 of) the training images."""
         self.eval()
-        index = chosen(len(data.images("train")), 50_000)
-        batches = map(as_floats, data.plain("train", frozenset({"image"}), index))
+        index = fixed_subset(len(data.images("train")), 50_000)
+        batches = map(as_floats, data.deterministic_batches("train", frozenset({"image"}), index))
         features = torch.cat([self.network(batch["image"].to(self.device))[0].cpu() for batch in batches])
         self.network.standardise(features, self.variance)
 

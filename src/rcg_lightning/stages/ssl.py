@@ -15,7 +15,7 @@ from rcg_lightning.config import construct, describe
 from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
 from rcg_lightning.data.augmentations import Augmentation
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
-from rcg_lightning.data.image_split import chosen
+from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.data.neighbours import knn_accuracy
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.heads import MLPHead, Projected
@@ -211,8 +211,8 @@ class MoCoV3Stage(Stage):
 
 def training_images(data: ImageDataModule, count: int) -> Iterator[Batch]:
     """Yield batches of ``count`` training images, always the same ones, without random transforms."""
-    index = chosen(len(data.images("train")), count)
-    return map(as_floats, data.plain("train", frozenset({"image", "label"}), index))
+    index = fixed_subset(len(data.images("train")), count)
+    return map(as_floats, data.deterministic_batches("train", frozenset({"image", "label"}), index))
 
 
 def cosine_momentum(step: int, total: int, first: float, last: float) -> float:
