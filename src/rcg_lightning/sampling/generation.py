@@ -47,7 +47,7 @@ def _identity(loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler
     generator = loaded.generator
     carried = seeds.dataset.carried
     settings = [describe(guidance), describe(sampler), sorted(carried), generator.tile]
-    values = [rows.numpy().tobytes() for rows in (seeds.rows.seeds, *(carried[name] for name in sorted(carried)))]
+    values = [rows.numpy().tobytes() for rows in (seeds.dataset.seeds, *(carried[name] for name in sorted(carried)))]
     identity: dict[str, object] = {
         "dataset": "samples",
         "split": "samples",
