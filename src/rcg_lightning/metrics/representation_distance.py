@@ -86,7 +86,7 @@ class RepresentationScorer(nn.Module):
     to these.
     """
 
-    images = None  # a ``Scorer`` stores images here, and representations have none
+    images = None  # a ``Scorer`` may store images here; representations have none
 
     def __init__(self, real: RealRepresentations) -> None:
         super().__init__()
