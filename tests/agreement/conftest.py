@@ -1,5 +1,5 @@
-"""Recorded metrics of the official code: ``@pytest.mark.golden("moco_v3", "dino")`` runs a test on every folder whose
-name starts so, as argument ``golden``. They lie next to the repository or where RCG_GOLDEN_DIR says."""
+"""Recorded results of the official code: ``@pytest.mark.golden("moco_v3", "dino")`` runs a test on every folder with
+such a prefix, as argument ``golden``. The folders are next to the repository or in RCG_GOLDEN_DIR."""
 
 import json
 import os
@@ -41,7 +41,7 @@ class Golden:
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "golden(*prefixes): run on every folder of recorded metrics with such a name")
+    config.addinivalue_line("markers", "golden(*prefixes): run on every folder of recorded results with such a prefix")
 
 
 def pytest_generate_tests(metafunc):
@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc):
     if found:
         metafunc.parametrize("golden", [Golden(folder) for folder in found], ids=[folder.name for folder in found])
     else:
-        reason = f"no recorded metrics {', '.join(prefixes)}* in {ROOT}: set RCG_GOLDEN_DIR"
+        reason = f"no recorded results {', '.join(prefixes)}* in {ROOT}: set RCG_GOLDEN_DIR"
         metafunc.parametrize("golden", [pytest.param(None, marks=pytest.mark.skip(reason=reason))], ids=["absent"])
 
 

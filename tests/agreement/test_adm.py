@@ -54,8 +54,8 @@ class Model:
         load_strictly(self.conditioner, self.weights.conditioner, "the file")
         self.denoiser.eval()
 
-    def condition(self, rows):
-        return self.conditioner(tuple(raw[:rows] for raw in self.raw), rows)
+    def condition(self, n):
+        return self.conditioner(tuple(raw[:n] for raw in self.raw), n)
 
     def sample(self, sampler, noise):
         """Every state of the trajectory."""
@@ -97,7 +97,7 @@ def test_losses(golden):
 
 
 def test_gradients(golden):
-    """Gradients are compared in the official layout, which they reach like the weights."""
+    """Gradients are compared in the official layout, to which they are translated as the weights are."""
     model, io = Model(golden, ema=False), golden.io
     z = io["in.x0"]
     model.denoiser.loss(z, io["in.t"], model.condition(len(z)), io["in.noise"]).mean().backward()
@@ -148,7 +148,7 @@ def test_respaced_schedules(golden):
 
 
 def test_without_clipping_samples_differ(golden):
-    """Clipping acts in these runs, so that they prove it."""
+    """Clipping changes the recorded samples, so these runs test it."""
     model, io = Model(golden, ema=True), golden.io
     name, sampler = next(run for run in runs(golden) if isinstance(run[1], DDIM))
     free = model.sample(DDIM(sampler.steps, sampler.eta, LeadingSpacing()), Recorded(io["in.z"], None))
@@ -158,7 +158,7 @@ def test_without_clipping_samples_differ(golden):
 
 
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
-def test_every_tensor_goes_in_and_back_out(golden, ema):
+def test_every_tensor_is_read_and_written_back(golden, ema):
     model = Model(golden, ema)
     back = official_adm(model.denoiser.network.state_dict(), model.conditioner.state_dict(), model.head_width)
     official = model.content["model_ema" if ema else "model"]
@@ -186,7 +186,7 @@ def test_misfits_are_reported(golden):
 
 @pytest.mark.parametrize("name", ["adm_256_classcond", "adm_256_repcond"])
 def test_full_size_files_are_read_completely(manifest, name):
-    """The sizes of the class are those of the official recipe; nothing is built in memory."""
+    """The default sizes are the official ones; nothing is built in memory."""
     names = manifest(name)
     parts = (Vector(names["rep_proj.weight"].shape[1]),) if "rep_proj.weight" in names else (Classes(1000),)
     weights = adm_weights({"model": None, "model_ema": names}, parts)

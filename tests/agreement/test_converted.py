@@ -1,4 +1,4 @@
-"""Official files as a user reads them: converted, loaded from their folders, compared with the recorded metrics."""
+"""Official files converted and loaded from their folders, compared with the recorded results."""
 
 import re
 
@@ -27,7 +27,7 @@ KINDS = {"moco": "mocov3", "maskgit": "maskgitvqgan"}
 
 
 def kind_of(golden):
-    """The kind of a fixture, with the settings that its shapes do not determine, by its config."""
+    """The kind of a recorded file, with the settings that its shapes do not determine, from its config."""
     config, name = golden.config, golden.kind.partition("_")[0]
     kind = OfficialFile.kinds()[KINDS.get(name, name)]
     encoder = (config.get("encoder") or config.get("encoder_arch") or {}).get("num_heads")
@@ -57,7 +57,7 @@ def condition(golden, classes):
 
 @pytest.fixture
 def converted(golden, tmp_path):
-    """The folder that a fixture becomes."""
+    """The native folder of a recorded file."""
     report = "\n".join(to_native(golden.checkpoint, tmp_path / "native", kind_of(golden)))
     assert "unknown" not in report
     assert re.search(r"missing +none", report)
@@ -86,7 +86,7 @@ def test_encoders(golden, converted):
 
 
 def inner_encoder(golden, folder, stage):
-    """The encoder in a generator's file makes the recorded representations, and is the one that the stage knows."""
+    """The encoder in a generator's file makes the recorded representations, and the stage has its identity."""
     if "out.rep_from_images" in golden.io:
         image = golden.io["in.images"]
         encoder = TrainedEncoder(folder / "encoder")
@@ -98,8 +98,8 @@ def inner_encoder(golden, folder, stage):
 def raw(stage, io, names):
     """The recorded condition of a stage."""
     keys = {"representation": "rep", "label": "label"}
-    wanted = [key for need, key in keys.items() if need in stage.condition.needs]
-    return tuple(next(io[name] for name in names[key] if name in io) for key in wanted)
+    needed = [key for need, key in keys.items() if need in stage.condition.needs]
+    return tuple(next(io[name] for name in names[key] if name in io) for key in needed)
 
 
 CONDITIONS = {"rep": ["in.rep"], "label": ["in.y", "in.class_label"]}
@@ -177,8 +177,10 @@ def test_autoencoders(golden, converted):
     torch.testing.assert_close(autoencoder.decode(z), ((made + 1) / 2 if ldm else made).clamp(0, 1), **CLOSE)
 
 
-LEFT = r"momentum_encoder|module\.predictor|^student|^optimizer|^scaler|last_layer|masked_embed"  # do not go back
-MADE = r"last_layer|\.(betas|\w*alphas_cumprod\w*|posterior_\w+)$"  # are written again
+UNWRITTEN = (
+    r"momentum_encoder|module\.predictor|^student|^optimizer|^scaler|last_layer|masked_embed"  # not written back
+)
+WRITTEN = r"last_layer|\.(betas|\w*alphas_cumprod\w*|posterior_\w+)$"  # written again, in addition or with rounding
 # unread tensors of the official layout; a DiT's only label, and the bias that it is added to
 EMPTY = re.compile(
     r"(model|model_ema)\.(cls_token|mask_token|pos_embed|decoder_pos_embed|patch_embed|decoder_pred|fake_latent"
@@ -187,30 +189,30 @@ EMPTY = re.compile(
 
 
 @pytest.mark.golden("moco_v3", "dino", "ibot", "deit", "rdm", "dit", "mage")
-def test_official_files_go_back_and_come_again(golden, converted, tmp_path):
+def test_official_files_are_written_back_and_converted_again(golden, converted, tmp_path):
     kind = kind_of(golden)
     to_official(converted, tmp_path / "back.pth", kind)
     first, back = (dict(tensors(read_official(path)[0])) for path in (golden.checkpoint, tmp_path / "back.pth"))
-    first = {re.sub(r"(13|14)\.(norm|mlp\.fc)(\1)", lambda m: f"{m[1]}.{m[2]}{RIGHT[m[1], m[2]]}", name): tensor
+    first = {re.sub(r"(13|14)\.(norm|mlp\.fc)(\1)", lambda m: f"{m[1]}.{m[2]}{REPAIRED[m[1], m[2]]}", name): tensor
              for name, tensor in first.items()}  # fmt: skip
-    assert {name for name in first.keys() - back.keys() if not re.search(LEFT, name)} == set()
-    assert {name for name in back.keys() - first.keys() if not re.search(MADE, name)} == set()
+    assert {name for name in first.keys() - back.keys() if not re.search(UNWRITTEN, name)} == set()
+    assert {name for name in back.keys() - first.keys() if not re.search(WRITTEN, name)} == set()
     for name in first.keys() & back.keys():
         if re.search(r"last_layer", name):
             continue
         assert first[name].shape == back[name].shape or EMPTY.match(name), name
-        if re.search(MADE, name):
+        if re.search(WRITTEN, name):
             torch.testing.assert_close(back[name], first[name], rtol=1e-5, atol=1e-7)
         elif not torch.equal(first[name], back[name]):
             assert EMPTY.match(name), name
     to_native(tmp_path / "back.pth", tmp_path / "again", kind)
-    same_folders(converted, tmp_path / "again")
+    check_same_folders(converted, tmp_path / "again")
 
 
-RIGHT = {("13", "norm"): 1, ("13", "mlp.fc"): 1, ("14", "norm"): 2, ("14", "mlp.fc"): 2}  # of the damaged ViT-L
+REPAIRED = {("13", "norm"): 1, ("13", "mlp.fc"): 1, ("14", "norm"): 2, ("14", "mlp.fc"): 2}  # of the damaged ViT-L
 
 
-def same_folders(one, other):
+def check_same_folders(one, other):
     """Both hold the same descriptions and equal weights."""
     for name, folder in (bundle_parts(one) or {"": one}).items():
         theirs = other / name
@@ -223,7 +225,7 @@ def same_folders(one, other):
 
 @pytest.mark.golden("mage")
 def test_fine_tuning_on_a_larger_grid_resizes_the_learned_positions(golden, converted):
-    """Begun by the same condition on images of twice the side, with another number of classes."""
+    """The same condition, images of twice the side, another number of classes."""
     from dataclasses import replace
 
     from rcg_lightning.config import construct
@@ -237,20 +239,20 @@ def test_fine_tuning_on_a_larger_grid_resizes_the_learned_positions(golden, conv
     stage.build(replace(old, columns=columns, classes=classes, image=(3, 2 * old.image[1], 2 * old.image[2])))
     fresh = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
     lines = stage.start_from(converted)
-    given, now = content["state_dict"], stage.state_dict()
+    loaded, now = content["state_dict"], stage.state_dict()
     for name in ("transformer.positions.weight", "transformer.decoder_positions"):
-        assert torch.equal(now[name], resized(given[name], now[name]))
+        assert torch.equal(now[name], resized(loaded[name], now[name]))
         assert any(line.startswith(f"changed: {name}") for line in lines)
     table = "conditioner.parts.0.table.weight"
     assert (table in now) == bool(classes)
     if classes:
         assert torch.equal(now[table], fresh[table])
         assert f"{classes} classes, the file has {old.classes}" in "\n".join(lines)
-    assert torch.equal(now["transformer.words.weight"], given["transformer.words.weight"])
+    assert torch.equal(now["transformer.words.weight"], loaded["transformer.words.weight"])
 
 
 @pytest.mark.golden("dit")
-def test_the_condition_is_seen_where_the_file_tells(golden):
+def test_the_condition_follows_from_the_file(golden):
     arch = golden.arch
     if "in.rep" in golden.io and not arch["rep_dropout_prob"]:
         pytest.skip("without a null representation it looks unconditional")

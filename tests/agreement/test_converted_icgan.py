@@ -1,11 +1,11 @@
-"""IC-GAN's files as a user reads them: converted, loaded from their folder, compared with the recorded metrics."""
+"""IC-GAN's files converted and loaded from their folder, compared with the recorded results."""
 
 import re
 import shutil
 
 import pytest
 import torch
-from test_converted import same_folders
+from test_converted import check_same_folders
 
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import InstanceCondition
@@ -24,7 +24,7 @@ stylegan2 = pytest.mark.golden("icgan_stylegan2")
 
 
 def convert(source, out, kind=None):
-    """The stage that an official file or folder becomes, and the report on it."""
+    """Return the stage of an official file or folder, and the report on it."""
     report = "\n".join(to_native(source, out, kind))
     assert "unknown" not in report
     return Generator.load(out), report
@@ -59,17 +59,17 @@ def test_biggan_as_a_folder(golden, tmp_path):
 
 
 @biggan
-def test_the_recipe_is_as_published(golden, tmp_path):
+def test_settings_are_the_published_ones(golden, tmp_path):
     stage, _ = convert(golden.folder, tmp_path / "native")
     assert isinstance(stage.loss, Hinge)
     for optimizer in (stage.optimizer, stage.discriminator_optimizer):
         assert (tuple(optimizer.betas), optimizer.eps, optimizer.weight_decay) == ((0.0, 0.999), 1e-6, 0.0)
     assert (stage.ema.decays, stage.ema.start, stage.ema.buffers_too) == ({"ema": 0.9999}, 20000, True)
-    assert stage.ema.updates == 20000  # the EMA weights are not thrown away when training goes on
+    assert stage.ema.updates == 20000  # continued training updates the EMA weights instead of starting them again
 
 
 @biggan
-def test_biggan_goes_back_and_comes_again(golden, tmp_path):
+def test_biggan_is_written_back_and_converted_again(golden, tmp_path):
     convert(golden.folder, tmp_path / "native")
     to_official(tmp_path / "native", tmp_path / "back")
     for name in ("G", "G_ema", "D"):
@@ -79,7 +79,7 @@ def test_biggan_goes_back_and_comes_again(golden, tmp_path):
         unread = set() if golden.config["kwargs"]["class_cond"] else {"shared.weight"}
         assert all(torch.equal(first[key], back[key]) for key in first.keys() - unread)
     convert(tmp_path / "back", tmp_path / "again")
-    same_folders(tmp_path / "native", tmp_path / "again")
+    check_same_folders(tmp_path / "native", tmp_path / "again")
 
 
 @biggan
@@ -101,7 +101,7 @@ def test_a_generator_alone_suffices_for_sampling(golden, tmp_path):
 
 
 @biggan
-def test_what_makes_no_sense_is_rejected(golden, tmp_path):
+def test_wrong_folders_and_conditions_are_rejected(golden, tmp_path):
     native = tmp_path / "native"
     with pytest.raises(UserError, match="discriminator makes no images: give its generator"):
         convert(golden.folder / "D.pth", native)
@@ -129,7 +129,7 @@ def test_what_makes_no_sense_is_rejected(golden, tmp_path):
 @pytest.mark.parametrize("kind", ["icgan", "cc_icgan"])
 @pytest.mark.parametrize("roles", ["GD", "G"])
 def test_full_size_files_are_converted_tensor_by_tensor(manifest, kind, size, roles):
-    """The whole conversion but for writing, without memory."""
+    """The whole conversion except writing, without memory."""
     files = {role: manifest(f"{kind}_{size}biggan_res256_{role}") for role in roles}
     content = {**files, "G_ema": {name: tensor.clone() for name, tensor in files["G"].items()}}
     found = OfficialFile.of(content, "it")
@@ -177,7 +177,7 @@ def test_stylegan2_from_state_dicts(golden, tmp_path):
 
 @stylegan2
 def test_a_stylegan2_with_classes_and_without_a_discriminator(golden, tmp_path):
-    """The fixture may have no classes: a class's linear map is put in next to its instance's."""
+    """The recorded file may have no classes: a linear map of classes is added to that of its instances."""
     network = torch.load(golden.checkpoint, weights_only=True)["G"]
     width, classes = len(network["mapping.w_avg"]), 7
     fc0 = network["mapping.fc0.weight"]

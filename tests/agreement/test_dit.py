@@ -50,13 +50,13 @@ class Model:
         self.conditioner.eval()
         self.official = content["model_ema" if ema else "model"]
 
-    def condition(self, rows, null=False):
+    def condition(self, n, null=False):
         if null:
-            return self.conditioner.null(rows)
-        return self.conditioner(tuple(raw[:rows] for raw in self.raw), rows)
+            return self.conditioner.null(n)
+        return self.conditioner(tuple(raw[:n] for raw in self.raw), n)
 
     def noise_prediction(self, x, k, c):
-        """ε̂, got back from the posterior mean, and the raw variance channels."""
+        """ε̂, recovered from the posterior mean, and the raw variance channels."""
         posterior = self.denoiser(x, k, c)
         signal, sigma = (expand(scale, x) for scale in self.denoiser.schedule.scales(k))
         return (x - signal * posterior.mean) / sigma, posterior.variance_mix * 2 - 1
@@ -92,7 +92,7 @@ def test_embeddings(golden):
 
 
 def test_guided_forward(golden):
-    """Rows of the official batch: conditional, then null; guidance on three channels of the noise."""
+    """The official batch holds conditional, then null examples; guidance acts on three channels of the noise."""
     recorded = [(re.fullmatch(r"out\.forward_with_cfg([\d.]+)_ema", name), name) for name in golden.io]
     for match, name in recorded:
         if not match:
@@ -104,7 +104,7 @@ def test_guided_forward(golden):
         with torch.no_grad():
             cond, variance = model.noise_prediction(x, t, model.condition(n))
             null, null_variance = model.noise_prediction(x, t, model.condition(n, null=True))
-        # x̂₀ divides by the signal and ε comes back by its inverse, so the metrics are float32's at t near the ends
+        # x̂₀ divides by the signal and ε is recovered by the inverse, so float32 rounding shows at t near the ends
         close = {"rtol": 1e-4, "atol": 1e-4}
         guided = guidance(cond, null, 0.5)
         torch.testing.assert_close(guided, golden.io[name][:n, :channels], **close)
@@ -172,7 +172,7 @@ def test_gradients(golden):
     whole = {name.removeprefix("grad."): tensor for name, tensor in io.items() if name.startswith("grad.")}
     assert whole
     for name, expected in whole.items():
-        rounding = 5e-4 * expected.abs().max().item()  # sums in another order, as other processors have it
+        rounding = 5e-4 * expected.abs().max().item()  # other processors sum in another order
         torch.testing.assert_close(our_gradient(model, name).view_as(expected), expected, rtol=1e-3, atol=rounding)
 
 
@@ -198,7 +198,7 @@ def test_respaced_schedules(golden):
         torch.testing.assert_close(torch.tensor(betas, dtype=torch.float64), expected, rtol=1e-6, atol=1e-8)
 
 
-def close_to_the_largest(ours, expected):
+def check_relative_to_largest(ours, expected):
     size = float(expected.abs().max())
     torch.testing.assert_close(ours / size, expected / size, rtol=1e-3, atol=1e-3)
 
@@ -219,14 +219,14 @@ def test_sampling(golden):
         grid, count = grid_of(ancestral[1] if ancestral else f"ddim{ddim[1]}")
         sampler = Ancestral(count, grid) if ancestral else DDIM(count, float(ddim[2]), grid)
         steps = model.sample(sampler, noise_for(golden, count))
-        close_to_the_largest(steps[-1][0], expected)
+        check_relative_to_largest(steps[-1][0], expected)
         prefix = name.removesuffix(".final")
         stored = golden.io[f"{prefix}.x_kept"]
         every = -(-count // len(stored))
-        close_to_the_largest(torch.stack([x for x, _ in steps[::every]]), stored)
+        check_relative_to_largest(torch.stack([x for x, _ in steps[::every]]), stored)
         means = torch.stack([mean for _, mean in steps[::every]])
         estimates = golden.io[f"{prefix}.pred_x0_kept"]
-        close_to_the_largest(means[-len(estimates) :], estimates)
+        check_relative_to_largest(means[-len(estimates) :], estimates)
         done += 1
     assert done
 
@@ -240,7 +240,7 @@ def test_guided_sampling(golden):
         grid, count = grid_of(match[2])
         noise = Recorded(golden.io["in.z"], golden.io[f"in.noise_seq_{count}_cfg"])
         steps = model.sample(Ancestral(count, grid), noise, Guidance(float(match[1]), channels=3))
-        close_to_the_largest(steps[-1][0], expected)
+        check_relative_to_largest(steps[-1][0], expected)
 
 
 def test_every_tensor_is_accounted_for(golden):

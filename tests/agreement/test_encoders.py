@@ -29,7 +29,7 @@ def encoder(golden, head=True, normalise=PerSample):
 
 
 def image_of(golden, size):
-    """The input that belongs to ``out.<size>.*``, in [0, 1]; the only one where the outputs name no size."""
+    """The input of ``out.<size>.*``, in [0, 1]; the only input if the outputs name no size."""
     start = f"in.images_{size}" if size else "in.images"
     image = next(tensor for name, tensor in golden.io.items() if name.startswith(start))
     return image if image.is_floating_point() else image.float() / 255
@@ -52,7 +52,7 @@ def test_features_heads_and_representations(golden):
 
 
 @pytest.mark.golden("moco_v3", "dino", "ibot", "deit")
-def test_one_row_does_not_depend_on_the_others(golden):
+def test_one_example_does_not_depend_on_the_others(golden):
     ours, image = encoder(golden), image_of(golden, "small" if "in.images_small" in golden.io else None)
     torch.testing.assert_close(ours(image[:1]), ours(image)[:1], rtol=1e-4, atol=1e-5)
 
@@ -114,7 +114,7 @@ def test_report_accounts_for_every_tensor(golden):
 
 @pytest.mark.golden("rdm")
 def test_the_encoder_inside_an_rdm_file(golden):
-    """RCG's RDM files carry their MoCo v3 encoder in the same names."""
+    """RCG's RDM files hold their MoCo v3 encoder under the same names."""
     arch, with_head = golden.config["encoder_arch"], golden.config["encoder_withproj"]
     content = read_checkpoint(golden.checkpoint, "RDM")["model"]
     official = encoder_layouts.split_head(strip(content, "pretrained_encoder."), "head.", {})

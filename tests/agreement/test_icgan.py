@@ -1,4 +1,4 @@
-"""IC-GAN's BigGAN: images, logits, losses, gradients and buffers of the official code, in evaluation and training."""
+"""IC-GAN's BigGAN: images, logits, losses, gradients and buffers of the official code, in eval and train mode."""
 
 import json
 
@@ -44,7 +44,7 @@ class Model:
         self.conditioner.train(mode)
 
     def c(self, io, *which):
-        """Embed the features, and labels where there are any, of ``which``: g or real."""
+        """Embed the features, and labels if recorded, of ``which``: g or real."""
         names = (["in.y_"] if f"in.y_{which[0]}" in io else []) + ["in.feat_"]
         raw = tuple(torch.cat([io[name + w] for w in which]) for name in names)
         return self.conditioner(raw, len(raw[0]))
@@ -98,7 +98,7 @@ def test_evaluation(golden):
     torch.testing.assert_close(Hinge().discriminator(d_real, d_fake), summed, **CLOSE)
     torch.testing.assert_close(Hinge().generator(d_fake), io["out.eval.hinge_G"], **CLOSE)
     for model, back in ((g, official.official_biggan_generator), (d, official.official_biggan_discriminator)):
-        for name, tensor in model.tensors(back).items():  # nothing has moved
+        for name, tensor in model.tensors(back).items():  # evaluation changes no buffer
             torch.testing.assert_close(tensor, model.content[name], rtol=0, atol=0)
 
 
@@ -131,7 +131,7 @@ def check_gradients(golden, step, gradients):
 
 @biggan
 def test_training(golden):
-    """A pass of the discriminator, then one of the generator; each moves statistics and singular vectors."""
+    """A pass of the discriminator, then one of the generator; each updates statistics and singular vectors."""
     io, g, d = golden.io, generator(golden), discriminator(golden)
     g.train()
     d.train()

@@ -23,7 +23,7 @@ def parts_of(settings):
 
 
 def loaded(golden, role, network, read):
-    """Return network and conditioner with the official weights, in evaluation."""
+    """Return network and conditioner with the official weights, in eval mode."""
     settings = golden.config[role]
     parts = parts_of(settings)
     shape = (settings["img_channels"], settings["img_resolution"], settings["img_resolution"])
@@ -64,7 +64,7 @@ def discriminator(golden):
 
 
 def raw(golden):
-    """Raw condition: class ids where classes are one-hot in the fixture, then features."""
+    """Raw condition: class indices of the recorded one-hot vectors, then features."""
     io = golden.io
     classes = (io["in.c"].argmax(1),) if "in.c" in io else ()
     return (*classes, io["in.h"]) if "in.h" in io else classes
@@ -121,7 +121,7 @@ def test_every_tensor_is_accounted_for(golden):
 
 
 def test_a_class_is_a_row_with_the_bias_inside(golden):
-    """The fixture may have no classes, so the official formula stands here: W one-hot / √classes + b."""
+    """The recorded file may have no classes: the official formula is W one-hot / √classes + b."""
     content = read_checkpoint(golden.checkpoint, "IC-GAN")["D"]
     torch.manual_seed(0)
     weight, bias = torch.randn(4, 5), torch.randn(4)

@@ -66,8 +66,8 @@ class Model:
         load_strictly(self.conditioner, self.weights.conditioner, "the file")
         self.denoiser.eval()
 
-    def condition(self, rows, *raw):
-        return self.conditioner(raw or tuple(part[:rows] for part in self.raw), rows)
+    def condition(self, n, *raw):
+        return self.conditioner(raw or tuple(part[:n] for part in self.raw), n)
 
 
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
@@ -80,7 +80,7 @@ def test_ema_weights_differ_from_the_last(golden):
 
 
 def test_loss_and_gradients(golden):
-    """A part of our fused projection is compared for each of query, key and value."""
+    """Query, key and value are compared with parts of our fused projection."""
     model, io = Model(golden, ema=False), golden.io
     loss = model.denoiser.loss(io["in.x0"], io["in.t"], model.condition(len(io["in.x0"])), io["in.noise"]).mean()
     torch.testing.assert_close(loss.detach(), io["out.loss"], rtol=1e-5, atol=1e-6)
@@ -156,7 +156,7 @@ def first_stage(model):
 
 
 def test_samples_become_images(golden):
-    """Latents are quantised, decoded, clamped and moved to [0, 1]."""
+    """Latents are quantised, decoded, clamped and scaled to [0, 1]."""
     autoencoder = first_stage(Model(golden, ema=True))
     done = 0
     for name, expected in golden.io.items():
@@ -175,18 +175,18 @@ def test_every_tensor_is_accounted_for(golden, ema):
     model = Model(golden, ema)
     content = model.content["model"]
     skipped = {name for name in unread(content, model.weights) if name.startswith("model_ema." if ema else NETWORK)}
-    silent = {name for name in skipped if re.search(r"attn2\.?to_[qk]\.?weight|\.?norm2\.?(weight|bias)$", name)}
+    inert = {name for name in skipped if re.search(r"attn2\.?to_[qk]\.?weight|\.?norm2\.?(weight|bias)$", name)}
     fused = {name for name in skipped if re.search(r"attn1\.?to_[qkv]\.?weight$", name)}
     folded = {name for name in skipped if re.search(r"attn1\.?to_out|attn2\.?to_(v|out)", name)}
     counters = {"model_ema.decay", "model_ema.num_updates"}
-    assert silent
+    assert inert
     assert fused
     assert bool(folded) == (not model.parts)
-    assert skipped - silent - fused - folded == (counters if ema else set())
+    assert skipped - inert - fused - folded == (counters if ema else set())
 
 
 def test_an_unconditional_file_attends_to_a_constant(golden):
-    """Made of the recorded one: its context is the embedding of a single class."""
+    """Built from the recorded file: its context is the embedding of a single class."""
     content = dict(read_checkpoint(golden.checkpoint, "LDM")["model"])
     content[EMBEDDING] = content[EMBEDDING][:1]
     sizes = golden.config["model_params"]["unet_config"]["params"]
@@ -225,7 +225,7 @@ def test_misfits_are_reported(golden):
 
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
 def test_full_size_files_are_read_completely(manifest, ema):
-    """The sizes of the class are those of LDM-8; nothing is built in memory."""
+    """The default sizes are those of LDM-8; nothing is built in memory."""
     names = manifest("ldm_8_repcond")
     parts = (Vector(names[EMBEDDING].shape[1]),)
     weights = ldm_weights({"model": names}, parts, ema)

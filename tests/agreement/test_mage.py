@@ -57,7 +57,7 @@ class Model:
         self.conditioner.eval()
 
     def raw(self, vector, label):
-        """The recorded condition: a name for each kind."""
+        """The recorded condition, from the entry ``vector`` or ``label``."""
         names = [label if isinstance(part, Classes) else vector for part in self.parts]
         return tuple(self.io[name] for name in names)
 
@@ -65,10 +65,10 @@ class Model:
         c = self.conditioner(self.raw(vector, label), n)
         return c if dropped is None else torch.where(dropped[:, None], self.conditioner.null(n), c)
 
-    def training(self, run, rate):
+    def training(self, run, count):
         """Inputs of a recorded training step: tokens, masked, visible, c."""
         tokens = self.io["out.gt_indices"]
-        masked, visible = masked_positions(self.io[f"in.{run}.mask_noise"], self.io[f"in.{run}.mask_rate"], rate)
+        masked, visible = masked_positions(self.io[f"in.{run}.mask_noise"], self.io[f"in.{run}.mask_rate"], count)
         uniform = self.io.get(f"in.{run}.rep_drop_uniform")
         dropped = None if uniform is None else uniform < self.drop
         if dropped is not None:
@@ -135,9 +135,9 @@ def test_forward_of_a_whole_sequence(golden):
     model, io = Model(golden), golden.io
     tokens, masked = io["in.fixed.token_ids"], io["in.fixed.masked"]
     c = model.condition("in.fixed.rep", len(tokens))
-    nothing_read = torch.where(masked, torch.zeros_like(tokens), tokens)
+    hidden_tokens = torch.where(masked, torch.zeros_like(tokens), tokens)
     with torch.no_grad():
-        logits = model.network(nothing_read, masked, c)
+        logits = model.network(hidden_tokens, masked, c)
         hidden = model.network.decode(model.network.encode(model.network.embed(tokens, masked, c)), masked)
         everything = model.network(tokens, masked, c, torch.arange(tokens.shape[1]).expand_as(tokens))
     expected = io["out.fixed.logits_stride4"]
@@ -148,7 +148,7 @@ def test_forward_of_a_whole_sequence(golden):
 
 
 def our_parameter(model, name):
-    """Our parameter for an official tensor; None where there is none."""
+    """Our parameter for an official tensor; None if it has no counterpart."""
     conditioner = dict(model.conditioner.named_parameters())
     ours = {
         NULL: "parts.0.fake",
@@ -191,7 +191,7 @@ def test_gradients(golden):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_weight_decay_is_of_the_official_tensors(golden):
+def test_weight_decay_applies_to_the_official_tensors(golden):
     path = golden.folder.parent / "schedules" / "config.json"
     if not path.is_file():
         pytest.skip("the groups are not recorded")
@@ -248,10 +248,10 @@ def test_parallel_decoding(golden):
         tokens, masks = io[f"out.{run}.ids_at_step_start"], io[f"out.{run}.mask_after_step"]
         assert mask_schedule(tokens.shape[2], len(rounds)) == io[f"out.{run}.mask_len"].int().tolist()
         unknown = golden.config["vocabulary"]["mask_token"]
-        for step, here in enumerate(rounds):
-            assert torch.equal(here.masked, masks[step]), step
+        for step, state in enumerate(rounds):
+            assert torch.equal(state.masked, masks[step]), step
             if step + 1 < len(rounds):
-                entering = torch.where(here.masked, unknown, here.tokens)
+                entering = torch.where(state.masked, unknown, state.tokens)
                 assert torch.equal(entering, tokens[step + 1].long()), step
         assert torch.equal(rounds[-1].tokens, io[f"out.{run}.final_ids"])
         recorded = [name for name in io if re.fullmatch(rf"out\.{run}\.logits_step\d+_stride\d+", name)]

@@ -1,4 +1,4 @@
-"""RCG's MAGE files: every tensor is read or skipped for a reason, and goes back to where it came from."""
+"""RCG's MAGE files: every tensor is read or skipped for a reason, and written back to its name."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from helpers.recorded import unread
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.mage import MAGE
-from rcg_lightning.official.mage import COUNTED, LABELS, NULL, UNUSED, mage_weights, official_mage
+from rcg_lightning.official.mage import LABELS, NULL, POSITION_IDS, UNUSED, mage_weights, official_mage
 from rcg_lightning.pretrained.checkpoints import load_strictly, read_checkpoint
 from rcg_lightning.types import Classes, Vector
 
@@ -15,7 +15,7 @@ REPRESENTATION = "latent_prior_proj.weight"
 
 
 def parts_of(state):
-    """The condition that a file of ours is known to have been trained with."""
+    """The condition that a recorded model was trained with."""
     if REPRESENTATION in state:
         return (Vector(state[REPRESENTATION].shape[1]),)
     return (Classes(len(state[LABELS])),) if LABELS in state else ()
@@ -25,7 +25,7 @@ INNER = ("vqgan.", "pretrained_encoder.")
 
 
 def expected_skipped(official):
-    return UNUSED | {COUNTED} | (set() if REPRESENTATION in official else {NULL})
+    return UNUSED | {POSITION_IDS} | (set() if REPRESENTATION in official else {NULL})
 
 
 @pytest.mark.golden("mage")
@@ -42,12 +42,12 @@ def test_every_tensor_is_accounted_for(golden):
         mage_weights({"model": official}, (Classes(3), Vector(2)))
     with pytest.raises(UserError, match="no weights of a MAGE, it is a DiT checkpoint"):
         mage_weights({"model": {"x_embedder.proj.weight": torch.zeros(1)}}, ())
-    with pytest.raises(UserError, match="not known here: surprise"):
+    with pytest.raises(UserError, match="unknown tensors: surprise"):
         mage_weights({"model": {**official, "surprise": torch.zeros(1)}}, parts)
 
 
 @pytest.mark.golden("mage")
-def test_it_goes_back_to_the_official_layout(golden):
+def test_it_is_written_back_to_the_official_layout(golden):
     """Equal, except unread tensors, which are zero."""
     official, arch = read_checkpoint(golden.checkpoint, "MAGE")["model"], golden.arch
     parts = parts_of(official)
@@ -56,7 +56,7 @@ def test_it_goes_back_to_the_official_layout(golden):
     back = official_mage(weights.network, weights.conditioner, arch["rep_dim"], arch["patch_size"], classes)
     expected = {name: tensor for name, tensor in official.items() if not name.startswith(INNER)}
     assert {n: (t.shape, t.dtype) for n, t in back.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
-    zero = expected_skipped(official) - {COUNTED}
+    zero = expected_skipped(official) - {POSITION_IDS}
     for name, tensor in expected.items():
         assert not back[name].any() if name in zero else torch.equal(back[name], tensor), name
     again = mage_weights({"model": back}, parts)

@@ -18,7 +18,7 @@ from rcg_lightning.stages.ssl import MoCoV3Stage
 from rcg_lightning.types import DataSpec
 
 GOLDEN = Path(os.environ.get("RCG_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden")) / "moco_v3_vit"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded metrics are not here")
+pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no recorded results")
 
 
 class Unchanged(Augmentation):

@@ -1,4 +1,4 @@
-"""The tensors of full-size official files, without their memory: every one is either used or skipped on purpose."""
+"""The tensors of full-size official files, without their memory: each is used or skipped on purpose."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_rdm_is_read_completely(manifest, size, kind, ema):
 
 
 @pytest.mark.golden("rdm")
-def test_rdm_ema_weights_are_told_from_the_raw_weights(golden):
+def test_rdm_ema_weights_and_raw_weights_are_separated(golden):
     content = read_checkpoint(golden.checkpoint, "RDM")
     raw, ema = rdm_weights(content, ema=False), rdm_weights(content, ema=True)
     assert raw.network.keys() == ema.network.keys()
@@ -104,7 +104,7 @@ def test_a_projection_head_has_the_official_names(manifest):
 
 @pytest.mark.golden("dit")
 @pytest.mark.parametrize("ema", [False, True], ids=["raw", "ema"])
-def test_a_dit_goes_back_to_the_official_layout(golden, ema):
+def test_a_dit_is_written_back_to_the_official_layout(golden, ema):
     """Equal, except unread tensors, which are zero, and the one label that an unconditional model folds in."""
     content = read_checkpoint(golden.checkpoint, "DiT")
     official = content["model_ema" if ema else "model"]
@@ -159,7 +159,7 @@ CONTAINERS = {
 
 
 def test_full_size_files_are_converted_tensor_by_tensor(manifest, full_size):
-    """The whole conversion but for writing, without memory: every tensor mapped, changed or left out for a reason."""
+    """The whole conversion except writing, without memory: every tensor mapped, changed or left out for a reason."""
     name = full_size
     if "icgan" in name:
         pytest.skip("the files of IC-GAN are converted together, in a test of their own")

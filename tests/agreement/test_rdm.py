@@ -26,7 +26,7 @@ from rcg_lightning.pretrained.normalisation import PerSample
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.types import Classes
 
-OUTPUT = {"rtol": 1e-6, "atol": 2e-6}  # a swapped LayerNorm eps is seen at these
+OUTPUT = {"rtol": 1e-6, "atol": 2e-6}  # tight enough to show a swapped LayerNorm eps
 TABLES = {"rtol": 1e-6, "atol": 1e-8}
 pytestmark = pytest.mark.golden("rdm")
 
@@ -59,12 +59,12 @@ class Model:
         raw = (golden.io["in.class_label"],) if conditional else ()
         return cls(denoiser.eval(), conditioner.eval(), raw, official)
 
-    def condition(self, rows):
-        return self.conditioner(tuple(part[:rows] for part in self.raw), rows)
+    def condition(self, n):
+        return self.conditioner(tuple(part[:n] for part in self.raw), n)
 
 
 def flat(tensor):
-    """Officially (…, B, C, 1, 1)."""
+    """The official layout (…, B, C, 1, 1) -> (…, B, C)."""
     return tensor.flatten(-3)
 
 
@@ -205,10 +205,10 @@ def test_sampling(golden):
 
 
 def deviation(sampler, k, s, schedule):
-    """How a step answers to noise 1 instead of 0."""
+    """Change of a step's result for noise 1 instead of 0: its σ."""
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    still, moved = (sampler.step(zero, Posterior(zero), k, s, schedule, lambda z=z: zero + z) for z in (0, 1))
-    return float(moved - still)
+    without, with_noise = (sampler.step(zero, Posterior(zero), k, s, schedule, lambda z=z: zero + z) for z in (0, 1))
+    return float(with_noise - without)
 
 
 def test_sampling_tables(golden):

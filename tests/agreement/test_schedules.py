@@ -53,7 +53,7 @@ def test_respaced_time_spacings(golden):
 
 @pytest.mark.golden("schedules")
 def test_learning_rates(golden):
-    """Equal after the warm-up. Within it ours is one step ahead: our first step is taken, officially its rate is 0."""
+    """Equal after the warm-up. Within it ours is one step ahead: officially the first step has rate 0."""
     given, epochs = golden.config["lr"], golden.io["lr.epochs"]
     assert given["min_lr"] == 0
     per_epoch = 2  # the recorded epochs are then whole steps
@@ -61,9 +61,9 @@ def test_learning_rates(golden):
     assert torch.equal(steps, steps.round())
     warmup, total = given["warmup_epochs"] * per_epoch, given["epochs"] * per_epoch
     for match, expected in recorded(golden, rf"lr\.({'|'.join(RATES)})(?:_with_lr_scale_([\d.]+))?"):
-        base, law = given["lr"] * float(match[2] or 1), RATES[match[1]](warmup)
+        base, schedule = given["lr"] * float(match[2] or 1), RATES[match[1]](warmup)
         for step, rate in zip(steps.long().tolist(), expected.tolist(), strict=True):
-            ours = base * law.factor(step - 1 if step < warmup else step, total) if step else 0.0
+            ours = base * schedule.factor(step - 1 if step < warmup else step, total) if step else 0.0
             assert ours == pytest.approx(rate, rel=1e-9, abs=1e-12), (match[0], step)
 
 
@@ -84,7 +84,7 @@ class Weight(torch.nn.Module):
 
 
 @pytest.mark.golden("schedules")
-def test_plain_average(golden):
+def test_ema(golden):
     before, source = golden.io["ema_dit_adm.target_before"], golden.io["ema_dit_adm.source"]
     for match, expected in recorded(golden, r"ema_dit_adm\.target_after_rate([\d.]+)"):
         ema = EMA(float(match[1]))
@@ -94,21 +94,21 @@ def test_plain_average(golden):
 
 
 @pytest.mark.golden("ema_litema")
-def test_average_with_warmup(golden):
-    """The rule itself, with the recorded parameters; when it is applied is another matter (see EMA)."""
+def test_ema_with_warmup(golden):
+    """The update rule with the recorded parameters; ``EMA`` describes when it is applied."""
     io = golden.io
     network = torch.nn.Linear(io["shadow0.weight"].shape[1], io["shadow0.weight"].shape[0])
 
-    def give(kind, n):
+    def load(kind, n):
         network.load_state_dict({name: io[f"{kind}{n}.{name}"] for name in ("weight", "bias")})
 
-    give("shadow", 0)
+    load("shadow", 0)
     ema = EMA(golden.config["decay"], warmup=True)
     ema.build({"network": network})
     count = sum(name.startswith("num_updates") for name in io)
     assert count
     for n in range(1, count + 1):
-        give("param", n)
+        load("param", n)
         ema.updates = int(io[f"num_updates{n}"]) - 1  # the count is set by hand before the last update
         ema.update({"network": network})
         assert ema.updates == int(io[f"num_updates{n}"])

@@ -1,4 +1,4 @@
-"""MaskGIT's VQGAN and LDM's first stage, alone and from inside MAGE's and LDM's files."""
+"""MaskGIT's VQGAN and LDM's first stage, alone and from inside the files of MAGE and LDM."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_further_recordings(golden):
     assert compared
 
 
-def test_files_go_back_to_the_official_layout(golden):
+def test_files_are_written_back_to_the_official_layout(golden):
     content, network = read(golden)
     official = inner(entry(content, "state_dict", "model"))
     back = official_vq(network, network.state_dict())

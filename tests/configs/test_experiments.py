@@ -134,7 +134,7 @@ def full_size(name, config):
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
         if name.endswith("_online"):
-            stage.codec.encoder._spec.update(dim=256, identity="it")  # its weights are not here
+            stage.codec.encoder._properties.update(dim=256, identity="it")  # its weights are not here
         return stage.build(DataSpec(image, classes, columns, {"alignment": "it"}))
 
 

@@ -1,4 +1,4 @@
-"""`rcg convert`, `rcg bundle` and `--init-from` as a user types them: what is written, reported and rejected."""
+"""`rcg convert`, `rcg bundle` and `--init-from` from the command line: files, reports and rejections."""
 
 import argparse
 import collections
@@ -57,7 +57,7 @@ def rdm(make_stage, awake, save, tmp_path):
 
 @pytest.fixture
 def generator(make_stage, awake, save, tmp_path):
-    """The checkpoint of a small generator of images given representations."""
+    """The checkpoint of a small image generator conditioned on representations."""
 
     def make(identity=None):
         denoiser = Denoiser(DiT(4, 16, 1, 2), LinearSchedule(100), Noise(), learned_variance=True)
@@ -82,7 +82,7 @@ def official(path):
     return torch.load(path, weights_only=True)
 
 
-def test_there_and_back(rcg, rdm, tmp_path):
+def test_an_rdm_is_exported_and_converted_back(rcg, rdm, tmp_path):
     native, file = rdm(ClassCondition()), tmp_path / "rdm.pth"
     code, output, _ = rcg("convert", "--to", "official", "--from", native, "--out", file)
     assert code == 0
@@ -103,7 +103,7 @@ def test_there_and_back(rcg, rdm, tmp_path):
     assert stage.spec.classes == 5
 
 
-def test_sampling_takes_what_was_converted(rcg, rdm, tmp_path):
+def test_a_converted_model_samples(rcg, rdm, tmp_path):
     rcg("convert", "--to", "official", "--from", rdm(), "--out", tmp_path / "rdm.pth")
     assert rcg("convert", "--from", tmp_path / "rdm.pth", "--out", tmp_path / "rdm")[0] == 0
     quick = ["--sampler", "DDIM", "--sampler.steps", 3, "--number", 4, "--accelerator", "cpu"]
@@ -112,11 +112,11 @@ def test_sampling_takes_what_was_converted(rcg, rdm, tmp_path):
     assert "a store of 4 representations" in output
 
 
-def test_an_encoder_goes_back_and_comes_again(rcg, encoder, tmp_path):
+def test_an_encoder_is_exported_and_converted_back(rcg, encoder, tmp_path):
     assert rcg("convert", "--to", "official", "--from", encoder, "--out", tmp_path / "moco.pth")[0] == 0
     assert all(name.startswith("module.base_encoder.") for name in official(tmp_path / "moco.pth")["state_dict"])
-    words = ["convert", "--from", tmp_path / "moco.pth", "--kind", "MoCoV3", "--kind.heads", 2]
-    assert rcg(*words, "--out", tmp_path / "again")[0] == 0
+    arguments = ["convert", "--from", tmp_path / "moco.pth", "--kind", "MoCoV3", "--kind.heads", 2]
+    assert rcg(*arguments, "--out", tmp_path / "again")[0] == 0
     images = torch.rand(2, 3, 40, 40)
     one, other = TrainedEncoder(encoder), TrainedEncoder(tmp_path / "again")
     assert torch.equal(one(images), other(images))
@@ -129,17 +129,17 @@ def test_a_bundle_samples_by_itself(rcg, generator, rdm, encoder, tmp_path):
     assert code == 0
     assert "a bundle of generator, prior, encoder" in output
     assert set(bundle_parts(tmp_path / "rcg")) == {"generator", "prior", "encoder"}
-    words = ["--number", 4, "--accelerator", "cpu"]
-    assert rcg("sample", "--checkpoint", tmp_path / "rcg", *words, "--out", tmp_path / "one")[0] == 0
+    arguments = ["--number", 4, "--accelerator", "cpu"]
+    assert rcg("sample", "--checkpoint", tmp_path / "rcg", *arguments, "--out", tmp_path / "one")[0] == 0
     files = ["--checkpoint", tmp_path / "generator.ckpt", "--prior", tmp_path / "rdm.ckpt"]
-    assert rcg("sample", *files, *words, "--out", tmp_path / "two")[0] == 0
+    assert rcg("sample", *files, *arguments, "--out", tmp_path / "two")[0] == 0
     one, two = ((tmp_path / name / "png" / "000003-seed3.png").read_bytes() for name in ("one", "two"))
     assert one == two
     seeds = {"seed": torch.arange(2)}
     assert torch.equal(Generator.load(tmp_path / "rcg").sample(seeds), Generator.load(tmp_path / "rcg").sample(seeds))
-    # a bundle gives its prior, also to a generator outside
+    # a bundle also gives its prior to another generator
     files[-1] = tmp_path / "rcg"
-    assert rcg("sample", *files, *words, "--out", tmp_path / "three")[0] == 0
+    assert rcg("sample", *files, *arguments, "--out", tmp_path / "three")[0] == 0
     assert (tmp_path / "three" / "png" / "000003-seed3.png").read_bytes() == one
 
 
@@ -160,35 +160,35 @@ def test_a_bundle_with_a_kl_autoencoder(rcg, make_stage, awake, save, tmp_path):
 
 def test_parts_of_different_encoders_are_no_bundle(raised, generator, rdm, encoder, tmp_path):
     made = generator("one")
-    words = ["bundle", "--out", tmp_path / "out", "--generator", made]
-    assert "of encoder two" in raised(*words, "--prior", rdm(identity="two"))
-    assert "generator was trained with one" in raised(*words, "--encoder", encoder)
-    assert "makes images, not representations" in raised(*words, "--prior", made)
-    assert "is of no use" in raised(*words, "--autoencoder", made)
-    assert "holds no autoencoder" in raised(*words, "--autoencoder", tmp_path)
+    arguments = ["bundle", "--out", tmp_path / "out", "--generator", made]
+    assert "of encoder two" in raised(*arguments, "--prior", rdm(identity="two"))
+    assert "generator was trained with one" in raised(*arguments, "--encoder", encoder)
+    assert "makes images, not representations" in raised(*arguments, "--prior", made)
+    assert "is of no use" in raised(*arguments, "--autoencoder", made)
+    assert "holds no autoencoder" in raised(*arguments, "--autoencoder", tmp_path)
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
-    assert "is not a bundle" in raised(*words)
+    assert "is not a bundle" in raised(*arguments)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
 def test_damaged_folders_are_reported(raised, rcg, rdm, tmp_path):
     rcg("bundle", "--generator", rdm(), "--out", tmp_path / "b")
-    words = ["sample", "--checkpoint", tmp_path / "b", "--out", tmp_path / "out"]
+    arguments = ["sample", "--checkpoint", tmp_path / "b", "--out", tmp_path / "out"]
     weights = tmp_path / "b" / "generator" / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    assert "is damaged or was replaced" in raised(*words)
+    assert "is damaged or was replaced" in raised(*arguments)
     weights.unlink()
-    assert "copy the whole folder" in raised(*words)
+    assert "copy the whole folder" in raised(*arguments)
     weights.write_bytes(whole)
     description = tmp_path / "b" / "generator" / "stage.json"
-    plain = json.loads(description.read_text())
-    description.write_text(json.dumps(plain | {"format": 99}))
-    assert "made by a later version (format 99" in raised(*words)
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"format": 99}))
+    assert "made by a later version (format 99" in raised(*arguments)
     description.write_text("{")
-    assert "is not readable" in raised(*words)
+    assert "is not readable" in raised(*arguments)
 
 
 class Payload:
@@ -200,24 +200,24 @@ class Payload:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_objects_in_a_file_are_never_made(rcg, raised, rdm, tmp_path, legacy):
+def test_objects_in_a_file_are_never_created(rcg, raised, rdm, tmp_path, legacy):
     file, witness = tmp_path / "rdm.pth", tmp_path / "witness"
     rcg("convert", "--to", "official", "--from", rdm(), "--out", file)
     payload = {"args": Payload(str(witness)), "counts": collections.defaultdict, "more": argparse.Namespace(lr=1)}
     torch.save(official(file) | payload, file, _use_new_zipfile_serialization=not legacy)
-    words = ["convert", "--from", file, "--out", tmp_path / "out"]
-    output = raised(*words)
+    arguments = ["convert", "--from", file, "--out", tmp_path / "out"]
+    output = raised(*arguments)
     assert "holds more than weights" in output
     assert "--trust_pickle true reads the weights" in output
     assert not (tmp_path / "out").exists()
-    code, output, _ = rcg(*words, "--trust-pickle", "true")
+    code, output, _ = rcg(*arguments, "--trust-pickle", "true")
     assert code == 0
     assert "left out    io.open, collections.defaultdict" in output
     assert (tmp_path / "out" / "stage.json").is_file()
     assert not witness.exists()
 
 
-def test_what_would_be_run_in_the_system_is_rejected_for_good(raised, tmp_path):
+def test_a_system_call_in_a_file_is_always_rejected(raised, tmp_path):
     class Shell:
         def __reduce__(self):
             import os
@@ -225,11 +225,11 @@ def test_what_would_be_run_in_the_system_is_rejected_for_good(raised, tmp_path):
             return os.system, (f"touch {tmp_path}/witness",)
 
     torch.save({"model": {"w": torch.ones(1)}, "args": Shell()}, tmp_path / "evil.pth")
-    words = ["convert", "--from", tmp_path / "evil.pth", "--out", tmp_path / "out"]
-    assert "posix.system" in raised(*words)
-    assert "cannot be read" in raised(*words, "--trust_pickle", "true")
+    arguments = ["convert", "--from", tmp_path / "evil.pth", "--out", tmp_path / "out"]
+    assert "posix.system" in raised(*arguments)
+    assert "cannot be read" in raised(*arguments, "--trust_pickle", "true")
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"args": Shell()}))
-    assert "posix.system" in raised(*words) or "cannot be read" in raised(*words)
+    assert "posix.system" in raised(*arguments) or "cannot be read" in raised(*arguments)
     assert not (tmp_path / "witness").exists()
     assert not (tmp_path / "out").exists()
 
@@ -237,20 +237,20 @@ def test_what_would_be_run_in_the_system_is_rejected_for_good(raised, tmp_path):
 def test_wrong_files_are_reported(raised, rcg, rdm, encoder, tmp_path):
     file = tmp_path / "rdm.pth"
     rcg("convert", "--to", "official", "--from", rdm(), "--out", file)
-    words = ["convert", "--out", tmp_path / "out", "--from"]
+    arguments = ["convert", "--out", tmp_path / "out", "--from"]
     whole, content = file.read_bytes(), official(file)
-    assert "does not exist" in raised(*words, tmp_path / "nothing.pth")
+    assert "does not exist" in raised(*arguments, tmp_path / "nothing.pth")
     weights = encoder / "weights.safetensors"
-    assert "this is no RDM checkpoint" in raised(*words, weights, "--kind", "rdm")
-    assert "there is no kind gpt" in raised(*words, file, "--kind", "gpt")
-    assert "it is an RDM checkpoint" in raised(*words, file, "--kind", "dit")
+    assert "this is no RDM checkpoint" in raised(*arguments, weights, "--kind", "rdm")
+    assert "there is no kind gpt" in raised(*arguments, file, "--kind", "gpt")
+    assert "it is an RDM checkpoint" in raised(*arguments, file, "--kind", "dit")
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
-    assert "cannot be read" in raised(*words, tmp_path / "half.pth")
+    assert "cannot be read" in raised(*arguments, tmp_path / "half.pth")
 
     def changed(**tensors):
         model = {name: tensor for name, tensor in (content["model"] | tensors).items() if tensor is not None}
         torch.save(content | {"model": model}, tmp_path / "changed.pth")
-        return raised(*words, tmp_path / "changed.pth")
+        return raised(*arguments, tmp_path / "changed.pth")
 
     bias = "model.diffusion_model.res_blocks.1.in_layers.2.bias"
     ema = "model_ema.diffusion_modelres_blocks1in_layers2bias"
@@ -260,26 +260,26 @@ def test_wrong_files_are_reported(raised, rcg, rdm, encoder, tmp_path):
     assert "has no cond_stage_model" in changed(**{"cond_stage_model.embedding.weight": None})
     assert "noise schedule" in changed(betas=torch.linspace(1e-4, 0.02, 1000))
     torch.save({"weights": {"a": torch.ones(1)}}, tmp_path / "other.pth")
-    assert "a file with 1 entries" in raised(*words, tmp_path / "other.pth")
+    assert "a file with 1 entries" in raised(*arguments, tmp_path / "other.pth")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_missing_official_layout_is_reported(raised, make_stage, save, tmp_path):
     path = save(make_stage().build(DataSpec((3, 8, 8))), tmp_path / "a.ckpt")
-    words = ["convert", "--to", "official", "--from", path, "--out", tmp_path / "out.pth"]
-    assert "has no official layout" in raised(*words)
-    assert "no checkpoint at" in raised(*words[:4], tmp_path / "nothing", *words[5:])
+    arguments = ["convert", "--to", "official", "--from", path, "--out", tmp_path / "out.pth"]
+    assert "has no official layout" in raised(*arguments)
+    assert "no checkpoint at" in raised(*arguments[:4], tmp_path / "nothing", *arguments[5:])
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_kinds_are_found_by_being_there():
+def test_kinds_are_found_without_a_list():
     found = OfficialFile.kinds()
     assert {"mocov3", "dino", "ibot", "deit", "rdm", "dit", "adm"} <= found.keys()
     assert len({kind.description for kind in found.values()}) == len(found)
 
 
-def test_training_begins_with_other_weights(rcg, raised, tmp_path):
+def test_training_starts_from_other_weights(rcg, raised, tmp_path):
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     small = ["--data.source.limit=256", "--data.batch_size=32", "--model.denoiser.network.width=32"]
     fit = ["fit", "--config", "digits/generator", "--model.condition", "NoCondition", *small, *quiet]
@@ -292,7 +292,7 @@ def test_training_begins_with_other_weights(rcg, raised, tmp_path):
     assert f"beginning with {tmp_path}/bundle\n  taken over: " in output
     weights, before = (stage_content(folder / "last.ckpt")["state_dict"] for folder in (new, old))
     assert all(torch.allclose(weights[name], before[name]) for name in before if name.startswith("denoiser."))
-    code, output, _ = rcg(*again, "--trainer.max_steps=2", "--ckpt_path", "last")  # continuing is continuing
+    code, output, _ = rcg(*again, "--trainer.max_steps=2", "--ckpt_path", "last")  # a continued run ignores --init-from
     assert code == 0
     assert "taken over" not in output
     assert "no checkpoint at" in raised(*fit, "--init-from", tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""`rcg convert` for IC-GAN as a user types it: folders there and back, and files of whole objects rejected."""
+"""`rcg convert` for IC-GAN from the command line: folders in both directions, and rejected files of whole objects."""
 
 import pickle
 import sys
@@ -30,14 +30,16 @@ def biggan(condition, hierarchical=True, spectral=True):
     """A BigGAN for images of 64 pixels, 7 classes and instances of 9 dimensions."""
     spec = DataSpec((3, 64, 64), 7, {"instance": {"shape": [9]}})
     parts = len(condition.parts(spec))
-    mine, its = WIDTHS[parts]
+    generator_dim, discriminator_dim = WIDTHS[parts]
     stage = AdversarialStage(
         codec=Pixels(),
         condition=condition,
         generator=BigGANGenerator(2, 15, hierarchical, [16]),
         discriminator=BigGANDiscriminator(2, [16]),
-        conditioner=Conditioner(mine, drop=0.0, maps=SpectralMaps() if spectral else None),
-        discriminator_conditioner=Conditioner(its, drop=0.0, maps=SpectralMaps(tables=True)) if parts else None,
+        conditioner=Conditioner(generator_dim, drop=0.0, maps=SpectralMaps() if spectral else None),
+        discriminator_conditioner=Conditioner(discriminator_dim, drop=0.0, maps=SpectralMaps(tables=True))
+        if parts
+        else None,
         optimizer=AdamW(),
         discriminator_optimizer=AdamW(),
         ema=EMA(0.99, buffers=True),
@@ -47,7 +49,7 @@ def biggan(condition, hierarchical=True, spectral=True):
 
 @pytest.mark.parametrize("condition", [NoCondition(), ClassCondition(), InstanceCondition(), BOTH])
 @pytest.mark.parametrize("hierarchical", [True, False])
-def test_there_and_back_under_every_condition(rcg, save, awake, tmp_path, condition, hierarchical):
+def test_every_condition_is_exported_and_converted_back(rcg, save, awake, tmp_path, condition, hierarchical):
     stage = awake(biggan(condition, hierarchical))
     native = save(stage, tmp_path / "last.ckpt")
     code, output, error = rcg("convert", "--to", "official", "--from", native, "--out", tmp_path / "official")
@@ -67,41 +69,32 @@ def test_there_and_back_under_every_condition(rcg, save, awake, tmp_path, condit
     assert converted["conditioner"]["init_args"]["dim"] == mine["conditioner"]["init_args"]["dim"]
 
 
-def test_what_was_converted_makes_images_of_instances(rcg, raised, save, awake, tmp_path):
+def test_a_converted_generator_samples_from_instances(rcg, raised, save, awake, tmp_path):
     native = save(awake(biggan(BOTH)), tmp_path / "last.ckpt")
     assert rcg("convert", "--to", "official", "--from", native, "--out", tmp_path / "official")[0] == 0
-    words = ["convert", "--from", tmp_path / "official" / "G_ema.pth", "--out", tmp_path / "icgan"]
-    code, output, error = rcg(*words)
+    arguments = ["convert", "--from", tmp_path / "official" / "G_ema.pth", "--out", tmp_path / "icgan"]
+    code, output, error = rcg(*arguments)
     assert code == 0, error
     assert "missing     G: the other one is used instead; D: a fresh discriminator is used instead" in output
-    made = [
-        "sample",
-        "--checkpoint",
-        tmp_path / "icgan",
-        "--number",
-        3,
-        "--accelerator",
-        "cpu",
-        "--out",
-        tmp_path / "out",
-    ]
+    sampling = ["sample", "--checkpoint", tmp_path / "icgan", "--number", 3, "--accelerator", "cpu"]
+    sampling += ["--out", tmp_path / "out"]
     for dim in (9, 8):
         writer = StoreWriter(tmp_path / f"bank{dim}", 5, 1, 5, {"split": "instances", "representation": "theirs"})
         rows = torch.randn(5, 1, dim).numpy()
         writer.write(writer.shards[0], {"representation": rows, "labels": torch.randint(7, (5, 1, 2)).numpy()})
         writer.finish({})
-    code, output, error = rcg(*made, "--instances", tmp_path / "bank9")
+    code, output, error = rcg(*sampling, "--instances", tmp_path / "bank9")
     assert code == 0, error
     assert len(list((tmp_path / "out").rglob("*.png"))) >= 3
-    assert "the generator reads [9]" in raised(*made, "--instances", tmp_path / "bank8")
+    assert "the generator reads [9]" in raised(*sampling, "--instances", tmp_path / "bank8")
 
 
-def test_what_the_official_code_cannot_build_does_not_go_back(raised, save, tmp_path):
+def test_models_that_the_official_code_cannot_build_are_rejected(raised, save, tmp_path):
     stage = biggan(JointCondition([InstanceCondition(), ClassCondition()]))
     native = save(stage, tmp_path / "last.ckpt")
     output = raised("convert", "--to", "official", "--from", native, "--out", tmp_path / "official")
     assert "a class, an instance, or both in this order" in output
-    native = save(biggan(InstanceCondition(), spectral=False), tmp_path / "plain.ckpt")
+    native = save(biggan(InstanceCondition(), spectral=False), tmp_path / "unnormalised.ckpt")
     output = raised("convert", "--to", "official", "--from", native, "--out", tmp_path / "official")
     assert "SpectralMaps" in output
     (tmp_path / "mine").mkdir()
@@ -114,7 +107,7 @@ def test_what_the_official_code_cannot_build_does_not_go_back(raised, save, tmp_
 
 @pytest.fixture
 def persistent(monkeypatch):
-    """An object as the official StyleGAN2 pickles its networks."""
+    """An object in the class that the official StyleGAN2 pickles its networks as."""
     module = types.ModuleType("torch_utils.persistence")
     kind = type("Persistent", (), {"__module__": "torch_utils.persistence"})
     module.Persistent = kind
@@ -125,7 +118,7 @@ def persistent(monkeypatch):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5, None])
 @pytest.mark.parametrize("trust", [[], ["--trust_pickle", "true"]])
-def test_a_pickled_stylegan2_is_rejected_with_the_way_out(raised, persistent, tmp_path, protocol, trust):
+def test_a_pickled_stylegan2_is_rejected_with_advice(raised, persistent, tmp_path, protocol, trust):
     file = tmp_path / "network-snapshot.pkl"
     if protocol is None:
         torch.save({"G_ema": persistent}, file)
@@ -137,7 +130,7 @@ def test_a_pickled_stylegan2_is_rejected_with_the_way_out(raised, persistent, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_rejected(raised, tmp_path):
+def test_a_folder_of_other_files_is_rejected(raised, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.png").touch()
     output = raised("convert", "--from", tmp_path / "images", "--out", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Messages about files that hold no weights."""
+"""Messages about files without readable weights."""
 
 import pickle
 from datetime import datetime

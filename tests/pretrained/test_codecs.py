@@ -1,4 +1,4 @@
-"""Codecs of autoencoders: the same z from a store and from images, and never of another autoencoder."""
+"""Codecs of autoencoders: the same z from a store and from images, and never from another autoencoder."""
 
 import copy
 from dataclasses import replace
@@ -19,13 +19,13 @@ SHAPES = {VQTokens: (16,), VQLatents: (4, 4, 4), KLLatents: (4, 4, 4)}
 
 
 def make(kind, folder, **more):
-    """Return the folder of an autoencoder that ``kind`` reads, and data spec of 8x8 images that it fits."""
+    """Return the folder of an autoencoder that ``kind`` reads, and the data spec of 8x8 images that fit it."""
     channels = 3 if kind is KLLatents else 1
     return MAKERS[kind](folder, channels=channels, **more), DataSpec((channels, 8, 8))
 
 
 def stored_spec(codec, spec):
-    """DataSpec of data whose store the codec made."""
+    """The data spec of a store that the codec made."""
     column = codec.column_spec(spec.image)
     return replace(spec, columns={codec.column: column}, identities={codec.column: codec.identity})
 
@@ -35,18 +35,18 @@ def test_z_is_the_same_from_a_store_and_from_images(kind, tmp_path):
     folder, spec = make(kind, tmp_path / "it")
     online, stored = kind(folder, stored=False), kind()
     assert (online.needs, stored.needs) == ({"image"}, {kind.column})
-    noted, told = online.extend_spec(spec), stored_spec(online, spec)
-    assert stored.extend_spec(told) is told
-    assert online.shape(noted) == stored.shape(told) == SHAPES[kind]
-    assert online.count(noted) == stored.count(told) == (12 if kind is VQTokens else None)
+    described, from_store = online.extend_spec(spec), stored_spec(online, spec)
+    assert stored.extend_spec(from_store) is from_store
+    assert online.shape(described) == stored.shape(from_store) == SHAPES[kind]
+    assert online.count(described) == stored.count(from_store) == (12 if kind is VQTokens else None)
     batch = {"image": torch.rand(5, *spec.image), "index": torch.arange(5)}
-    kept = {kind.column: online.encoded(batch["image"]).contiguous(), "index": batch["index"]}
+    row = {kind.column: online.encoded(batch["image"]).contiguous(), "index": batch["index"]}
     for gradient in (True, False):
         with torch.set_grad_enabled(gradient):
             torch.manual_seed(0)
             first = online.encode(batch)
             torch.manual_seed(0)
-            assert torch.equal(first, stored.encode(kept))
+            assert torch.equal(first, stored.encode(row))
     assert first.shape[1:] == SHAPES[kind]
     made = online.decode(first)
     assert made.shape == batch["image"].shape
@@ -54,38 +54,38 @@ def test_z_is_the_same_from_a_store_and_from_images(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_another_autoencoder_is_rejected_and_none_is_told(kind, tmp_path):
+def test_another_or_a_missing_autoencoder_is_reported(kind, tmp_path):
     (own, spec), (other, _) = make(kind, tmp_path / "own"), make(kind, tmp_path / "other", seed=1)
-    told = stored_spec(kind(own), spec)
-    with pytest.raises(UserError, match=f"other: the autoencoder .* but the {kind.column} here are of"):
-        kind(other).shape(told)
+    from_store = stored_spec(kind(own), spec)
+    with pytest.raises(UserError, match=f"other is the autoencoder .* made the {kind.column}"):
+        kind(other).shape(from_store)
     trained = construct(describe(kind(own)))
     assert trained.folder is None
-    trained.shape(told)
+    trained.shape(from_store)
     with pytest.raises(UserError, match="--autoencoder"):
         trained.check_decoding()
-    with pytest.raises(UserError, match="here are of"):
+    with pytest.raises(UserError, match="made the"):
         trained.use_autoencoder(other)
     trained.use_autoencoder(own)
     trained.check_decoding()
     assert copy.deepcopy(trained).autoencoder is trained.autoencoder
-    with pytest.raises(UserError, match=f"no stored {kind.column}: extract them"):
+    with pytest.raises(UserError, match=f"no stored {kind.column}"):
         kind().shape(spec)
 
 
-def test_what_an_online_codec_was_trained_with_is_noted(tmp_path):
-    """The noted data spec travel in the checkpoint: then they size the networks, and another autoencoder is rejected."""
+def test_an_online_codec_describes_its_autoencoder(tmp_path):
+    """The checkpoint holds the extended data spec: it sizes the networks, and another autoencoder is rejected."""
     (own, spec), (other, _) = make(VQTokens, tmp_path / "own"), make(VQTokens, tmp_path / "other", seed=1)
-    noted = VQTokens(own, stored=False).extend_spec(spec)
-    assert noted.identities == {"tokens": VQTokens(own).identity}
+    described = VQTokens(own, stored=False).extend_spec(spec)
+    assert described.identities == {"tokens": VQTokens(own).identity}
     again = VQTokens(stored=False)
-    assert again.extend_spec(noted) is noted
-    assert (again.shape(noted), again.count(noted)) == ((16,), 12)
-    with pytest.raises(UserError, match="here are of"):
+    assert again.extend_spec(described) is described
+    assert (again.shape(described), again.count(described)) == ((16,), 12)
+    with pytest.raises(UserError, match="made the"):
         again.use_autoencoder(other)
 
 
-def test_a_name_on_the_hub_is_fetched_when_it_is_used_and_travels_with_the_checkpoint(monkeypatch, tmp_path):
+def test_an_autoencoder_on_the_hub_is_fetched_at_its_first_use_and_named_in_the_checkpoint(monkeypatch, tmp_path):
     asked = []
 
     def fetched(source):
@@ -93,36 +93,36 @@ def test_a_name_on_the_hub_is_fetched_when_it_is_used_and_travels_with_the_check
         return kl_network(seed=len(asked))
 
     monkeypatch.setattr(autoencoders, "load_kl", fetched)
-    told = stored_spec(KLLatents(hub="some/name"), DataSpec((3, 8, 8)))
+    from_store = stored_spec(KLLatents(hub="some/name"), DataSpec((3, 8, 8)))
     codec = construct(describe(KLLatents(hub="some/name")))
-    assert codec.shape(told) == (4, 4, 4)
+    assert codec.shape(from_store) == (4, 4, 4)
     assert asked == ["some/name"]
-    with pytest.raises(UserError, match=r"what is given: the autoencoder .* here are of"):
+    with pytest.raises(UserError, match=r"the given network is the autoencoder .* made the"):
         codec.decode(torch.zeros(1, 4, 4, 4))
     assert asked == ["some/name"] * 2
 
 
-def test_columns_that_do_not_fit_are_told(tmp_path):
+def test_columns_that_do_not_fit_are_reported(tmp_path):
     folder, spec = make(VQTokens, tmp_path / "own")
     more, _ = make(VQTokens, tmp_path / "more", codes=20)
     columns = {"tokens": {"shape": [16], "count": 12}}
-    with pytest.raises(UserError, match="has 20 codes, but the tokens here are of 12"):
+    with pytest.raises(UserError, match="20 codes, but 12"):
         VQTokens(more).shape(replace(spec, columns=columns))
-    with pytest.raises(UserError, match="do not say of how many codes"):
+    with pytest.raises(UserError, match="number of codes"):
         VQTokens().shape(replace(spec, columns={"tokens": {"shape": [16]}}))
     with pytest.raises(UserError, match="8x7"):
         VQTokens(folder, stored=False).extend_spec(DataSpec((1, 8, 7)))
     moments = {"latent": {"shape": [8, 4, 4], "moments": True}}
-    with pytest.raises(UserError, match="are for KLLatents"):
+    with pytest.raises(UserError, match="KLLatents"):
         VQLatents().shape(replace(spec, columns=moments))
-    with pytest.raises(UserError, match="are for VQLatents"):
+    with pytest.raises(UserError, match="VQLatents"):
         KLLatents().shape(replace(spec, columns={"latent": {"shape": [4, 4, 4]}}))
     with pytest.raises(UserError, match="Pixels encodes and decodes without one"):
         Pixels().use_autoencoder(folder)
 
 
-def test_latents_of_a_kl_autoencoder_are_drawn_anew_in_training_alone():
-    """Of the stored mean and deviation; 0.18215 is Stable Diffusion's scale."""
+def test_latents_of_a_kl_autoencoder_are_sampled_again_in_training_only():
+    """From the stored mean and deviation; 0.18215 is Stable Diffusion's scale."""
     mean, deviation, index = torch.full((400, 4, 2, 2), 3.0), torch.full((400, 4, 2, 2), 0.5), torch.arange(400)
     batch = {"latent": torch.cat([mean, deviation], dim=1), "index": index}
     codec = KLLatents()
@@ -131,15 +131,15 @@ def test_latents_of_a_kl_autoencoder_are_drawn_anew_in_training_alone():
     with torch.no_grad():
         fixed = codec.encode(batch)
         assert torch.equal(fixed, codec.encode(batch))
-        assert torch.equal(fixed[7:9], codec.encode({name: rows[7:9] for name, rows in batch.items()}))
-    for draw in (z, fixed / 0.18215):
-        assert abs(float(draw.mean()) - 3) < 0.03
-        assert abs(float(draw.std()) - 0.5) < 0.03
+        assert torch.equal(fixed[7:9], codec.encode({name: values[7:9] for name, values in batch.items()}))
+    for sample in (z, fixed / 0.18215):
+        assert abs(float(sample.mean()) - 3) < 0.03
+        assert abs(float(sample.std()) - 0.5) < 0.03
     exact = {"latent": torch.cat([mean, torch.zeros_like(mean)], dim=1), "index": index}
     torch.testing.assert_close(KLLatents(scale=2.0).encode(exact), 2 * mean)
 
 
-def test_decoding_quantises_latents_of_a_codebook_first(tmp_path):
+def test_decoding_first_quantises_latents_of_a_codebook(tmp_path):
     folder, spec = make(VQLatents, tmp_path / "it")
     latents, tokens = VQLatents(folder, stored=False), VQTokens(folder, stored=False)
     tokens.shape(tokens.extend_spec(spec))

@@ -25,8 +25,8 @@ def test_every_encoder_can_be_written_in_a_config(config):
     parser.add_argument("--encoder", type=Encoder)
     encoder = parser.instantiate_classes(parser.parse_object({"encoder": config})).encoder
     assert type(encoder).__name__ == config["class_path"].rpartition(".")[2]
-    wanted = config["init_args"].get("normalise", {"class_path": ".PerSample"})["class_path"]
-    assert type(encoder.normalise).__name__ == wanted.rpartition(".")[2]
+    expected = config["init_args"].get("normalise", {"class_path": ".PerSample"})["class_path"]
+    assert type(encoder.normalise).__name__ == expected.rpartition(".")[2]
 
 
 def test_unknown_settings_are_errors():

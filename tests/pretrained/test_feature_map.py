@@ -1,4 +1,4 @@
-"""Maps of features: tokens in their places, class tokens and heads left out."""
+"""Feature maps: tokens at their positions, without class tokens and heads."""
 
 import pytest
 import timm
@@ -32,7 +32,7 @@ def test_patch_tokens_of_a_vision_transformer():
 
 @torch.no_grad()
 @pytest.mark.parametrize("network", [SmallConvNet(1, 8, (8, 12)), ResNet18(1)], ids=["small", "resnet"])
-def test_the_average_of_a_convolutional_map_is_the_feature(network):
+def test_the_mean_of_a_convolutional_map_is_the_feature(network):
     network.eval()
     image = torch.randn(3, 1, 16, 16)
     found = feature_map(network, image)
@@ -41,7 +41,7 @@ def test_the_average_of_a_convolutional_map_is_the_feature(network):
     torch.testing.assert_close(found.mean((2, 3)), network(image), rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_without_a_map_gives_one_place():
+def test_a_network_without_a_map_gives_one_position():
     network = PrincipalComponents([1, 8, 8], 6)
     network.components.normal_()
     image = torch.randn(3, 1, 8, 8)
@@ -63,7 +63,7 @@ def test_models_of_timm(name, options, shape):
     assert feature_map(network, torch.randn(1, 3, 64, 64)).shape == (1, *shape)
 
 
-def test_an_encoder_does_its_preprocessing():
+def test_an_encoder_preprocesses_images():
     encoder = TimmEncoder("vit_tiny_patch16_224", pretrained=False, size=64)
     image = torch.rand(2, 1, 20, 20)
     found = encoder.feature_map(image)
@@ -75,10 +75,10 @@ def test_an_encoder_does_its_preprocessing():
         assert torch.equal(encoder.feature_map(image), found)
 
 
-def test_features_that_are_no_map():
+def test_features_that_are_no_map_are_rejected():
     class Flat(torch.nn.Module):
         def forward_features(self, image):
             return image.flatten(1)
 
-    with pytest.raises(UserError, match="no map, no tokens"):
+    with pytest.raises(UserError, match="neither a map nor tokens"):
         feature_map(Flat(), torch.rand(2, 1, 4, 4))

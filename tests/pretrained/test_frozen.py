@@ -18,14 +18,14 @@ class Owner(nn.Module):
         self.frozen = Frozen(make)
 
 
-def test_never_part_of_its_owner():
+def test_a_frozen_network_is_not_part_of_its_owner():
     owner = Owner()
     owner.frozen.setup()
     assert set(owner.state_dict()) == {"own.weight", "own.bias"}
     assert copy.deepcopy(owner).frozen is owner.frozen
 
 
-def test_eval_whatever_its_owner_does_and_no_gradient_to_weights():
+def test_it_stays_in_eval_mode_without_gradients_to_its_weights():
     owner = Owner().train()
     x = torch.randn(3, 4, requires_grad=True)
     assert torch.equal(owner.frozen(x), owner.frozen(x))
@@ -34,7 +34,7 @@ def test_eval_whatever_its_owner_does_and_no_gradient_to_weights():
     assert all(not p.requires_grad and p.grad is None for p in owner.frozen.module.parameters())
 
 
-def test_setup_takes_no_random_numbers_and_is_always_the_same():
+def test_setup_takes_no_random_numbers_and_is_deterministic():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -46,21 +46,21 @@ def test_setup_takes_no_random_numbers_and_is_always_the_same():
     assert torch.equal(first(x), second(x))
 
 
-def test_autocast_around_it_changes_nothing():
+def test_autocast_changes_nothing():
     frozen, x = Frozen(make), torch.randn(2, 4)
-    plain = frozen(x)
+    expected = frozen(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed, half = frozen(x), frozen(x.bfloat16())
     assert mixed.dtype == half.dtype == torch.float32
-    assert torch.equal(plain, mixed)
+    assert torch.equal(expected, mixed)
 
 
-def test_declared_precision_is_kept():
+def test_declared_precision_is_used():
     frozen = Frozen(make, torch.float64)
     assert frozen(torch.randn(2, 4)).dtype == torch.float64
 
 
-def test_made_in_inference_mode_it_still_passes_gradients():
+def test_a_network_built_in_inference_mode_passes_gradients():
     frozen = Frozen(make)
     with torch.inference_mode():
         frozen(torch.randn(2, 4))

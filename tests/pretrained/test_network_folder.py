@@ -14,12 +14,12 @@ def network():
     return Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
 
 
-def test_comes_back_the_same(tmp_path):
-    net = network()
-    save_network(tmp_path / "deep" / "encoder", net, {"size": None, "head": True})
+def test_a_loaded_network_equals_the_saved_one(tmp_path):
+    original = network()
+    save_network(tmp_path / "deep" / "encoder", original, {"size": None, "head": True})
     again, settings = load_network(tmp_path / "deep" / "encoder")
     image = torch.rand(2, 1, 8, 8)
-    assert torch.equal(again.eval()(image), net(image))
+    assert torch.equal(again.eval()(image), original(image))
     assert settings == {"size": None, "head": True}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["encoder"]
 
@@ -33,7 +33,7 @@ def test_loading_takes_no_random_numbers(tmp_path):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_replaces_a_network_but_nothing_else(tmp_path):
+def test_only_a_network_folder_is_replaced(tmp_path):
     save_network(tmp_path / "n", network(), {"v": 1})
     save_network(tmp_path / "n", network(), {"v": 2})
     assert load_network(tmp_path / "n")[1] == {"v": 2}
@@ -49,17 +49,17 @@ def test_replaces_a_network_but_nothing_else(tmp_path):
 def test_failed_write_leaves_the_old_network(tmp_path, monkeypatch):
     save_network(tmp_path / "n", network(), {"v": 1})
 
-    def full(*arguments):
+    def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("rcg_lightning.pretrained.network_folder.save_file", full)
+    monkeypatch.setattr("rcg_lightning.pretrained.network_folder.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_network(tmp_path / "n", network(), {"v": 2})
     assert load_network(tmp_path / "n")[1] == {"v": 1}
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_undescribed_networks_are_a_programming_error(tmp_path):
+def test_a_network_without_a_description_is_a_programming_error(tmp_path):
     with pytest.raises(TypeError, match="ConfigMixin"):
         save_network(tmp_path / "n", nn.Linear(1, 1), {})
 

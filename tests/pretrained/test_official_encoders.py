@@ -1,4 +1,4 @@
-"""Official encoders on tiny files in the official layout: what is rejected, and the messages."""
+"""Official encoders on tiny files in the official layout: sizes, rejected files and messages."""
 
 import argparse
 
@@ -82,7 +82,7 @@ def test_moco_v3_reads_the_base_encoder(written):
     torch.testing.assert_close(encoder(image), base(encoder.preprocess(image)).detach())
 
 
-def test_number_of_heads_is_known_for_published_widths_only(written):
+def test_the_number_of_heads_is_known_for_published_widths_only(written):
     path = written(moco(width=384, depth=1, heads=12))
     assert "12 heads" in MoCoV3Encoder(path).report()
     with pytest.raises(UserError, match="give it as heads"):

@@ -11,8 +11,8 @@ from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, encoder_settings
 
 
-class Eye(nn.Module):
-    """Stands for torchmetrics' LPIPS, which wants weights: sees the mean colour of images in [-1, 1]."""
+class MockLPIPS(nn.Module):
+    """Mock of torchmetrics' LPIPS, which needs weights: compares the mean colours of images in [-1, 1]."""
 
     def __init__(self):
         super().__init__()
@@ -22,23 +22,23 @@ class Eye(nn.Module):
         return (self.net(one.mean((2, 3))) - self.net(other.mean((2, 3)))).square()
 
 
-def test_lpips_passes_gradients_to_the_image_alone(monkeypatch):
-    eye = Eye()
-    holder = nn.Module()
-    holder.net = eye
-    monkeypatch.setattr(perceptual, "perceptual_similarity", lambda backbone: holder)
+def test_lpips_passes_gradients_to_the_image_only(monkeypatch):
+    network = MockLPIPS()
+    similarity = nn.Module()
+    similarity.net = network
+    monkeypatch.setattr(perceptual, "perceptual_similarity", lambda backbone: similarity)
     loss = LPIPS("vgg")
-    with pytest.raises(UserError, match="LPIPS needs images from 32 pixels on, not 28"):
+    with pytest.raises(UserError, match="32 pixels, not 28"):
         loss.setup((1, 28, 28))
     loss.setup((1, 32, 32))
     made, original = torch.rand(4, 1, 32, 32, requires_grad=True), torch.rand(4, 1, 32, 32)
     value = loss(made, original)
     pair = [2 * image.mean((1, 2, 3)) - 1 for image in (made, original)]
-    expected = (eye.net.weight.sum() * (pair[0] - pair[1])).square().mean()
+    expected = (network.net.weight.sum() * (pair[0] - pair[1])).square().mean()
     torch.testing.assert_close(value, expected)
     value.backward()
     assert float(made.grad.abs().sum()) > 0
-    assert eye.net.weight.grad is None
+    assert network.net.weight.grad is None
 
 
 def test_features_of_an_encoder_are_compared(tmp_path):
@@ -56,7 +56,7 @@ def test_features_of_an_encoder_are_compared(tmp_path):
     assert float(made.grad.abs().sum()) > 0
 
 
-def test_unknown_networks_and_missing_weights_are_told(monkeypatch, tmp_path):
+def test_unknown_networks_and_missing_weights_are_reported(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="LPIPS has networks"):
         perceptual.perceptual_similarity("resnet")
 

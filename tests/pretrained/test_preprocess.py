@@ -7,7 +7,7 @@ from rcg_lightning.pretrained.normalisation import Identity, PerSample, UnitLeng
 from rcg_lightning.pretrained.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 
-def test_normalised_then_stretched_without_antialias():
+def test_images_are_normalised_then_stretched_without_antialias():
     image = torch.rand(2, 3, 40, 40)
     mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     expected = F.interpolate((image - mean) / std, (32, 32), mode="bicubic", align_corners=False)
@@ -16,9 +16,11 @@ def test_normalised_then_stretched_without_antialias():
 
 def test_crop_keeps_proportions():
     image = torch.arange(20.0).expand(1, 1, 10, 20) / 20
-    cut = Preprocess([0.0], [1.0], size=8, crop=0.8, antialias=True)(image)
-    assert cut.shape == (1, 1, 8, 8)
-    torch.testing.assert_close(cut, image[..., 1:9, 6:14])  # size / crop is the height here: only the crop is left
+    cropped = Preprocess([0.0], [1.0], size=8, crop=0.8, antialias=True)(image)
+    assert cropped.shape == (1, 1, 8, 8)
+    torch.testing.assert_close(
+        cropped, image[..., 1:9, 6:14]
+    )  # size / crop is the height here: the image is cropped, not resized
 
 
 def test_grey_images_are_repeated_and_others_rejected():

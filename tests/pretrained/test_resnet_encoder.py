@@ -1,4 +1,4 @@
-"""ResNet-50 for IC-GAN's features: one network from every file that it comes in."""
+"""ResNet-50 for IC-GAN's features: the same network from each of its files."""
 
 import pytest
 import torch
@@ -21,19 +21,19 @@ def network():
 
 
 def swav(state):
-    """The same weights as SwAV writes them: no classifier, a head and prototypes, everything below ``module``."""
-    kept = {f"module.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    """The weights in SwAV's layout: no classifier, a head and prototypes, everything below ``module``."""
+    backbone = {f"module.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
     head = {f"module.projection_head.{name}": torch.randn(4) for name in ("0.weight", "1.running_mean")}
-    return {**kept, **head, "module.prototypes.weight": torch.randn(3, 4)}
+    return {**backbone, **head, "module.prototypes.weight": torch.randn(3, 4)}
 
 
 def long_tailed(state):
-    """As the code of ImageNet-LT's classifiers writes them."""
-    kept = {f"module.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
-    return {"state_dict_best": {"feat_model": kept, "classifier": {"module.fc.weight": torch.randn(3, 4)}}}
+    """The weights in the layout of ImageNet-LT's classifiers."""
+    backbone = {f"module.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    return {"state_dict_best": {"feat_model": backbone, "classifier": {"module.fc.weight": torch.randn(3, 4)}}}
 
 
-def old(state):
+def without_counts(state):
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -42,31 +42,31 @@ def test_features_are_those_of_the_official_preprocessing(network, tmp_path):
     torch.save(swav(network.state_dict()), tmp_path / "swav.pth.tar")
     image = torch.rand(2, 3, 64, 64)
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    seen = F.interpolate((image - mean) / std, (224, 224), mode="bicubic", align_corners=False)
+    prepared = F.interpolate((image - mean) / std, (224, 224), mode="bicubic", align_corners=False)
     body = torch.nn.Sequential(*list(network.children())[:-1])
-    expected = body(seen).flatten(1)
+    expected = body(prepared).flatten(1)
     encoder = ResNet50Encoder(tmp_path / "swav.pth.tar")
     made = encoder(image)
     torch.testing.assert_close(made, F.normalize(expected, dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(2))
     assert encoder.dim == 2048
     assert "the projection head" in encoder.report()
-    plain = ResNet50Encoder(tmp_path / "swav.pth.tar", Identity())
-    torch.testing.assert_close(plain(image), expected, rtol=1e-4, atol=1e-5)
-    assert plain.identity != encoder.identity
+    unscaled = ResNet50Encoder(tmp_path / "swav.pth.tar", Identity())
+    torch.testing.assert_close(unscaled(image), expected, rtol=1e-4, atol=1e-5)
+    assert unscaled.identity != encoder.identity
 
 
-def test_one_set_of_tensors_in_every_container(network):
+def test_every_container_gives_the_same_tensors(network):
     mine = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}
     for written in (dict, swav, long_tailed):
         found = backbone_of(written(network.state_dict()))
         assert all(torch.equal(found[name], tensor) for name, tensor in mine.items())
 
 
-def test_files_of_before_batches_were_counted(network, tmp_path):
-    torch.save(old(network.state_dict()), tmp_path / "old.pth")
+def test_files_without_counts_of_batches(network, tmp_path):
+    torch.save(without_counts(network.state_dict()), tmp_path / "old.pth")
     loaded = ResNet50Encoder(tmp_path / "old.pth").load()
-    assert loaded.loaded["backbone"] == len(old(network.state_dict())) - 2  # but for the classifier
+    assert loaded.loaded["backbone"] == len(without_counts(network.state_dict())) - 2  # without the classifier
     assert torch.equal(loaded.network.layer4[2].bn3.running_mean, network.layer4[2].bn3.running_mean)
 
 

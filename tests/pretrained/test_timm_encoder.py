@@ -36,12 +36,12 @@ def test_pooling_and_files_without_a_classifier(model, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "w.pth")
     image = torch.rand(2, 3, 160, 160)
     token = TimmEncoder(NAME, tmp_path / "w.pth", pool="token", normalise=Identity())
-    average = TimmEncoder(NAME, tmp_path / "w.pth", pool="avg", normalise=Identity())
+    mean = TimmEncoder(NAME, tmp_path / "w.pth", pool="avg", normalise=Identity())
     with torch.no_grad():
         tokens = model.forward_features(token.preprocess(image))
     torch.testing.assert_close(token(image), tokens[:, 0])
-    assert not torch.allclose(average(image), token(image))
-    assert average.identity != token.identity
+    assert not torch.allclose(mean(image), token(image))
+    assert mean.identity != token.identity
 
 
 def test_incomplete_file_is_rejected(model, tmp_path):
@@ -52,21 +52,21 @@ def test_incomplete_file_is_rejected(model, tmp_path):
         TimmEncoder(NAME, tmp_path / "w.safetensors").setup()
 
 
-def test_random_network_is_always_the_same():
+def test_a_random_network_is_always_the_same():
     first, second = TimmEncoder(NAME, pretrained=False), TimmEncoder(NAME, pretrained=False)
     assert first.identity == second.identity
     assert "random" in first.report()
 
 
-def test_offline_without_weights_is_said_at_once(monkeypatch):
+def test_missing_weights_offline_are_reported_at_once(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
     start = time.perf_counter()
     with pytest.raises(UserError) as caught:
         TimmEncoder("vit_base_patch14_dinov2.lvd142m").setup()
     assert time.perf_counter() - start < 5
-    for word in ("model.safetensors", "timm/vit_base_patch14_dinov2.lvd142m", "as weights", "HF_HUB_OFFLINE"):
-        assert word in str(caught.value)
+    for part in ("model.safetensors", "timm/vit_base_patch14_dinov2.lvd142m", "as weights", "HF_HUB_OFFLINE"):
+        assert part in str(caught.value)
 
 
 def test_cached_weights_are_used_without_asking_the_hub(model, monkeypatch, tmp_path):
@@ -76,7 +76,7 @@ def test_cached_weights_are_used_without_asking_the_hub(model, monkeypatch, tmp_
     assert str(tmp_path) in TimmEncoder(NAME).report()
 
 
-def test_hub_that_does_not_answer_is_said_after_one_question(monkeypatch):
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     asked = []
 
     def reject(url, **options):
@@ -95,6 +95,6 @@ def test_hub_that_does_not_answer_is_said_after_one_question(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "hint"), [("vit_bass_patch16_224", "did you mean"), ("vit_base_patch16_224.no", "augreg")]
 )
-def test_unknown_names_are_answered_with_known_ones(name, hint):
+def test_unknown_names_are_reported_with_known_ones(name, hint):
     with pytest.raises(UserError, match=hint):
         TimmEncoder(name).setup()

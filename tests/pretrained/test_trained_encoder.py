@@ -20,34 +20,34 @@ from rcg_lightning.types import DataSpec
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    net = Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
-    save_network(tmp_path / "encoder", net, encoder_settings(Preprocess([0.5], [0.25])))
+    network = Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
+    save_network(tmp_path / "encoder", network, encoder_settings(Preprocess([0.5], [0.25])))
     return tmp_path / "encoder"
 
 
 def test_head_backbone_and_normalisation(folder):
     image = torch.rand(5, 1, 8, 8)
     raw = TrainedEncoder(folder, normalise=Identity())
-    net = raw._frozen.module[1]
-    torch.testing.assert_close(raw(image), net((image - 0.5) / 0.25))
+    network = raw._frozen.module[1]
+    torch.testing.assert_close(raw(image), network((image - 0.5) / 0.25))
     torch.testing.assert_close(TrainedEncoder(folder)(image), PerSample()(raw(image)))
     backbone = TrainedEncoder(folder, head=False, normalise=Identity())
-    torch.testing.assert_close(backbone(image), net.backbone((image - 0.5) / 0.25))
+    torch.testing.assert_close(backbone(image), network.backbone((image - 0.5) / 0.25))
     assert (raw.dim, backbone.dim) == (4, 64)
     assert "head: from the file" in raw.report()
     assert "head: none" in backbone.report()
 
 
-def test_identity_tells_apart_what_matters_only(folder, tmp_path):
+def test_identity_depends_on_weights_head_preprocessing_and_normalisation(folder, tmp_path):
     same = TrainedEncoder(folder).identity
     assert same == TrainedEncoder(folder, normalise=PerSample()).identity
     moved = tmp_path / "moved"
     folder.rename(moved)
     assert TrainedEncoder(moved).identity == same
-    net = Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
+    network = Projected(SmallConvNet(1, 8), MLPHead(64, 16, 4, 2)).eval()
     other, sized = tmp_path / "other", tmp_path / "sized"
-    save_network(other, net, encoder_settings(Preprocess([0.5], [0.25])))
-    save_network(sized, net, encoder_settings(Preprocess([0.5], [0.25], size=16)))
+    save_network(other, network, encoder_settings(Preprocess([0.5], [0.25])))
+    save_network(sized, network, encoder_settings(Preprocess([0.5], [0.25], size=16)))
     kinds = [
         TrainedEncoder(moved),
         TrainedEncoder(moved, head=False),
@@ -58,7 +58,7 @@ def test_identity_tells_apart_what_matters_only(folder, tmp_path):
     assert len({encoder.identity for encoder in kinds}) == len(kinds)
 
 
-def test_travels_without_weights_and_without_its_path(folder):
+def test_copies_and_descriptions_hold_neither_weights_nor_path(folder):
     encoder = TrainedEncoder(folder)
     image = torch.rand(2, 1, 8, 8)
     expected = encoder(image)

@@ -12,7 +12,7 @@ from rcg_lightning.networks.heads import Projected, ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
 from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.pretrained.autoencoders import KLAutoencoder, VQAutoencoder
-from rcg_lightning.pretrained.encoders import Encoder, Loaded
+from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.preprocess import Preprocess
 
 DIM = 256  # of a representation
@@ -23,10 +23,10 @@ class RandomViT(Encoder):
 
     backbone: VisionTransformer
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedEncoder:
         self.backbone = VisionTransformer()
         network = Projected(self.backbone, ProjectionHead(768, 4096, DIM))
-        return Loaded(network, Preprocess(size=224), DIM, {}, {})
+        return LoadedEncoder(network, Preprocess(size=224), DIM, {}, {})
 
 
 class RandomTokenizer(VQAutoencoder):

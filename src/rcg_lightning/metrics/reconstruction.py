@@ -12,7 +12,7 @@ from rcg_lightning.evaluation.scorer import CHEAP, Scorer, warn_of_doubts
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
 from rcg_lightning.metrics.fid import fid
-from rcg_lightning.pretrained.perceptual import Backbone, check_size, perceptual_similarity
+from rcg_lightning.pretrained.perceptual import LPIPSBackbone, check_size, perceptual_similarity
 from rcg_lightning.types import require
 
 _MIN_SSIM_SIZE = 6  # pixels; smaller images do not fit its window
@@ -22,7 +22,7 @@ def reconstruction_scores(
     pairs: Iterable[tuple[Tensor, Tensor]],
     extractor: FeatureExtractor | None = None,
     reference: Reference | None = None,
-    lpips: Backbone | None = None,
+    lpips: LPIPSBackbone | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Return the metrics of ``Reconstruction`` over ``pairs``: originals and their reconstructions, uint8 batches.
@@ -54,7 +54,7 @@ class Reconstruction(nn.Module):
         self,
         extractor: FeatureExtractor | None = None,
         reference: Reference | None = None,
-        lpips: Backbone | None = None,
+        lpips: LPIPSBackbone | None = None,
     ) -> None:
         super().__init__()
         require(extractor is not None or reference is None, "a reference needs the extractor that measured it")

@@ -75,12 +75,12 @@ def adm_weights(
     Args:
         official: as ``read_checkpoint`` returns it.
         parts: of the condition that the model was trained with: at most one ``Classes`` and one ``Vector``.
-        ema: the EMA weights or those of the last step; the official code measures both.
+        ema: the EMA weights or those of the last step; the official code evaluates both.
         head_width: channels of an attention head, which the file does not determine. It stores query, key and value
             of one head after the other; here all queries come first, then all keys, then all values.
 
     Raises:
-        UserError: no such file, or the condition does not fit it.
+        UserError: it is another kind of file, or the condition does not fit it.
     """
     state = ema_or_last(official, ema)
     wanted = f"{'EMA weights' if ema else 'weights'} of an ADM"

@@ -1,4 +1,4 @@
-"""Files of IC-GAN's two families: their networks, their condition, and how a stage takes their tensors."""
+"""Files of IC-GAN's two families: their networks, their condition, and the stage with their tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import InstanceCondition
+from rcg_lightning.conditions.joint import JointCondition
+from rcg_lightning.conditions.none import NoCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.config import construct, describe
+from rcg_lightning.errors import UserError
 from rcg_lightning.official.base import OfficialFile, StagePart
 from rcg_lightning.official.building import FileCondition, Weights, built, class_part, stage_part, vector_part
 from rcg_lightning.official.key_map import prefixed
 from rcg_lightning.pretrained.checkpoints import State, entry
 from rcg_lightning.stages.adversarial import AdversarialStage
-from rcg_lightning.types import Classes, DataSpec, Part, Vector, require
+from rcg_lightning.types import Classes, Condition, DataSpec, Part, Vector, require
 
 GENERATORS = ("G", "G_ema")
 
@@ -29,7 +34,7 @@ class AdversarialFile(OfficialFile):
     generator_key: ClassVar[str]  # a tensor that every generator has
 
     def networks(self, content: Mapping[str, Any], where: str) -> dict[str, State]:
-        """Return the tensors of ``G``, ``G_ema`` and ``D``, those that are there."""
+        """Return the tensors of ``G``, ``G_ema`` and ``D``, as far as the file has them."""
         known = {name: entry({name: content.get(name)}, name) for name in (*GENERATORS, "D")}
         states = {name: state for name, state in known.items() if name in content and state}
         states = states or {"G_ema" if Path(where).stem.startswith("G_ema") else "G": entry(content)}
@@ -53,7 +58,7 @@ def adversarial_part(
     Args:
         stage: not yet built.
         spec: to build it by.
-        weights: of ``G``, ``G_ema`` or both, and of ``D``, for which fresh ones are made where it is missing.
+        weights: of ``G``, ``G_ema`` or both, and of ``D``; a missing one gets fresh weights.
         where: the file, for messages.
         changed: see ``StagePart``.
     """
@@ -70,7 +75,7 @@ def adversarial_part(
     others |= {"mean_logits": torch.zeros(2), "mean_length": torch.zeros(()), "_extra_state": torch.tensor(0)}
     last, ema = (weights.get(name, first) for name in GENERATORS)
     assert stage.ema is not None
-    updates = torch.tensor(stage.ema.start)  # so that training continues with the EMA weights, where they begin late
+    updates = torch.tensor(stage.ema.start)  # training then continues with the EMA weights even if EMA starts late
     return stage_part(stage, stage.generator, last, ema, where, updates, missing, changed, others)
 
 
@@ -93,19 +98,29 @@ def instance_condition(classes: int | None, dim: int | None) -> FileCondition:
 
 
 def check_order(parts: tuple[Part, ...]) -> None:
-    """Raise a UserError where IC-GAN has no condition of these parts."""
+    """Raise a UserError unless IC-GAN has a condition of these parts."""
     kinds = [type(part) for part in parts]
     wrong = f"IC-GAN is conditioned on a class, an instance, or both in this order, not on {parts}"
     require(kinds in ([], [Classes], [Vector], [Classes, Vector]), wrong)
 
 
+def part_kinds(condition: Condition) -> set[type]:
+    """Return the kinds of parts of a condition that the user gives, without data."""
+    if isinstance(condition, JointCondition):
+        return set().union(*map(part_kinds, condition.conditions))
+    for kind, parts in ((ClassCondition, {Classes}), (RepresentationCondition, {Vector}), (NoCondition, set())):
+        if isinstance(condition, kind):
+            return parts
+    raise UserError(f"IC-GAN is conditioned on classes, instances, both or nothing, not on {type(condition).__name__}")
+
+
 def shape_of(state: Mapping[str, Tensor], name: str, where: str) -> torch.Size:
-    """Return the shape of a tensor of the file, which its sizes depend on."""
+    """Return the shape of a tensor of the file, or raise a UserError if it is missing."""
     require(name in state, f"{where} is incomplete: {name} is missing")
     return state[name].shape
 
 
 def indices(state: Mapping[str, Tensor], before: str, after: str) -> list[int]:
-    """Return the numbers n, ascending, for which ``state`` has a tensor ``before`` n ``after``."""
+    """Return all n, ascending, for which ``state`` has a tensor named ``before`` n ``after``."""
     middles = (n[len(before) : -len(after)] for n in state if n.startswith(before) and n.endswith(after))
     return sorted(int(middle) for middle in middles if middle.isdigit())

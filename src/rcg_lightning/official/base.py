@@ -76,8 +76,8 @@ class StagePart:
             identities["representation"] = TrainedEncoder(others["encoder"]).identity
         if "autoencoder" in others and isinstance(codec, AutoencoderCodec):
             identities[codec.column] = codec.open(others["autoencoder"]).identity
-        plain = replace(spec, identities=identities).to_dict()
-        save_stage(folder, {"stage": describe(self.stage), "data_spec": plain, "state_dict": self.used})
+        data_spec = replace(spec, identities=identities).to_dict()
+        save_stage(folder, {"stage": describe(self.stage), "data_spec": data_spec, "state_dict": self.used})
 
     @property
     def description(self) -> str:
@@ -97,7 +97,7 @@ class NativeModel:
     Attributes:
         path: of its checkpoint or folder.
         stage: content of the generator's checkpoint or folder; None for a bare network.
-        networks: folders of networks: ``encoder`` and ``autoencoder``, those that are there.
+        networks: network folders under ``encoder`` and ``autoencoder``, as far as the model has them.
     """
 
     path: Path
@@ -114,28 +114,28 @@ class NativeModel:
         return cls(path, stage_content(path), networks)
 
     def class_paths(self) -> set[str]:
-        """Return every class that the description of the generator, or of the one network, names."""
-        plain = self.stage["stage"] if self.stage else read_description(self.path)["network"]
-        return set(re.findall(r"'class_path': '([\w.]+)'", str(plain)))
+        """Return the paths of all classes in the description of the generator, or of the bare network."""
+        description = self.stage["stage"] if self.stage else read_description(self.path)["network"]
+        return set(re.findall(r"'class_path': '([\w.]+)'", str(description)))
 
     def generator(self) -> Generator:
-        """Return the generator itself."""
+        """Load the generator."""
         return Generator.load(self.path)
 
     def network(self, name: str) -> nn.Module | None:
-        """Return the network of a part, None where it is missing."""
+        """Load the network of a part; None if it is missing."""
         return load_network(self.networks[name])[0] if name in self.networks else None
 
 
 class OfficialFile(ConfigMixin):
-    """A kind of official file: how it is read, and how it is written.
+    """A kind of official file, which is read and, for some kinds, written.
 
     The constructor takes the settings that the shapes in a file do not determine. A class is named after its kind, with
     ``File`` at the end.
     """
 
     description: ClassVar[str]  # as ``checkpoints.recognise`` describes such a file
-    incomplete: ClassVar[tuple[str, ...]] = ()  # the same for files that hold only a part; ``parts`` names the rest
+    incomplete: ClassVar[tuple[str, ...]] = ()  # the same for files that lack a part; ``parts`` names it
     native_classes: ClassVar[tuple[type, ...]] = ()  # a native model that names one of them can become this kind
     files: ClassVar[tuple[str, ...]] = ()  # where a model is a folder of files: their names, without .pth
     pickled: ClassVar[dict[bytes, str]] = {}  # content of a file of whole objects, to the advice for its user
@@ -143,7 +143,7 @@ class OfficialFile(ConfigMixin):
 
     @abstractmethod
     def parts(self, content: Mapping[str, Any], where: str) -> dict[str, FilePart]:
-        """Return the parts of a file: ``generator``, ``autoencoder``, ``encoder``, those that it has.
+        """Return the parts that a file has, of ``generator``, ``autoencoder`` and ``encoder``.
 
         Args:
             content: of the file, as ``read_checkpoint`` returns it; the tensors may be without memory.
@@ -154,9 +154,9 @@ class OfficialFile(ConfigMixin):
         """
 
     def official(self, native: NativeModel) -> dict[str, Any]:
-        """Return the content of an official file; raise UserError where this kind is only read."""
-        both = "encoders, RDM, MAGE, DiT and IC-GAN's BigGAN are read and written"
-        raise UserError(f"{self.description} is only read here: {both}")
+        """Return the content of an official file; raise UserError if this kind is only read."""
+        written = "encoders, RDM, MAGE, DiT and IC-GAN's BigGAN are read and written"
+        raise UserError(f"{self.description} is only read here: {written}")
 
     @classmethod
     def kinds(cls) -> dict[str, type["OfficialFile"]]:
@@ -186,7 +186,7 @@ class OfficialFile(ConfigMixin):
             for name, kind in cls.kinds().items()
             if any(f"{each.__module__}.{each.__qualname__}" in named for each in kind.native_classes)
         }
-        have = "encoders, RDM, MAGE, DiT and BigGAN have one"
-        require(bool(found), f"{native.path} has no official layout: {have}")
+        known = "encoders, RDM, MAGE, DiT and BigGAN have one"
+        require(bool(found), f"{native.path} has no official layout: {known}")
         require(len(found) == 1, f"{native.path} fits {' and '.join(found)}: choose one with --kind")
         return next(iter(found.values()))()

@@ -1,4 +1,4 @@
-"""Building a stage around the tensors of an official file, and reading what several families store alike."""
+"""Building of a stage around the tensors of an official file, and parts of the layout that families share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class FileCondition:
     """The condition that the model in an official file was trained with.
 
     Attributes:
-        parts: classes and vector, those that it has, in the order of the conditioner.
-        vector: the condition that its vector is.
+        parts: the classes, the vector, both or none, in the order of the conditioner.
+        vector: class of the condition that gives the vector.
     """
 
     parts: tuple[Part, ...]
@@ -82,7 +82,7 @@ def read_condition(state: Mapping[str, Tensor], projection: str, table: str) -> 
 
 
 def check_condition(model: str, found: FileCondition, given: FileCondition) -> None:
-    """Raise a UserError where the condition ``found`` in a file of ``model`` is not the ``given`` one."""
+    """Raise a UserError if the condition ``found`` in a file of ``model`` is not the ``given`` one."""
     for one, other, what in (
         (found.classes, given.classes, "classes"),
         (found.dim, given.dim, "dimensions of a representation"),
@@ -91,12 +91,12 @@ def check_condition(model: str, found: FileCondition, given: FileCondition) -> N
 
 
 def vector_part(dim: int | None) -> tuple[Vector, ...]:
-    """Return the vector of a condition, nothing where it has none."""
+    """Return the vector of a condition; () without one."""
     return () if dim is None else (Vector(dim),)
 
 
 def class_part(count: int | None) -> tuple[Classes, ...]:
-    """Return the classes of a condition, nothing where it has none."""
+    """Return the classes of a condition; () without any."""
     return () if count is None else (Classes(count),)
 
 
@@ -120,12 +120,12 @@ def stage_part(
     """Return a built ``stage`` with the tensors of a file.
 
     Args:
-        stage: built; with EMA weights where its recipe has them.
+        stage: built; with EMA weights if its configuration has them.
         network: the module of ``stage`` that the official network corresponds to.
         last: weights of the last step.
         ema: EMA weights; None takes ``last`` in their place.
         where: the file, for messages.
-        updates: how often the EMA weights were updated, () integer.
+        updates: number of updates of the EMA weights, an integer tensor of shape ().
         missing: tensors that the file lacks, for the report.
         changed: see ``StagePart``.
         others: further tensors of the stage, under its names.
@@ -158,18 +158,18 @@ def _ema_state(stage: Generator, ema: EMA, names: Mapping[int, str], inside: str
 
 
 def heads_of(width: int, given: int | None, usual: Mapping[int, int], where: str) -> int:
-    """Return the number of attention heads, which no shape shows: ``given``, or as published for this width."""
+    """Return the number of attention heads, which no shape shows: ``given``, or the published one for this width."""
     heads = given or usual.get(width)
     if heads is None:
         known = ", ".join(f"{count} for {size}" for size, count in usual.items())
-        raise UserError(f"{where}: the number of attention heads at width {width} cannot be seen (published: {known}): "
+        raise UserError(f"{where}: the number of attention heads at width {width} is in no shape (published: {known}): "
                         "give it with --kind.heads")  # fmt: skip
     return heads
 
 
 def ema_or_last(official: Mapping[str, Any], ema: bool) -> State:
     """Return one of the two state dicts in a file of DiT or ADM; {} where it is missing."""
-    state = entry({"it": official.get("model_ema" if ema else "model")}, "it") if "model" in official else {}
+    state = entry({"state": official.get("model_ema" if ema else "model")}, "state") if "model" in official else {}
     return state or entry(official)
 
 
@@ -179,5 +179,5 @@ def has_ema(content: Mapping[str, Any]) -> bool:
 
 
 def ema_decay(decay: Tensor | None) -> float:
-    """Return the EMA decay in a file, as it was typed before it became float32; else 0.9999."""
+    """Return the EMA decay in a file, rounded as it was before float32; else 0.9999."""
     return 0.9999 if decay is None or decay.is_meta else round(float(decay), 7)

@@ -69,12 +69,12 @@ def to_official(source: Path, out: Path, kind: OfficialFile | None = None) -> li
 def read_official(path: Path, trust_pickle: bool = False) -> tuple[dict[str, Any], list[str]]:
     """Return the content of an official file, and the names of objects that were left out.
 
-    Of a folder of several files it is the content of each by its name.
+    The content of a folder is that of each of its files, by name.
 
     Args:
         path: the file or folder.
-        trust_pickle: read a file that holds pickled objects in addition to weights. They are left out, and nothing
-            of them is run.
+        trust_pickle: read a file that holds pickled objects in addition to weights. The objects are left out, and
+            none of their code is run.
 
     Raises:
         UserError: there is no such file, it is damaged, or it holds objects and ``trust_pickle`` is not set.
@@ -99,19 +99,19 @@ def read_official(path: Path, trust_pickle: bool = False) -> tuple[dict[str, Any
     try:
         content, names = read_with_placeholders(path)
     except READING_FAILS as error:
-        raise UserError(f"{path} cannot be read, also not without its objects: {str(error)[:200]}") from error
+        raise UserError(f"{path} cannot be read, not even without its objects: {str(error)[:200]}") from error
     require(isinstance(content, Mapping), f"{path} holds a {type(content).__name__} instead of weights")
     return dict(content), names
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Return the files of one official model in a folder, by their names without the suffix that all of them have.
+    """Return the files of one official model in a folder, by their names without the suffix that they share.
 
-    The official IC-GAN calls a model's files ``G.pth``, ``G_ema.pth``, ``D.pth``, those of its best one ``G_best0.pth``
-    and so on.
+    The official IC-GAN calls a model's files ``G.pth``, ``G_ema.pth``, ``D.pth``, and those of its best state
+    ``G_best0.pth``, ``G_ema_best0.pth``, ``D_best0.pth``.
 
     Raises:
-        UserError: there are none, or those of several models.
+        UserError: the folder holds no model, or several.
     """
     names = sorted({name for kind in OfficialFile.kinds().values() for name in kind.files}, key=len, reverse=True)
     models: dict[str, dict[str, Path]] = {}
@@ -119,11 +119,11 @@ def files_in(folder: Path) -> dict[str, Path]:
         match = re.fullmatch(rf"({'|'.join(names)})(_(?!ema|optim)\w+)?", file.stem)
         if match is not None and not file.stem.endswith("_optim"):
             models.setdefault(match[2] or "", {})[match[1]] = file
-    held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:4]) or "nothing"
+    contents = ", ".join(sorted(entry.name for entry in folder.iterdir())[:4]) or "nothing"
     expected = f"give an official file, or the folder of {', '.join(f'{name}.pth' for name in sorted(names))}"
-    require(bool(models), f"{folder} holds {held}, and no official model: {expected}")
-    many = f"{folder} holds several models ({held}, …): put the files of one of them into a folder"
-    require(len(models) == 1 or "" in models, many)
+    require(bool(models), f"{folder} holds {contents}, and no official model: {expected}")
+    several = f"{folder} holds several models ({contents}, …): put the files of one of them into a folder"
+    require(len(models) == 1 or "" in models, several)
     return models[""] if "" in models else next(iter(models.values()))
 
 
@@ -140,7 +140,7 @@ def write(parts: Mapping[str, FilePart], out: Path) -> None:
 
 
 def _reject_whole_objects(path: Path, error: UserError) -> None:
-    """Raise a UserError with advice where an unreadable file holds the pickled objects of a known kind."""
+    """Raise a UserError with advice if an unreadable file holds the pickled objects of a known kind."""
     if not path.is_file():
         return
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""RCG's DiT."""
+"""RCG's DiT, on KL latents or pixels."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -63,7 +63,7 @@ class DiTFile(OfficialFile):
         heads: attention heads, for unpublished widths.
         condition: of the model, where the file misleads: a null representation suggests RepresentationCondition,
             several labels ClassCondition, neither NoCondition.
-        classes: number of classes, where the table of labels does not end in a row for none.
+        classes: number of classes, if the label table does not end in a row for the null class.
     """
 
     description = "a DiT checkpoint"
@@ -107,10 +107,10 @@ class DiTFile(OfficialFile):
     def file_condition(self, tensors: Mapping[str, Tensor]) -> FileCondition:
         """Return the condition as given, else as the tensors suggest."""
         if LABELS not in tensors:
-            return file_condition(None, None)  # ``dit_weights`` explains what is wrong with such a file
+            return file_condition(None, None)  # ``dit_weights`` rejects such a file with a reason
         rows = len(tensors[LABELS])
         dim = tensors["rep_embedder.weight"].shape[1] if "rep_embedder.weight" in tensors else None
-        classes = self.classes or (rows if rows % 10 == 0 else rows - 1)  # such as 1001: 1000 and none
+        classes = self.classes or (rows if rows % 10 == 0 else rows - 1)  # such as 1001: 1000 and the null class
         kind = type(self.condition) if self.condition is not None else None
         if kind is RepresentationCondition or (kind is None and rows == 1 and NULL in tensors):
             return file_condition(dim, None)
@@ -150,7 +150,7 @@ def dit_weights(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool 
         ema: the EMA weights, which the official code samples with, or those of the last step.
 
     Raises:
-        UserError: no such file, or the condition does not fit it.
+        UserError: it is another kind of file, or the condition does not fit it.
     """
     state = ema_or_last(official, ema)
     wanted = f"{'EMA weights' if ema else 'weights'} of a DiT"
@@ -172,8 +172,8 @@ def official_dit(
     """Invert ``dit_weights``: return one state dict, such as the official files hold as ``model`` and ``model_ema``.
 
     The official network always owns a label table and a map of representations; the one that this model was trained
-    without is written as zeros. An unconditional model adds its only label's embedding, so that row is zero too: what
-    it was before it was read from an official file stays in the bias it was added to.
+    without is written as zeros. An unconditional model adds its only label's embedding, so that row is zero too: its
+    original value stays in the bias that it was added to.
 
     Args:
         network: state dict of a ``DiT``.

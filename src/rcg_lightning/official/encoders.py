@@ -53,7 +53,7 @@ class MoCoV3File(EncoderFile):
     description = "a MoCo v3 checkpoint"
     native_classes = (ProjectionHead,)
     ignored: ClassVar[dict[str, str]] = {
-        r"state_dict\.module\.momentum_encoder\.": "the slow copy of its training, RCG uses the base encoder",
+        r"state_dict\.module\.momentum_encoder\.": "the momentum encoder of its training: RCG uses the base encoder",
         r"state_dict\.module\.predictor\.": "used in its training only",
     }
     encoder = MoCoV3Encoder
@@ -63,7 +63,7 @@ class MoCoV3File(EncoderFile):
 
 
 class DINOFile(EncoderFile):
-    """DINO; prototypes are written as zeros, since the official loader asks for them and drops them."""
+    """DINO; prototypes are written as zeros, since the official loader requires and drops them."""
 
     description = "a DINO checkpoint"
     native_classes = (BottleneckHead,)
@@ -82,7 +82,7 @@ class DINOFile(EncoderFile):
 
 
 class IBOTFile(DINOFile):
-    """iBOT; written like DINO."""
+    """iBOT, written as DINO is."""
 
     description = "an iBOT checkpoint"
     encoder = IBOTEncoder
@@ -103,7 +103,7 @@ class DeiTFile(EncoderFile):
 def encoder_part(
     kind: type[OfficialEncoder], state: EncoderState, head: bool, heads: int | None, where: str
 ) -> NetworkPart:
-    """Return an encoder with its head, where there is one, as a network.
+    """Return an encoder as a network, with its head if it has one.
 
     Args:
         head: whether the head's output is the representation.
@@ -117,11 +117,11 @@ def encoder_part(
 
 
 def inner_encoder(tensors: Mapping[str, Tensor], dim: int | None, heads: int | None, where: str) -> dict[str, FilePart]:
-    """Return the encoder in the file of a generator, whose layout its head's names show; nothing without one.
+    """Return the encoder in the file of a generator, {} without one; the names of its head show its layout.
 
     Args:
         tensors: of the whole file.
-        dim: size of a representation, which shows whether the head was used; None where none is read.
+        dim: size of a representation, which shows whether the head was used; None if the generator reads none.
         heads: attention heads, for unpublished widths.
         where: the file, for messages.
     """

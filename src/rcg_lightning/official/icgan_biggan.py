@@ -10,12 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rcg_lightning.conditions.class_label import ClassCondition
-from rcg_lightning.conditions.joint import JointCondition
-from rcg_lightning.conditions.none import NoCondition
-from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.adversarial import Hinge
-from rcg_lightning.errors import UserError
 from rcg_lightning.networks import biggan
 from rcg_lightning.networks.biggan import BigGANDiscriminator, BigGANGenerator, doublings_of, halvings
 from rcg_lightning.networks.conditioner import Conditioner
@@ -28,6 +23,7 @@ from rcg_lightning.official.adversarial import (
     check_order,
     indices,
     instance_condition,
+    part_kinds,
     shape_of,
 )
 from rcg_lightning.official.base import FilePart, NativeModel
@@ -58,11 +54,11 @@ BLOCK = {
 }
 OUTSIDE = {"output_layer.0": "out_norm", "output_layer.2": "out_conv"}
 KINDS = {"u0": "u", "sv0": "sigma", "stored_mean": "mean", "stored_var": "var"}
-# layers that embed classes and vectors: of the generator, of the discriminator, ours
+# layers that embed classes and vectors: in the generator, in the discriminator, here
 GENERATOR = {Classes: "shared", Vector: "shared_feat"}
 DISCRIMINATOR = {Classes: "embed", Vector: "linear_feat"}
 OURS = {Classes: "table", Vector: "linear"}
-IMAGE = "output_layer.2.weight"  # of every generator
+IMAGE = "output_layer.2.weight"  # a tensor of every generator
 COLOURS = 3  # channels of an image
 FULL = 96  # width from which on the generator is trained at the lower rate, in four parts of a batch
 TABLE_SHAPE = (1000, 128)  # of the class table that the official generator has without classes
@@ -75,7 +71,7 @@ class ICGANFile(AdversarialFile):
     that of the blocks' condition only where classes are used.
 
     Args:
-        condition: of the model, where sizes leave it open: NoCondition, ClassCondition, InstanceCondition, or a
+        condition: of the model, if the sizes do not determine it: NoCondition, ClassCondition, InstanceCondition, or a
             JointCondition of class and instance.
     """
 
@@ -119,9 +115,9 @@ class ICGANFile(AdversarialFile):
         return {"generator": adversarial_part(stage, spec, weights, where)}
 
     def file_condition(self, state: Mapping[str, Tensor], where: str) -> tuple[FileCondition, bool]:
-        """Return the condition, and whether every block has a part of the noise of its own.
+        """Return the condition, and whether every block has its own part of the noise (hierarchical).
 
-        A block's gain is a linear map of embedded class, embedded instance and part of the noise, those that there are.
+        A block's gain is a linear map of embedded class, embedded instance and part of the noise, as far as used.
         """
         chunk, gain = shape_of(state, "linear.weight", where)[1], "blocks.0.0.bn1.gain.weight"
         classes, by_class = state["shared.weight"].shape if "shared.weight" in state else (None, None)
@@ -134,7 +130,7 @@ class ICGANFile(AdversarialFile):
             if width == (by_class or 0) * labelled + (by_instance or 0) + chunk * hierarchical
         }
         if self.condition is not None:
-            given = _part_kinds(self.condition)
+            given = part_kinds(self.condition)
             agrees = (Vector in given) == (dim is not None)
             fitting = {(labelled, more) for labelled, more in fitting if agrees and labelled == (Classes in given)}
         parts = f"class {by_class}, instance {by_instance}, noise {chunk}"
@@ -165,7 +161,7 @@ def biggan_generator_weights(official: Mapping[str, Any], parts: tuple[Part, ...
             determine it: a table of classes is in every one.
 
     Raises:
-        UserError: no such file, or the condition does not fit it.
+        UserError: it is another kind of file, or the condition does not fit it.
     """
     state = entry(official)
     require(IMAGE in state, f"this is no BigGAN generator of IC-GAN but {recognise(official)}")
@@ -173,7 +169,7 @@ def biggan_generator_weights(official: Mapping[str, Any], parts: tuple[Part, ...
 
 
 def biggan_discriminator_weights(official: Mapping[str, Any], parts: tuple[Part, ...]) -> Weights:
-    """Translate the content of D.pth, like ``biggan_generator_weights``."""
+    """Translate the content of D.pth, as ``biggan_generator_weights`` does for G.pth."""
     state = entry(official)
     found = "blocks.0.0.conv1.weight" in state and IMAGE not in state
     require(found, f"this is no BigGAN discriminator of IC-GAN but {recognise(official)}")
@@ -216,7 +212,7 @@ def _weights(state: State, parts: tuple[Part, ...], embeddings: dict[type, str])
 
 
 def _check_condition(state: Mapping[str, Tensor], parts: tuple[Part, ...], embeddings: dict[type, str]) -> None:
-    """Raise UserError where the file was not trained with these parts."""
+    """Raise a UserError unless the file was trained with these parts."""
     check_order(parts)
     for part in parts:
         name = f"{embeddings[type(part)]}.weight"
@@ -291,18 +287,8 @@ def _adam(lr: float) -> AdamW:
     return AdamW(lr, betas=(0.0, 0.999), weight_decay=0.0, eps=1e-6)
 
 
-def _part_kinds(condition: Condition) -> set[type]:
-    """Return the kinds of parts that a condition given by the user has, without data."""
-    if isinstance(condition, JointCondition):
-        return set().union(*map(_part_kinds, condition.conditions))
-    for kind, parts in ((ClassCondition, {Classes}), (RepresentationCondition, {Vector}), (NoCondition, set())):
-        if isinstance(condition, kind):
-            return parts
-    raise UserError(f"IC-GAN is conditioned on classes, instances, both or nothing, not on {type(condition).__name__}")
-
-
 def _check_native(stage: AdversarialStage, where: str) -> None:
-    """Raise a UserError where the official code cannot build a stage."""
+    """Raise a UserError unless the official code can build the stage."""
     pair = isinstance(stage.generator, BigGANGenerator) and isinstance(stage.discriminator, BigGANDiscriminator)
     require(pair, f"{where}: officially BigGAN's generator has BigGAN's discriminator")
     parts = stage.condition.parts(stage.spec)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """IC-GAN on StyleGAN2-ADA, from state dicts.
 
-The official files are pickles of whole objects, which are never opened here: the official code, run once, turns them
-into the state dicts of G, G_ema and D, which are translated here.
+The official files are pickles of whole objects, which are never opened here. The official code, run once, turns them
+into the state dicts of G, G_ema and D; this file translates those.
 """
 
 import math
@@ -62,12 +62,12 @@ EXPORT = (
 class ICGANStyleGAN2File(AdversarialFile):
     """StyleGAN2 of IC-GAN by instance, by class, by both or by neither: the state dicts of G, G_ema and D in one file.
 
-    The official files are pickles of whole objects, which are not read; the official code turns one into state dicts.
+    The official files are pickles of whole objects, which are not read; the official code turns each into state dicts.
     Settings are those of the training on COCO-Stuff, for 32 images a step.
 
     Args:
         group: images that the discriminator compares, which no shape shows.
-        clamp: largest activation, which no shape shows either.
+        clamp: largest activation, which no shape shows.
     """
 
     description = "an IC-GAN StyleGAN2 generator"
@@ -88,7 +88,7 @@ class ICGANStyleGAN2File(AdversarialFile):
         side, generator = self.generator(first, condition, where)
         discriminator = self.discriminator(states.get("D"), generator)
         discriminator_dim = discriminator.condition_width((colours, side, side))
-        # regularised at some steps: officially rate and moments are those of the smaller number of ordinary steps
+        # lazy regularisation: officially rate and moments are scaled to the smaller number of ordinary steps
         stage = AdversarialStage(
             codec=Pixels(),
             condition=condition.condition,
@@ -101,7 +101,7 @@ class ICGANStyleGAN2File(AdversarialFile):
             loss=Logistic(),
             penalty=GradientPenalty(SMALL_GAMMA if side <= 128 else GAMMA, every=16),
             path_length=PathLength(),
-            ema=EMA(0.5 ** (32 / 10_000)),  # half of it is of the last 10,000 images
+            ema=EMA(0.5 ** (32 / 10_000)),  # half of the EMA comes from the last 10,000 images
         )
         spec = DataSpec((colours, side, side), condition.classes, condition.columns)
         weights = {
@@ -123,7 +123,7 @@ class ICGANStyleGAN2File(AdversarialFile):
         return max(sides), StyleGAN2Generator(noise, width, layers, base, most, clamp=self.clamp)
 
     def discriminator(self, state: State | None, generator: StyleGAN2Generator) -> StyleGAN2Discriminator:
-        """Return the discriminator that has the shapes of ``state``, or suits the generator; not built."""
+        """Return the discriminator that has the shapes of ``state``, or fits the generator; not built."""
         if state is None:
             return StyleGAN2Discriminator(
                 channel_base=generator.channel_base,
@@ -140,7 +140,7 @@ class ICGANStyleGAN2File(AdversarialFile):
 def stylegan2_generator_weights(official: Mapping[str, Any], parts: tuple[Part, ...]) -> Weights:
     """Translate the state dict of G or G_ema, for ``networks.stylegan2``.
 
-    A class enters officially as a linear map, with bias, of a one-hot vector; here the bias is in every row of a table.
+    Officially a class enters by a linear map, with bias, of a one-hot vector; here every row of a table has the bias.
     The ``Conditioner`` has ``EqualisedMaps``, no drop, and a list of dimensions where there are two parts.
 
     Args:
@@ -148,7 +148,7 @@ def stylegan2_generator_weights(official: Mapping[str, Any], parts: tuple[Part, 
         parts: of the condition that the model was trained with, the class before the vector.
 
     Raises:
-        UserError: no such network, or the condition does not fit it.
+        UserError: it is another network, or the condition does not fit it.
     """
     state = entry(official)
     require("synthesis.b4.const" in state, f"this is no StyleGAN2 generator of IC-GAN but {recognise(official)}")
@@ -156,7 +156,7 @@ def stylegan2_generator_weights(official: Mapping[str, Any], parts: tuple[Part, 
 
 
 def stylegan2_discriminator_weights(official: Mapping[str, Any], parts: tuple[Part, ...]) -> Weights:
-    """Translate the state dict of D, like ``stylegan2_generator_weights``."""
+    """Translate the state dict of D, as ``stylegan2_generator_weights`` does for G."""
     state = entry(official)
     require("b4.conv.weight" in state, f"this is no StyleGAN2 discriminator of IC-GAN but {recognise(official)}")
     largest = max(int(name[1:].partition(".")[0]) for name in state if name.startswith("b"))
@@ -190,7 +190,7 @@ def _condition_weights(state: Mapping[str, Tensor], parts: tuple[Part, ...]) -> 
 
 
 def _mapping_name(name: str) -> str:
-    """``mapping.fc1.weight`` -> ``mapping.layers.1.weight``; the mean style is the generator's own."""
+    """``mapping.fc1.weight`` -> ``mapping.layers.1.weight``; the mean style belongs to the generator."""
     return "mean" if name == "mapping.w_avg" else re.sub(r"^mapping\.fc(\d+)", r"mapping.layers.\1", name)
 
 
@@ -219,7 +219,7 @@ def _discriminator_name(name: str, largest: int) -> str:
 
 
 def _channels(widths: Mapping[int, int]) -> tuple[int, int]:
-    """Return ``base`` and ``most`` for which maps of these sides have these channels."""
+    """Return the ``channel_base`` and ``channel_max`` that give maps of these sides these channels."""
     require(4 in widths, f"StyleGAN2 begins with a map of 4 pixels, not of {min(widths, default=0)}")
     most, largest = max(widths.values()), max(widths)
     return widths[largest] * largest, most
@@ -232,6 +232,6 @@ def _conditioner(condition: FileCondition, width: int) -> Conditioner:
 
 
 def _lazy_adam(every: int) -> AdamW:
-    """Return Adam at StyleGAN2's rate on COCO-Stuff, for a network that is regularised every so many steps."""
+    """Return Adam at StyleGAN2's rate on COCO-Stuff, for a network that is regularised at each ``every``-th step."""
     share = every / (every + 1)
     return AdamW(0.003 * share, betas=(0.0, 0.99**share), weight_decay=0.0)

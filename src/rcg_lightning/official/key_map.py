@@ -1,4 +1,4 @@
-"""Translation of parameter names by a key map, a mapping of official layers to ours."""
+"""Translation of parameter names by a key map, from official layers to ours."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ def renamed(
     if not name.startswith(blocks):
         return f"{outside.get(name, name)}.{kind}"
     number, layer = name.removeprefix(blocks).split(".", 1)
-    require(layer in inside, f"{official} is no layer of a block that is known here")
+    require(layer in inside, f"{official} is no known layer of a block")
     return f"{into}{number}.{inside[layer]}.{kind}"
 
 

@@ -1,4 +1,4 @@
-"""RCG's LDM: a U-Net with cross-attention to one token, its first stage and encoder in the same file."""
+"""RCG's LDM: a U-Net with cross-attention to one token; its file also holds its first stage and encoder."""
 
 import re
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ INSIDE = {
     "ff.net.0.proj": "mlp.inner",
     "ff.net.2": "mlp.outer",
 }
-SILENT = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")  # only form queries and keys for one token
+INERT = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")  # only form queries and keys for one token
 QUERY = ".attn1.to_q."
 BLOCK = re.compile(r"(.+)\.transformer_blocks\.(\d+)\.(.+)\.(weight|bias)")
 FUSED = {r"attn1\.?to_[qkv]\.?weight$": "query, key and value are one map here"}
@@ -113,8 +113,8 @@ class LDMFile(OfficialFile):
     def file_condition(self, tensors: Mapping[str, Tensor]) -> FileCondition:
         """Return the condition as given, else as the tensors suggest.
 
-        Every file has a table of classes. It is read where it is as wide as the official one, 512, and has several
-        rows; otherwise the context is a representation.
+        Every file has a class table. It is read if it is as wide as the official one, 512, and has several rows;
+        otherwise the context is a representation.
         """
         context = next((t.shape[1] for name, t in tensors.items() if name.endswith("attn2.to_v.weight")), None)
         rows = len(tensors[EMBEDDING]) if EMBEDDING in tensors else 1
@@ -142,7 +142,7 @@ def ldm_weights(official: Mapping[str, Any], parts: tuple[Part, ...], ema: bool 
             has no EMA.
 
     Raises:
-        UserError: no such file, or the condition does not fit it.
+        UserError: it is another kind of file, or the condition does not fit it.
     """
     state = entry(official, "model", "state_dict")
     names = latent_diffusion_names(state, ema)
@@ -167,7 +167,7 @@ def ldm_name(official: str) -> str:
     if layer in ("attn1.to_q", "attn1.to_k", "attn1.to_v"):
         layer = "attn.qkv"
     else:
-        require(layer in INSIDE, f"{official} is no layer of a transformer block that is known here")
+        require(layer in INSIDE, f"{official} is no known layer of a transformer block")
         layer = INSIDE[layer]
     return f"{block_name(block)}.blocks.{number}.{layer}.{kind}"
 
@@ -175,7 +175,7 @@ def ldm_name(official: str) -> str:
 def _network(unet: Mapping[str, Tensor]) -> State:
     network = {}
     for name, tensor in unet.items():
-        if any(silent in name for silent in SILENT) or re.search(r"\.attn1\.to_[kv]\.", name):
+        if any(inert in name for inert in INERT) or re.search(r"\.attn1\.to_[kv]\.", name):
             continue
         if QUERY in name:
             tensor = torch.cat([unet[name.replace(QUERY, f".attn1.to_{part}.")] for part in "qkv"])

@@ -1,4 +1,4 @@
-"""RCG's MAGE, with its tokenizer and encoder in the same file."""
+"""RCG's MAGE; its file also holds its tokenizer and encoder."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -53,17 +53,17 @@ DECODER_POSITIONS = ("decoder_pos_embed_learned", "decoder_positions")  # offici
 LABELS, PROJECTION, NULL = "class_emb.weight", "latent_prior_proj.weight", "fake_latent"
 REPRESENTATION = {f"latent_prior_proj.{kind}": f"parts.0.linear.{kind}" for kind in ("weight", "bias")}
 CLASSES = {LABELS: "parts.0.table.weight"}
-COUNTED = "token_emb.position_ids"
+POSITION_IDS = "token_emb.position_ids"
 UNUSED = {
     *("cls_token", "pos_embed", "decoder_pos_embed", "mask_token"),
     *(f"{layer}.{kind}" for layer in ("patch_embed.proj", "decoder_pred") for kind in ("weight", "bias")),
 }
 HEADS = {width: heads for width, _, heads in SIZES.values()}
-LARGE = 1024  # width from which on tokens are chosen at the higher temperature
+LARGE = 1024  # width from which tokens are chosen at the higher temperature
 
 
 class MAGEFile(OfficialFile):
-    """MAGE with its tokenizer and encoder. Sampled in 20 steps at temperature 6, from the large one on 11.
+    """MAGE with its tokenizer and encoder. Sampled in 20 steps at temperature 6, or 11 from width 1024 on.
 
     Args:
         heads: attention heads, for unpublished widths.
@@ -74,8 +74,8 @@ class MAGEFile(OfficialFile):
     description = "a MAGE checkpoint"
     native_classes = (MAGE,)
     ignored: ClassVar[dict[str, str]] = {
-        rf"model\.({'|'.join(UNUSED)})": "the official network has and never uses it",
-        rf"model\.{COUNTED}": "indices of the positions, which are counted",
+        rf"model\.({'|'.join(UNUSED)})": "the official network owns it but never uses it",
+        rf"model\.{POSITION_IDS}": "indices of the positions, which are computed",
         rf"model\.{NULL}": "the null of a condition that this model lacks",
     }
 
@@ -146,7 +146,7 @@ def mage_weights(official: Mapping[str, Any], parts: tuple[Part, ...]) -> Weight
         parts: of the condition that the model was trained with: none, ``Classes`` or ``Vector``.
 
     Raises:
-        UserError: no such file, it has unknown tensors, or the condition does not fit it.
+        UserError: it is another kind of file, it has unknown tensors, or the condition does not fit it.
     """
     state = entry(official, "model")
     wanted = "token_emb.word_embeddings.weight"
@@ -156,11 +156,11 @@ def mage_weights(official: Mapping[str, Any], parts: tuple[Part, ...]) -> Weight
     sources = {}
     if parts:
         sources = CLASSES if isinstance(parts[0], Classes) else {**REPRESENTATION, NULL: "parts.0.fake"}
-    network = {mage_name(name): tensor for name, tensor in state.items() if _is_of_the_network(name)}
-    known = {*sources, *UNUSED, COUNTED, NULL}
-    others = (name for name in state if not _is_of_the_network(name) and name not in known)
+    network = {mage_name(name): tensor for name, tensor in state.items() if _is_in_network(name)}
+    known = {*sources, *UNUSED, POSITION_IDS, NULL}
+    others = (name for name in state if not _is_in_network(name) and name not in known)
     unknown = sorted(name for name in others if not name.startswith((INNER_TOKENIZER, INNER_ENCODER)))
-    require(not unknown, f"this MAGE has tensors that are not known here: {', '.join(unknown[:3])}")
+    require(not unknown, f"this MAGE has unknown tensors: {', '.join(unknown[:3])}")
     return Weights(network, {ours: state[theirs] for theirs, ours in sources.items() if theirs in state})
 
 
@@ -171,7 +171,7 @@ def official_mage(
     patch: int = 16,
     classes: int | None = None,
 ) -> State:
-    """Invert ``mage_weights``: return the ``model`` of an official file, without the two other networks.
+    """Invert ``mage_weights``: return the ``model`` of an official file, without tokenizer and encoder.
 
     Tensors that the official network never uses are written as zeros, ``fake_latent`` of a model without
     representations too. A full file also has the tokenizer, under ``vqgan.``, and the encoder, under
@@ -182,7 +182,7 @@ def official_mage(
         conditioner: state dict of its ``Conditioner``, of one part at most.
         representation_dim: size of a representation, for a model that reads none.
         patch: side in pixels of a token of a square colour image: the size of unused tensors.
-        classes: number of classes, where the condition is a class; None takes every row for one.
+        classes: number of classes if the condition is a class; None counts every row of the table as one.
 
     Raises:
         UserError: the official layout lacks this condition.
@@ -203,7 +203,7 @@ def official_mage(
         NULL: (1, representation_dim),
     }
     state |= {name: positions.new_zeros(shape) for name, shape in shapes.items()}
-    state[COUNTED] = torch.arange(slots, device=positions.device)[None]
+    state[POSITION_IDS] = torch.arange(slots, device=positions.device)[None]
     names = {**inverted(CLASSES), **inverted(REPRESENTATION), "parts.0.fake": NULL}
     foreign = sorted(conditioner.keys() - names.keys())
     require(not foreign, f"an official MAGE has one condition at most, and no equivalent of {foreign[:2]}")
@@ -230,12 +230,12 @@ def _translated(name: str, inside: Mapping[str, str], outside: Mapping[str, str]
     return renamed(name, prefix, inside, outside, into=prefix)
 
 
-def _is_of_the_network(name: str) -> bool:
+def _is_in_network(name: str) -> bool:
     return name.startswith(BLOCKS) or name == DECODER_POSITIONS[0] or name.rpartition(".")[0] in OUTSIDE
 
 
 def _factor(autoencoder: NetworkPart | None) -> int:
-    """Return how many pixels a token spans on each side, the official number where there is no tokenizer."""
+    """Return the side of a token in pixels; the official one without a tokenizer."""
     if autoencoder is None:
         return 16
     assert isinstance(autoencoder.module, VQNetwork)

@@ -49,7 +49,7 @@ class RDMFile(OfficialFile):
 
     Args:
         encoder_heads: attention heads of the encoder in the file, for unpublished widths.
-        image: side in pixels of the images that it was trained on.
+        image: side of the training images in pixels.
     """
 
     description = "an RDM checkpoint"
@@ -149,10 +149,10 @@ def rdm_name(official: str) -> str:
 
 
 def latent_diffusion_names(state: Mapping[str, Tensor], ema: bool) -> dict[str, str]:
-    """Return the name in the official network to the key in ``state``, for the files of RDM and LDM.
+    """Map names in the official network to keys in ``state``, for the files of RDM and LDM.
 
     Raises:
-        UserError: EMA weights are asked for and absent.
+        UserError: ``ema`` is set, and the file has no EMA weights.
     """
     names = {key.removeprefix(NETWORK): ema_name(key) if ema else key for key in state if key.startswith(NETWORK)}
     absent = [key for key in names.values() if key not in state]
@@ -188,10 +188,10 @@ def official_tables(schedule: ScaledLinearSchedule) -> State:
 
 
 def schedule_of(tensors: Mapping[str, Tensor], where: str) -> ScaledLinearSchedule:
-    """Return the schedule of a file's tables; the published one where they have no values (manifests).
+    """Return the schedule of a file's tables; the published one if they have no values (manifests).
 
     Raises:
-        UserError: they are of another schedule.
+        UserError: the schedule is not scaled-linear.
     """
     betas = tensors.get("betas")
     published = ScaledLinearSchedule()

@@ -16,13 +16,13 @@ TRAINING = {
 
 @dataclass(frozen=True)
 class TensorReport:
-    """Names of a file's tensors.
+    """Names of a file's tensors, by their use.
 
     Attributes:
-        mapped: of those that are tensors here too.
-        changed: of those that are changed here, by how.
-        ignored: of those that nothing here reads, by reason.
-        unknown: of the rest.
+        mapped: tensors that the native model uses unchanged.
+        changed: tensors that are converted, by the kind of change.
+        ignored: tensors that nothing here reads, by reason.
+        unknown: all others.
     """
 
     mapped: list[str]
@@ -50,8 +50,8 @@ def report_tensors(
     Args:
         content: of the file.
         used: tensors that were used; the file's own or views of them.
-        ignored: pattern of names to why nothing reads them.
-        changed: pattern of names to how their tensors are changed.
+        ignored: pattern of names, to the reason why nothing reads them.
+        changed: pattern of names, to the change of their tensors.
     """
     taken = {tensor.untyped_storage()._cdata for tensor in used}
     found = TensorReport([], {}, {}, [])
@@ -82,7 +82,7 @@ def tensors(content: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
 
 
 def _groups(names: Iterable[str], most: int) -> str:
-    """Count names by their first words, as many words as leave ``most`` groups."""
+    """Count names by as many of their first layers as leave ``most`` groups."""
     names = list(names)
     groups: Counter[str] = Counter(names)
     for depth in (4, 3, 2, 1):
@@ -93,5 +93,5 @@ def _groups(names: Iterable[str], most: int) -> str:
 
 
 def _start(name: str, depth: int) -> str:
-    words = [word for word in name.split(".") if not word.isdigit()]
-    return ".".join(words[:depth]) + (".*" if len(words) > depth else "")
+    layers = [layer for layer in name.split(".") if not layer.isdigit()]
+    return ".".join(layers[:depth]) + (".*" if len(layers) > depth else "")

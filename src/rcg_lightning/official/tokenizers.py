@@ -36,7 +36,9 @@ NAMES = (
 MIDDLE = ((".mid.block_2.", ".middle.1."),)
 MIDDLE_WITH_ATTENTION = ((".mid.attn_1.", ".middle.1."), (".mid.block_2.", ".middle.2."))
 FUSED = ".attn.qkv."
-CHANGED = {r"\.attn\S*\.([qkv]|proj_out)\.": "1 x 1 convolutions are linear maps here, query, key and value one"}
+CHANGED = {
+    r"\.attn\S*\.([qkv]|proj_out)\.": "1 x 1 convolutions are linear maps here; query, key and value are one map"
+}
 
 
 class MaskGITVQGANFile(OfficialFile):
@@ -52,11 +54,11 @@ class LDMVQFile(MaskGITVQGANFile):
     """LDM's VQ-f8. Its shapes determine all sizes."""
 
     description = "an autoencoder of LDM"
-    ignored: ClassVar[dict[str, str]] = {r"(state_dict\.)?(\w+\.)?loss\.": "networks that only its training used"}
+    ignored: ClassVar[dict[str, str]] = {r"(state_dict\.)?(\w+\.)?loss\.": "networks that only training used"}
 
 
 def autoencoder_part(content: Mapping[str, Any], where: str) -> NetworkPart:
-    """Return the autoencoder that a file is or holds."""
+    """Return the autoencoder in a file of its own or of a generator."""
     network, weights = vq_network(content, where)
     load_strictly(network, weights, where)
     return NetworkPart(network, autoencoder_settings(network), weights, CHANGED)
@@ -73,7 +75,7 @@ def vq_network(official: Mapping[str, Any], where: str = "the file") -> tuple[VQ
         The network without memory, and its weights.
 
     Raises:
-        UserError: there is no such autoencoder in it, or it is incomplete.
+        UserError: the file holds no such autoencoder, or an incomplete one.
     """
     state = entry(official, "state_dict", "model")
     prefixes = (INNER_TOKENIZER, FIRST_STAGE)
@@ -135,7 +137,7 @@ def vq_name(name: str, structure: VQNetwork, back: bool = False) -> str:
 
 
 def _fused(state: State) -> State:
-    """Put query, key and value of every attention together; 1 x 1 convolutions become linear maps."""
+    """Join query, key and value of every attention; turn 1 x 1 convolutions into linear maps."""
     found: State = {}
     for name, tensor in state.items():
         stem, letter, kind = name.rsplit(".", 2) if name.count(".") > 1 else ("", "", "")

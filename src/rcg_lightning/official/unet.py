@@ -19,7 +19,7 @@ RESIDUAL = {
     "out_layers.3": "out_conv",
     "skip_connection": "skip",
 }
-RESIZING = {"op": "", "conv": ""}  # a convolution that halves, one that doubles; the very first has no name either
+RESIZING = {"op": "", "conv": ""}  # a convolution that halves, one that doubles; the first one has no name either
 BLOCK = re.compile(r"(input_blocks\.\d+\.\d+|output_blocks\.\d+\.\d+|middle_block\.\d+)(?:\.(.+))?")
 
 
@@ -36,7 +36,7 @@ def unet_name(official: str, layers: Mapping[str, str]) -> str:
     block = BLOCK.fullmatch(name)
     known = {**RESIDUAL, **RESIZING, "": "", **layers}
     layer = known.get(block[2] or "") if block else None
-    require(layer is not None, f"{official} is no layer of a U-Net that is known here")
+    require(layer is not None, f"{official} is no known layer of a U-Net")
     return ".".join(filter(None, (block_name(block[1]), layer, kind)))  # type: ignore[index]
 
 
@@ -64,7 +64,7 @@ def official_unet_name(ours: str, layers: Mapping[str, str]) -> str:
 def unet_sizes(network: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the arguments of ``networks.unet.UNet`` that the shapes of a state dict in our names determine.
 
-    The last block of a resolution on the way up is followed by one that doubles the map, which shows the depth.
+    In the decoder, the last block of each resolution doubles the map, which shows the depth.
     """
     width = network["time_embed.0.weight"].shape[1]
     ups = sorted({int(name.split(".")[1]) for name in network if name.startswith("up.")})
@@ -82,7 +82,7 @@ def unet_sizes(network: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _doubles(network: Mapping[str, Tensor], block: int) -> bool:
-    """Whether a block on the way up ends by doubling the map, in a residual block or a bare convolution."""
+    """Whether a decoder block ends by doubling the map, in a residual block or a bare convolution."""
     return any(
         f"up.{block}.{last}.{layer}" in network for last in (1, 2) for layer in ("in_norm.weight", "weight")
     )  # fmt: skip

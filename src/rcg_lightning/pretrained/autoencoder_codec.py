@@ -1,4 +1,4 @@
-"""What generators model in place of images where an autoencoder makes it: the base of such codecs."""
+"""Base of the codecs whose z a frozen autoencoder makes."""
 
 from abc import abstractmethod
 from dataclasses import replace
@@ -16,14 +16,14 @@ Kind = TypeVar("Kind", bound=Autoencoder)
 
 
 class AutoencoderCodec(Codec, Generic[Kind]):
-    """What a frozen autoencoder makes of images: stored with the data, or encoded from the images of each batch.
+    """Encodings of images by a frozen autoencoder, read from a store or made from the images of each batch.
 
-    Training from a store needs no autoencoder, decoding does. Stored column, checkpoint and the autoencoder that is
-    given must agree in the autoencoder's identity.
+    Training from a store needs no autoencoder; decoding does. The stored column, the checkpoint and the given
+    autoencoder must agree in the autoencoder's identity.
 
     Args:
-        folder: of the autoencoder's network; never part of a checkpoint.
-        stored: whether batches carry what a store holds; otherwise they carry images.
+        folder: the autoencoder's network folder; never part of a checkpoint.
+        stored: whether batches carry stored encodings; otherwise they carry images.
     """
 
     column: ClassVar[str]  # of the store, and key of the batch
@@ -32,59 +32,59 @@ class AutoencoderCodec(Codec, Generic[Kind]):
         self.folder, self.stored = folder, stored
         self.needs = frozenset({self.column if stored else "image"})
         self._autoencoder: Kind | None = None if folder is None else self.open(folder)
-        self._spec: DataSpec | None = None  # those that networks were built for
+        self._spec: DataSpec | None = None  # the one that networks were built for
 
     @abstractmethod
     def open(self, folder: Path) -> Kind:
-        """Return the autoencoder at ``folder``, which is read when it is used."""
+        """Return the autoencoder at ``folder``; its first use reads it."""
 
     @abstractmethod
     def encoded(self, image: Tensor) -> Tensor:
-        """Return what a store holds of images (B, C, H, W) in [0, 1]."""
+        """Encode images (B, C, H, W) in [0, 1] to the values that a store holds."""
 
     def packed(self, values: Tensor) -> Tensor:
-        """What ``encoded`` returns, in the type that a store has it in."""
+        """Convert the result of ``encoded`` to the dtype of a store."""
         return values
 
     @abstractmethod
     def column_spec(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        """Return the data spec of the column that is made of images (C, H, W), at least its ``shape``.
+        """Describe the column that images (C, H, W) are encoded to: at least its ``shape``.
 
         Raises:
             UserError: such images do not fit the autoencoder.
         """
 
-    def of_stored(self, values: Tensor, batch: Batch) -> Tensor:
-        """What a store holds of the images of a batch, as batches carry it -> z."""
+    def from_stored(self, values: Tensor, batch: Batch) -> Tensor:
+        """Stored values of a batch's images -> z."""
         return values
 
     def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
-        """Return the shape of z for the data spec of a column."""
+        """Return the shape of z for the description of a column."""
         return tuple(column["shape"])
 
     # -- the autoencoder -----------------------------------------------------------------------------------------------
 
     @property
     def autoencoder(self) -> Kind:
-        """The autoencoder; UserError where none was given, or not the one of stored columns or checkpoint."""
+        """The autoencoder; UserError if none was given, or another one than that of the store or the checkpoint."""
         if self._autoencoder is None:
             raise UserError(
-                f"{type(self).__name__} needs its autoencoder to make images and to read them: give the folder, as "
+                f"{type(self).__name__} needs its autoencoder to encode and decode images: give its folder, with "
                 "--autoencoder to a command, as codec.folder in a config"
             )
         if self._spec is not None:
-            self.check(self._autoencoder, str(self.folder or "what is given"))
+            self.check(self._autoencoder, str(self.folder or "the given network"))
         return self._autoencoder
 
     @property
     def spec(self) -> DataSpec:
-        """What is known of the data; UserError before networks were built for any."""
+        """The data spec; UserError before networks were built for one."""
         require(self._spec is not None, f"{type(self).__name__} has seen no data: build the generator first")
         return self._spec  # type: ignore[return-value]
 
     @property
     def identity(self) -> str:
-        """What names the autoencoder."""
+        """The autoencoder's identity."""
         return self.autoencoder.identity
 
     def use_autoencoder(self, folder: Path) -> None:
@@ -97,17 +97,17 @@ class AutoencoderCodec(Codec, Generic[Kind]):
         _ = self.autoencoder
 
     def check(self, autoencoder: Kind, where: str) -> None:
-        """Raise UserError where an autoencoder is not the one that what is stored, or was trained on, came from."""
+        """Raise UserError unless ``autoencoder``, from ``where``, made the data in the store or of the training."""
         known = self.spec.identities.get(self.column)
         require(
             known is None or known == autoencoder.identity,
-            f"{where}: the autoencoder {autoencoder.identity}, but the {self.column} here are of {known}: give theirs",
+            f"{where} is the autoencoder {autoencoder.identity}, but {known} made the {self.column} here: give it",
         )
 
-    # -- what stages ask -----------------------------------------------------------------------------------------------
+    # -- for stages --------------------------------------------------------------------------------------------------
 
     def extend_spec(self, spec: DataSpec) -> DataSpec:
-        """Return data spec with what this codec makes of images by itself; those of a stored column stay as they are."""
+        """Return ``spec`` with the encodings described that this codec makes; a stored column stays as it is."""
         if self.stored or spec.columns.get(self.column, {}).get("online"):
             return spec
         made = {**self.column_spec(spec.image), "online": True}
@@ -121,28 +121,28 @@ class AutoencoderCodec(Codec, Generic[Kind]):
         return self._column(spec).get("count")
 
     def _column(self, spec: DataSpec) -> dict[str, Any]:
-        """Return the data spec of the column that is read, or made; remember for what."""
+        """Return the description of the column that is read or made; remember ``spec``."""
         self._spec, found = spec, spec.columns.get(self.column)
         if found is None or not (self.stored or found.get("online")):
             require(
                 self._autoencoder is not None,
-                f"the data have no stored {self.column}: extract them into a store and join it, or encode images, "
+                f"the data has no stored {self.column}: extract them into a store and join it, or encode images, "
                 "with the folder of an autoencoder and stored: false",
             )
             return self.column_spec(spec.image)
-        if self.folder is not None:  # what would have to be fetched is checked when it is used
+        if self.folder is not None:  # one that must be fetched is checked at its first use
             _ = self.autoencoder
         return found
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return z (B, *shape), of what the batch carries, or of ``batch["image"]``."""
+        """Return z (B, *shape), from the stored values in the batch or else from ``batch["image"]``."""
         values: Tensor | None = batch.get(self.column) if self.stored else None  # type: ignore[assignment]
         if values is None:
             with torch.no_grad():
-                values = self.encoded(batch["image"]).contiguous()  # noise of its layout is then that of a store's rows
-        return self.of_stored(values, batch)
+                values = self.encoded(batch["image"]).contiguous()  # noise like it is then laid out as for stored rows
+        return self.from_stored(values, batch)
 
     def report(self) -> str:
-        """Say what the codec makes, and by what."""
+        """Describe the codec and its autoencoder."""
         autoencoder = self.autoencoder
         return f"{type(self).__name__}: by {type(autoencoder.network).__name__} {autoencoder.identity}"

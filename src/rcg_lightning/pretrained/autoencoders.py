@@ -1,4 +1,4 @@
-"""Autoencoders that are used frozen: between images in [0, 1] and latents or tokens."""
+"""Frozen autoencoders, between images in [0, 1] and latents or tokens."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -17,29 +17,29 @@ from rcg_lightning.types import require
 
 
 def autoencoder_settings(network: VQNetwork) -> dict[str, Any]:
-    """Return what the network folder of an autoencoder must say, for ``save_network``."""
+    """Return the settings in an autoencoder's network folder, for ``save_network``."""
     return {"kind": "vq", "image_range": list(network.image_range)}
 
 
 class Autoencoder:
-    """An autoencoder in float32, read at its first use."""
+    """A frozen autoencoder in float32, read at its first use."""
 
     def __init__(self) -> None:
         self._frozen = Frozen(self._make)
-        self._range = (-1.0, 1.0)  # values of black and white for the network
+        self._range = (-1.0, 1.0)  # black and white in the network's units
         self._identity: str | None = None
 
     @abstractmethod
     def load(self) -> tuple[nn.Module, tuple[float, float]]:
-        """Return the network and its values of black and white; raise UserError where it is not what it should be."""
+        """Return the network and its values of black and white; raise UserError if it is of another kind."""
 
     @abstractmethod
     def structure(self) -> Any:
-        """Return in plain data what the network is besides its weights."""
+        """Describe the network without its weights, in plain data."""
 
     @abstractmethod
     def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the shape (D, h, w) of the latent of images (C, H, W); raise UserError where they do not fit."""
+        """Return the shape (D, h, w) of the latent of images (C, H, W); raise UserError if they do not fit."""
 
     def _make(self) -> nn.Module:
         module, self._range = self.load()
@@ -47,16 +47,16 @@ class Autoencoder:
 
     @property
     def network(self) -> nn.Module:
-        """The network itself."""
+        """The network; reads it at the first use."""
         return self._frozen.module
 
     @property
     def identity(self) -> str:
-        """A short hash of all that latents and images depend on: weights, structure and range of the images."""
+        """A short hash of all that latents and images depend on: weights, structure and image range."""
         if self._identity is None:
             weights = state_fingerprint(self.network.state_dict())
-            plain = {"network": self.structure(), "weights": weights, "image_range": list(self._range)}
-            self._identity = fingerprint(plain)
+            parts = {"network": self.structure(), "weights": weights, "image_range": list(self._range)}
+            self._identity = fingerprint(parts)
         return self._identity
 
     def release(self) -> None:
@@ -76,7 +76,7 @@ class Autoencoder:
 
 
 class VQAutoencoder(Autoencoder):
-    """One with a codebook, from a network folder.
+    """An autoencoder with a codebook, from a network folder.
 
     Args:
         folder: written by ``save_network`` with ``autoencoder_settings``.
@@ -113,7 +113,7 @@ class VQAutoencoder(Autoencoder):
         return self._frozen.apply(lambda network, x: network.encode(self._to_network(x)), image)
 
     def tokens(self, image: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> (B, h w) int64, row by row."""
+        """Images (B, C, H, W) in [0, 1] -> indices (B, h w) int64, row by row."""
 
         def nearest(network: VQNetwork, x: Tensor) -> Tensor:
             return network.quantise(network.encode(self._to_network(x)))[1].flatten(1)
@@ -130,10 +130,10 @@ class VQAutoencoder(Autoencoder):
 
 
 class KLAutoencoder(Autoencoder):
-    """One that says mean and standard deviation of a latent, such as Stable Diffusion's, through diffusers.
+    """An autoencoder that predicts mean and deviation of a latent, such as Stable Diffusion's; diffusers reads it.
 
     Args:
-        source: what ``load_kl`` takes.
+        source: see ``load_kl``.
     """
 
     def __init__(self, source: Path | str) -> None:
@@ -141,7 +141,7 @@ class KLAutoencoder(Autoencoder):
         self.source = source
 
     def load(self) -> tuple[nn.Module, tuple[float, float]]:
-        # inside another module, as diffusers' own ``to`` warns where nothing is wrong
+        # inside another module: diffusers' own ``to`` warns although nothing is wrong
         return nn.Sequential(load_kl(self.source)), (-1.0, 1.0)
 
     @property
@@ -156,8 +156,8 @@ class KLAutoencoder(Autoencoder):
     def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         config: Any = self.network.config
         channels, height, width = image_shape
-        factor, reads = 2 ** (len(config.block_out_channels) - 1), config.in_channels
-        require(channels == reads, f"the autoencoder reads images of {reads} channels, the data have {channels}")
+        factor, expected = 2 ** (len(config.block_out_channels) - 1), config.in_channels
+        require(channels == expected, f"the autoencoder reads images of {expected} channels, the data has {channels}")
         require(
             height % factor == 0 and width % factor == 0,
             f"the autoencoder takes images whose sides {factor} divides, not {height}x{width}: resize or crop them",
@@ -165,7 +165,7 @@ class KLAutoencoder(Autoencoder):
         return config.latent_channels, height // factor, width // factor
 
     def moments(self, image: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> (B, 2 D, h, w), means and then standard deviations of their latents."""
+        """Images (B, C, H, W) in [0, 1] -> means, then standard deviations of their latents, (B, 2 D, h, w)."""
 
         def encode(network: Any, x: Tensor) -> Tensor:
             posterior = network[0].encode(self._to_network(x)).latent_dist
@@ -174,5 +174,5 @@ class KLAutoencoder(Autoencoder):
         return self._frozen.apply(encode, image)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, D, h, w) as the network has them -> images (B, C, H, W) in [0, 1]."""
+        """Unscaled latents (B, D, h, w) -> images (B, C, H, W) in [0, 1]."""
         return self._frozen.apply(lambda network, x: self._to_image(network[0].decode(x).sample), z)

@@ -1,4 +1,4 @@
-"""Safe reading of files of weights: their containers, their kinds, and whether they fit a network."""
+"""Safe reading of weight files: their containers, their kinds, and whether they fit a network."""
 
 import argparse
 import pickle
@@ -22,7 +22,7 @@ def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
     """Return the content of a .safetensors or torch file, on the CPU. Nothing in the file is ever executed.
 
     Args:
-        path: the file; None where a description of ``what`` did not travel with its path.
+        path: the file; None if ``what`` was rebuilt from a description, which holds no paths.
         what: the owner of the weights, for messages.
     """
     require(path is not None, f"{what} needs its weights: give the path of the file as weights")
@@ -39,7 +39,7 @@ def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with a file, and what to do; torch's own message advises to run its content."""
+    """Explain why a file cannot be read, and what to do; torch's own message advises to run its content."""
     if not isinstance(error, pickle.UnpicklingError):
         return f"it is damaged or incomplete ({' '.join(str(error).split())[:120]}): fetch or copy it again"
     if "GLOBAL" in str(error):
@@ -50,7 +50,7 @@ def _reason(error: Exception) -> str:
 def read_torch(path: Path) -> Any:
     """Read a torch file without executing anything; memory-mapped where its format allows it.
 
-    Mapped, the optimizer states of a training checkpoint, most of such a file, are never read.
+    Optimizer states, most of a training checkpoint, are then never read.
     """
     with torch.serialization.safe_globals([argparse.Namespace]):  # the "args" of DINO, iBOT and RCG files
         try:
@@ -75,7 +75,7 @@ def strip(state: Mapping[str, Tensor], prefix: str) -> State:
 
 
 def recognise(container: Mapping[str, Any]) -> str:
-    """Describe the kind of a file in a few words, for messages about a wrong one."""
+    """Describe the kind of a file in a few words."""
     teacher = entry({"teacher": container.get("teacher")}, "teacher")
     if "teacher" in container:
         return "an iBOT checkpoint" if any("last_layer2" in name for name in teacher) else "a DINO checkpoint"

@@ -1,4 +1,4 @@
-"""What a generator models: pixels, what an autoencoder makes of images, or representations."""
+"""The spaces that generators model: pixels, representations, and an autoencoder's tokens or latents."""
 
 from math import prod
 from pathlib import Path
@@ -62,7 +62,7 @@ class Representations(Codec):
             return self.encoder(batch["image"])  # type: ignore[misc]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Representations are what they are: no image is made of them here."""
+        """Return the representations unchanged: no image is made of them here."""
         return z
 
 
@@ -84,15 +84,16 @@ class VQTokens(AutoencoderCodec[VQAutoencoder]):
         return {"shape": [prod(self.autoencoder.shape(image_shape)[1:])], "count": self.autoencoder.codes}
 
     def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
-        says = "the stored tokens do not say of how many codes they are: extract them again, with rcg extract"
-        require("count" in column and len(column["shape"]) == 1, says)
+        unclear = "the stored tokens lack their number of codes: extract them again, with rcg extract"
+        require("count" in column and len(column["shape"]) == 1, unclear)
         return super().shape_of(column)
 
     def check(self, autoencoder: VQAutoencoder, where: str) -> None:
         super().check(autoencoder, where)
         expected, codes = self.spec.columns.get(self.column, {}).get("count"), autoencoder.codes
         require(
-            expected in (None, codes), f"{where} has {codes} codes, but the tokens here are of {expected}: give theirs"
+            expected in (None, codes),
+            f"{where} has {codes} codes, but {expected} were used for the tokens here: give their autoencoder",
         )
 
     def decode(self, z: Tensor) -> Tensor:
@@ -125,15 +126,15 @@ class VQLatents(AutoencoderCodec[VQAutoencoder]):
 
 
 class KLLatents(AutoencoderCodec[KLAutoencoder]):
-    """Latents (B, D, h, w) drawn from what a KL autoencoder says of a image, times ``scale`` (LDM, DiT).
+    """Latents (B, D, h, w) sampled from a KL autoencoder's posterior of an image, times ``scale`` (LDM, DiT).
 
-    A store holds means and standard deviations, so that each epoch draws again. Outside of training the draw is a hash
-    of the image's index.
+    A store holds means and standard deviations, so that each epoch samples again. Outside of training the noise is a
+    hash of the image's index.
 
     Args:
         folder: of the autoencoder in diffusers' layout, or its file in the original layout.
         stored: see ``AutoencoderCodec``.
-        hub: in the place of a folder, its name on the Hugging Face hub, such as stabilityai/sd-vae-ft-ema.
+        hub: instead of a folder, the name on the Hugging Face hub, such as stabilityai/sd-vae-ft-ema.
         scale: about 1 over the standard deviation of all latents.
     """
 
@@ -160,12 +161,12 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
     def shape_of(self, column: dict[str, Any]) -> tuple[int, ...]:
         require(
             bool(column.get("moments")),
-            "the stored latents are no means and deviations, as a KL autoencoder makes them: they are for VQLatents",
+            "the stored latents are not the means and deviations of a KL autoencoder: they are for VQLatents",
         )
         dim, *grid = column["shape"]
         return (dim // 2, *grid)
 
-    def of_stored(self, values: Tensor, batch: Batch) -> Tensor:
+    def from_stored(self, values: Tensor, batch: Batch) -> Tensor:
         mean, deviation = values.chunk(2, dim=1)  # (B, D, h, w) each
         if torch.is_grad_enabled():
             noise = torch.randn_like(mean)

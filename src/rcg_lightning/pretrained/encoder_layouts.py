@@ -20,7 +20,7 @@ class EncoderState:
     Attributes:
         backbone: of the Vision Transformer.
         head: of its head, empty where the file has none.
-        skipped: names in the file that are no part of it, by reason.
+        skipped: names in the file that the encoder does not use, by reason.
     """
 
     backbone: State
@@ -39,13 +39,13 @@ def moco_v3(container: Mapping[str, Any], branch: str = "base_encoder") -> Encod
 
 
 def moco_v3_predictor(container: Mapping[str, Any]) -> State:
-    """The predictor of a MoCo v3 file, used only to go on with pre-training."""
+    """The predictor of a MoCo v3 file, used only to continue pre-training."""
     return strip(entry(container, "state_dict"), "module.predictor.")
 
 
 def repair_names(state: State) -> State:
     """Undo the damaged names of the released ViT-L: in blocks 13 and 14 a 1 or 2 became the block's number."""
-    wrong = {
+    repairs = {
         "blocks.13.norm13.": "blocks.13.norm1.",
         "blocks.13.mlp.fc13.": "blocks.13.mlp.fc1.",
         "blocks.14.norm14.": "blocks.14.norm2.",
@@ -53,8 +53,8 @@ def repair_names(state: State) -> State:
     }
     repaired = {}
     for name, tensor in state.items():
-        prefix = next((bad for bad in wrong if name.startswith(bad)), None)
-        repaired[wrong[prefix] + name.removeprefix(prefix) if prefix else name] = tensor
+        prefix = next((damaged for damaged in repairs if name.startswith(damaged)), None)
+        repaired[repairs[prefix] + name.removeprefix(prefix) if prefix else name] = tensor
     return repaired
 
 
@@ -67,12 +67,12 @@ def dino(container: Mapping[str, Any]) -> EncoderState:
 
 
 def ibot(container: Mapping[str, Any]) -> EncoderState:
-    """iBOT: like DINO, with a second set of prototypes for patches and a mask token that are dropped."""
+    """iBOT: as DINO, with a second set of prototypes for patches and a mask token that are dropped."""
     return self_distilled(container, "iBOT", ("head.last_layer.", "head.last_layer2.", "backbone.masked_embed"))
 
 
 def self_distilled(container: Mapping[str, Any], name: str, dropped: tuple[str, ...]) -> EncoderState:
-    """Split the teacher of a DINO-like file, in which ``dropped`` prefixes are no part of the encoder."""
+    """Split the teacher of a self-distilled network; tensors with ``dropped`` prefixes are not the encoder's."""
     kind = recognise(container)
     bare = "teacher" not in container and kind.endswith("plain Vision Transformer")
     require(
@@ -109,7 +109,7 @@ def build_backbone(state: State, heads: int | None, usual: Mapping[int, int], wh
 
     Args:
         state: tensors in our names.
-        heads: attention heads, None for what is usual.
+        heads: attention heads; None for the published number.
         usual: heads by width, in the published sizes of this family.
         where: the file, for messages.
     """
@@ -127,7 +127,7 @@ def build_backbone(state: State, heads: int | None, usual: Mapping[int, int], wh
     heads = heads or usual.get(width)
     require(
         heads is not None,
-        f"{where} holds a Vision Transformer of width {width}, whose number of attention heads cannot be seen: "
+        f"{where} holds a Vision Transformer of width {width}, whose number of attention heads no shape shows: "
         "give it as heads (rcg convert: --kind.heads, or --kind.encoder_heads for the encoder in another model's file)",
     )
     with torch.device("meta"):

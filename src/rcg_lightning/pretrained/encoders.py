@@ -22,17 +22,17 @@ from rcg_lightning.pretrained.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What reading an encoder's weights gave.
+class LoadedEncoder:
+    """An encoder's network as read from its weights.
 
     Attributes:
         network: preprocessed image -> (B, dim).
-        preprocess: what belongs in front of it.
-        dim: size of what it returns.
-        structure: the network in plain data.
+        preprocess: image in [0, 1] -> input of the network.
+        dim: size of its output.
+        structure: description of the network in plain data.
         loaded: number of tensors by part of the network, those of the head under ``head``.
-        skipped: what the file holds besides, by reason.
-        notes: anything the user should know.
+        skipped: names of the file's other tensors, by reason.
+        notes: further lines of the report.
     """
 
     network: nn.Module
@@ -47,7 +47,7 @@ class Loaded:
 class Encoder(ConfigMixin):
     """Image (B, C, H, W) float in [0, 1] -> representation (B, dim) float32, through a frozen network.
 
-    The network is read by ``setup``, or by the first use. A gradient can pass to the image.
+    ``setup`` or the first use reads the network. A gradient can pass to the image.
 
     Args:
         normalise: from the network's output to the representation, ``PerSample`` by default.
@@ -56,28 +56,28 @@ class Encoder(ConfigMixin):
     def __init__(self, normalise: Normalisation | None = None) -> None:
         self.normalise = normalise or PerSample()
         self._frozen = Frozen(self._make)
-        self._spec: dict[str, Any] = {}
+        self._properties: dict[str, Any] = {}
 
     @abstractmethod
-    def load(self) -> Loaded:
-        """Read the weights; raise UserError where the file is not what it should be."""
+    def load(self) -> LoadedEncoder:
+        """Read the weights; raise UserError if the file is of another kind."""
 
     def _make(self) -> nn.Module:
         loaded = self.load()
-        self._spec |= {
+        self._properties |= {
             "dim": loaded.dim,
-            "preprocess": describe(loaded.preprocess),  # plain: the module moves to a device, this travels to workers
+            "preprocess": describe(loaded.preprocess),  # the module moves to a device, this goes to workers
             "structure": loaded.structure,
             "report": self._report(loaded),
         }
         return nn.Sequential(loaded.preprocess, loaded.network, self.normalise)
 
     def setup(self) -> None:
-        """Read the network unless it is there."""
+        """Read the network unless it has been read."""
         self._frozen.setup()
 
     def release(self) -> None:
-        """Free the network's memory; what is known about it stays known."""
+        """Free the network's memory; its size, identity and report stay available."""
         self._frozen.release()
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -85,29 +85,29 @@ class Encoder(ConfigMixin):
         return self._frozen(image)
 
     def feature_map(self, image: Tensor) -> Tensor:
-        """Return what the network says of each place of images, (B, D, h, w): before pooling, head, z-score.
+        """Return the feature map (B, D, h, w) of images: before pooling, head and normalisation.
 
-        A network that has no such map gives its one vector as a map of one place.
+        A network without such a map gives its one vector as a map of one position.
         """
         return self._frozen.apply(lambda module, values: feature_map(module[1], module[0](values)), image)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Encoder":
         return self
 
-    def fact(self, name: str) -> Any:
-        """Return something that is known once the network has been read."""
-        if name not in self._spec:
+    def _property(self, name: str) -> Any:
+        """Return a property that is known once the network has been read."""
+        if name not in self._properties:
             self.setup()
-        return self._spec[name]
+        return self._properties[name]
 
     @property
     def dim(self) -> int:
         """Size of a representation."""
-        return self.fact("dim")
+        return self._property("dim")
 
     @property
     def preprocess(self) -> Preprocess:
-        """What is done to a image in front of the network."""
+        """The preprocessing in front of the network."""
         return self._frozen.module[0]  # type: ignore[index]
 
     @property
@@ -116,23 +116,23 @@ class Encoder(ConfigMixin):
 
         The same weights in another container, or on another machine, have the same identity.
         """
-        if "identity" not in self._spec:
+        if "identity" not in self._properties:
             module = self._frozen.module
-            plain = {
-                "network": self.fact("structure"),
+            parts = {
+                "network": self._property("structure"),
                 "weights": state_fingerprint(module.state_dict()),
-                "preprocess": self.fact("preprocess"),
+                "preprocess": self._property("preprocess"),
                 "normalise": describe(self.normalise),
                 "precision": str(self._frozen.dtype),
             }
-            self._spec["identity"] = fingerprint(plain)
-        return self._spec["identity"]
+            self._properties["identity"] = fingerprint(parts)
+        return self._properties["identity"]
 
     def report(self) -> str:
-        """Say what was loaded, what was skipped and why, and whether the head comes from the file."""
-        return self.fact("report")
+        """Describe which tensors were loaded, which were skipped and why, and whether the head comes from the file."""
+        return self._property("report")
 
-    def _report(self, loaded: Loaded) -> str:
+    def _report(self, loaded: LoadedEncoder) -> str:
         parts = ", ".join(f"{count} tensors of the {part}" for part, count in loaded.loaded.items())
         head = "head: from the file" if "head" in loaded.loaded else "head: none, the backbone's feature is used"
         skipped = [
@@ -141,7 +141,7 @@ class Encoder(ConfigMixin):
             if names
         ]
         lines = [f"loaded: {parts}", "missing: none", head, *skipped, *loaded.notes]
-        first = f"{type(self).__name__}: {loaded.dim} numbers, normalised by {type(self.normalise).__name__}"
+        first = f"{type(self).__name__}: {loaded.dim} dimensions, normalised by {type(self.normalise).__name__}"
         return "\n  ".join([first, *lines])
 
 
@@ -153,7 +153,7 @@ class OfficialEncoder(Encoder):
     Args:
         weights: the official checkpoint, .pth or .safetensors.
         head: whether the representation is the head's output; otherwise it is the class token after the final norm.
-        heads: number of attention heads, which no file tells; needed for unpublished widths only.
+        heads: number of attention heads, which no shape shows; needed for unpublished widths only.
         normalise: from the network's output to the representation, ``PerSample`` by default.
     """
 
@@ -177,13 +177,13 @@ class OfficialEncoder(Encoder):
     def make_head(self, sizes: list[int]) -> nn.Module:
         """Return an empty head with these sizes between its linear layers."""
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedEncoder:
         state = self.layout(read_checkpoint(self.weights, type(self).__name__))
         network, loaded = self.build(state, str(self.weights))
         vit = network.backbone if isinstance(network, Projected) else network
         assert isinstance(vit, VisionTransformer)
         skipped = state.skipped if self.head else {**state.skipped, "head is off": [f"head.{n}" for n in state.head]}
-        return Loaded(
+        return LoadedEncoder(
             network=network,
             preprocess=Preprocess(size=vit.patch_embed.img_size[0]),  # type: ignore[index]
             dim=network.dim,  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ class OfficialEncoder(Encoder):
         return Projected(backbone, head), {"backbone": len(state.backbone), "head": len(state.head)}
 
     def notes(self, vit: VisionTransformer) -> tuple[str, ...]:
-        """Say what was inferred."""
+        """Describe what was inferred from the file."""
         attention: Any = vit.blocks[0].attn
         size, patch = vit.patch_embed.img_size[0], vit.patch_embed.patch_size[0]  # type: ignore[index]
         return (
@@ -244,7 +244,7 @@ class IBOTEncoder(DINOEncoder):
 
 
 class DeiTEncoder(OfficialEncoder):
-    """DeiT, trained with labels. With ``head`` the representation is made of its class logits."""
+    """DeiT, trained with labels. With ``head`` the representation is its class logits, normalised."""
 
     def layout(self, container: Mapping[str, Any]) -> EncoderState:
         return deit(container)

@@ -1,4 +1,4 @@
-"""The holder of every network that is used but not trained."""
+"""Frozen networks: used, not trained, and outside the module tree."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 class Frozen:
     """A network outside the module tree: never in a state dict, an EMA copy, an optimizer or DDP.
 
-    It is in eval mode, its weights take no gradient, but a gradient can pass to its input (a perceptual loss needs
-    that). It follows its input's device. It computes in ``dtype`` whatever autocast says around it.
+    It is in eval mode and its weights take no gradient, but a gradient can pass to its input, as a perceptual loss
+    needs. It follows its input's device. It computes in ``dtype``, also inside autocast.
 
     Args:
-        make: builds the network on the CPU; picklable where worker processes need the holder.
+        make: builds the network on the CPU; picklable where worker processes need the network.
         dtype: precision of weights and inputs.
     """
 
@@ -31,14 +31,14 @@ class Frozen:
 
     @property
     def module(self) -> nn.Module:
-        """The network itself."""
+        """The network; builds it at the first use."""
         if self._module is None:
             self.setup()
         assert self._module is not None
         return self._module
 
     def setup(self) -> None:
-        """Build the network unless it exists. Takes nothing from the random numbers of the caller.
+        """Build the network unless it exists, without a change of the caller's random state.
 
         Its tensors are ordinary ones even inside ``torch.inference_mode``: inference tensors fail later in backward.
         """
@@ -55,7 +55,7 @@ class Frozen:
         return self.apply(lambda module, *values: module(*values), *inputs)
 
     def apply(self, use: Callable[..., Any], *inputs: Any) -> Any:
-        """Return ``use(network, *inputs)``, for what a network can do besides its forward pass."""
+        """Return ``use(network, *inputs)``: for other methods of a network than its forward pass."""
         device = next((value.device for value in inputs if isinstance(value, Tensor)), self._device)
         module = self.module
         if device != self._device:
@@ -69,7 +69,7 @@ class Frozen:
         return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
     def release(self) -> None:
-        """Let go of the network and its memory; the next use builds it again."""
+        """Free the network and its memory; the next use builds it again."""
         self._module = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

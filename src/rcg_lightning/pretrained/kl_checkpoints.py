@@ -1,4 +1,4 @@
-"""Reading of Stable Diffusion's KL autoencoder by diffusers, an extra of this package; sizes in the original layout."""
+"""Reading of Stable Diffusion's KL autoencoder by diffusers, an optional dependency; sizes of the original layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ def load_kl(source: Path | str) -> nn.Module:
             Diffusion); or a name on the Hugging Face hub.
 
     Raises:
-        UserError: diffusers is missing, or there is no whole autoencoder.
+        UserError: diffusers is missing, or the source holds no complete autoencoder.
     """
     try:
         from diffusers import AutoencoderKL
@@ -32,8 +32,8 @@ def load_kl(source: Path | str) -> nn.Module:
     try:
         if isinstance(source, Path) and source.is_file():
             return _from_file(AutoencoderKL, source)
-        there = not isinstance(source, Path) or (source / "config.json").is_file()
-        require(there, f"{source} holds no KL autoencoder: give a folder with config.json, or a file of weights")
+        readable = not isinstance(source, Path) or (source / "config.json").is_file()
+        require(readable, f"{source} holds no KL autoencoder: give a folder with config.json, or a file of weights")
         kind: Any = AutoencoderKL
         model, report = kind.from_pretrained(str(source), output_loading_info=True, low_cpu_mem_usage=False)
     except FAILURES as error:
@@ -45,7 +45,7 @@ def load_kl(source: Path | str) -> nn.Module:
 
 
 def _from_file(kind: Any, path: Path) -> nn.Module:
-    """Read a single file in the original layout; its shapes determine its sizes."""
+    """Read a single file in the original layout; its shapes determine the network's sizes."""
     content = read_checkpoint(path, "the KL autoencoder")
     state = entry(content, "state_dict", "model")
     state = strip(state, "first_stage_model.") or state
@@ -56,9 +56,10 @@ def _from_file(kind: Any, path: Path) -> nn.Module:
         "is given as a folder",
     )
     model = kind.from_single_file(dict(state), original_config=_config(state), low_cpu_mem_usage=False)
-    given, used = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (state, model.state_dict()))
+    found, expected = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (state, model.state_dict()))
     require(
-        given == used, f"{path} holds {given} values of an autoencoder of {used}: it is damaged, or of another kind"
+        found == expected,
+        f"{path} holds {found} of an autoencoder's {expected} values: it is damaged, or of another kind",
     )
     return model
 
@@ -77,7 +78,7 @@ def autoencoder_sizes(official: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """Return for how many numbers from 0 on a name begins with ``pattern`` filled by the number."""
+    """Count the numbers 0, 1, 2, ... that fill ``pattern`` to the beginning of a name."""
     count = 0
     while any(name.startswith(pattern.format(count)) for name in state):
         count += 1
@@ -87,7 +88,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 def _config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the configuration that the original code reads from its YAML."""
     sizes = autoencoder_sizes(state)
-    latents = {
+    ddconfig = {
         "in_channels": sizes["channels"],
         "out_ch": len(state["decoder.conv_out.weight"]),
         "ch": sizes["width"],
@@ -95,4 +96,4 @@ def _config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_res_blocks": sizes["blocks"],
         "z_channels": len(state["post_quant_conv.weight"]),
     }
-    return {"model": {"params": {"first_stage_config": {"params": {"ddconfig": latents}}}}}
+    return {"model": {"params": {"first_stage_config": {"params": {"ddconfig": ddconfig}}}}}

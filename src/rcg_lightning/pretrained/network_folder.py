@@ -1,4 +1,4 @@
-"""Networks trained here, as a bare folder: what they are in plain data, and their weights."""
+"""Network folders: a network's description as JSON, and its weights."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ REMEDY = "make it again with the command that made it, or convert the official f
 def save_network(folder: Path, module: nn.Module, settings: dict[str, Any]) -> None:
     """Write ``module`` (a ``ConfigMixin`` one) and plain ``settings``; ``folder`` appears complete or not at all.
 
-    A network folder that is there already is replaced; anything else in its place is left alone.
+    An existing network folder is replaced; any other folder or file at its path stays.
 
     Raises:
         UserError: ``folder`` exists and is not a network folder.
@@ -36,17 +36,17 @@ def save_network(folder: Path, module: nn.Module, settings: dict[str, Any]) -> N
 def write_folder(
     folder: Path, name: str, description: dict[str, Any], tensors: Mapping[str, Tensor], kind: str
 ) -> None:
-    """Write weights, and next to them their description as JSON; ``folder`` appears complete or not at all.
+    """Write weights and their description as JSON; ``folder`` appears complete or not at all.
 
     Args:
         folder: a new one, an empty one, or one of the same kind, which is replaced.
-        name: of the file of the description, by which a folder of this kind is known.
+        name: file of the description, by which this kind of folder is recognised.
         description: plain data, to which the SHA-256 of the weights is added.
         tensors: the weights.
-        kind: what such a folder is called, for messages.
+        kind: name of this kind of folder, for messages.
 
     Raises:
-        UserError: ``folder`` exists and is something else.
+        UserError: ``folder`` exists and is of another kind.
     """
     with replacing_folder(folder, name, kind) as draft:
         save_file({key: plain_copy(tensor) for key, tensor in tensors.items()}, draft / WEIGHTS)
@@ -57,7 +57,7 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network of ``folder`` on the CPU, with its weights, and its settings.
 
     Raises:
-        UserError: there is no network folder, it is damaged, or its weights do not fit its description.
+        UserError: it is no network folder or damaged, or its weights do not fit its description.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -74,18 +74,18 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return the plain description of a network folder: ``network``, ``settings`` and ``sha256``."""
-    return described_folder(folder, DESCRIPTION, {"network", "settings"}, "network")
+    """Return the description in a network folder, plain data: ``network``, ``settings`` and ``sha256``."""
+    return read_folder_description(folder, DESCRIPTION, {"network", "settings"}, "network")
 
 
-def described_folder(folder: Path, name: str, keys: set[str], kind: str) -> dict[str, Any]:
+def read_folder_description(folder: Path, name: str, keys: set[str], kind: str) -> dict[str, Any]:
     """Return the description in a folder that ``write_folder`` wrote.
 
     Args:
         folder: the folder.
-        name: of the file of the description.
-        keys: what the description must hold.
-        kind: what is described, for messages.
+        name: file of the description.
+        keys: required entries of the description.
+        kind: name of the described object, for messages.
     """
     path = Path(folder) / name
     require(path.is_file(), f"{folder} is no {kind} folder: it holds no {name}")
@@ -101,12 +101,12 @@ def described_folder(folder: Path, name: str, keys: set[str], kind: str) -> dict
 
 
 def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Return the weights in a folder whose ``description`` stands in file ``name``; they must be the described ones."""
+    """Return the weights in a folder, which must match ``description``, read from its file ``name``."""
     weights = Path(folder) / WEIGHTS
     require(weights.is_file(), f"{weights} is missing: copy the whole folder")
     require(
         file_sha256(weights) == description["sha256"],
-        f"{weights} is not what {name} next to it describes: it is damaged or was replaced, export it again",
+        f"{weights} does not match {name} next to it: it is damaged or was replaced, export it again",
     )
     try:
         return load_file(weights)
@@ -115,7 +115,7 @@ def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dic
 
 
 def plain_copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU; a copy, because safetensors takes no tensors that share memory."""
+    """Return a contiguous copy on the CPU: safetensors takes no tensors that share memory."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 

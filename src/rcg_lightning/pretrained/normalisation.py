@@ -13,25 +13,25 @@ class Normalisation(ConfigMixin, nn.Module):
 
     @abstractmethod
     def forward(self, feature: Tensor) -> Tensor:
-        """Normalise each row."""
+        """Normalise each example's vector."""
 
 
 class PerSample(Normalisation):
-    """Zero mean and unit deviation over each row, with n - 1 in the variance and no epsilon, as in RCG."""
+    """Zero mean and unit deviation within each vector, with n - 1 in the variance and no epsilon, as in RCG."""
 
     def forward(self, feature: Tensor) -> Tensor:
         return (feature - feature.mean(1, keepdim=True)) / feature.std(1, keepdim=True)
 
 
 class UnitLength(Normalisation):
-    """Rows of Euclidean length one, as in IC-GAN."""
+    """Vectors of Euclidean length one, as in IC-GAN."""
 
     def forward(self, feature: Tensor) -> Tensor:
         return F.normalize(feature, dim=1)
 
 
 class Identity(Normalisation):
-    """The encoder's output as it is."""
+    """The encoder's output, unchanged."""
 
     def forward(self, feature: Tensor) -> Tensor:
         return feature

@@ -1,4 +1,4 @@
-"""How far two images are apart to a frozen network that knows images: losses, with a gradient to the image."""
+"""Perceptual losses: distance of two images in the features of a frozen network, with a gradient to the image."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -15,17 +15,17 @@ from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.types import require
 
-Backbone = Literal["alex", "vgg", "squeeze"]
+LPIPSBackbone = Literal["alex", "vgg", "squeeze"]
 _FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
-SMALLEST = 32  # pixels, that LPIPS' poolings need
+SMALLEST = 32  # pixels a side, because LPIPS' networks pool
 
 
 class PerceptualLoss(ConfigMixin):
-    """Distance of two images in the eyes of a frozen network."""
+    """Distance of two images in the features of a frozen network."""
 
     @abstractmethod
     def setup(self, shape: tuple[int, int, int]) -> None:
-        """Load the network; raise UserError where it is missing or images (C, H, W) do not fit it."""
+        """Load the network; raise UserError if it is missing or images (C, H, W) do not fit it."""
 
     @abstractmethod
     def __call__(self, made: Tensor, original: Tensor) -> Tensor:
@@ -36,11 +36,11 @@ class LPIPS(PerceptualLoss):
     """Learned perceptual similarity (Zhang et al. 2018); VQGANs are trained with ``vgg``.
 
     Args:
-        backbone: its network, whose weights torch hub has in its cache or fetches.
+        backbone: its network; torch hub has the weights in its cache or downloads them.
     """
 
-    def __init__(self, backbone: Backbone = "vgg") -> None:
-        self.backbone: Backbone = backbone
+    def __init__(self, backbone: LPIPSBackbone = "vgg") -> None:
+        self.backbone: LPIPSBackbone = backbone
         self._frozen = Frozen(self._make)
 
     def _make(self) -> nn.Module:
@@ -56,12 +56,12 @@ class LPIPS(PerceptualLoss):
 
 
 class FeatureLoss(PerceptualLoss):
-    """Squared distance of an encoder's features at each place, scaled to length 1, as in LPIPS without learned weights.
+    """Squared distance of an encoder's features, at each position scaled to length 1: LPIPS without learned weights.
 
     For images that LPIPS' networks do not know, such as digits.
 
     Args:
-        encoder: any encoder; one that was trained on the same data.
+        encoder: any encoder; best one that was trained on the same data.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -72,18 +72,18 @@ class FeatureLoss(PerceptualLoss):
 
     def __call__(self, made: Tensor, original: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = nn.functional.normalize(self.encoder.feature_map(original), dim=1)  # (B, D, h, w)
+            expected = nn.functional.normalize(self.encoder.feature_map(original), dim=1)  # (B, D, h, w)
         found = nn.functional.normalize(self.encoder.feature_map(made), dim=1)
-        return (found - wanted).square().sum(1).mean()
+        return (found - expected).square().sum(1).mean()
 
 
 def check_size(side: int) -> None:
-    """Raise a UserError where images are too small for LPIPS."""
-    require(side >= SMALLEST, f"LPIPS needs images from {SMALLEST} pixels on, not {side}: leave it out")
+    """Raise UserError if images are too small for LPIPS."""
+    require(side >= SMALLEST, f"LPIPS needs images of at least {SMALLEST} pixels, not {side}: leave it out")
 
 
-def perceptual_similarity(backbone: Backbone) -> LearnedPerceptualImagePatchSimilarity:
-    """Return torchmetrics' LPIPS for images in [0, 1]; raise UserError where its network has no weights."""
+def perceptual_similarity(backbone: LPIPSBackbone) -> LearnedPerceptualImagePatchSimilarity:
+    """Return torchmetrics' LPIPS for images in [0, 1]; raise UserError if its network's weights are missing."""
     require(backbone in _FILES, f"LPIPS has networks {', '.join(_FILES)}, not {backbone!r}")
     file = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[backbone]
     try:

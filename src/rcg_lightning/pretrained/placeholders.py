@@ -1,4 +1,4 @@
-"""Reading the weights in a file that also holds pickled objects: each object becomes an empty placeholder."""
+"""Reading of weights from a file that also holds pickled objects: each object becomes an empty placeholder."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from rcg_lightning.pretrained.checkpoints import READING_FAILS, read_torch
 
-MOST = 200  # most kinds of objects in one file
+LIMIT = 200  # kinds of objects in one file
 
 
 class Placeholder:
@@ -20,7 +20,7 @@ class Placeholder:
 
 
 def unsafe_name(error: BaseException | None) -> str | None:
-    """Return the class or function that reading stopped at because it could run code; None for other errors."""
+    """Return the class or function at which reading stopped because it could run code; None for other errors."""
     found = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
     if found is None:
         return None
@@ -28,9 +28,9 @@ def unsafe_name(error: BaseException | None) -> str | None:
 
 
 def read_with_placeholders(path: Path) -> tuple[Any, list[str]]:
-    """Return the content of a torch file, and the names of the objects in it that are neither tensors nor plain.
+    """Return the content of a torch file, and the names of the objects in it that are neither tensors nor plain data.
 
-    Nothing that the file names is imported or run, which weights do not need.
+    Nothing that the file names is imported or run: weights do not need it.
     """
     names: list[str] = []
     while True:
@@ -39,6 +39,6 @@ def read_with_placeholders(path: Path) -> tuple[Any, list[str]]:
                 return read_torch(path), names
             except READING_FAILS as error:
                 name = unsafe_name(error)
-                if name is None or name in names or len(names) == MOST:
+                if name is None or name in names or len(names) == LIMIT:
                     raise
                 names.append(name)

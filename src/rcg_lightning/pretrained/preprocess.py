@@ -1,4 +1,4 @@
-"""From a image in [0, 1] to what an encoder's network was trained on."""
+"""Preprocessing: from an image in [0, 1] to the input of an encoder's network."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocess(ConfigMixin, nn.Module):
     """Subtract a mean, divide by a deviation, then resize: (B, C, H, W) in [0, 1] -> (B, len(mean), size, size).
 
-    A grey image is repeated to the channels that the network wants. The result is not clamped, as in the official
+    A grey image is repeated to the channels that the network expects. The result is not clamped, as in the official
     code, so a bicubic resize may leave the range a little.
 
     Args:
         mean: for each channel of the network.
         std: for each channel of the network.
-        size: height and width that the network wants; None leaves the image's size.
+        size: height and width that the network expects; None leaves the image's size.
         crop: None stretches the image to ``size``; a fraction resizes its shorter side to size / crop and cuts out
             the centre.
-        antialias: smooth before shrinking. The official code does not: it changes features by about 1 %.
+        antialias: smooth before shrinking. The official code does not; smoothing changes features by about 1 %.
         interpolation: ``bicubic`` or ``bilinear``.
     """
 
@@ -66,11 +66,11 @@ class Preprocess(ConfigMixin, nn.Module):
         if self.size is None:
             return image
         height, width = image.shape[-2:]
-        wanted = (self.size, self.size)
+        target = (self.size, self.size)
         if self.crop is not None:
             scale = self.size / self.crop / min(height, width)
-            wanted = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
-        if wanted != (height, width):
-            image = F.interpolate(image, wanted, mode=self.interpolation, align_corners=False, antialias=self.antialias)
-        top, left = (wanted[0] - self.size) // 2, (wanted[1] - self.size) // 2
+            target = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
+        if target != (height, width):
+            image = F.interpolate(image, target, mode=self.interpolation, align_corners=False, antialias=self.antialias)
+        top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
         return image[..., top : top + self.size, left : left + self.size]

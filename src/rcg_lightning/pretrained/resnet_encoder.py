@@ -1,4 +1,4 @@
-"""ResNet-50 as IC-GAN takes its instances' features from it, whatever file its weights come in."""
+"""ResNet-50, which gives IC-GAN the features of its instances, from any of the files that its weights come in."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import timm
 import torch
 
 from rcg_lightning.pretrained.checkpoints import State, entry, load_strictly, read_checkpoint, strip
-from rcg_lightning.pretrained.encoders import Encoder, Loaded
+from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.normalisation import Normalisation, UnitLength
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.types import require
@@ -23,11 +23,11 @@ HEADS = {
 
 
 class ResNet50Encoder(Encoder):
-    """The 2,048 numbers of a ResNet-50 after its pooling, of length one, as IC-GAN conditions on them.
+    """The pooled feature of a ResNet-50, 2048-d and of length one, as IC-GAN is conditioned on it.
 
-    As in the official code a image is stretched to 224 x 224 by a bicubic resize that does not smooth, which
-    ``TimmEncoder`` does otherwise. Files of SwAV (the unlabelled IC-GAN), torchvision and timm (supervised, the
-    class-conditional one) have one set of names; those of a network trained on ImageNet-LT are found in
+    As in the official code, an image is stretched to 224 x 224 by a bicubic resize that does not smooth
+    (``TimmEncoder`` does smooth). Files of SwAV (the unlabelled IC-GAN), torchvision and timm (supervised, the
+    class-conditional one) have one set of names; those of a network trained on ImageNet-LT are in
     ``state_dict_best``.
 
     Args:
@@ -39,22 +39,22 @@ class ResNet50Encoder(Encoder):
         super().__init__(normalise or UnitLength())
         self.weights = weights
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedEncoder:
         state = backbone_of(read_checkpoint(self.weights, type(self).__name__))
         heads = {why: [n for n in state if n.startswith(start)] for start, why in HEADS.items()}
         skipped = {why: names for why, names in heads.items() if names}
-        left = {name for names in skipped.values() for name in names}
+        skipped_names = {name for names in skipped.values() for name in names}
         network = timm.create_model(NAME, num_classes=0)
-        kept = {name: tensor for name, tensor in state.items() if name not in left}
-        # counts of batches, which nothing reads in evaluation: older files have none
+        backbone = {name: tensor for name, tensor in state.items() if name not in skipped_names}
+        # counts of batches: nothing reads them in eval mode, and older files have none
         counts = {n: torch.tensor(0) for n in network.state_dict() if n.endswith(".num_batches_tracked")}
-        load_strictly(network, {**counts, **kept}, str(self.weights))
-        return Loaded(
+        load_strictly(network, {**counts, **backbone}, str(self.weights))
+        return LoadedEncoder(
             network=network,
             preprocess=Preprocess(size=SIZE),
             dim=network.num_features,  # type: ignore[arg-type]
             structure={"timm": NAME},
-            loaded={"backbone": len(kept)},
+            loaded={"backbone": len(backbone)},
             skipped=skipped,
         )
 

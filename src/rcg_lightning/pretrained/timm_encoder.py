@@ -13,12 +13,12 @@ from torch import nn
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.checkpoints import State, entry, read_checkpoint
-from rcg_lightning.pretrained.encoders import Encoder, Loaded
+from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.normalisation import Normalisation
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.types import require
 
-PATIENCE = 5.0  # seconds to wait for the hub's answer, without another try
+HUB_TIMEOUT = 5.0  # seconds to wait for the hub's answer, without another try
 
 
 class TimmEncoder(Encoder):
@@ -27,8 +27,8 @@ class TimmEncoder(Encoder):
     Args:
         name: as timm knows it, with the tag of its weights: ``vit_base_patch14_dinov2.lvd142m``.
         weights: a local file; by default the published weights, from the hub's cache or the hub itself.
-        pretrained: whether to use weights at all; without, the network is random but always the same.
-        pool: timm's name of another pooling than the model's own: ``token`` or ``avg``.
+        pretrained: whether to use weights; without them the network is random but always the same.
+        pool: timm's name of a pooling that replaces the model's own: ``token`` or ``avg``.
         size: height and width of the network's input where the published one is too large or too small.
         normalise: from the network's output to the representation, ``PerSample`` by default.
     """
@@ -45,7 +45,7 @@ class TimmEncoder(Encoder):
         super().__init__(normalise)
         self.name, self.weights, self.pretrained, self.pool, self.size = name, weights, pretrained, pool, size
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedEncoder:
         config = published_config(self.name)
         path = (self.weights or published_file(self.name, config)) if self.pretrained else None
         state = entry(read_checkpoint(path, self.name), "state_dict", "model") if path else None
@@ -55,7 +55,7 @@ class TimmEncoder(Encoder):
         preprocess = Preprocess(
             data["mean"], data["std"], size, data["crop_pct"], antialias=True, interpolation=data["interpolation"]
         )
-        return Loaded(
+        return LoadedEncoder(
             network=network,
             preprocess=preprocess,
             dim=getattr(network, "head_hidden_size", network.num_features),  # type: ignore[arg-type]
@@ -65,10 +65,10 @@ class TimmEncoder(Encoder):
         )
 
     def build(self, config: Any, state: State | None, path: Path | None) -> nn.Module:
-        """Return the network without its classifier, every tensor of it from ``state``."""
+        """Return the network without its classifier; if ``state`` is given, every tensor comes from it."""
         options: dict[str, Any] = {} if self.size is None else {"img_size": self.size}
         if state is not None:
-            # with as many classes as the file has, timm loads strictly: nothing stays random unnoticed
+            # with the file's number of classes timm loads strictly: no tensor stays random unnoticed
             headless = bool(config.classifier) and not any(name.startswith(config.classifier) for name in state)
             classes = 0 if headless else config.num_classes
             overlay = {"state_dict": state, "num_classes": classes}
@@ -80,7 +80,7 @@ class TimmEncoder(Encoder):
             reason = " ".join(str(error).split())[:300]
             source = f" from {path}" if path else ""
             raise UserError(f"timm cannot build {self.name}{source}: {reason}") from error
-        network.pretrained_cfg.pop("state_dict", None)  # it would keep all weights a second time
+        network.pretrained_cfg.pop("state_dict", None)  # it would hold a second copy of all weights
         if self.pool is None:
             network.reset_classifier(0)
         else:
@@ -89,14 +89,14 @@ class TimmEncoder(Encoder):
 
 
 def published_config(name: str) -> Any:
-    """Return timm's configuration of a model; raise UserError for names that it does not know."""
+    """Return timm's configuration of a model; raise UserError for a name that timm does not know."""
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         raise UserError(f"{error}: timm has {', '.join(tags(name))}") from error
     if config is None:
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        raise UserError(f"timm has no model {name!r}: did you mean {' or '.join(near) or 'another name'}?")
+        similar = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        raise UserError(f"timm has no model {name!r}: did you mean {' or '.join(similar) or 'another name'}?")
     return config
 
 
@@ -106,9 +106,9 @@ def tags(name: str) -> list[str]:
 
 
 def published_file(name: str, config: Any) -> Path:
-    """Return the published weights of a model on this machine, fetched from the hub if they are not here yet.
+    """Return the file of a model's published weights, downloaded from the hub if it is not in the cache.
 
-    timm itself would try for most of a minute without a network; this asks once.
+    Without a network, timm itself would try for most of a minute; this asks once.
     """
     require(
         bool(config.hf_hub_id),
@@ -131,13 +131,13 @@ def published_file(name: str, config: Any) -> Path:
 
 
 def fetch(repository: str, candidates: list[str], revision: str | None, advice: str) -> Path:
-    """Fetch the first candidate that the repository has, after one short question whether the hub answers."""
+    """Download the first candidate that the repository has, after one short check that the hub answers."""
     reason: Exception | None = None
     for file in candidates:
         try:
             url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
-            huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
+            huggingface_hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT)
             return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
-        except Exception as error:  # whatever the hub's client of the day raises: no network, no such file, no access
+        except Exception as error:  # its type depends on the hub client's version: no network, no such file, no access
             reason = error
     raise UserError(f"{advice} ({type(reason).__name__}: {' '.join(str(reason).split())[:120]})") from reason

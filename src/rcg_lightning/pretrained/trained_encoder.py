@@ -7,7 +7,7 @@ from torch import nn
 
 from rcg_lightning.config import construct, describe
 from rcg_lightning.networks.heads import Projected
-from rcg_lightning.pretrained.encoders import Encoder, Loaded
+from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.network_folder import load_network
 from rcg_lightning.pretrained.normalisation import Normalisation
 from rcg_lightning.pretrained.preprocess import Preprocess
@@ -15,10 +15,10 @@ from rcg_lightning.types import require
 
 
 def encoder_settings(preprocess: Preprocess, head: bool = True) -> dict[str, Any]:
-    """Return what the network folder of an encoder must say, for ``save_network``.
+    """Return the settings in an encoder's network folder, for ``save_network``.
 
     Args:
-        preprocess: from a image in [0, 1] to what the network reads.
+        preprocess: from an image in [0, 1] to the input of the network.
         head: whether the head's output is the representation, or the backbone's.
     """
     return {"preprocess": describe(preprocess), "head": head}
@@ -29,7 +29,7 @@ class TrainedEncoder(Encoder):
 
     Args:
         folder: written by ``save_network`` with ``encoder_settings``.
-        head: whether the representation is the head's output; by default as the folder says.
+        head: whether the representation is the head's output; by default as in the folder's settings.
         normalise: from the network's output to the representation, ``PerSample`` by default.
     """
 
@@ -39,7 +39,7 @@ class TrainedEncoder(Encoder):
         super().__init__(normalise)
         self.folder, self.head = folder, head
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedEncoder:
         require(self.folder is not None, "TrainedEncoder needs the folder of its network: give it as folder")
         module, settings = load_network(self.folder)  # type: ignore[arg-type]
         absent = sorted(encoder_settings(Preprocess()).keys() - settings.keys())
@@ -47,7 +47,7 @@ class TrainedEncoder(Encoder):
         network, parts = self.choose(module, settings["head"] if self.head is None else self.head)
         dim = getattr(network, "dim", None)
         require(isinstance(dim, int), f"the network in {self.folder} is no encoder: it has no dim")
-        return Loaded(
+        return LoadedEncoder(
             network=network,
             preprocess=construct(settings["preprocess"]),
             dim=dim,  # type: ignore[arg-type]

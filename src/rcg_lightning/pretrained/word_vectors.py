@@ -1,4 +1,4 @@
-"""Word vectors: the files of word2vec, skip-gram vectors of tags, and the codec of a generator of words."""
+"""Word vectors: word2vec files, skip-gram training on tags, and the codec of a tag generator."""
 
 import mmap
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +14,7 @@ from rcg_lightning.artifacts import fingerprint, replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import Batch, Codec, DataSpec, require
 
-_LINE = 1 << 20  # bytes in which the first vector of a text file ends
+_FIRST_LINE = 1 << 20  # bytes: the first vector of a text file is shorter
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class WordVectorTable:
         return fingerprint(self.words, [self.vectors.contiguous().numpy().data])
 
     def save(self, path: Path) -> None:
-        """Write a file of word2vec, complete or not at all: binary where its name ends in .bin, text otherwise."""
-        odd = next((word for word in self.words if word.split() != [word]), None)
-        require(odd is None, f"a word of a word2vec file has no spaces, unlike {odd!r}")
+        """Write a word2vec file, complete or not at all: binary if its name ends in .bin, text otherwise."""
+        spaced = next((word for word in self.words if word.split() != [word]), None)
+        require(spaced is None, f"a word in a word2vec file has no spaces, unlike {spaced!r}")
         binary = path.suffix == ".bin"
         with replacing(path) as draft, open(draft, "wb") as file:
             file.write(f"{len(self.words)} {self.vectors.shape[1]}\n".encode())
@@ -50,28 +50,28 @@ class WordVectorTable:
 
 
 def read_word_vectors(path: Path, only: Collection[str] | None = None) -> WordVectorTable:
-    """Read a file of word2vec, text or binary, which its content tells; nothing in it is unpickled.
+    """Read a word2vec file; its content shows whether it is text or binary. Nothing in it is unpickled.
 
     Args:
         path: the file.
-        only: keep these words alone, so that a file of millions takes no more memory than they do.
+        only: words to read; None reads all. A file of millions then takes no more memory than these words.
 
     Raises:
-        UserError: no such file, not one of word2vec, cut short, or a vector that is not numbers.
+        UserError: the file is missing, no word2vec file or cut short, or a vector is not finite.
     """
     wanted = None if only is None else set(only)
     found: dict[str, np.ndarray] = {}
     for word, values in _entries(Path(path).expanduser(), wanted):
         found.setdefault(word, values)
-    rows = np.stack(list(found.values())) if found else np.zeros((0, dimension(path)), np.float32)
-    vectors = torch.from_numpy(rows)
-    broken = [word for word, whole in zip(found, vectors.isfinite().all(1).tolist()) if not whole]
+    table = np.stack(list(found.values())) if found else np.zeros((0, dimension(path)), np.float32)
+    vectors = torch.from_numpy(table)
+    broken = [word for word, finite in zip(found, vectors.isfinite().all(1).tolist()) if not finite]
     require(not broken, f"{path}: the vectors of {len(broken)} words hold NaN or infinity, such as {broken[:1]}")
     return WordVectorTable(list(found), vectors)
 
 
 def dimension(path: Path) -> int:
-    """Return how many dimensions each vector of a file has."""
+    """Return the dimension of a file's vectors."""
     with _opened(Path(path).expanduser()) as file:
         return _header(file, path)[1]
 
@@ -89,14 +89,12 @@ def _opened(path: Path) -> mmap.mmap:
 
 
 def _header(file: mmap.mmap, path: Path) -> tuple[int, int, int]:
-    """Return how many vectors there are, of how many dimensions, and where the first one begins."""
+    """Return the number of vectors, their dimension, and the offset of the first one in bytes."""
     line = file[: min(len(file), 64)].partition(b"\n")[0]
-    numbers = line.split()
-    says = (
-        "its first line should be two numbers, count and size. A model of gensim is saved so by wv.save_word2vec_format"
-    )
-    require(len(numbers) == 2 and all(map(bytes.isdigit, numbers)), f"{path} is no file of word2vec: {says}")
-    count, dim = map(int, numbers)
+    fields = line.split()
+    expected = "its first line should give count and dimension, as wv.save_word2vec_format of a gensim model writes it"
+    require(len(fields) == 2 and all(map(bytes.isdigit, fields)), f"{path} is no word2vec file: {expected}")
+    count, dim = map(int, fields)
     require(count > 0 and dim > 0, f"{path} holds {count} vectors of {dim} dimensions")
     return count, dim, len(line) + 1
 
@@ -105,13 +103,13 @@ def _entries(path: Path, wanted: set[str] | None) -> Iterator[tuple[str, np.ndar
     """Yield each wanted word with its vector (D,) float32, in the file's order."""
     with _opened(path) as file:
         count, dim, at = _header(file, path)
-        read = _text if _is_text(file[at : at + _LINE].partition(b"\n")[0], dim) else _binary
+        read = _text if _is_text(file[at : at + _FIRST_LINE].partition(b"\n")[0], dim) else _binary
         yield from read(file, path, count, dim, at, wanted)
 
 
 def _is_text(line: bytes, dim: int) -> bool:
     try:
-        return len([float(number) for number in line.split()[1:]]) == dim
+        return len([float(value) for value in line.split()[1:]]) == dim
     except ValueError:
         return False
 
@@ -131,7 +129,7 @@ def _text(
             values = np.array(rest.split(), dtype=np.float32)
         except ValueError:
             values = np.empty(0, np.float32)
-        require(len(values) == dim, f"{path}, line {number + 2}: {word!r} should have {dim} numbers")
+        require(len(values) == dim, f"{path}, line {number + 2}: {word!r} should have {dim} values")
         yield word, values
 
 
@@ -163,23 +161,23 @@ def train_word_vectors(
     seed: int = 0,
     threads: int = 1,
 ) -> WordVectorTable:
-    """Train skip-gram vectors (Mikolov et al. 2013) by gensim; with one thread the same call gives the same vectors.
+    """Train skip-gram vectors (Mikolov et al. 2013) with gensim; one thread makes the result reproducible.
 
     Args:
-        sentences: lists of words, such as the tags of one image each.
+        sentences: lists of words, such as the tags of each image.
         dim: dimensions of a vector.
         window: words on each side that are predicted; None for the whole list, as the order of tags has no meaning.
         epochs: passes over the sentences.
-        negative: words drawn at random for each one that is predicted.
-        seed: of the first vectors and of all draws.
-        threads: of the machine.
+        negative: random words for each predicted one.
+        seed: of the initial vectors and all random choices.
+        threads: CPU threads.
     """
     try:
         from gensim.models import Word2Vec
     except ImportError as error:
         raise UserError("training word vectors needs gensim: pip install 'rcg-lightning[words]'") from error
     longest = max(map(len, sentences), default=0)
-    require(longest > 1, "skip-gram learns from words that stand together, and no image has two tags")
+    require(longest > 1, "skip-gram learns from tags of the same image, and no image has two")
     model = Word2Vec(
         [list(words) for words in sentences],
         vector_size=dim,
@@ -196,18 +194,18 @@ def train_word_vectors(
     return WordVectorTable(names, torch.from_numpy(model.wv.vectors.astype(np.float32)))
 
 
-# -- what a generator of words makes -----------------------------------------------------------------------------------
+# -- the codec of a tag generator -------------------------------------------------------------------------------------
 
 
 class WordVectors(Codec):
-    """The vector of a tag: what the conditional GAN of 2014 makes for a image. What is made stays a vector.
+    """The word vector of a tag, which the conditional GAN (Mirza and Osindero 2014) generates for an image.
 
-    A checkpoint holds neither the vectors nor where they lie, but a hash of those of the vocabulary, which must agree
-    wherever vectors are given again.
+    A checkpoint holds neither the vectors nor their path, but a hash of the vocabulary's vectors. Vectors that are
+    given later must agree with it.
 
     Args:
-        vectors: file of word2vec, text or binary, with a vector for each tag; never part of a checkpoint.
-        length: scale every vector to this Euclidean length; None leaves them as they are. Nearness is by cosine.
+        vectors: word2vec file, text or binary, with a vector for each tag; never part of a checkpoint.
+        length: scale every vector to this Euclidean length; None leaves them unchanged. Neighbours are found by cosine.
     """
 
     makes = "word"
@@ -220,15 +218,15 @@ class WordVectors(Codec):
         self._table: Tensor | None = None
 
     def extend_spec(self, spec: DataSpec) -> DataSpec:
-        """Return data spec with the vectors of the data's vocabulary noted; those of a checkpoint stay as they are."""
+        """Return ``spec`` with the vocabulary's vectors described; a checkpoint's description stays as it is."""
         if self.makes in spec.columns:
             if self.vectors is not None:
                 self.use_vectors(self.vectors, spec)
             return spec
-        lacking = (
-            "WordVectors needs a file of word vectors: make one with rcg word-vectors, give it as --model.codec.vectors"
+        require(
+            self.vectors is not None,
+            "WordVectors needs word vectors: make a file with rcg word-vectors, give it as --model.codec.vectors",
         )
-        require(self.vectors is not None, lacking)
         table = self._read(self.vectors, spec)  # type: ignore[arg-type]
         self._table = table.vectors
         columns = {**spec.columns, self.makes: {"shape": [table.vectors.shape[1]], "online": True}}
@@ -239,59 +237,59 @@ class WordVectors(Codec):
         return tuple(known.columns[self.makes]["shape"])
 
     def use_vectors(self, path: Path, spec: DataSpec) -> Tensor:
-        """Take the vectors of a vocabulary from ``path`` and return them, (V, D).
+        """Read the vocabulary's vectors (V, D) from ``path``, use and return them.
 
         Args:
-            path: file of word2vec.
-            data spec: of the generator that was trained on these vectors.
+            path: word2vec file.
+            spec: of the generator that was trained on these vectors.
 
         Raises:
-            UserError: they are of another size, or other vectors than the generator was trained on.
+            UserError: the vectors have another size, or the generator was trained on other vectors.
         """
         (dim,), found = spec.columns[self.makes]["shape"], dimension(path)
-        fits = f"{path} has vectors of {found} dimensions, the generator makes {dim}"
-        require(found == dim, f"{fits}: give the file that it was trained with")
+        sizes = f"{path} has vectors of {found} dimensions, the generator makes {dim}"
+        require(found == dim, f"{sizes}: give the file that it was trained with")
         table, known = self._read(path, spec), spec.identities.get(self.makes)
         require(
             known in (None, table.identity),
-            f"{path} has other word vectors ({table.identity}) than those trained on ({known}): give theirs",
+            f"{path} has other word vectors ({table.identity}) than the generator was trained on ({known}): give those",
         )
         self._table = table.vectors
         return self._table
 
     def scaled(self, vectors: Tensor) -> Tensor:
-        """Vectors (N, D) as a file has them -> as they are modelled."""
+        """Vectors (N, D) of a file -> vectors as the generator models them."""
         return vectors if self.length is None else F.normalize(vectors, dim=1) * self.length
 
     def _read(self, path: Path, spec: DataSpec) -> WordVectorTable:
         words = vocabulary_of(spec)
         found = read_word_vectors(path, words)
-        place = {word: number for number, word in enumerate(found.words)}
-        missing = [word for word in words if word not in place]
+        position = {word: number for number, word in enumerate(found.words)}
+        missing = [word for word in words if word not in position]
         require(
             not missing,
             f"{len(missing)} of the {len(words)} tags, such as {', '.join(missing[:3])}, have no vector in {path}: "
             "give the same file as data.vectors, which leaves such tags out, or vectors of these (rcg word-vectors)",
         )
-        rows = torch.tensor([place[word] for word in words])
-        return WordVectorTable(words, self.scaled(found.vectors[rows]))
+        chosen = torch.tensor([position[word] for word in words])
+        return WordVectorTable(words, self.scaled(found.vectors[chosen]))
 
     def encode(self, batch: Batch) -> Tensor:
-        """``batch["tag"]`` (B,) -> the words' vectors (B, D)."""
-        require(self._table is not None, "these word vectors are not at hand: give their file as codec.vectors")
+        """``batch["tag"]`` (B,) -> their word vectors (B, D)."""
+        require(self._table is not None, "the word vectors are not loaded: give their file as codec.vectors")
         tag = batch["tag"]
         if self._table.device != tag.device:  # type: ignore[union-attr]
             self._table = self._table.to(tag.device)  # type: ignore[union-attr]
         return self._table[tag]  # type: ignore[index]
 
     def decode(self, z: Tensor) -> Tensor:
-        """A vector is what it is: the words near it are found by evaluation."""
+        """Return the vectors unchanged: evaluation finds the words near them."""
         return z
 
 
 def vocabulary_of(spec: DataSpec) -> list[str]:
-    """Return the words that ``tag`` counts, in order; UserError where the data have no tags."""
+    """Return the words that ``tag`` indexes, in order; UserError if the data has no tags."""
     tags = spec.columns.get("tag", {}).get("words")
     if tags is None:
-        raise UserError("the data have no tags: use TagDataModule (data.class_path) with a source that has some")
+        raise UserError("the data has no tags: use TagDataModule (data.class_path) with a source that has some")
     return list(tags)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rcg_lightning.artifacts import check_format
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
-from rcg_lightning.pretrained.network_folder import FORMAT, REMEDY, described_folder, read_weights, write_folder
+from rcg_lightning.pretrained.network_folder import FORMAT, REMEDY, read_folder_description, read_weights, write_folder
 from rcg_lightning.types import require
 
 DESCRIPTION = "stage.json"
@@ -47,7 +47,7 @@ def stage_content(path: Path) -> dict[str, Any]:
             (path / DESCRIPTION).is_file(),
             f"no checkpoint at {path}: the folder holds {found}, but neither {DESCRIPTION} nor a generator/",
         )
-        description = described_folder(path, DESCRIPTION, {"stage", "data_spec"}, "stage")
+        description = read_folder_description(path, DESCRIPTION, {"stage", "data_spec"}, "stage")
         return {**description, "state_dict": read_weights(path, description, DESCRIPTION)}
     require(path.is_file(), f"no checkpoint at {path}: run the step that writes it, or correct the path")
     return checked_stage(read_checkpoint(path, "a stage"), str(path))
