@@ -14,7 +14,7 @@ from rcg_lightning.errors import UserError
 def small(monkeypatch):
     """Let the command time one small workload, in this process."""
     monkeypatch.setattr(command, "workloads", lambda images, gpu: [Matmuls()])
-    monkeypatch.setattr(Timing, "in_a_process", Timing.here)
+    monkeypatch.setattr(Timing, "in_new_process", Timing.in_this_process)
 
 
 def test_the_command_writes_and_compares(small, tmp_path, capsys):
@@ -49,5 +49,5 @@ def test_mistakes(small, tmp_path):
     with pytest.raises(UserError, match="did you mean matmuls"):
         command.bench(only=["matmul5"])
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match="no result of"):
+    with pytest.raises(UserError, match="not a file that"):
         command.bench(compare=tmp_path / "other.json")

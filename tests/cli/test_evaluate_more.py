@@ -95,7 +95,7 @@ def test_generated_representations_are_scored_as_they_are_made_or_from_their_sto
     ("words", "line"),
     [
         (["--samples", "{toy}/samples_none", "--memorisation", 2], "--memorisation writes an image next to --out"),
-        (["--samples", "{toy}/rdm/last.ckpt", "--parzen"], "are of images, not of representations"),
+        (["--samples", "{toy}/rdm/last.ckpt", "--parzen"], "need images"),
         (["--samples", "{toy}/none/last.ckpt", "--parzen", "--number", 99999999], "too many for Parzen windows"),
         (["--samples", "{toy}/none/last.ckpt", "--ema", "short"], "no EMA weights 'short'"),
         (["--samples", "{tmp}/large"], "samples of 16x16 pixels, a reference of 8x8"),

@@ -42,7 +42,7 @@ def test_training_names_the_batch_size_what_to_add_up_and_checkpointing(hungry, 
     output = raised(*FIT, *more, "--trainer.enable_progress_bar=false")
     assert (PLACE if on_gpu else "this machine is out of memory") in output
     assert "lower data.batch_size from 32 to 16" in output
-    assert "raise trainer.accumulate_grad_batches from 2 to 4, so that a step sees 64 images" in output
+    assert "raise trainer.accumulate_grad_batches from 2 to 4, so that a step still has 64 images" in output
     assert "or set model.denoiser.network.checkpointing true" in output
 
 

@@ -42,6 +42,6 @@ def test_an_encoder_and_its_stores_are_probed_alike(rcg, toy, tmp_path):
 
 
 def test_something_to_probe_is_needed(raised, toy):
-    assert "give --encoder, or a store of rcg extract as --data.stores" in raised("probe", *REAL)
+    assert "give --encoder, or a store that rcg extract wrote as --data.stores" in raised("probe", *REAL)
     words = [f"--data.stores=[{toy}/store]"]
     assert "as --data.eval_stores" in raised("probe", *REAL, *words)

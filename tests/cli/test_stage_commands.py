@@ -104,7 +104,7 @@ def test_predict_writes_a_store(rcg, toy, tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "line"),
     [
-        ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, the config asks for a DiffusionStage"),
+        ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, the config a DiffusionStage"),
         ("{toy}/class/last.ckpt", "other networks"),
         ("{toy}/rdm/last.ckpt", "other networks"),
         ("{toy}/nothing.ckpt", "nothing.ckpt"),

@@ -97,4 +97,4 @@ def test_a_cache_that_cannot_be_written_costs_time_only(extractor, real, tmp_pat
     np.savez(tmp_path / "images.npz", arr_0=real.permute(0, 2, 3, 1).numpy())
     found = read_statistics(tmp_path / "images.npz", extractor)
     assert len(found.train.features) == len(real)
-    assert "they are made again each time" in caplog.text
+    assert "computed again" in caplog.text

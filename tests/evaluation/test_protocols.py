@@ -54,7 +54,7 @@ def test_a_variant_of_a_named_protocol_says_what_is_changed(extractor):
     whole = asked.record(extractor, TRAIN | {"resize": "as is"}, 1346, asked=asked)
     assert whole["name"] == "digits"
     assert whole["weights"] == extractor.identity
-    used = asked.given(number=60, labels=None)
+    used = asked.with_settings(number=60, labels=None)
     assert used.record(extractor, TRAIN, 60, asked=asked)["name"] == "digits with another number"
     published = find_protocol("adm-256")
     assert published.record(extractor, TRAIN, 50_000, "jpeg", asked=published)["name"] == (

@@ -130,7 +130,7 @@ def measured(**settings):
 def test_every_difference_in_protocol_is_named():
     val = find_row("conditioning/none").protocols["fid"]
     assert measured(protocol="val-50k").differs(val) == []
-    assert measured(reference="eval").differs(val) == ["its file does not tell whether it is val-50k"]
+    assert measured(reference="eval").differs(val) == ["its file names no protocol, so it may not be val-50k"]
     assert measured(number=5000, protocol="val-50k").differs(val) == ["5000 samples, not 50000"]
     told = measured(number=None, extractor="classifier", reference="train").differs(val)
     assert told == [
@@ -201,7 +201,7 @@ def test_the_unconfirmed_is_shown_and_never_compared(tmp_path):
     assert by_id["icgan/none-64", "fid"].difference is None
     text = comparison(find_table("icgan"), found)
     assert "10.4 (unconfirmed) | 9 (n 50000, to val) | not comparable" in text
-    assert not by_id["icgan/none-64", "fid"].plain()["confirmed"]
+    assert not by_id["icgan/none-64", "fid"].to_dict()["confirmed"]
 
 
 def test_seeds_are_one_metric(tmp_path):

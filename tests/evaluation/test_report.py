@@ -44,7 +44,7 @@ def test_reference_values_are_rows_too(data, extractor):
     assert [(real.part, real.n) for real in rows] == [(RESAMPLED, 300), (EVALUATION, 200)]
     assert rows[0].metrics["copy_rate"] == 1.0
     assert rows[1].metrics["copy_rate"] < 0.05
-    assert rows[1].plain()["part"] == EVALUATION
+    assert rows[1].to_dict()["part"] == EVALUATION
     assert rows[0].samples.shape == (18, 1, 8, 8)
 
 

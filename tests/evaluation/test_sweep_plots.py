@@ -29,7 +29,7 @@ def test_best_knows_which_way_a_metric_points():
     for metric in ("fd", "fd_eval", "is", "precision"):
         assert best(points, metric).setting == {"guidance": 2.0}
     assert best(points, "recall").setting == {"guidance": 3.0}  # the first of two equals
-    with pytest.raises(UserError, match="nothing was scored by 'kd': choose one of fd, fd_eval, is"):
+    with pytest.raises(UserError, match="'kd' was not measured: choose one of fd, fd_eval, is"):
         best(points, "kd")
 
 

@@ -196,7 +196,7 @@ def test_old_results_are_kept_and_damaged_ones_replaced(tmp_path, capsys):
     assert main(small_pipeline(tmp_path)) == 0
     output = capsys.readouterr().out
     assert "store, seed 0: up to date" in output
-    assert "files are missing or cut short" in output
+    assert "files are missing or truncated" in output
     assert main(small_pipeline(tmp_path, dim=5)) == 0
     aside = [path for path in seed.iterdir() if path.name.startswith("components.until-")]
     assert len(aside) == 1
@@ -234,7 +234,7 @@ def test_arguments_are_filled_in_and_count(tmp_path, capsys):
 def test_one_run_at_a_time(tmp_path, capsys):
     with locked(tmp_path / "runs" / "small" / ".lock", "it is free"):
         assert main(small_pipeline(tmp_path)) == 2
-    assert "another rcg pipeline is at work" in capsys.readouterr().err
+    assert "another rcg pipeline is running" in capsys.readouterr().err
 
 
 def test_seeds_repeat_all_but_shared_steps():
@@ -264,14 +264,14 @@ def test_seeds_repeat_all_but_shared_steps():
         ("steps: {seed: {run: fit}}", "a step's name is one word"),
         (
             "steps: {store: {run: fit}, b: {run: 'fit {stroe}'}}",
-            "{stroe}, which is no step before it: did you mean store?",
+            "{stroe}, which is not an earlier step: did you mean store?",
         ),
-        ("steps: {b: {run: 'fit {c}'}, c: {run: fit}}", "step b reads {c}, which is no step before it"),
+        ("steps: {b: {run: 'fit {c}'}, c: {run: fit}}", "step b reads {c}, which is not an earlier step"),
         (
             "steps: {a: {run: fit}, b: {run: 'fit {a}', shared: true}}",
             "so it can only read shared steps, which a is not",
         ),
-        ("steps: {a: {run: fit}}\ntable: {run: compare, rows: {x: bb}}", "the table reads bb, which is no step"),
+        ("steps: {a: {run: fit}}\ntable: {run: compare, rows: {x: bb}}", "the table reads bb, which is not a step"),
         ("steps: {a: {run: fit}}\ntable: {rows: {x: a}}", "table lacks run"),
     ],
 )

@@ -208,12 +208,12 @@ def test_conditions_from_a_store_or_none_at_all(rcg, made, words, digits):
         (["--ema", "short,middle"], "no EMA weights 'middle': this generator has short, long, trained"),
         (["--steps", "4,0"], "1 to 100 steps, not 0"),
         (["--temperature=-1"], "a temperature is 0 or more"),
-        (["--guidance", "2", "--by", "kid"], "nothing was scored by 'kid'"),
+        (["--guidance", "2", "--by", "kid"], "'kid' was not measured"),
         (["--eta", "1", "--sampler", "Ancestral"], "Ancestral has no eta"),
         (["--guidance", "2", "--number", "1"], "at least 2 samples"),
-        (["--intervals", "0.2"], "--intervals are such as 0-1,0.2-0.8, not 0.2"),
+        (["--intervals", "0.2"], "0-1,0.2-0.8, not 0.2"),
         (["--guidance", "2", "--protocol", "adm-265"], "did you mean adm-256?"),
-        (["--guidance", "2", "--balanced", "true"], "classes were asked for"),
+        (["--guidance", "2", "--balanced", "true"], "classes were requested"),
     ],
 )
 def test_what_cannot_be_swept(raised, words, more, line):
@@ -225,7 +225,7 @@ def test_other_mistakes(raised, made, words):
     rest = words[words.index("--prior") + 2 :]
     assert "Ancestral has no eta" in raised("sweep", *none, *rest, "--eta", "0,1")
     assert "cannot be guided" in raised("sweep", *none, *rest, "--guidance", "1,2")
-    assert "--prior_temperature is the RDM's" in raised("sweep", *none, *rest, "--prior_temperature", "0.5")
+    assert "--prior_temperature belongs to the RDM" in raised("sweep", *none, *rest, "--prior_temperature", "0.5")
     assert "no images" in raised("sweep", "--checkpoint", made / "rdm.ckpt", *rest, "--steps", "2")
     (made / "sweep").mkdir(exist_ok=True)
     (made / "sweep" / "scored.json").write_text("{")
