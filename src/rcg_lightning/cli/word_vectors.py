@@ -24,7 +24,7 @@ def word_vectors(
     """Train word vectors, with each training image's tags as a sentence, and write a word2vec file.
 
     Args:
-        data: the images with their tags; words that occur fewer than ``data.least`` times are omitted.
+        data: the images with their tags; words of fewer than ``data.min_count`` images are omitted.
         out: file to write: binary where its name ends in .bin, text otherwise.
         dim: dimensions of a vector.
         window: number of predicted tags on each side; None for all tags of an image, as their order has no meaning.

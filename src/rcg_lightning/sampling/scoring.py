@@ -80,15 +80,15 @@ class ScoredSampling(SamplingModule):
             self.waiting[i].append((samples[in_block], batch["index"][in_block] % self.number, label[in_block]))
             self._score(i, BATCH)
 
-    def _score(self, i: int, least: int) -> None:
+    def _score(self, i: int, minimum: int) -> None:
         """Score a block's waiting samples, batched as files are, so that metrics agree to the last digit."""
-        while sum(len(samples) for samples, *_ in self.waiting[i]) >= least:
+        while sum(len(samples) for samples, *_ in self.waiting[i]) >= minimum:
             samples, positions, labels = (torch.cat(parts) for parts in zip(*self.waiting[i], strict=True))
             scorer = self.scorers[i]
             classes = scorer.extractor.classes if isinstance(scorer, Scorer) else None
             assert self.generator.spec is not None
             same = classes is not None and classes == self.generator.spec.classes  # Inception's classes differ
-            with torch.autocast(samples.device.type, enabled=False):  # metrics are of float32 at least
+            with torch.autocast(samples.device.type, enabled=False):  # metrics are of float32 at minimum
                 extra = {"label": labels[:BATCH]} if same else {}
                 scorer.update(samples[:BATCH], positions[:BATCH], **extra)  # type: ignore[operator]
             rest = samples[BATCH:], positions[BATCH:], labels[BATCH:]
