@@ -9,12 +9,12 @@ class Recorded:
     """Mock of SeededNoise with the recorded start and noise_seq (steps, B or 1, *S)."""
 
     def __init__(self, start, sequence):
-        self.start, self.sequence, self.batch_size = start, sequence, len(start)
+        self.start, self.sequence, self.rows = start, sequence, len(start)
 
     def normal(self, step, *shape):
         if step == 0:
             return self.start
-        return self.sequence[step - 1][: self.batch_size].expand(self.batch_size, *shape)
+        return self.sequence[step - 1][: self.rows].expand(self.rows, *shape)
 
 
 def check_forward(model, golden, ema, close):
