@@ -29,7 +29,9 @@ def cluster(
         centres: an earlier output of this command whose centres are reused, such as for evaluation images.
     """
     source = representation_store(store)
-    fitted = fit_centres(source, count, seed, restarts, max_images) if centres is None else read_centres(centres, source)
+    fitted = (
+        fit_centres(source, count, seed, restarts, max_images) if centres is None else read_centres(centres, source)
+    )
     clusters = write_clusters(source, out, *fitted)
     sizes = clusters.columns["cluster"]["sizes"]
     images = "images" if source.views == 1 else "views of images"
