@@ -37,7 +37,7 @@ def baseline_networks(*roots: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def half_precision_attention() -> Iterator[None]:
-    """Context in which explicit attention keeps the precision of its inputs on GPUs, as if written out in a network."""
+    """Context in which explicit attention keeps the precision of its inputs on GPUs."""
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:

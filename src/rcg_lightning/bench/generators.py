@@ -77,7 +77,7 @@ class MAGETraining(Workload):
 
 
 def with_attention_dropout(stage: Stage, dropout: float, work: Callable[[], object]) -> Callable[[], None]:
-    """Return ``work`` with dropout of the attention weights, as in the official code, whatever ``stage`` uses."""
+    """Return ``work`` with dropout of the attention weights, as in the official code."""
     layers = [module for module in stage.modules() if isinstance(module, SelfAttention)]
 
     def dropping() -> None:

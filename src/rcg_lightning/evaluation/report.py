@@ -71,7 +71,7 @@ def reference_rows(
     The first row scores ``n`` training images chosen with replacement (its copy rate is 1 by construction), the second
     ``n`` evaluation images, or all where there are fewer.
     """
-    # a local generator: a seed chooses the same real images whatever other random numbers were used before
+    # a local generator: a seed always chooses the same real images
     rng = np.random.default_rng(seed)
     evaluation_count, train_count = len(data.images("eval")), len(data.images("train"))
     evaluation = rng.permutation(evaluation_count)[:n]

@@ -65,7 +65,7 @@ def open_samples(path: Path, channels: int | None = None) -> Samples:
     Args:
         path: a folder of PNG or JPEG files (searched below too), an .npz with ``arr_0`` or ``images``, uint8
             (N, H, W, C), or a store with a column ``image``, uint8 (H, W, C).
-        channels: 1 or 3: convert the images of a folder to so many channels. By default 1 if the first one is grey.
+        channels: 1 or 3: number of channels of a folder's images; by default 1 if the first one is grey.
 
     Raises:
         UserError: the path is missing, has no images, or has damaged images or images of several sizes.

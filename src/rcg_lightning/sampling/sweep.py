@@ -106,10 +106,10 @@ def score_settings(
             key = fingerprint(inputs)
             fresh = key not in cache.records
             if fresh:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 seeds = sampling.seeds(setting, seed)
                 result = score_generated(sampling.module(setting, setup.scorer(), setup.protocol), seeds, trainer)
-                elapsed = {"seconds": round(time.perf_counter() - began, 2)}
+                elapsed = {"seconds": round(time.perf_counter() - start, 2)}
                 scored = {"setting": setting, "n": asked.number, "metrics": result.blocks[0]}
                 cache.add(key, {**scored, **elapsed, **inputs}, trainer.is_global_zero)
             found.append(cache.records[key]["metrics"])
