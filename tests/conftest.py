@@ -1,4 +1,4 @@
-"""Small things to train and sample with."""
+"""Fixtures: small stages, data and trainers."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def make_stage():
 
 @pytest.fixture
 def awake():
-    """Give every weight of a built stage a random value: networks start at zero, and zero hides mistakes."""
+    """Perturb all weights of a built stage at random: zero-initialised layers hide mistakes."""
 
     def shake(stage, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ def save():
 
 @pytest.fixture
 def digits():
-    """Digits as a data module; with ``folder`` they have stored representations (6 numbers) and clusters (3)."""
+    """Digits as a data module; with ``folder`` they have stored representations (6-d) and clusters (3)."""
     from rcg_lightning.data.data_module import ImageDataModule
     from rcg_lightning.data.datasets import Digits
     from rcg_lightning.data.store_writer import StoreWriter
@@ -100,7 +100,7 @@ def digits():
 
 @pytest.fixture
 def trainer():
-    """Our Trainer, quiet, on the CPU."""
+    """Make a quiet Trainer on the CPU."""
     from rcg_lightning.trainer import Trainer
 
     def make(folder, steps, **settings):
@@ -112,7 +112,7 @@ def trainer():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """The pipeline of toy.yaml, run in a process of its own without interruption: the folder that holds toy/."""
+    """Folder that holds toy/, the output of the pipeline toy.yaml, run in its own process without interruption."""
     folder = tmp_path_factory.mktemp("finished")
     pipeline = Path(__file__).parent / "helpers" / "toy.yaml"
     code = rcg_process.finish(rcg_process.start(["pipeline", pipeline, "--root", folder], folder))

@@ -1,6 +1,6 @@
-"""Files and folders on disk: where caches lie, how an artifact is written, fingerprinted, locked, and known to be ours.
+"""Files and folders on disk: cache folder, atomic writing, fingerprints, format checks and locks.
 
-Nothing here imports torch or numpy: commands that compute nothing start at once.
+Nothing here imports torch or numpy, so commands that compute nothing start at once.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from rcg_lightning.errors import UserError
 
 
 def cache_folder(*parts: str) -> Path:
-    """Return where cached files lie: ``$RCG_CACHE``, else ``rcg-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the cache folder: ``$RCG_CACHE``, else ``rcg-lightning`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     own, user = os.environ.get("RCG_CACHE"), os.environ.get("XDG_CACHE_HOME")
     folder = Path(own) if own else Path(user or Path.home() / ".cache") / "rcg-lightning"
     return folder.joinpath(*parts)
@@ -28,12 +28,12 @@ def cache_folder(*parts: str) -> Path:
 
 @contextmanager
 def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Give the path of a draft, which takes the place of ``path`` once the block ends; if it fails, ``path`` stays.
+    """Yield a draft path; when the block ends, the draft replaces ``path``. If the block fails, ``path`` stays.
 
     Args:
-        path: the file to write; its folder is made if needed.
-        shared: several processes may write the file at once, so each has a draft of its own. Otherwise the draft of a
-            killed process is overwritten by the next one.
+        path: the file to write; its folder is created if needed.
+        shared: several processes may write the file at once, so each has its own draft. Otherwise the next process
+            overwrites the draft of a killed one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.urandom(6).hex()}.draft" if shared else f".{path.name}.draft")
@@ -43,7 +43,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
         os.replace(draft, path)
     except OSError as error:
         if error.filename in (None, str(draft)):
-            error.filename = str(path)  # which the user knows
+            error.filename = str(path)  # the path that the user knows
         raise
     finally:
         draft.unlink(missing_ok=True)
@@ -51,21 +51,21 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path, marker: str, kind: str) -> Iterator[Path]:
-    """Give an empty draft folder, which takes the place of ``folder`` once the block ends; if it fails, that stays.
+    """Yield an empty draft folder; when the block ends, it replaces ``folder``. If the block fails, ``folder`` stays.
 
     Args:
-        folder: a new one, an empty one, or one that holds ``marker``, which is replaced.
-        marker: path inside by which a folder of this kind is known.
-        kind: what such a folder is called, for messages.
+        folder: a new folder, an empty one, or one that holds ``marker``, which is replaced.
+        marker: path inside that identifies a folder of this kind.
+        kind: name of such a folder, for messages.
 
     Raises:
-        UserError: ``folder`` is something else.
+        UserError: ``folder`` exists and is of another kind.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / marker).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not {kind}: give another path")
     draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("draft", "old"))
-    shutil.rmtree(draft, ignore_errors=True)  # of a killed process
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
     draft.mkdir(parents=True)
     try:
         yield draft
@@ -93,7 +93,7 @@ def write_json(path: Path, content: Any, shared: bool = False) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file is on the disk: a name must not survive a power failure that its content does not."""
+    """Flush a file to the disk: after a power failure, a file must not exist without its content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,7 +105,7 @@ def _flush(path: Path) -> None:
 
 
 def fingerprint(content: Any, buffers: Iterable[bytes | memoryview] = ()) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of plain data, as canonical JSON, and of the bytes of arrays."""
+    """Hash plain data (as canonical JSON) and the bytes of arrays: 16 hexadecimal digits of a SHA-256."""
     found = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for buffer in buffers:
         found.update(buffer)
@@ -119,13 +119,13 @@ def file_sha256(path: Path) -> str:
 
 
 def check_format(found: Any, current: int, what: str, remedy: str) -> None:
-    """Raise a UserError where ``what`` is an artifact of another version of this project.
+    """Raise a UserError if an artifact was written by another version of this project.
 
     Args:
-        found: the number of the format in the artifact; None where it has none, as the first format had in places.
-        current: the number that this version writes and reads.
+        found: format number in the artifact; None where it has none, as in some artifacts of the first format.
+        current: format number that this version writes and reads.
         what: the artifact and its path, for the message.
-        remedy: how it is made again.
+        remedy: how to create it again.
     """
     if found != current:
         older = not isinstance(found, int) or found < current
@@ -139,7 +139,7 @@ def check_format(found: Any, current: int, what: str, remedy: str) -> None:
 
 @contextmanager
 def locked(path: Path, message: str) -> Iterator[None]:
-    """Hold the lock file ``path``; a killed process releases it. Raise a UserError if another process holds it."""
+    """Hold the lock file ``path``, which a killed process releases; raise a UserError if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:

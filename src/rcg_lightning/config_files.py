@@ -1,4 +1,4 @@
-"""Configs as files: where the shipped ones lie, which one a name means, and what it holds with all that it includes.
+"""Config files: find the shipped ones by name, and read them with the fragments that they include.
 
 Nothing here imports torch.
 """
@@ -14,23 +14,23 @@ from rcg_lightning.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_FLAGS = ("--config", "-c")
-PRESET = "preset"  # the folder of configs whose names need no folder: ways of sampling
-_UNNAMED = ("pipeline", "source", "encoder", "codec")  # folders of what --config does not take
+PRESET = "preset"  # the folder of sampling settings, whose names need no folder
+_UNNAMED = ("pipeline", "source", "encoder", "codec")  # folders of files that are not for --config
 
 
 def config_folders() -> list[Path]:
-    """Return where the shipped configs lie: inside the wheel, or next to src/ in a checkout."""
+    """Return the folders of the shipped configs: inside the wheel, or next to src/ in a checkout."""
     return [folder for folder in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if folder.is_dir()]
 
 
 def find_config(name: str, kind: str = PRESET) -> Path:
-    """Return the config file that ``name`` means: a path, or the name of a shipped one, such as digits/rdm.
+    """Find a config file by its path, or by the name of a shipped one, such as digits/rdm.
 
     Args:
         kind: folder whose configs are named without it.
 
     Raises:
-        UserError: there is no such file; the nearest shipped names are given.
+        UserError: there is no such file; the message gives the nearest shipped names.
     """
     if Path(name).is_file():
         return Path(name)
@@ -54,7 +54,7 @@ def _shipped(kind: str) -> list[str]:
 
 
 def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
-    """Return every config that a command line names, with the position of the word that does."""
+    """Return (position, name) of every config on a command line."""
     found = []
     for i, word in enumerate(argv):
         flag, equals, value = word.partition("=")
@@ -66,7 +66,7 @@ def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def read_config(path: Path) -> Any:
-    """Return the content of a config with the fragments that it includes; a UserError names file and line."""
+    """Read a config with the fragments that it includes; a UserError names file and line of an error."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:

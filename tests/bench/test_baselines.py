@@ -81,7 +81,7 @@ def after(step, take, times=2):
 
 
 @STAGES
-def test_two_baseline_steps_lead_where_two_steps_lead(make):
+def test_two_baseline_steps_reach_the_weights_of_two_steps(make):
     fast, baseline = (TrainingStep(randomised(make()), batch(), CPU) for _ in range(2))
     ours, theirs = after(fast, TrainingStep.__call__), after(baseline, TrainingStep.baseline)
     start = randomised(make()).state_dict()
@@ -105,13 +105,13 @@ def test_the_baseline_step_has_no_fast_path(make):
 
 
 def test_attention_of_the_baseline_stores_its_weights():
-    kept = {}
+    counts = {}
     for name in ("fast", "baseline"):
         step = TrainingStep(mage(), batch(), CPU)
         with HostSyncs() as counter:
             step() if name == "fast" else step.baseline()
-        kept[name] = counter.calls["_softmax_backward_data"]
-    assert kept == {"fast": 0, "baseline": 4}
+        counts[name] = counter.calls["_softmax_backward_data"]
+    assert counts == {"fast": 0, "baseline": 4}
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_attention_of_the_baseline_stores_its_weights():
 )
 def test_samples_are_the_same(make, sampler):
     stage = randomised(make()).eval()
-    seeds, raw = torch.arange(3), (torch.randn(3, 6),)
-    sample = partial(stage.sample_z, seeds, () if make is rdm else raw, stage.guidance, sampler)
+    seeds, representations = torch.arange(3), (torch.randn(3, 6),)
+    sample = partial(stage.sample_z, seeds, () if make is rdm else representations, stage.guidance, sampler)
     with torch.no_grad():
         fast = sample()
         with baseline_networks(stage):
@@ -128,7 +128,7 @@ def test_samples_are_the_same(make, sampler):
     torch.testing.assert_close(fast, baseline, rtol=1e-4, atol=1e-5)
 
 
-def test_timesteps_are_those_of_each_example():
+def test_the_baseline_has_one_timestep_per_example():
     stage, seen = rdm().eval(), []
     network = stage.for_sampling()[0].network
     with torch.no_grad(), baseline_networks(stage):
@@ -142,7 +142,7 @@ def test_timesteps_are_those_of_each_example():
 def test_the_whole_last_block_gives_the_same_class_token():
     network = randomised(VisionTransformer(32, 8, width=48, depth=2, heads=4))
     image, tokens = torch.rand(2, 3, 32, 32), []
-    network.blocks[-1].mlp.register_forward_hook(lambda module, inputs, made: tokens.append(made.shape[1]))
+    network.blocks[-1].mlp.register_forward_hook(lambda module, inputs, output: tokens.append(output.shape[1]))
     with torch.no_grad():
         fast = network(image)
         with baseline_networks(network):
@@ -152,11 +152,11 @@ def test_the_whole_last_block_gives_the_same_class_token():
     assert tokens == [1, 17, 1]
 
 
-def test_what_was_just_made_is_what_is_trained_on():
-    made = {"representation": torch.full((3, 6), 0.5)}
+def test_recomputed_columns_are_trained_on():
+    columns = {"representation": torch.full((3, 6), 0.5)}
     step, seen = TrainingStep(rdm(), batch(), CPU), []
     step.stage.codec.encode = lambda values: seen.append(values["representation"]) or values["representation"]
-    variants = training_variants(step, 3, lambda: made, list)
+    variants = training_variants(step, 3, lambda: columns, list)
     variants.recomputing()
-    assert seen == [made["representation"]]
-    assert variants.caching() == made
+    assert seen == [columns["representation"]]
+    assert variants.caching() == columns

@@ -1,4 +1,4 @@
-"""Costs next to the official ones, the baseline's and those of another run."""
+"""Costs compared with the official code, the baseline and another run."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_ratios_are_at_equal_matrix_rate():
     assert fast < slow
 
 
-def test_what_a_store_costs_and_when_it_pays():
+def test_cost_of_a_store_and_when_it_pays():
     fast, baseline, recomputing, caching = (
         cost_of(seconds, saved) for seconds, saved in ((2, 4), (3, 6), (7, 6), (10, 0))
     )
@@ -34,6 +34,6 @@ def test_what_a_store_costs_and_when_it_pays():
     assert "2.00 epochs" in output
 
 
-def test_a_workload_that_is_new_is_not_compared():
+def test_a_new_workload_is_not_compared():
     row = Row(Matmuls(), cost_of(0.5, 0), 1e9, gpu=False)
     assert "not measured" in table([row], {"workloads": {}})

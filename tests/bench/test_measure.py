@@ -1,4 +1,4 @@
-"""What is counted is what was done."""
+"""Counts of known work: FLOPs, synchronisations, saved bytes."""
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,12 +25,12 @@ def test_host_synchronisations_are_counted():
         x.sum().item()
         x[x > 1]
         x.nonzero()
-        x[torch.tensor([0, 1])]  # an index of fixed size waits for nothing
+        x[torch.tensor([0, 1])]  # an index of fixed size needs no synchronisation
     assert syncs.found.total() == 3
 
 
-def test_copies_between_devices_count_unless_they_do_not_block():
-    with FakeTensorMode(), HostSyncs() as syncs:  # a GPU of which there are only shapes
+def test_blocking_copies_between_devices_count():
+    with FakeTensorMode(), HostSyncs() as syncs:  # a mock GPU that only tracks shapes
         here = torch.ones(3)
         there = here.to("cuda", non_blocking=True)
         there.copy_(here, non_blocking=True)
@@ -44,10 +44,10 @@ def test_copies_between_devices_count_unless_they_do_not_block():
 
 def test_saved_bytes_are_activations_without_weights():
     layer, x = torch.nn.Linear(8, 8), torch.ones(16, 8)
-    kept = SavedBytes()
-    with kept.hooks():
+    saved = SavedBytes()
+    with saved.hooks():
         layer(layer(x).tanh()).sum()
-    assert kept.bytes == 2 * x.nbytes  # the input is saved once, tanh's result serves it and the second layer
+    assert saved.bytes == 2 * x.nbytes  # the input, and tanh's output, which tanh and the second layer share
 
 
 def test_variants_are_measured_in_turns():

@@ -1,4 +1,4 @@
-"""Workloads do the work that they are named after."""
+"""Workloads do the work that their names promise."""
 
 from functools import partial
 
@@ -21,14 +21,14 @@ CPU = torch.device("cpu")
 def test_pillow_and_torchvision_decode_to_the_same_pixels(tmp_path):
     (content,) = jpeg_files(None, count=1)
     assert torch.equal(by_torchvision(content), to_tensor(by_pillow(content)))
-    assert by_pillow_scaled(content).size == (500, 375)  # a half would be smaller than what is cropped
+    assert by_pillow_scaled(content).size == (500, 375)  # half the size would be smaller than the crop
     (tmp_path / "image.jpeg").write_bytes(content)
     assert jpeg_files(tmp_path) == [content]
     with pytest.raises(UserError, match="holds no JPEG files"):
         jpeg_files(tmp_path / "empty")
 
 
-def test_a_training_step_waits_for_nothing():
+def test_a_training_step_has_no_host_synchronisation():
     work = RDMTraining(2).prepare(CPU).fast
     work()
     with HostSyncs() as syncs:
@@ -43,9 +43,9 @@ def test_neighbours_are_counted_for_each_query():
     assert measure(variants.fast, variants.items, 1, CPU).flops == 2 * 1200 * NeighbourSearch.DIM
 
 
-@pytest.mark.parametrize("make", [lambda: MAGETraining(1), lambda: DiTTraining(1, "b2")], ids=["mage", "dit"])
-def test_generators_take_what_a_store_gives(make, monkeypatch):
-    """One example through the losses of the published stage, with networks of one narrow block."""
+@pytest.mark.parametrize("make", [lambda: MAGETraining(1), lambda: DiTTraining(1, "B/2")], ids=["mage", "dit"])
+def test_generators_train_on_the_columns_of_a_store(make, monkeypatch):
+    """Run one example through the losses of the published stage, with networks of one narrow block."""
     monkeypatch.setattr(generators, "shipped_stage", partial(narrow, generators.shipped_stage))
     assert make().prepare(CPU).fast.losses()["loss"].isfinite()
 

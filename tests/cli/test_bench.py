@@ -1,4 +1,4 @@
-"""`rcg bench`: what it writes, compares and rejects."""
+"""`rcg bench`: its output, its comparison with earlier runs, and what it rejects."""
 
 import json
 
@@ -14,7 +14,7 @@ from rcg_lightning.errors import UserError
 def small(monkeypatch):
     """Let the command time one small workload, in this process."""
     monkeypatch.setattr(command, "workloads", lambda images, gpu: [Matmuls()])
-    monkeypatch.setattr(Timing, "in_a_process", Timing.here)
+    monkeypatch.setattr(Timing, "in_new_process", Timing.in_this_process)
 
 
 def test_the_command_writes_and_compares(small, tmp_path, capsys):
@@ -27,7 +27,7 @@ def test_the_command_writes_and_compares(small, tmp_path, capsys):
     assert "than before" in capsys.readouterr().out
 
 
-def test_the_baseline_stands_next_to_it(small, tmp_path):
+def test_the_baseline_is_measured_as_well(small, tmp_path):
     out, tables = tmp_path / "bench.json", tmp_path / "bench.md"
     command.bench(out=out, times=1, baseline=True, markdown=tables)
     found = json.loads(out.read_text())["workloads"]["matmuls, small"]
@@ -37,7 +37,7 @@ def test_the_baseline_stands_next_to_it(small, tmp_path):
     assert "than the baseline" in tables.read_text()
 
 
-def test_each_workload_has_a_process_of_its_own(tmp_path):
+def test_each_workload_has_its_own_process(tmp_path):
     command.bench(only=["decode JPEG files, Pillow, scaled"], times=1, out=tmp_path / "bench.json")
     (found,) = json.loads((tmp_path / "bench.json").read_text())["workloads"].values()
     assert found["items_per_second"] > 0
@@ -45,9 +45,9 @@ def test_each_workload_has_a_process_of_its_own(tmp_path):
         command.bench(only=["decode JPEG files, Pillow, scaled"], images=tmp_path)
 
 
-def test_mistakes(small, tmp_path):
+def test_mistakes_are_rejected(small, tmp_path):
     with pytest.raises(UserError, match="did you mean matmuls"):
         command.bench(only=["matmul5"])
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match="no result of"):
+    with pytest.raises(UserError, match="not a file that"):
         command.bench(compare=tmp_path / "other.json")

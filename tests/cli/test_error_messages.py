@@ -1,4 +1,4 @@
-"""Mistakes on the command line and in configs: one line that says what, where, and the nearest right word."""
+"""Mistakes on the command line and in configs: one line with the key, the problem and the nearest valid name."""
 
 import pytest
 
@@ -33,7 +33,7 @@ EXTRACT = ["extract", "--config", "digits/data", "--out", "x", "--encoder"]
         (["--trainer.precision", "16-mixed"], "trainer.precision cannot be 16-mixed: take bf16-mixed, or 32-true"),
     ],
 )
-def test_fit_says_what_was_meant(raised, argv, line):
+def test_fit_suggests_the_nearest_name(raised, argv, line):
     assert line in raised(*FIT, *argv)
 
 
@@ -51,7 +51,7 @@ def test_fit_says_what_was_meant(raised, argv, line):
         ("- 3", "should hold keys and values"),
     ],
 )
-def test_so_do_configs(raised, tmp_path, content, line):
+def test_mistakes_in_configs_are_reported(raised, tmp_path, content, line):
     path = tmp_path / "mine.yaml"
     path.write_text(content)
     assert line in raised(*FIT, "--config", path)
@@ -83,7 +83,7 @@ def test_a_broken_fragment_is_named(raised, tmp_path):
         (["cluster", "--store", "nope", "--out", "x"], "no store at nope: make it with rcg extract"),
     ],
 )  # fmt: skip
-def test_every_command_does(raised, tmp_path, monkeypatch, argv, line):
+def test_every_command_reports_mistakes(raised, tmp_path, monkeypatch, argv, line):
     monkeypatch.chdir(tmp_path)
     assert line in raised(*argv)
     assert not list(tmp_path.iterdir())

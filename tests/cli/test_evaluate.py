@@ -1,4 +1,4 @@
-"""Metrics for samples wherever they lie, and for several sets of them in one table."""
+"""Metrics for samples from any source, and for several sets of samples in one table."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_the_same_metrics_from_checkpoint_png_npz_and_store(rcg, toy, classifier
 
 @pytest.fixture
 def scored(rcg, toy, classifier, tmp_path):
-    """Score toy samples; return what was written and what was said on stderr."""
+    """Score toy samples; return the written results, stdout and stderr."""
 
     def run(*words, samples=None, data=REAL):
         out = tmp_path / "metrics.json"
@@ -79,7 +79,7 @@ def test_a_protocol_is_recorded_and_others_are_not_compared_silently(scored, tmp
     assert not other["against"]["comparable"]
 
 
-def test_labels_are_drawn_as_asked(scored, raised, toy, classifier):
+def test_labels_follow_the_option(scored, raised, toy, classifier):
     found = {}
     for labels in ("generated", "random", "balanced"):
         words = ["--number", 50, "--labels", labels]
@@ -87,9 +87,9 @@ def test_labels_are_drawn_as_asked(scored, raised, toy, classifier):
         found[labels] = content["metrics"]["fd/classifier_50_train"]
         assert ("class_accuracy/classifier_50" in content["metrics"]) == (labels != "generated")
         assert content["protocol"]["labels"] == labels
-    assert found["generated"] == found["random"] != found["balanced"]  # this model draws classes uniformly
+    assert found["generated"] == found["random"] != found["balanced"]  # this model samples classes uniformly
     line = raised("evaluate", "--samples", toy / "none" / "last.ckpt", *classifier, *REAL, "--labels", "balanced")
-    assert "classes were asked for" in line
+    assert "classes were requested" in line
 
 
 def test_folders_against_each_other_with_all_metrics(scored, toy):
@@ -107,23 +107,23 @@ def test_folders_against_each_other_with_all_metrics(scored, toy):
     ("words", "line"),
     [
         (["--protocol", "adm-265"], "no protocol adm-265: did you mean adm-256?"),
-        (["--seeds", "7"], "make no 7 equal parts"),
+        (["--seeds", "7"], "7 equal parts"),
         (["--against", "nothing.json"], "nothing.json cannot be read as a file of metrics"),
-        (["--statistics", "nothing.npz"], "give one thing to compare with"),
+        (["--statistics", "nothing.npz"], "one reference only"),
     ],
 )
-def test_options_that_cannot_work(raised, toy, classifier, words, line):
+def test_impossible_options_are_rejected(raised, toy, classifier, words, line):
     assert line in raised("evaluate", "--samples", toy / "samples_none", *classifier, *REAL, *words)
 
 
-def test_jpeg_beside_png_is_warned_of(rcg, scored, toy, classifier, tmp_path, caplog):
+def test_jpeg_next_to_png_is_warned_of(rcg, scored, toy, classifier, tmp_path, caplog):
     (tmp_path / "jpeg").mkdir()
     for i, image in enumerate(open_samples(toy / "samples_none" / "store").first(40).numpy()):
         Image.fromarray(image[0]).save(tmp_path / "jpeg" / f"{i:02d}.jpg")
     scored(samples=tmp_path / "jpeg", data=["--reference_samples", toy / "samples_class"])
     assert "formats are mixed (samples jpeg, reference store): JPEG's losses" in caplog.text
-    places = {"class": toy / "samples_class", "jpeg": tmp_path / "jpeg"}
-    rows = [{"condition": name, "seed": 0, "samples": str(place)} for name, place in places.items()]
+    folders = {"class": toy / "samples_class", "jpeg": tmp_path / "jpeg"}
+    rows = [{"condition": name, "seed": 0, "samples": str(folder)} for name, folder in folders.items()]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     words = ["compare", "--rows", tmp_path / "rows.json", *REAL, *classifier, "--out", tmp_path / "table"]
     rcg(*words)
@@ -150,12 +150,12 @@ def test_compare_writes_a_table(rcg, raised, toy, classifier, tmp_path):
         ("{tmp}/nothing", "no samples at"),
         ("{tmp}/empty", "holds no images"),
         ("{tmp}/broken", "one.png is broken"),
-        ("{toy}/rdm/last.ckpt", "representations are compared with stored ones: join a store"),
+        ("{toy}/rdm/last.ckpt", "compared with stored ones"),
         ("{toy}/representation/last.ckpt", "give an RDM's checkpoint with --prior"),
         ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, where a Generator is needed"),
     ],
 )
-def test_what_cannot_be_scored(raised, toy, classifier, tmp_path, samples, line):
+def test_unusable_samples_are_rejected(raised, toy, classifier, tmp_path, samples, line):
     for folder in ("empty", "broken"):
         (tmp_path / folder).mkdir()
     (tmp_path / "broken" / "one.png").write_text("no image")
@@ -163,6 +163,6 @@ def test_what_cannot_be_scored(raised, toy, classifier, tmp_path, samples, line)
     assert line in raised("evaluate", "--samples", samples, *classifier, *REAL)
 
 
-def test_something_to_compare_with_is_needed(raised, toy, classifier):
+def test_a_reference_is_needed(raised, toy, classifier):
     output = raised("evaluate", "--samples", toy / "samples_none", *classifier)
-    assert output == "give what to compare with: either --data or --statistics"
+    assert "either --data or --statistics" in output

@@ -1,4 +1,4 @@
-"""Metrics beyond those of features: the closest samples shown, Parzen windows, generated representations."""
+"""Further metrics: the closest samples, Parzen windows, generated representations."""
 
 import json
 
@@ -19,7 +19,7 @@ REAL = ["--data.source", "Digits", "--data.source.limit", "256"]
 
 @pytest.fixture
 def evaluated(rcg, toy, tmp_path):
-    """Evaluate toy samples; return what was written and what was said on stderr."""
+    """Evaluate toy samples; return the written results and stderr."""
 
     def run(samples, *words, data=REAL):
         out = tmp_path / "metrics.json"
@@ -33,7 +33,7 @@ def evaluated(rcg, toy, tmp_path):
 
 
 @pytest.mark.parametrize("space", ["pixels", "features"])
-def test_the_closest_samples_are_shown_beside_training_images(evaluated, toy, tmp_path, space):
+def test_the_closest_samples_are_shown_next_to_training_images(evaluated, toy, tmp_path, space):
     content, _ = evaluated(toy / "samples_none", "--memorisation", 3, "--memorisation_in", space)
     found = content["closest"]
     assert (found["in"], found["of"], len(found["rows"])) == (space, 128, 3)
@@ -46,14 +46,14 @@ def test_the_closest_samples_are_shown_beside_training_images(evaluated, toy, tm
         assert [row["training"] for row in found["rows"]] == [match.training for match in expected]
 
 
-def test_samples_made_in_the_run_are_looked_at_as_well(evaluated, toy):
+def test_generated_samples_are_analysed_as_well(evaluated, toy):
     content, _ = evaluated(toy / "none" / "last.ckpt", "--number", 40, "--seeds", 2, "--memorisation", 2, "--parzen")
     assert content["closest"]["of"] == 80
     assert len(content["blocks"][0]) == len(content["deviations"])
     assert content["deviations"]["parzen/pixels_40_eval"] > 0
 
 
-def test_parzen_windows_are_scored_on_images_that_chose_no_bandwidth(evaluated, toy):
+def test_parzen_likelihood_is_of_images_that_did_not_choose_the_bandwidth(evaluated, toy):
     content, _ = evaluated(toy / "samples_none", "--parzen", "true")
     samples = open_samples(toy / "samples_none" / "store").first(128)
     evaluation = torch.cat(list(real_images(ImageDataModule(Digits(limit=256)), "eval")))
@@ -71,31 +71,33 @@ def test_parzen_windows_are_scored_on_images_that_chose_no_bandwidth(evaluated, 
     assert (content["parzen"]["validation"], content["parzen"]["test"]) == (len(validation), len(test))
 
 
-def test_generated_representations_are_scored_as_they_are_made_or_from_their_store(rcg, evaluated, toy, tmp_path):
+def test_generated_representations_are_scored_directly_or_from_their_store(rcg, evaluated, toy, tmp_path):
     stores = [f"--data.stores=[{toy}/store]", f"--data.eval_stores=[{toy}/eval_store]"]
-    made, _ = evaluated(toy / "rdm" / "last.ckpt", "--number", 90, "--protocol", "rep-train", data=[*REAL, *stores])
+    generated, _ = evaluated(
+        toy / "rdm" / "last.ckpt", "--number", 90, "--protocol", "rep-train", data=[*REAL, *stores]
+    )
     names = {f"{kind}/encoder_90_{split}" for kind in ("rep_fd", "rep_fd_of_real") for split in ("train", "eval")}
-    assert made["metrics"].keys() == names
-    assert made["protocol"]["name"] == "rep-train with another number"
-    assert made["protocol"]["extractor"] is None
+    assert generated["metrics"].keys() == names
+    assert generated["protocol"]["name"] == "rep-train with another number"
+    assert generated["protocol"]["extractor"] is None
     (tmp_path / "published.yaml").write_text("depth/12: metrics.json\nrep-fd-of-real/train: metrics.json\n")
     code, output, _ = rcg("reproduce", "depth", "--runs", tmp_path)
     assert code == 0
-    assert f"| 0.48 | {made['metrics']['rep_fd/encoder_90_train']:.4g} (n 90, to train) |" in output
+    assert f"| 0.48 | {generated['metrics']['rep_fd/encoder_90_train']:.4g} (n 90, to train) |" in output
     assert "90 samples, not 50000; protocol rep-train with another number, not rep-train" in output
     output = rcg("reproduce", "rep-fd-of-real", "--runs", tmp_path)[1]
-    assert f"| 0.38 | {made['metrics']['rep_fd_of_real/encoder_90_train']:.4g} (n 90, to train) |" in output
+    assert f"| 0.38 | {generated['metrics']['rep_fd_of_real/encoder_90_train']:.4g} (n 90, to train) |" in output
     words = ["sample", "--checkpoint", toy / "rdm" / "last.ckpt", "--number", 90, "--accelerator", "cpu"]
-    assert rcg(*words, "--out", tmp_path / "drawn")[0] == 0
-    read, _ = evaluated(tmp_path / "drawn", data=[*REAL, *stores])
-    assert read["metrics"] == pytest.approx(made["metrics"], rel=1e-9)
+    assert rcg(*words, "--out", tmp_path / "samples")[0] == 0
+    read, _ = evaluated(tmp_path / "samples", data=[*REAL, *stores])
+    assert read["metrics"] == pytest.approx(generated["metrics"], rel=1e-9)
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["--samples", "{toy}/samples_none", "--memorisation", 2], "--memorisation writes an image next to --out"),
-        (["--samples", "{toy}/rdm/last.ckpt", "--parzen"], "are of images, not of representations"),
+        (["--samples", "{toy}/rdm/last.ckpt", "--parzen"], "need images"),
         (["--samples", "{toy}/none/last.ckpt", "--parzen", "--number", 99999999], "too many for Parzen windows"),
         (["--samples", "{toy}/none/last.ckpt", "--ema", "short"], "no EMA weights 'short'"),
         (["--samples", "{tmp}/large"], "samples of 16x16 pixels, a reference of 8x8"),
@@ -107,7 +109,7 @@ def test_generated_representations_are_scored_as_they_are_made_or_from_their_sto
         (["--samples", "{toy}/none/last.ckpt", "--interval", "0.2"], "a guidance interval is two numbers"),
     ],
 )
-def test_what_cannot_be_done(raised, toy, tmp_path, monkeypatch, words, line):
+def test_impossible_evaluations_are_rejected(raised, toy, tmp_path, monkeypatch, words, line):
     save_images([torch.zeros(9, 1, 16, 16, dtype=torch.uint8)], tmp_path / "large", (f"{i}.png" for i in range(9)))
     (tmp_path / "text.npz").write_text("text")
     checkpoint = torch.load(toy / "none" / "last.ckpt", weights_only=True)
@@ -117,7 +119,7 @@ def test_what_cannot_be_done(raised, toy, tmp_path, monkeypatch, words, line):
     }
     torch.save(checkpoint, tmp_path / "broken.ckpt")
     if "{tmp}/large" in words:
-        monkeypatch.setattr(Reference, "measure", None)  # told before the real images are measured
+        monkeypatch.setattr(Reference, "measure", None)  # rejected before the real images are measured
     classifier = ["--extractor", "ClassifierExtractor", "--extractor.folder", toy / "classifier" / "classifier"]
     words = [str(word).format(toy=toy, tmp=tmp_path) for word in words]
     assert line in raised("evaluate", *words, *classifier, *REAL, "--accelerator", "cpu")

@@ -1,4 +1,4 @@
-"""`rcg extract` of tokens and latents, and what is sampled with the autoencoder: what users see of it."""
+"""`rcg extract` of tokens and latents, and sampling with the autoencoder, from the command line."""
 
 import numpy as np
 import pytest
@@ -35,12 +35,12 @@ def networks(tmp_path):
     return encoder, tokens, ["--codec+", "VQLatents", "--codec.folder", tmp_path / "latents"]
 
 
-def test_all_columns_come_from_one_pass_and_are_those_of_separate_ones(rcg, networks, tmp_path, monkeypatch):
+def test_all_columns_come_from_one_pass_and_equal_separate_ones(rcg, networks, tmp_path, monkeypatch):
     read, images = [], ImageDataset._images
 
-    def counted(self, index, places, mirror):
+    def counted(self, index, u, mirror):
         read.extend(index.tolist())
-        return images(self, index, places, mirror)
+        return images(self, index, u, mirror)
 
     monkeypatch.setattr(ImageDataset, "_images", counted)
     encoder, tokens, latents = networks
@@ -63,7 +63,7 @@ def test_all_columns_come_from_one_pass_and_are_those_of_separate_ones(rcg, netw
     assert Store.open(tmp_path / "half").columns["latent"]["dtype"] == "float16"
 
 
-def test_a_stopped_extraction_goes_on_and_does_no_image_twice(rcg, networks, tmp_path, monkeypatch):
+def test_a_stopped_extraction_continues_and_encodes_no_image_twice(rcg, networks, tmp_path, monkeypatch):
     _, tokens, _ = networks
     words = ["extract", *DATA, *tokens, "--shard_rows", 40, "--out", tmp_path / "store"]
     encoded, calls = VQTokens.encoded, []
@@ -85,7 +85,7 @@ def test_a_stopped_extraction_goes_on_and_does_no_image_twice(rcg, networks, tmp
     np.testing.assert_array_equal(*(Store.open(tmp_path / name).whole("tokens") for name in ("store", "again")))
 
 
-def test_mistakes_are_told_before_anything_is_written(raised, networks, tmp_path):
+def test_mistakes_are_rejected_before_anything_is_written(raised, networks, tmp_path):
     _, tokens, _ = networks
     out = ["--out", tmp_path / "store"]
     assert "nothing to extract" in raised("extract", *DATA, *out)
@@ -139,7 +139,7 @@ def test_a_bundle_holds_the_autoencoder(rcg, raised, generator, tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
-def test_reconstruction_encodes_images_whatever_the_codec_would_read(rcg, tmp_path):
+def test_reconstruction_encodes_images_even_for_a_codec_that_reads_a_store(rcg, tmp_path):
     save_vq(tmp_path / "tokenizer")
     words = ["--codec", "VQTokens", "--codec.folder", tmp_path / "tokenizer", "--number", 20, "--json"]
     code, output, error = rcg("reconstruct", *DATA[:4], "--accelerator", "cpu", *words)

@@ -1,4 +1,4 @@
-"""`rcg instances`: which are chosen, what goes with them, and mistakes."""
+"""`rcg instances`: the chosen instances, their labels, and mistakes."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ DATA = ["instances", "--config", "digits/data"]
 
 @pytest.fixture
 def stores(rcg, digits, tmp_path):
-    """Paths of the digits' representations, of their neighbours, and of both as --data.stores takes them."""
+    """Paths of the digits' representations and neighbours, and both as an option."""
     digits(tmp_path)
     source, near = tmp_path / "train-encoder-1", tmp_path / "near"
     assert rcg("neighbours", "--store", source, "--k", 7, "--out", near, "--accelerator", "cpu")[0] == 0
@@ -39,7 +39,7 @@ def test_without_a_count_every_image_is_an_instance(rcg, stores, digits, tmp_pat
     assert made.identity["dataset"] == images.fingerprint
 
 
-def test_those_nearest_to_the_centres_are_chosen_and_can_be_sampled(rcg, stores, digits, tmp_path):
+def test_images_nearest_to_the_centres_are_chosen_and_can_be_sampled(rcg, stores, digits, tmp_path):
     source, _, words = stores
     code, output, error = rcg(*DATA, *words, "--count", 12, "--seed", 3, "--out", tmp_path / "bank")
     assert code == 0, error
@@ -56,13 +56,13 @@ def test_those_nearest_to_the_centres_are_chosen_and_can_be_sampled(rcg, stores,
     data.store_paths["train"].append(tmp_path / "near")
     condition.parts(data.spec)
     condition.use_instances(tmp_path / "bank")
-    label, drawn = condition.sample({"seed": torch.arange(40)})
+    label, representation = condition.sample({"seed": torch.arange(40)})
     bank = made.whole("representation")[:, 0]
-    place = [int(np.flatnonzero((bank == row).all(1))[0]) for row in drawn.numpy()]
-    assert all(number in made.whole("labels")[row, 0] for number, row in zip(label.tolist(), place, strict=True))
+    rows = [int(np.flatnonzero((bank == row).all(1))[0]) for row in representation.numpy()]
+    assert all(number in made.whole("labels")[row, 0] for number, row in zip(label.tolist(), rows, strict=True))
 
 
-def test_no_labels_without_neighbours_and_every_view_is_kept(rcg, digits, tmp_path):
+def test_no_labels_without_neighbours_and_every_view_is_stored(rcg, digits, tmp_path):
     data = digits()
     rows = np.random.default_rng(0).normal(size=(len(data.images("train")), 2, 5)).astype(np.float16)
     identity = {**data.store_identity("train"), "representation": "encoder-2"}
@@ -81,7 +81,7 @@ def test_no_labels_without_neighbours_and_every_view_is_kept(rcg, digits, tmp_pa
     np.testing.assert_array_equal(made.whole("representation"), rows[image[:, 0]])
 
 
-def test_mistakes(raised, stores, digits, tmp_path):
+def test_mistakes_are_rejected(raised, stores, digits, tmp_path):
     _, near, words = stores
     out = ["--out", tmp_path / "bank"]
     assert "5000 instances were asked for" in raised(*DATA, *words, *out, "--count", 5000)

@@ -1,4 +1,4 @@
-"""The `rcg` command itself: help without torch, exit codes, and one line for whatever goes wrong."""
+"""The `rcg` command itself: help without torch, exit codes, and one line for every error."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from rcg_lightning.errors import UserError
 
 @pytest.fixture
 def ending(monkeypatch, capsys):
-    """Run a command that ends by raising an error; return its exit code and what stood on stderr."""
+    """Run a command that raises an error; return its exit code and stderr."""
 
     def end(error, *argv):
         def raises(*_):
@@ -31,20 +31,20 @@ def ending(monkeypatch, capsys):
 
 def test_help_is_quick_and_needs_no_torch():
     line = "import sys; from rcg_lightning.cli.main import main; main(['--help']); "
-    began = time.monotonic()
+    start = time.monotonic()
     output = subprocess.run(
         [sys.executable, "-c", line + "assert not {'torch', 'lightning', 'jsonargparse'} & sys.modules.keys()"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - start < 2
     assert all(f"\n  {name} " in output for name in cli.COMMANDS)
 
 
 def test_every_command_exists():
-    for place, text in cli.COMMANDS.values():
-        module, _, function = place.partition(":")
+    for target, text in cli.COMMANDS.values():
+        module, _, function = target.partition(":")
         assert callable(getattr(__import__(module, fromlist=[function]), function))
         assert len(text) < 80
 
@@ -82,7 +82,7 @@ def test_lightnings_exit_after_an_interruption_is_one(ending):
     assert ending(SystemExit(0)) == (0, "")
 
 
-def test_the_traceback_is_there_when_asked_for(ending):
+def test_the_traceback_is_shown_on_request(ending):
     assert "Traceback" not in ending(RuntimeError("x"))[1]
     code, output = ending(RuntimeError("x"), "--traceback")
     assert code == 1
@@ -90,7 +90,7 @@ def test_the_traceback_is_there_when_asked_for(ending):
     assert output.endswith("rcg fit: RuntimeError: x (--traceback shows where)\n")
 
 
-def test_a_reader_that_leaves_is_no_error():
+def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m rcg_lightning.cli pipeline --help | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("usage: rcg pipeline")
@@ -99,7 +99,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_an_interruption_that_a_library_swallows_still_ends_the_command(monkeypatch, capsys):
     def swallowing(name, argv):
-        with contextlib.suppress(KeyboardInterrupt):  # as a finaliser or a careless library does
+        with contextlib.suppress(KeyboardInterrupt):  # like a finaliser or a careless library
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
@@ -108,4 +108,4 @@ def test_an_interruption_that_a_library_swallows_still_ends_the_command(monkeypa
     assert "interrupted" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setattr(cli, "run", lambda name, argv: None)
-    assert cli.main(["sample"]) == 0  # it is forgotten afterwards
+    assert cli.main(["sample"]) == 0  # the interruption does not outlive its command

@@ -1,4 +1,4 @@
-"""`rcg neighbours`: what is written, that it goes on after a stop, and mistakes."""
+"""`rcg neighbours`: its output, continuing after a stop, and mistakes."""
 
 import sys
 
@@ -19,7 +19,7 @@ def store(digits, tmp_path):
     return tmp_path / "train-encoder-1"
 
 
-def test_the_nearest_are_written_with_where_they_come_from(rcg, store, digits, tmp_path):
+def test_neighbours_are_written_with_their_origin(rcg, store, digits, tmp_path):
     code, output, error = rcg("neighbours", "--store", store, "--k", 9, "--out", tmp_path / "near", "--accelerator=cpu")
     assert code == 0, error
     source, made = Store.open(store), Store.open(tmp_path / "near")
@@ -33,10 +33,10 @@ def test_the_nearest_are_written_with_where_they_come_from(rcg, store, digits, t
     assert made.identity["neighbours"] == "encoder-1/k9"
     data = digits(tmp_path)
     data.store_paths["train"].append(tmp_path / "near")
-    assert data.columns("train")["neighbours"].size == source.size  # they belong together
+    assert data.columns("train")["neighbours"].size == source.size  # the stores fit together
 
 
-def test_a_stopped_search_goes_on(rcg, store, tmp_path, monkeypatch):
+def test_a_stopped_search_continues(rcg, store, tmp_path, monkeypatch):
     words = ["neighbours", "--store", store, "--k", 3, "--accelerator", "cpu", "--out"]
     search, calls = StoredNeighbours.find, []
 

@@ -1,4 +1,4 @@
-"""Out of memory is one line that says which setting to lower, and by how much."""
+"""A lack of memory is one line with the setting to lower, and by how much."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ from rcg_lightning.stages.tokenizer import Adversary, TokenizerStage
 from rcg_lightning.types import DataSpec
 
 ON_A_GPU = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.80 GiB"
-PLACE = "GPU is out of memory (for another 2.50 GiB)"
+GPU_MESSAGE = "GPU is out of memory (for another 2.50 GiB)"
 FIT = ["fit", "--config", "digits/dit", "--data.source.limit=64", "--trainer.accelerator=cpu", "--trainer.logger=false"]
 
 
 @pytest.fixture
 def hungry(monkeypatch):
-    """Let the losses of a diffusion stage end in an error, or ask the host for more than any machine has."""
+    """Let the losses of a diffusion stage raise an error, or request more memory than any machine has."""
 
     def make(error=None):
         def losses(self, batch):
@@ -36,17 +36,17 @@ def hungry(monkeypatch):
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_training_names_the_batch_size_what_to_add_up_and_checkpointing(hungry, raised, tmp_path, on_gpu):
+def test_training_names_batch_size_accumulation_and_checkpointing(hungry, raised, tmp_path, on_gpu):
     hungry(torch.OutOfMemoryError(ON_A_GPU) if on_gpu else None)
     more = ["--data.batch_size=32", "--trainer.accumulate_grad_batches=2", f"--trainer.default_root_dir={tmp_path}"]
     output = raised(*FIT, *more, "--trainer.enable_progress_bar=false")
-    assert (PLACE if on_gpu else "this machine is out of memory") in output
+    assert (GPU_MESSAGE if on_gpu else "this machine is out of memory") in output
     assert "lower data.batch_size from 32 to 16" in output
-    assert "raise trainer.accumulate_grad_batches from 2 to 4, so that a step sees 64 images" in output
+    assert "raise trainer.accumulate_grad_batches from 2 to 4, so that a step still has 64 images" in output
     assert "or set model.denoiser.network.checkpointing true" in output
 
 
-def test_what_does_not_help_is_not_advised(make_stage):
+def test_useless_advice_is_not_given(make_stage):
     spec = DataSpec((1, 8, 8))
     stage = make_stage().build(spec)
     assert "checkpointing" in in_training(stage, 1, 1)
@@ -56,7 +56,7 @@ def test_what_does_not_help_is_not_advised(make_stage):
     assert in_training(stage, 3, 1).startswith("lower data.batch_size from 3 to 1 with raise")
 
 
-def test_two_optimizers_cut_their_batch_into_parts():
+def test_two_optimizers_accumulate_parts_of_a_batch():
     network, adversary = MaskGITVQGAN(1, 4, (1, 2), 1, 8, 4, 2), Adversary(PatchDiscriminator(4, 1), AdamW())
     stage = TokenizerStage(network, AdamW(), adversary=adversary, accumulate=2).build(DataSpec((1, 8, 8)))
     output = in_training(stage, 64, 1)
@@ -96,7 +96,7 @@ def test_other_commands_name_their_batch_size():
         call(read, "read", ["--data.source", "Digits", "--data.batch_size=40"])
 
 
-def test_what_is_behind_an_error_is_seen_and_other_errors_are_left_alone():
+def test_the_cause_of_an_error_is_found_and_other_errors_are_left_alone():
     wrapped = RuntimeError("training failed")
     wrapped.__cause__ = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 12 bytes.")
     assert shortage(wrapped) == "this machine is out of memory (for another 12 bytes)"

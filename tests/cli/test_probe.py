@@ -1,4 +1,4 @@
-"""Probes of an encoder, as it encodes and from its stores."""
+"""Probes of an encoder and of its stores."""
 
 import json
 
@@ -13,7 +13,7 @@ from rcg_lightning.metrics.probes import probe
 REAL = ["--data.source", "Digits", "--data.source.limit", "256"]
 
 
-def test_an_encoder_and_its_stores_are_probed_alike(rcg, toy, tmp_path):
+def test_an_encoder_and_its_stores_give_the_same_probes(rcg, toy, tmp_path):
     stores = [f"--data.stores=[{toy}/store]", f"--data.eval_stores=[{toy}/eval_store]"]
     encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
     found = []
@@ -32,16 +32,16 @@ def test_an_encoder_and_its_stores_are_probed_alike(rcg, toy, tmp_path):
         rows.append(torch.from_numpy(Store.open(toy / name).whole("representation")[:, 0]))
         labels.append(torch.from_numpy(data.images(split).labels))
     expected = probe(rows[0], labels[0], rows[1], labels[1])
-    trained, held = len(rows[0]), len(rows[1])
+    train_count, eval_count = len(rows[0]), len(rows[1])
     assert found[0]["metrics"] == {
-        f"uniformity/encoder_{trained}": expected["uniformity"],
-        f"effective_rank/encoder_{trained}": expected["effective_rank"],
-        f"knn_accuracy/encoder_{held}_eval": expected["knn_accuracy"],
-        f"linear_accuracy/encoder_{held}_eval": expected["linear_accuracy"],
+        f"uniformity/encoder_{train_count}": expected["uniformity"],
+        f"effective_rank/encoder_{train_count}": expected["effective_rank"],
+        f"knn_accuracy/encoder_{eval_count}_eval": expected["knn_accuracy"],
+        f"linear_accuracy/encoder_{eval_count}_eval": expected["linear_accuracy"],
     }
 
 
-def test_something_to_probe_is_needed(raised, toy):
-    assert "give --encoder, or a store of rcg extract as --data.stores" in raised("probe", *REAL)
+def test_an_encoder_or_stores_are_needed(raised, toy):
+    assert "give --encoder, or a store that rcg extract wrote as --data.stores" in raised("probe", *REAL)
     words = [f"--data.stores=[{toy}/store]"]
     assert "as --data.eval_stores" in raised("probe", *REAL, *words)

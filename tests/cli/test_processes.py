@@ -19,7 +19,7 @@ def files(folder):
 
 @pytest.fixture
 def both(rcg, tmp_path):
-    """Run a command in this process and in two; return where each wrote."""
+    """Run a command in this process and in two; return both output paths."""
 
     def run(*argv, out):
         one, two = tmp_path / "one", tmp_path / "two"
@@ -44,7 +44,7 @@ def test_sampling(both, toy):
     words = ["sample", "--checkpoint", toy / "representation" / "last.ckpt", *prior, "--number", 1100]
     one, two = both(*words, "--png", "false", "--npz", "true", "--batch_size", 300, out="samples")
     assert files(one / "store") == files(two / "store")
-    assert len(list((one / "store").glob("*.npy"))) == 2  # one for each process
+    assert len(list((one / "store").glob("*.npy"))) == 2  # one per process
     assert (one / "samples.npz").read_bytes() == (two / "samples.npz").read_bytes()
 
 
@@ -83,8 +83,8 @@ def test_metrics_during_training_are_of_both_processes(toy, tmp_path):
     assert len({event.value for event in log.Scalars("fd/classifier_451_train")}) == 2
 
 
-def test_a_step_on_two_devices_is_started_apart(rcg, toy, tmp_path):
-    """As a pipeline does it, Lightning starting the second process by itself."""
+def test_a_step_on_two_devices_runs_in_new_processes(rcg, toy, tmp_path):
+    """The pipeline starts one process, and Lightning the second."""
     run = f"sample --checkpoint {toy}/none/last.ckpt --number 1100 --png false --accelerator cpu"
     steps = {"apart": {"run": run, "devices": 2}, "here": {"run": run}}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump({"steps": steps}, sort_keys=False))

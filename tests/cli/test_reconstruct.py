@@ -1,4 +1,4 @@
-"""What codecs give back, through the command."""
+"""Reconstructions of codecs, through the command."""
 
 import json
 
@@ -19,7 +19,7 @@ REAL = ["--data.source", "Digits", "--data.source.limit", "256", "--accelerator"
 
 
 class Coarse(Pixels):
-    """Keeps every image's levels in steps only: a codec that loses something."""
+    """Lossy codec that quantises grey values."""
 
     def __init__(self, levels: int = 4) -> None:
         self.levels = levels
@@ -41,8 +41,8 @@ def test_a_lossy_codec_is_scored_and_shown(rcg, classifier, tmp_path):
     content = json.loads(out.read_text())
     original = torch.cat(list(real_images(ImageDataModule(Digits(limit=256)), "eval")))
     codec = Coarse(3)
-    made = to_uint8(codec.decode(codec.encode({"image": original / 255})))
-    expected = reconstruction_scores([(original, made)])
+    reconstructed = to_uint8(codec.decode(codec.encode({"image": original / 255})))
+    expected = reconstruction_scores([(original, reconstructed)])
     count = len(original)
     assert content["metrics"][f"psnr/pixels_{count}_eval"] == pytest.approx(expected["psnr"], rel=1e-5)
     assert content["metrics"][f"ssim/pixels_{count}_eval"] == pytest.approx(expected["ssim"], rel=1e-5)
@@ -51,7 +51,7 @@ def test_a_lossy_codec_is_scored_and_shown(rcg, classifier, tmp_path):
     assert Image.open(tmp_path / content["image"]).width > 5 * 56
 
 
-def test_an_autoencoders_folder_is_all_that_it_takes(rcg, tmp_path):
+def test_an_autoencoders_folder_is_enough(rcg, tmp_path):
     folder = save_vq(tmp_path / "vq", channels=1)
     out = ["--number", 20, "--out", tmp_path / "metrics.json"]
     code, _, error = rcg("reconstruct", "--codec", "VQTokens", "--codec.folder", folder, *REAL, *out)
@@ -62,7 +62,7 @@ def test_an_autoencoders_folder_is_all_that_it_takes(rcg, tmp_path):
     assert content["protocol"]["codec_identity"]
 
 
-def test_two_processes_give_what_one_gives(rcg, classifier, tmp_path):
+def test_two_processes_agree_with_one(rcg, classifier, tmp_path):
     words = ["reconstruct", "--codec", "Pixels", *REAL[:-2], *classifier, "--number", 51, "--batch_size", 16]
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     assert rcg(*words, "--accelerator", "cpu", "--out", one)[0] == 0
@@ -75,13 +75,13 @@ def test_two_processes_give_what_one_gives(rcg, classifier, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--codec", "Representations"], "Representations gives back representations, not images"),
-        (["--codec", "Pixels", "--number", "9999"], "9999 images are asked for"),
+        (["--codec", "Representations"], "Representations reconstructs representations"),
+        (["--codec", "Pixels", "--number", "9999"], "not 9999"),
         (["--codec", "Pixels", "--lpips", "alex"], "LPIPS"),
         (["--codec", "Pixels", "--images", "3"], "--images writes an image next to --out"),
     ],
 )
-def test_what_cannot_be_scored(raised, words, line, monkeypatch, tmp_path):
+def test_unusable_codecs_are_rejected(raised, words, line, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(
         torch.hub, "load_state_dict_from_url", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))

@@ -1,4 +1,4 @@
-"""Published tables next to what was measured here."""
+"""Published tables next to metrics measured here."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from rcg_lightning.pipeline.spec import read_pipeline
 
 
 def results(seed=0, n=1346):
-    """What a pipeline's table holds, with rows that the published table has not."""
+    """Return a pipeline's results, with rows that the published table lacks."""
     conditions = ["none", "cluster", "class", "class_balanced", "representation", "oracle", "real"]
     metrics = [{"fd": 1.0 - i / 10, "fd_eval": 1.1 - i / 10, "is": 4.0 + i / 10} for i in range(len(conditions))]
     return [{"condition": c, "seed": seed, "metrics": m, "n": n, "seconds": 1.0} for c, m in zip(conditions, metrics)]
@@ -34,9 +34,9 @@ def test_a_table_without_runs(rcg):
     assert "| 12 | fid | 5.07 | – | – | RCG's paper | not trainable here yet |" in output
 
 
-@pytest.mark.parametrize("place", ["digits/results.json", "results.json"])
-def test_digits_from_a_pipelines_results(rcg, tmp_path, place):
-    path = tmp_path / place
+@pytest.mark.parametrize("name", ["digits/results.json", "results.json"])
+def test_digits_from_a_pipelines_results(rcg, tmp_path, name):
+    path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results()))
     out = tmp_path / "out.json"
@@ -48,7 +48,7 @@ def test_digits_from_a_pipelines_results(rcg, tmp_path, place):
     found = json.loads(out.read_text())
     assert [line["row"] for line in found[::2]] == [f"digits/{name}" for name in tables()["digits"].rows]
     assert all(line["measured"] and line["difference"] is None for line in found)
-    assert rcg("reproduce", "digits", "--runs", path)[1] == output  # the file itself does as well
+    assert rcg("reproduce", "digits", "--runs", path)[1] == output  # the file itself works as well
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "folder"])
@@ -70,7 +70,7 @@ def test_nothing_measured_yet(rcg, tmp_path):
     assert "name metrics in" in rcg("reproduce", "width", "--runs", tmp_path)[1]
 
 
-def test_mistakes(raised, tmp_path):
+def test_mistakes_are_rejected(raised, tmp_path):
     assert "no published table dept: there are depth" in raised("reproduce", "dept")
     assert "no runs at" in raised("reproduce", "depth", "--runs", tmp_path / "nowhere")
     (tmp_path / "published.yaml").write_text("depth/13: a.json")

@@ -1,4 +1,4 @@
-"""Sampling by seed in every mode, and what is rejected before anything is written."""
+"""Sampling by seed in every mode, and inputs that are rejected before anything is written."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def sample(rcg, toy, tmp_path):
     return run
 
 
-def test_smaller_tiles_make_the_same_but_for_rounding(sample):
+def test_smaller_tiles_agree_up_to_rounding(sample):
     usual, small = sample("none", "--number", 8), sample("none", "--number", 8, "--tile", 4)
     assert np.abs(usual.astype(int) - small.astype(int)).max() <= 1
 
@@ -48,7 +48,7 @@ def test_representations_come_from_the_prior(sample):
     assert np.array_equal(sample("representation", "--number", 1, "--first_seed", 17, prior="rdm")[0], many[17])
 
 
-def test_what_is_written(rcg, toy, tmp_path):
+def test_output_files(rcg, toy, tmp_path):
     words = ["sample", "--checkpoint", toy / "none" / "last.ckpt", "--number", 12, "--npz", "true", "--out", tmp_path]
     code, output, _ = rcg(*words)
     assert code == 0
@@ -139,7 +139,7 @@ def test_rejected_before_anything_is_written(raised, toy, tmp_path, name, argv, 
     assert not (tmp_path / "out").exists()
 
 
-def test_other_samples_in_the_folder_are_kept(raised, rcg, toy, tmp_path):
+def test_other_samples_in_the_folder_are_not_overwritten(raised, rcg, toy, tmp_path):
     checkpoint = toy / "none" / "last.ckpt"
     assert rcg("sample", "--checkpoint", checkpoint, "--number", 4, "--out", tmp_path)[0] == 0
     before = (tmp_path / "store" / "manifest.json").read_bytes()

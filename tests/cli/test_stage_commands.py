@@ -1,4 +1,4 @@
-"""fit, validate, test and predict as a user types them: help, configs, checkpoints, bad data."""
+"""fit, validate, test and predict from the command line: help, configs, checkpoints, bad data."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def test_classes_explain_themselves_by_short_names(rcg):
     assert "spread the timesteps" in output
 
 
-def test_a_printed_config_is_readable_and_gives_itself(rcg, tmp_path):
+def test_a_printed_config_is_readable_and_reproduces_itself(rcg, tmp_path):
     code, output, error = rcg("fit", *GENERATOR, "--print_config")
     assert code == 0
     assert error == ""
@@ -49,7 +49,7 @@ def test_a_printed_config_is_readable_and_gives_itself(rcg, tmp_path):
     assert rcg("fit", "--config", path, "--print_config")[1] == output
 
 
-def test_training_again_continues_or_keeps_the_earlier_checkpoint(rcg, tmp_path):
+def test_training_again_continues_or_leaves_the_earlier_checkpoint(rcg, tmp_path):
     folder = tmp_path / "run"
     fit = ["fit", *GENERATOR, f"--trainer.default_root_dir={folder}"]
     code, output, error = rcg(*fit, "--trainer.max_steps=2")
@@ -68,7 +68,7 @@ def test_training_again_continues_or_keeps_the_earlier_checkpoint(rcg, tmp_path)
     assert step_of(folder / "last.ckpt") == 1
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(rcg, raised, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint(rcg, raised, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     fit = ["fit", *GENERATOR, f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
     assert rcg(*fit, "--trainer.max_steps=1")[0] == 0
@@ -104,14 +104,14 @@ def test_predict_writes_a_store(rcg, toy, tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "line"),
     [
-        ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, the config asks for a DiffusionStage"),
+        ("{toy}/encoder/last.ckpt", "holds a MoCoV3Stage, the config a DiffusionStage"),
         ("{toy}/class/last.ckpt", "other networks"),
         ("{toy}/rdm/last.ckpt", "other networks"),
         ("{toy}/nothing.ckpt", "nothing.ckpt"),
         ("{toy}/joint.yaml", "joint.yaml"),
     ],
 )
-def test_a_wrong_checkpoint(raised, toy, tmp_path, checkpoint, line):
+def test_a_wrong_checkpoint_is_rejected(raised, toy, tmp_path, checkpoint, line):
     words = [*GENERATOR, f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false"]
     assert line in raised("fit", *words, "--ckpt_path", checkpoint.format(toy=toy))
     assert not (tmp_path / "config.yaml").exists()
@@ -137,7 +137,7 @@ PRINCIPAL = "--data.stores=[{tmp}/other]"
         (["--data.source", "MNIST", "--data.source.root", "{tmp}", "--data.source.download=false"], "MNIST is missing"),
     ],
 )  # fmt: skip
-def test_data_that_cannot_work(rcg, raised, toy, tmp_path, argv, line):
+def test_unusable_data_are_rejected(rcg, raised, toy, tmp_path, argv, line):
     (tmp_path / "empty").mkdir()
     (tmp_path / "flat").mkdir()
     for path in list((toy / "samples_none").glob("*.png")) * 3:

@@ -1,4 +1,4 @@
-"""Word vectors trained on tags, a generator of them, and the tags that it predicts of images."""
+"""Word vectors trained on tags, a generator of word vectors, and the tags that it predicts."""
 
 import json
 
@@ -20,8 +20,8 @@ SOON = ["--samples", "5", "--nearest", "2", "--tags", "4", "--accelerator", "cpu
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with stores of the digits' classes, softened a little, as representations."""
+def folder_of_stores(tmp_path_factory):
+    """A folder with stores whose representations are the digits' classes with a little noise."""
     folder = tmp_path_factory.mktemp("tags")
     data = ImageDataModule(Digits(limit=200))
     for split in ("train", "eval"):
@@ -34,26 +34,26 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def given(place):
+def data_options(folder_of_stores):
     return [
         "--data.source.limit=200",
-        f"--data.stores=[{place / 'train'}]",
-        f"--data.eval_stores=[{place / 'eval'}]",
+        f"--data.stores=[{folder_of_stores / 'train'}]",
+        f"--data.eval_stores=[{folder_of_stores / 'eval'}]",
     ]
 
 
 @pytest.fixture(scope="module")
-def trained(place):
-    """Checkpoint of a generator that was trained by the commands, and its words."""
+def trained(folder_of_stores):
+    """Checkpoint of a generator trained by the commands, and its word vectors."""
     from rcg_lightning.cli.main import main
 
-    words, run = place / "words.txt", place / "run"
+    words, run = folder_of_stores / "words.txt", folder_of_stores / "run"
     limit = "--data.source.limit=200"
     assert (
         main(["word-vectors", "--config", "digits/tags_data", limit, "--dim", "6", "--epochs", "5", f"--out={words}"])
         == 0
     )
-    stores = [f"--data.stores=[{place / 'train'}]", f"--data.eval_stores=[{place / 'eval'}]"]
+    stores = [f"--data.stores=[{folder_of_stores / 'train'}]", f"--data.eval_stores=[{folder_of_stores / 'eval'}]"]
     fit = [limit, *stores, f"--model.codec.vectors={words}", "--trainer.max_steps=30", *QUICK]
     assert main(["fit", "--config", "digits/tags", *fit, f"--trainer.default_root_dir={run}"]) == 0
     return run / "last.ckpt", words
@@ -73,12 +73,12 @@ def test_word_vectors_are_trained_on_the_frequent_tags(rcg, tmp_path):
     assert "near " in output
 
 
-def test_a_generator_is_trained_saved_without_paths_and_predicts_tags(rcg, trained, given, tmp_path):
+def test_a_generator_is_trained_saved_without_paths_and_predicts_tags(rcg, trained, data_options, tmp_path):
     checkpoint, words = trained
     content = torch.load(checkpoint, weights_only=True)
     assert str(words) not in str(content["stage"])
     assert len(content["data_spec"]["identities"]["word"]) == 16
-    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits/tags_data", *given, *SOON]
+    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits/tags_data", *data_options, *SOON]
     code, output, error = rcg("tag", *settings, "--show", "2", "--out", tmp_path / "it.json")
     assert code == 0, error
     found = json.loads((tmp_path / "it.json").read_text())
@@ -95,33 +95,33 @@ def test_a_generator_is_trained_saved_without_paths_and_predicts_tags(rcg, train
     right = [set(row["predicted"]) & set(row["tags"]) for row in found["images"]]
     assert metrics["precision@4/generated_451_eval"] == pytest.approx(np.mean([len(words) / 4 for words in right]))
     assert output.count("Digits evaluation[") == 2
-    # the samples are those of the seeds, whatever the batches
+    # seeds determine the samples, for any batches
     again = tmp_path / "again.json"
     assert rcg("tag", *settings, "--data.batch_size", "37", "--out", again)[0] == 0
     assert json.loads(again.read_text())["images"] == found["images"]
 
 
-def test_the_votes_are_those_of_the_generators_samples(rcg, trained, given, place, tmp_path):
+def test_votes_come_from_the_generators_samples(rcg, trained, data_options, folder_of_stores, tmp_path):
     checkpoint, words = trained
-    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits/tags_data", *given, *SOON]
+    settings = ["--checkpoint", checkpoint, "--vectors", words, "--config", "digits/tags_data", *data_options, *SOON]
     assert rcg("tag", *settings, "--first_seed", "7", "--out", tmp_path / "it.json")[0] == 0
     row = json.loads((tmp_path / "it.json").read_text())["images"][3]
     generator = AdversarialStage.load(checkpoint)
     vectors = generator.codec.use_vectors(words, generator.spec)
-    given_rows = torch.from_numpy(np.load(next(place.glob("eval/*representation.npy")))[3]).expand(5, -1)
-    made = generator.sample({"seed": 7 + 15 + torch.arange(5), "representation": given_rows})
-    order = tag_prediction.vote(made[None], vectors, 2)[0].argsort(descending=True, stable=True)
+    representation = torch.from_numpy(np.load(next(folder_of_stores.glob("eval/*representation.npy")))[3]).expand(5, -1)
+    generated = generator.sample({"seed": 7 + 15 + torch.arange(5), "representation": representation})
+    order = tag_prediction.vote(generated[None], vectors, 2)[0].argsort(descending=True, stable=True)
     known = generator.spec.columns["tag"]["words"]
     assert row["predicted"] == [known[i] for i in order[:4]]
 
 
-def test_all_words_of_the_file_can_be_predicted(rcg, trained, given, tmp_path):
+def test_all_words_of_the_file_can_be_predicted(rcg, trained, data_options, tmp_path):
     checkpoint, words = trained
-    mine = read_word_vectors(words)
-    more = WordVectorTable([*mine.words, "unknown"], torch.cat([mine.vectors, mine.vectors[:1]]))
+    table = read_word_vectors(words)
+    more = WordVectorTable([*table.words, "unknown"], torch.cat([table.vectors, table.vectors[:1]]))
     more.save(tmp_path / "more.bin")
     settings = ["--checkpoint", checkpoint, "--vectors", tmp_path / "more.bin", "--config", "digits/tags_data"]
-    settings += [*given, *SOON, "--out", tmp_path / "it.json"]
+    settings += [*data_options, *SOON, "--out", tmp_path / "it.json"]
     counts = []
     for words in ([], ["--all_words", "true"]):
         assert rcg("tag", *settings, *words)[0] == 0
@@ -129,34 +129,34 @@ def test_all_words_of_the_file_can_be_predicted(rcg, trained, given, tmp_path):
     assert counts == [22, 23]
 
 
-def test_what_cannot_be_tagged_is_one_line(raised, trained, given, tmp_path):
+def test_unusable_inputs_are_rejected_in_one_line(raised, trained, data_options, tmp_path):
     checkpoint, words = trained
     settings = ["--checkpoint", checkpoint, "--config", "digits/tags_data", *SOON, "--vectors"]
     WordVectorTable(["odd"], torch.ones(1, 5)).save(tmp_path / "wide.txt")
     assert "has vectors of 5 dimensions, the generator makes 6" in raised(
-        "tag", *settings, tmp_path / "wide.txt", *given
+        "tag", *settings, tmp_path / "wide.txt", *data_options
     )
-    mine = read_word_vectors(words)
-    WordVectorTable(mine.words, mine.vectors + 1).save(tmp_path / "other.txt")
-    assert "has other word vectors" in raised("tag", *settings, tmp_path / "other.txt", *given)
-    assert "DigitTags has no annotations" in raised("tag", *settings, words, *given, "--truth", "annotations")
-    assert "make one with rcg extract" in raised("tag", *settings, words, *given[:2])
-    assert "30 nearest words were asked for" in raised("tag", *settings, words, *given, "--nearest", "30")
+    table = read_word_vectors(words)
+    WordVectorTable(table.words, table.vectors + 1).save(tmp_path / "other.txt")
+    assert "has other word vectors" in raised("tag", *settings, tmp_path / "other.txt", *data_options)
+    assert "DigitTags has no annotations" in raised("tag", *settings, words, *data_options, "--truth", "annotations")
+    assert "make one with rcg extract" in raised("tag", *settings, words, *data_options[:2])
+    assert "30 nearest words were asked for" in raised("tag", *settings, words, *data_options, "--nearest", "30")
 
 
-def test_a_generator_of_images_predicts_no_tags(raised, given, make_stage, save, digits, tmp_path):
+def test_a_generator_of_images_predicts_no_tags(raised, data_options, make_stage, save, digits, tmp_path):
     stage = make_stage().build(digits().spec)
-    settings = ["--vectors", tmp_path / "w.txt", "--config", "digits/tags_data", *given]
+    settings = ["--vectors", tmp_path / "w.txt", "--config", "digits/tags_data", *data_options]
     output = raised("tag", "--checkpoint", save(stage, tmp_path / "it.ckpt"), *settings)
     assert "makes images, not words: give a generator that was trained with WordVectors" in output
 
 
-def test_training_goes_on_with_the_same_words_only(raised, rcg, trained, given, tmp_path):
+def test_training_continues_only_with_the_same_words(raised, rcg, trained, data_options, tmp_path):
     checkpoint, words = trained
-    settings = ["fit", "--config", "digits/tags", *given, *QUICK, "--trainer.max_steps=31"]
+    settings = ["fit", "--config", "digits/tags", *data_options, *QUICK, "--trainer.max_steps=31"]
     settings += [f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={checkpoint}"]
-    mine = read_word_vectors(words)
-    WordVectorTable(mine.words, mine.vectors * 2 + 1).save(tmp_path / "other.txt")
+    table = read_word_vectors(words)
+    WordVectorTable(table.words, table.vectors * 2 + 1).save(tmp_path / "other.txt")
     assert "the stage was trained on word" in raised(*settings, f"--model.codec.vectors={tmp_path / 'other.txt'}")
     fewer = raised(*settings, f"--model.codec.vectors={words}", "--data.min_count=30")
     assert fewer.startswith(("the stage was trained on tag", "the stage was trained on word"))  # both are others

@@ -6,15 +6,15 @@ from rcg_lightning.cli.parsing import call
 
 @pytest.fixture(scope="session")
 def offline(tmp_path_factory):
-    """A folder with every data set, and weights."""
+    """Folder with all offline data sets and weights."""
     root = tmp_path_factory.mktemp("offline")
     write_everything(root)
     return root
 
 
 @pytest.fixture
-def places(offline, monkeypatch):
-    """Command-line values that lead a config to the offline data."""
+def data_options(offline, monkeypatch):
+    """Return the command-line options that point a config to the offline data."""
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
 
     def values(config: str) -> list[str]:
@@ -26,7 +26,7 @@ def places(offline, monkeypatch):
         if kind == "mirflickr":
             root = offline / kind
             tagged = {"source.root": root, "source.annotation_folder": root / "notes", "source.examples": 40}
-            tagged |= {"vectors": offline / "words.txt", "least": 1, "workers": 0}
+            tagged |= {"vectors": offline / "words.txt", "min_count": 1, "workers": 0}
             return [f"--data.{name}={value}" for name, value in tagged.items()]
         small = ["--data.transform.size=32"] if "/icgan" in config else []
         if kind.startswith("coco"):
@@ -38,14 +38,14 @@ def places(offline, monkeypatch):
 
 
 @pytest.fixture
-def stores(places, tmp_path):
-    """Stores of made-up representations, clusters, latents, neighbours of a config's data, as command-line values."""
+def stores(data_options, tmp_path):
+    """Write stores of random representations, clusters, latents and neighbours; return their options."""
 
     def values(config: str) -> list[str]:
         kind = config.partition("/")[0]
         named = f"{kind}/extract" if kind.startswith(("imagenet", "mirflickr")) else f"{kind}/data"
         named = f"{kind}/icgan_extract" if "/icgan" in config and kind != "digits" else named
-        data = call(data_of, "data", ["--config", named, *places(config)])
+        data = call(data_of, "data", ["--config", named, *data_options(config)])
         latent = latent_of(config)
         train, evaluation = (
             write_store(data, split, tmp_path / f"store_{split}", latent) for split in ("train", "eval")

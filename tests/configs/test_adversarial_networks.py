@@ -7,7 +7,7 @@ from test_experiments import EXPERIMENTS, full_size, read
 from rcg_lightning.config import construct, describe
 
 ADVERSARIAL = [name for name, path in EXPERIMENTS.items() if "AdversarialStage" in path.read_text()]
-# discriminator's condition; the official lists of tensors say 1536 too
+# width of the discriminator's condition; the official lists of tensors have 1536 too
 WIDTHS = {"imagenet256/icgan": 1536, "mnist/cgan": 250, "mirflickr/tags": 1200, "coco256/icgan_stylegan2": 512}
 
 
@@ -21,6 +21,6 @@ def test_both_networks_fit_each_other(name, monkeypatch):
     with torch.device("meta"):
         for network in (generator, discriminator):
             network.build(shape, network.condition_width(shape))
-        made = generator(torch.zeros(2, generator.noise_dim), torch.zeros(2, generator.condition_width(shape)))
-        assert made.shape == (2, *shape)
-        assert discriminator(made, torch.zeros(2, width)).shape == (2,)
+        image = generator(torch.zeros(2, generator.noise_dim), torch.zeros(2, generator.condition_width(shape)))
+        assert image.shape == (2, *shape)
+        assert discriminator(image, torch.zeros(2, width)).shape == (2,)

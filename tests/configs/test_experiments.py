@@ -1,4 +1,4 @@
-"""Every experiment's config: read by the real parser, built at full size without memory, and run for one step."""
+"""Every experiment's config: parsed, built at full size on the meta device, and run for one step."""
 
 import math
 from pathlib import Path
@@ -23,7 +23,7 @@ EXPERIMENTS = {
     if path.parent.name not in NO_DATA_SET
 }
 TRAINED = [name for name, path in EXPERIMENTS.items() if "model" in yaml.safe_load(path.read_text())]
-# what a config reads from a store
+# words of a config that reads a store
 STORED = ("RepresentationCondition", "InstanceCondition", "codec: Representations", "Latents\n", "codec: VQTokens")
 DATA_ONLY = [name for name in EXPERIMENTS if name.endswith("data")]
 SPEC = {
@@ -59,8 +59,11 @@ SMALL_STYLEGAN2 = [
     ),
     "--model.tile=8",
 ]
-WITHOUT_WEIGHTS = ["--model.perceptual=null", "--trainer.callbacks=null"]  # LPIPS and Inception are not here
-# what would be too slow at full width on a CPU; the full size is built, without memory, by another test
+WITHOUT_WEIGHTS = [
+    "--model.perceptual=null",
+    "--trainer.callbacks=null",
+]  # the weights of LPIPS and Inception are missing offline
+# configs that are too slow at full width on a CPU; another test builds the full size on the meta device
 SMALLER = {
     "cifar10/encoder": ["--data.batch_size=4"],
     "folder/encoder": ["--data.batch_size=2"],
@@ -101,11 +104,11 @@ SMALLER = {
 
 
 class Read(Exception):
-    """Carries what was read from a config."""
+    """Carries the parsed config."""
 
 
 def read(name, monkeypatch):
-    """Return what `rcg fit` reads from a config, before anything is made of it."""
+    """Return a config as `rcg fit` parses it, before any object is built."""
 
     def stop(self):
         raise Read(vars(self.config.fit))
@@ -130,16 +133,16 @@ def full_size(name, config):
     columns["tokens"] = {"shape": [256], "count": 1024}
     columns |= {"tag": {"shape": [], "count": 50}, "word": {"shape": [200]}}
     columns["instance"] = {"shape": [2048]}
-    columns["alignment"] = {"shape": [64]}  # what is known of an encoder that is not here
+    columns["alignment"] = {"shape": [64]}  # of an encoder whose weights are missing offline
     with torch.device("meta"):
         stage = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
         if name.endswith("_online"):
-            stage.codec.encoder._properties.update(dim=256, identity="it")  # its weights are not here
+            stage.codec.encoder._properties.update(dim=256, identity="it")  # its weights are missing offline
         return stage.build(DataSpec(image, classes, columns, {"alignment": "it"}))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_config_is_short_and_begins_with_what_it_is(name):
+def test_a_config_is_short_and_starts_with_a_description(name):
     lines = EXPERIMENTS[name].read_text().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 120
@@ -159,7 +162,7 @@ def test_the_full_size_is_built_from_spec(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_one_step_is_trained_and_validated(name, places, stores, offline, monkeypatch, tmp_path):
+def test_one_step_is_trained_and_validated(name, data_options, stores, offline, monkeypatch, tmp_path):
     seen = []
 
     def look(stage, *_args, **_more):  # after the backward pass, before the step
@@ -168,7 +171,7 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
         seen.append((stage, len(idle)))
 
     monkeypatch.setattr(Stage, "configure_gradient_clipping", look)
-    words = ["--data.batch_size=8", *places(name), *SMALLER.get(name, [])]
+    words = ["--data.batch_size=8", *data_options(name), *SMALLER.get(name, [])]
     if name.endswith("_online"):
         words += [f"--model.codec.encoder.weights={offline / 'vit.pth.tar'}", "--model.codec.encoder.heads=12"]
     elif name.endswith("/repa"):
@@ -188,16 +191,16 @@ def test_one_step_is_trained_and_validated(name, places, stores, offline, monkey
 
 @pytest.mark.parametrize("condition", ["NoCondition", "ClassCondition", "ClusterCondition", "RepresentationCondition"])
 @pytest.mark.parametrize("name", ["digits/dit", "digits/unet", "digits/latent", "digits/mage", "cifar10/generator"])
-def test_a_generator_takes_every_condition_by_override(name, condition, places, stores, tmp_path):
+def test_a_generator_takes_every_condition_by_override(name, condition, data_options, stores, tmp_path):
     words = [*ON_CPU, "--trainer.fast_dev_run=true", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     network = "transformer" if name.endswith("/mage") else "denoiser.network"
     words += [f"--model.condition={condition}", "--data.batch_size=8", f"--model.{network}.depth=1"]
-    assert cli.main(["fit", "--config", name, *places(name), *stores(name), *words]) == 0
+    assert cli.main(["fit", "--config", name, *data_options(name), *stores(name), *words]) == 0
 
 
 @pytest.mark.parametrize("name", DATA_ONLY)
-def test_data_alone_can_be_given_to_a_command(name, places):
-    spec = call(data_of, "data", ["--config", name, *places(name)]).spec
+def test_data_alone_can_be_given_to_a_command(name, data_options):
+    spec = call(data_of, "data", ["--config", name, *data_options(name)]).spec
     image, classes = SPEC[name.partition("/")[0]]
     assert (spec.image, spec.classes) == (
         image,

@@ -1,4 +1,4 @@
-"""Every config of an extraction, run on tiny data in the real format with tiny networks."""
+"""Every extraction config, run on tiny data in the real format with tiny networks."""
 
 import pytest
 import timm
@@ -21,10 +21,10 @@ SAVED = {"mage": save_vq, "ldm": lambda folder, **more: save_vq(folder, VQGAN, *
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_an_extraction_writes_the_views_that_its_data_name(name, places, offline, tmp_path):
+def test_an_extraction_writes_the_views_that_its_data_name(name, data_options, offline, tmp_path):
     views, column = VIEWS[name]
     encoder = [f"--encoder.weights={offline / 'vit.pth.tar'}", "--encoder.heads=12"]
-    words = [*places(name), *encoder, "--accelerator=cpu", f"--out={tmp_path / 'store'}"]
+    words = [*data_options(name), *encoder, "--accelerator=cpu", f"--out={tmp_path / 'store'}"]
     if column is not None:
         words += ["--data.transform.size=8", "--data.source.limit=10"]
         words += [f"--codec.folder={SAVED[name.split('/')[1].partition('_')[0]](tmp_path / 'it', channels=3)}"]
@@ -34,15 +34,15 @@ def test_an_extraction_writes_the_views_that_its_data_name(name, places, offline
     assert store.columns.keys() == {"representation", *([column] if column else [])}
 
 
-def test_features_of_images_with_tags_are_extracted(places, tmp_path):
+def test_features_of_images_with_tags_are_extracted(data_options, tmp_path):
     small = ["--encoder.name=test_vit", "--encoder.pretrained=false", "--data.transform.size=32", "--accelerator=cpu"]
-    words = ["extract", "--config", "mirflickr/extract", *places("mirflickr/extract"), *small]
+    words = ["extract", "--config", "mirflickr/extract", *data_options("mirflickr/extract"), *small]
     for split in ("train", "eval"):
         assert cli.main([*words, f"--split={split}", f"--out={tmp_path / split}"]) == 0
     assert Store.open(tmp_path / "train").size + Store.open(tmp_path / "eval").size == COUNT
 
 
-def test_the_features_for_words_are_as_many_as_published():
+def test_the_features_for_tags_have_the_published_dimension():
     with torch.device("meta"):
         network = timm.create_model("vgg16", num_classes=0)
         assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 4096)

@@ -1,4 +1,4 @@
-"""IC-GAN's configs besides their training: features extracted, neighbours found, subsets held out."""
+"""IC-GAN's configs beyond training: extraction of features, neighbours, evaluation subsets."""
 
 import pytest
 import timm
@@ -22,27 +22,27 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_config_extracts_what_the_official_code_conditions_on(name, places):
+def test_a_config_extracts_what_the_official_code_conditions_on(name, data_options):
     def taken(data, encoder, floats="float32"):
         return data, encoder, floats
 
     taken.__annotations__ = {"data": data_of.__annotations__["data"], "encoder": data_of.__annotations__["encoder"]}
-    data, encoder, floats = call(taken, "extract", ["--config", name, *places(name)])
+    data, encoder, floats = call(taken, "extract", ["--config", name, *data_options(name)])
     assert ENCODERS[name] in str(encoder.weights)
     assert type(encoder.normalise).__name__ == "UnitLength"
     assert data.views.flips
     assert floats == "float16"
 
 
-def test_extraction_neighbours_and_the_first_step_fit_together(places, tmp_path):
-    """The commands that the configs name, on COCO-Stuff, but for the sizes."""
+def test_extraction_neighbours_and_the_first_step_fit_together(data_options, tmp_path):
+    """Run the commands that the configs name, on COCO-Stuff, at small sizes."""
     torch.manual_seed(0)
     network = timm.create_model("resnet50", num_classes=0).state_dict()
     torch.save({f"module.{name}": tensor for name, tensor in network.items()}, tmp_path / "swav.pth.tar")
     words = [
         "--config",
         "coco128/icgan_extract",
-        *places("coco128/icgan"),
+        *data_options("coco128/icgan"),
         f"--encoder.weights={tmp_path / 'swav.pth.tar'}",
     ]
     words += ["--data.source.limit=6", "--accelerator=cpu"]
@@ -55,16 +55,16 @@ def test_extraction_neighbours_and_the_first_step_fit_together(places, tmp_path)
 
 
 @pytest.mark.parametrize(("subset", "count"), [("eval", COUNT), ("seen", COUNT // 2), ("unseen", COUNT // 2)])
-def test_subsets_of_coco_stuff_by_the_command_line(subset, count, places):
+def test_subsets_of_coco_stuff_by_the_command_line(subset, count, data_options):
     data = call(
-        data_of, "data", ["--config", "coco128/data", *places("coco128/data"), f"--data.source.subset={subset}"]
+        data_of, "data", ["--config", "coco128/data", *data_options("coco128/data"), f"--data.source.subset={subset}"]
     )
     assert len(data.images("eval")) == count
     assert len(data.images("train")) == COUNT
 
 
-def test_strata_of_imagenet_lt_by_the_command_line(places):
-    words = ["--config", "imagenetlt64/data", *places("imagenetlt64/data"), "--data.source.stratum=few"]
+def test_strata_of_imagenet_lt_by_the_command_line(data_options):
+    words = ["--config", "imagenetlt64/data", *data_options("imagenetlt64/data"), "--data.source.stratum=few"]
     data = call(data_of, "data", words)
     assert len(data.images("eval")) == COUNT // 2 + 3  # both classes are few here
     assert data.spec.classes == len(CLASSES)
@@ -77,6 +77,10 @@ def test_strata_of_imagenet_lt_by_the_command_line(places):
 def test_networks_have_the_sizes_of_the_official_files(name, generator, discriminator, monkeypatch):
     stage = full_size(name, read(name, monkeypatch))
     pairs = ((stage.generator, stage.conditioner), (stage.discriminator, stage.discriminator_conditioner))
-    made, judged = (sum(t.numel() for m in pair for t in m.state_dict().values()) / 1e6 for pair in pairs)
-    assert made + (0 if "class" in name else 0.128) == pytest.approx(generator, abs=0.06)  # its unused class table
-    assert judged == pytest.approx(discriminator, abs=0.06)
+    in_generator, in_discriminator = (
+        sum(t.numel() for m in pair for t in m.state_dict().values()) / 1e6 for pair in pairs
+    )
+    assert in_generator + (0 if "class" in name else 0.128) == pytest.approx(
+        generator, abs=0.06
+    )  # its unused class table
+    assert in_discriminator == pytest.approx(discriminator, abs=0.06)

@@ -1,4 +1,4 @@
-"""Every shipped pipeline: read, and each of its commands parsed as it would be run, without running any."""
+"""Every shipped pipeline: parse its file and each of its commands, without running any."""
 
 import inspect
 from contextlib import suppress
@@ -39,12 +39,12 @@ BUDGETS = {"mnist_icgan": "mnist/small_gan"}
 
 
 class Stop(Exception):
-    """Raised where something would be made of what was parsed."""
+    """Stops a command after parsing."""
 
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """The values that commands were called with, by the command's name; nothing is run."""
+    """List of (command, parsed values); no command is run."""
     seen = []
 
     def stop(self):

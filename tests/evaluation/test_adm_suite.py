@@ -1,4 +1,4 @@
-"""A whole evaluation by the ADM suite's protocol: its file layout, Inception's file layout, images as PNG."""
+"""A whole evaluation by the ADM suite's protocol, with its file layout, Inception's file layout and PNG images."""
 
 import json
 
@@ -17,14 +17,14 @@ from rcg_lightning.metrics.feature_extractors import INCEPTION_FILE, InceptionEx
 
 
 def images(count, seed, darkest=0):
-    draw = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 4, 4, generator=draw)
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
     return (darkest + smooth * (255 - darkest)).to(torch.uint8)
 
 
 def distance(rows, mean, variances):
-    """The Fréchet distance of features (n, d) to a Gaussian with a diagonal covariance, from their singular values."""
+    """Fréchet distance of features (n, d) to a Gaussian with diagonal covariance, from their singular values."""
     centred = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
     cross = np.linalg.svd(centred * np.sqrt(variances), compute_uv=False).sum()
     return np.square(rows.mean(0) - mean).sum() + np.square(centred).sum() + variances.sum() - 2 * cross
@@ -32,7 +32,7 @@ def distance(rows, mean, variances):
 
 @pytest.fixture
 def suite(inception_weights, tmp_path, monkeypatch):
-    """Samples, a reference batch, and Inception's weights where they are looked for; with the features of both."""
+    """Samples, a reference batch, and Inception's weights in torch's cache; returns the features of both sets."""
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / INCEPTION_FILE).symlink_to(inception_weights)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
@@ -43,22 +43,24 @@ def suite(inception_weights, tmp_path, monkeypatch):
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", layers, feature_extractor_weights_path=str(inception_weights)
     )
-    kept = []
-    network.Mixed_6d.branch1x1.register_forward_hook(lambda block, inputs, output: kept.append(output[:, :7]))
+    spatial_features = []
+    network.Mixed_6d.branch1x1.register_forward_hook(
+        lambda block, inputs, output: spatial_features.append(output[:, :7])
+    )
     found = [network(part) for part in (samples, real)]
-    spatial = [part.permute(0, 2, 3, 1).flatten(1).double().numpy() for part in kept]
-    draw = np.random.default_rng(0)
+    spatial = [part.permute(0, 2, 3, 1).flatten(1).double().numpy() for part in spatial_features]
+    rng = np.random.default_rng(0)
     arrays = {"arr_0": real.permute(0, 2, 3, 1).numpy()}
     for name, rows in (("", found[1][0].double().numpy()), ("_s", spatial[1])):
         arrays |= {
             f"mu{name}": rows.mean(0),
-            f"sigma{name}": np.diag(rows.var(0) + draw.uniform(1e-4, 1e-3, rows.shape[1])),
+            f"sigma{name}": np.diag(rows.var(0) + rng.uniform(1e-4, 1e-3, rows.shape[1])),
         }
     np.savez(tmp_path / "batch.npz", **arrays)
     return tmp_path, found, spatial[0], arrays
 
 
-def test_metrics_are_those_computed_directly_on_the_same_features(suite, capsys, monkeypatch):
+def test_metrics_equal_direct_computation_on_the_same_features(suite, capsys, monkeypatch):
     folder, (samples, real), spatial, arrays = suite
     words = ["--samples", folder / "png", "--protocol", "adm-256", "--statistics", folder / "batch.npz"]
     code = main([str(word) for word in ["evaluate", *words, "--accelerator", "cpu", "--out", folder / "metrics.json"]])
@@ -82,7 +84,7 @@ def test_metrics_are_those_computed_directly_on_the_same_features(suite, capsys,
     assert (record["format"], record["reference"]["file"]) == ("png", "batch.npz")
 
     (stored,) = (folder / "cache" / "statistics").iterdir()
-    monkeypatch.setattr(Reference, "measure", None)  # the images of the reference batch are not looked at again
+    monkeypatch.setattr(Reference, "measure", None)  # the images of the reference batch are not measured again
     again = read_statistics(folder / "batch.npz", InceptionExtractor())
     torch.testing.assert_close(again.train.features, real[0], rtol=1e-3, atol=1e-5)
     assert (again.name, again.train.images, again.train.size) == ("statistics", None, (32, 32))
@@ -91,10 +93,10 @@ def test_metrics_are_those_computed_directly_on_the_same_features(suite, capsys,
         read_statistics(folder / "batch.npz", InceptionExtractor())
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(extractor, real, tmp_path, monkeypatch, caplog):
+def test_an_unwritable_cache_only_costs_time(extractor, real, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").write_text("no folder")
     np.savez(tmp_path / "images.npz", arr_0=real.permute(0, 2, 3, 1).numpy())
     found = read_statistics(tmp_path / "images.npz", extractor)
     assert len(found.train.features) == len(real)
-    assert "they are made again each time" in caplog.text
+    assert "computed again" in caplog.text

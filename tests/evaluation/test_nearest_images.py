@@ -8,11 +8,11 @@ from rcg_lightning.evaluation.nearest_images import closest_matches, nearest_ima
 
 @pytest.fixture
 def copied(samples, real):
-    """40 samples, of which the 7th and the 21st are nearly training images 123 and 4."""
-    made = samples[:40].clone()
-    made[7] = (real[123].int() + 2).clamp(max=255).to(torch.uint8)
-    made[21] = real[4]
-    return made
+    """40 samples, of which samples 7 and 21 are close copies of training images 123 and 4."""
+    copies = samples[:40].clone()
+    copies[7] = (real[123].int() + 2).clamp(max=255).to(torch.uint8)
+    copies[21] = real[4]
+    return copies
 
 
 def test_copies_come_first_with_the_images_they_copy(copied, real):
@@ -48,7 +48,7 @@ def test_each_match_is_a_row_of_the_image(copied, real, tmp_path):
     assert image.height < nearest_images_grid(closest_matches(copied, real, 5)).height
 
 
-def test_what_cannot_be_compared_is_rejected(copied, real):
+def test_incomparable_inputs_are_rejected(copied, real):
     with pytest.raises(UserError, match="no pixel distance"):
         closest_matches(copied, real[:, :, :4], 3)
     with pytest.raises(UserError, match="no training images"):

@@ -1,4 +1,4 @@
-"""Metrics say how they were made, and those of different protocols are told apart."""
+"""Metrics record their protocol, and metrics of different protocols are not compared."""
 
 import json
 from dataclasses import replace
@@ -27,34 +27,34 @@ TRAIN = {"set": "train", "identity": "abc"}
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_named_protocols_are_plain_data(name):
     protocol = find_protocol(name)
-    told = json.loads(json.dumps(describe(protocol)))
-    assert describe(construct(told)) == told
+    description = json.loads(json.dumps(describe(protocol)))
+    assert describe(construct(description)) == description
     assert protocol.name == name
 
 
-def test_a_wrong_name_is_answered_with_the_right_one():
+def test_a_wrong_name_gets_the_nearest_name():
     with pytest.raises(UserError, match="did you mean val-50k"):
         find_protocol("val-5k")
 
 
 def test_truncation_darkens_and_rounding_does_not():
-    levels = torch.arange(256).reshape(1, 1, 16, 16) / 255
-    image = (levels + 0.6 / 255).clamp(max=1)
+    grey_values = torch.arange(256).reshape(1, 1, 16, 16) / 255
+    image = (grey_values + 0.6 / 255).clamp(max=1)
     truncated = Protocol(quantisation="truncate").quantise(image)
     assert torch.equal(truncated, (image * 255).to(torch.uint8))
-    assert torch.equal(Protocol(quantisation="truncate").quantise(levels), to_uint8(levels))
+    assert torch.equal(Protocol(quantisation="truncate").quantise(grey_values), to_uint8(grey_values))
     assert torch.equal(Protocol().quantise(image), to_uint8(image))
     for broken in (torch.nan, torch.inf):
         with pytest.raises(UserError, match="NaN or infinity"):
             Protocol(quantisation="truncate").quantise(torch.full((1, 1, 2, 2), broken))
 
 
-def test_a_variant_of_a_named_protocol_says_what_is_changed(extractor):
+def test_a_variant_of_a_named_protocol_names_its_changes(extractor):
     asked = find_protocol("digits")
     whole = asked.record(extractor, TRAIN | {"resize": "as is"}, 1346, asked=asked)
     assert whole["name"] == "digits"
     assert whole["weights"] == extractor.identity
-    used = asked.given(number=60, labels=None)
+    used = asked.with_settings(number=60, labels=None)
     assert used.record(extractor, TRAIN, 60, asked=asked)["name"] == "digits with another number"
     published = find_protocol("adm-256")
     assert published.record(extractor, TRAIN, 50_000, "jpeg", asked=published)["name"] == (
@@ -62,7 +62,7 @@ def test_a_variant_of_a_named_protocol_says_what_is_changed(extractor):
     )
 
 
-def test_one_warning_names_all_that_differs(extractor, caplog):
+def test_one_warning_names_all_differences(extractor, caplog):
     one = Protocol().record(extractor, TRAIN, 100)
     assert comparable(one, json.loads(json.dumps(one)))
     assert comparable(one, Protocol().record(extractor, TRAIN, 100, "png"))  # the same pixels
@@ -79,11 +79,11 @@ def test_one_warning_names_all_that_differs(extractor, caplog):
 def test_a_reference_is_bound_with_its_checksum(data, extractor, samples, tmp_path):
     both, spec = bind_data(Protocol(), data, extractor, None, "cpu")
     assert spec["identity"] == data.images("train").fingerprint
-    held, spec = bind_data(Protocol(reference="eval"), data, extractor, None, "cpu")
-    assert (held.name, spec["set"], spec["images"]) == ("eval", "eval", 200)
-    of_both, of_evaluation = (score(samples, real, extractor) for real in (both, held))
+    evaluation, spec = bind_data(Protocol(reference="eval"), data, extractor, None, "cpu")
+    assert (evaluation.name, spec["set"], spec["images"]) == ("eval", "eval", 200)
+    of_both, of_evaluation = (score(samples, real, extractor) for real in (both, evaluation))
     assert of_evaluation["fd"] == of_both["fd_eval"]
-    assert len(held.train.features) == len(held.radii) == 200
+    assert len(evaluation.train.features) == len(evaluation.radii) == 200
     assert of_evaluation["nearest"] == of_both["nearest"]  # copies are of training images
     assert of_evaluation["copy_rate"] == of_both["copy_rate"]
 

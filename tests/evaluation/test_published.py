@@ -1,4 +1,4 @@
-"""Published metrics as data, and measured ones put next to them."""
+"""Published metrics as data, next to measured ones."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_the_conditioning_ablation_is_shown_for_digits():
     assert fid == {"none": 14.23, "cluster": 6.60, "class": 5.83, "representation": 5.07, "oracle": 4.37}
 
 
-def test_what_is_remembered_only_is_unconfirmed():
+def test_metrics_from_memory_only_are_unconfirmed():
     for table in tables().values():
         for row in table.rows.values():
             remembered = any("remembered" in source for source in row.sources)
@@ -73,13 +73,13 @@ def test_what_is_remembered_only_is_unconfirmed():
                 assert row.unconfirmed == row.metrics.keys()
 
 
-def test_ablations_differ_in_one_thing_and_only_existing_stages_train():
+def test_ablations_differ_in_one_setting_and_only_existing_stages_train():
     assert find_row("depth/3").trained_by("rep_fd").startswith("imagenet256/rdm --model.denoiser.network.depth 3")
     assert find_row("depth/3").trained_by("fid") == NOT_YET
     assert find_row("imagenet256/ldm-rcg").trained_by("fid") == NOT_YET
 
 
-def test_the_nearest_name_is_told():
+def test_unknown_names_get_the_nearest_name():
     with pytest.raises(UserError, match="no published table dept: there are depth"):
         find_table("dept")
     with pytest.raises(UserError, match="did you mean imagenet256/mage-b-rcg"):
@@ -99,11 +99,11 @@ def test_full_names_are_read_back(tmp_path):
         (found,) = read_metrics(path)
         expected = "fid" if (kind, extractor) == ("fd", "inception") else kind
         assert (found.metric, found.extractor, found.number, found.reference) == (expected, extractor, count, reference)
-    (found,) = read_metrics(written(tmp_path, {"rep_fd/50000_train": 0.5}))  # as it is logged in training
+    (found,) = read_metrics(written(tmp_path, {"rep_fd/50000_train": 0.5}))  # as logged in training
     assert (found.metric, found.extractor, found.number, found.reference) == ("rep_fd", None, 50_000, "train")
 
 
-def test_short_names_take_the_rest_from_what_stands_beside_them(tmp_path):
+def test_short_names_take_their_settings_from_the_rest_of_the_file(tmp_path):
     content = {"metrics": {"fd": 2.0, "fd_eval": 3.0}, "n": 60, "extractor": "classifier", "protocol": "digits"}
     near, far = read_metrics(written(tmp_path, content))
     assert (near.reference, far.reference) == ("train", "eval")
@@ -112,7 +112,7 @@ def test_short_names_take_the_rest_from_what_stands_beside_them(tmp_path):
     assert read_metrics(written(tmp_path, content))[0].protocol == "adm-256"
 
 
-def test_files_that_hold_no_metrics(tmp_path):
+def test_files_without_metrics_are_rejected(tmp_path):
     for content in ({}, [1], {"n": 5}, "text"):
         with pytest.raises(UserError, match="metrics"):
             read_metrics(written(tmp_path, content))
@@ -130,10 +130,10 @@ def measured(**settings):
 def test_every_difference_in_protocol_is_named():
     val = find_row("conditioning/none").protocols["fid"]
     assert measured(protocol="val-50k").differs(val) == []
-    assert measured(reference="eval").differs(val) == ["its file does not tell whether it is val-50k"]
+    assert measured(reference="eval").differs(val) == ["its file names no protocol, so it may not be val-50k"]
     assert measured(number=5000, protocol="val-50k").differs(val) == ["5000 samples, not 50000"]
-    told = measured(number=None, extractor="classifier", reference="train").differs(val)
-    assert told == [
+    differences = measured(number=None, extractor="classifier", reference="train").differs(val)
+    assert differences == [
         "an unknown number of samples, not 50000",
         "features of classifier, not inception",
         "reference train, not val",
@@ -143,7 +143,7 @@ def test_every_difference_in_protocol_is_named():
     assert measured(protocol="probe").differs(Protocol("probe", "a probe")) == []
 
 
-def test_a_record_is_held_against_what_is_known_of_the_published_protocol():
+def test_a_record_is_compared_with_the_known_settings_of_the_published_protocol():
     val = find_row("conditioning/none").protocols["fid"]
     record = {"name": "val-50k", "quantisation": "truncate", "neighbours": 3, "format": "memory", "labels": "generated"}
     assert measured(protocol="val-50k", record=record).differs(val) == []
@@ -154,7 +154,7 @@ def test_a_record_is_held_against_what_is_known_of_the_published_protocol():
     ]
 
 
-def test_settings_of_published_protocols_are_those_of_the_named_ones():
+def test_published_protocols_have_the_settings_of_the_named_ones():
     named = presets()
     published = {
         p.name: p for table in tables().values() for row in table.rows.values() for p in row.protocols.values()
@@ -186,13 +186,13 @@ def test_difference_is_measured_minus_published(tmp_path):
     assert "† warning: imagenet256/mage-b-rcg fid, imagenet256/mage-b-rcg precision: reference train" in text
 
 
-def test_the_right_one_of_several_references_is_taken(tmp_path):
+def test_the_closest_of_several_references_is_used(tmp_path):
     both = {"fid/inception_50k_train": 1.0, "fid/inception_50k_eval": 2.0}
     found = lines(find_table("conditioning"), {"conditioning/none": read_metrics(written(tmp_path, both))})
     assert found[0].measured.values == (2.0,)
 
 
-def test_the_unconfirmed_is_shown_and_never_compared(tmp_path):
+def test_unconfirmed_metrics_are_shown_and_never_compared(tmp_path):
     metrics = read_metrics(written(tmp_path, {"fid/inception_50k_val": 9.0, "is/inception_50k": 20.0}))
     found = lines(find_table("icgan"), {"icgan/none-64-da": metrics, "icgan/none-64": metrics})
     by_id = {(line.row.id, line.metric): line for line in found}
@@ -201,14 +201,14 @@ def test_the_unconfirmed_is_shown_and_never_compared(tmp_path):
     assert by_id["icgan/none-64", "fid"].difference is None
     text = comparison(find_table("icgan"), found)
     assert "10.4 (unconfirmed) | 9 (n 50000, to val) | not comparable" in text
-    assert not by_id["icgan/none-64", "fid"].plain()["confirmed"]
+    assert not by_id["icgan/none-64", "fid"].to_dict()["confirmed"]
 
 
 def test_seeds_are_one_metric(tmp_path):
     rows = [{"condition": "none", "seed": seed, "metrics": {"fd": 1.0 + seed}, "n": 60} for seed in range(2)]
     found = lines(find_table("digits"), read_results(written(tmp_path, rows, "results.json")))
     assert found[0].measured.values == (1.0, 2.0)
-    assert found[0].difference is None  # digits next to ImageNet
+    assert found[0].difference is None  # digits against ImageNet
     assert "| none | fid | 14.23 | 1.5 ± 0.707 (n 60, to train) | not comparable |" in comparison(
         find_table("digits"), found
     )

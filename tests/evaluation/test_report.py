@@ -38,13 +38,13 @@ def test_seeds_share_a_line_and_reference_values_come_last():
     assert real.startswith("| *reference value: real* | 100 | 1 | 0.100 |")
 
 
-def test_reference_values_are_rows_too(data, extractor):
+def test_reference_values_are_rows(data, extractor):
     rows = reference_rows(data, reference_of(data, extractor, None), extractor, n=300)
     assert {real.condition for real in rows} == {REAL}
     assert [(real.part, real.n) for real in rows] == [(RESAMPLED, 300), (EVALUATION, 200)]
     assert rows[0].metrics["copy_rate"] == 1.0
     assert rows[1].metrics["copy_rate"] < 0.05
-    assert rows[1].plain()["part"] == EVALUATION
+    assert rows[1].to_dict()["part"] == EVALUATION
     assert rows[0].samples.shape == (18, 1, 8, 8)
 
 
@@ -60,7 +60,7 @@ def test_a_grid_shows_every_pixel_enlarged():
     assert (image_grid(colour, 4, scale=1) == np.array([0, 200, 0])).all()
 
 
-def test_labels_stand_left_of_their_row(samples):
+def test_labels_are_left_of_their_row(samples):
     short, long = (labelled_grid([(label, samples)], 4) for label in ("a", "a much longer label"))
     assert long.width > short.width
     assert short.height == long.height

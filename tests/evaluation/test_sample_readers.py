@@ -19,7 +19,7 @@ def write_folder(folder, images, suffix="png"):
         to_pil(image).save(folder / f"{number:06d}.{suffix}")
 
 
-def test_saved_images_score_as_in_memory_to_the_last_digit(data, extractor, samples, tmp_path):
+def test_saved_images_score_exactly_as_in_memory(data, extractor, samples, tmp_path):
     write_folder(tmp_path / "png", samples)
     np.savez(tmp_path / "samples.npz", arr_0=samples.permute(0, 2, 3, 1).numpy())
     reference = reference_of(data, extractor, None)
@@ -56,7 +56,7 @@ def test_mixed_formats_are_warned_of(samples, tmp_path, caplog):
     assert "3 PNG, 2 JPEG" in caplog.text
 
 
-def test_what_cannot_be_scored_is_named(samples, tmp_path):
+def test_unusable_samples_are_rejected(samples, tmp_path):
     (tmp_path / "empty").mkdir()
     write_folder(tmp_path / "broken", samples[:3])
     (tmp_path / "broken" / "000001.png").write_bytes(b"not an image")

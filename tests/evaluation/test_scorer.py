@@ -17,7 +17,7 @@ from rcg_lightning.types import to_uint8
 NAMES = {"fd", "fd_eval", "is", "precision", "recall", "nearest", "copy_rate"}
 
 
-def test_every_metric_comes_out_in_one_call(data, extractor, samples):
+def test_one_call_returns_every_metric(data, extractor, samples):
     found = score(samples, reference_of(data, extractor, None), extractor)
     assert found.keys() == NAMES
     assert found["fd"] > 0
@@ -27,10 +27,10 @@ def test_every_metric_comes_out_in_one_call(data, extractor, samples):
 def test_real_images_are_nearer_than_samples_and_training_images_are_copies(data, extractor, samples):
     reference = reference_of(data, extractor, None)
     train = torch.cat(list(real_images(data, "train")))
-    held = torch.cat(list(real_images(data, "eval")))
-    made, unseen, seen = (score(images, reference, extractor) for images in (samples, held, train))
+    evaluation = torch.cat(list(real_images(data, "eval")))
+    generated, unseen, seen = (score(images, reference, extractor) for images in (samples, evaluation, train))
     assert seen["fd"] == pytest.approx(0, abs=1e-9)
-    assert seen["fd"] < unseen["fd"] < made["fd"]
+    assert seen["fd"] < unseen["fd"] < generated["fd"]
     assert unseen["fd_eval"] == pytest.approx(0, abs=1e-9)
     assert (seen["precision"], seen["recall"]) == (1.0, 1.0)
     assert (seen["copy_rate"], seen["nearest"]) == (1.0, 0.0)
@@ -45,7 +45,7 @@ def test_batches_of_any_size_give_the_same_metrics_to_the_last_digit(data, extra
     assert [len(batch) for batch in batches(torch.zeros(600, 1, 2, 2).split(300))] == [256, 256, 88]
 
 
-def test_a_scorer_fed_by_hand_agrees_whatever_its_batches(data, extractor, samples):
+def test_a_scorer_agrees_for_any_batches(data, extractor, samples):
     reference = reference_of(data, extractor, None)
     scorer = Scorer(extractor, reference)
     for _ in range(2):  # the second time after a reset
@@ -56,7 +56,7 @@ def test_a_scorer_fed_by_hand_agrees_whatever_its_batches(data, extractor, sampl
         assert found == pytest.approx(score(samples, reference, extractor), rel=1e-4)
 
 
-def test_names_tell_what_a_metric_depends_on(data, extractor, samples):
+def test_names_contain_extractor_number_and_reference(data, extractor, samples):
     scorer = Scorer(extractor, reference_of(data, extractor, None))
     scorer.update(samples)
     assert scorer.full_names(scorer.compute(), 300).keys() == {
@@ -81,7 +81,7 @@ def test_a_reference_is_measured_once(data, extractor, samples, tmp_path, monkey
         reference_of(data, extractor, tmp_path / "cache")
 
 
-def test_published_statistics_give_a_distance_and_nothing_of_neighbours(data, extractor, samples, tmp_path):
+def test_published_statistics_give_a_distance_and_no_neighbour_metrics(data, extractor, samples, tmp_path):
     full = reference_of(data, extractor, None)
     dataclasses.replace(full.train.moments, identity=None, count=None).save(tmp_path / "stats.npz")
     found = score(samples, read_statistics(tmp_path / "stats.npz"), extractor)
@@ -97,7 +97,7 @@ def test_a_reference_of_another_extractor_is_rejected(data, extractor, samples):
         score(samples, other, extractor)
 
 
-def test_large_sets_keep_evenly_spread_features_and_no_images(data, extractor, monkeypatch):
+def test_large_sets_store_evenly_spread_features_and_no_images(data, extractor, monkeypatch):
     whole = reference_of(data, extractor, None).train
     monkeypatch.setattr(references, "MAX_STORED_FEATURES", 50)
     monkeypatch.setattr(references, "MAX_STORED_BYTES", 1000)
@@ -105,8 +105,8 @@ def test_large_sets_keep_evenly_spread_features_and_no_images(data, extractor, m
     assert small.train.images is None
     assert small.copy_threshold is None
     assert len(small.train.features) == 50
-    kept = [int((whole.features == row).all(1).nonzero()[0]) for row in small.train.features]
-    assert np.diff(kept).min() >= 8  # 600 / 64 rounded: a stride that doubled, then thinned
+    positions = [int((whole.features == row).all(1).nonzero()[0]) for row in small.train.features]
+    assert np.diff(positions).min() >= 8  # 600 / 64 rounded: a stride that doubled, then thinned
     torch.testing.assert_close(small.train.moments.covariance, whole.moments.covariance)
 
 
@@ -115,17 +115,17 @@ def test_groups_of_metrics_are_chosen(data, extractor, samples):
     assert score(samples, reference, extractor, metrics=CHEAP).keys() == {"fd", "fd_eval", "is"}
     found = score(samples, reference, extractor, metrics=EVERY)
     assert found.keys() == NAMES | {"kd", "kd_std", "density", "coverage"}
-    made, real = extractor(samples).pooled, reference.train.features
-    assert (found["density"], found["coverage"]) == pytest.approx(density_coverage(made, real), rel=1e-3)
+    features, real = extractor(samples).pooled, reference.train.features
+    assert (found["density"], found["coverage"]) == pytest.approx(density_coverage(features, real), rel=1e-3)
     three = score(samples, reference, extractor, metrics=EVERY, neighbours=3)
-    assert (three["precision"], three["recall"]) == pytest.approx(precision_recall(made, real, 3), rel=1e-3)
+    assert (three["precision"], three["recall"]) == pytest.approx(precision_recall(features, real, 3), rel=1e-3)
     with pytest.raises(UserError, match="no metrics"):
         Scorer(extractor, reference, frozenset({"fid"}))
     with pytest.raises(UserError, match="1 to 5"):
         Scorer(extractor, reference, neighbours=6)
 
 
-def test_two_processes_that_share_the_samples_in_turns_score_what_one_scores(data, extractor, samples):
+def test_two_processes_that_share_the_samples_agree_with_one(data, extractor, samples):
     reference = reference_of(data, extractor, None)
     index = torch.arange(len(samples))
     scorers = [Scorer(extractor, reference, EVERY - {"pixels"}) for _ in range(3)]
@@ -198,7 +198,7 @@ def test_constant_images_are_warned_of_and_scored(data, extractor, caplog):
     assert found["fd"] > 1e-3
 
 
-def test_a_batch_that_is_broken_is_rejected_where_it_is_added(data, extractor, samples, monkeypatch):
+def test_a_batch_with_nan_features_is_rejected_when_it_is_added(data, extractor, samples, monkeypatch):
     scorer = Scorer(extractor, reference_of(data, extractor, None))
     broken = extractor(samples)
     broken.pooled[3, 4] = float("nan")
@@ -210,17 +210,17 @@ def test_a_batch_that_is_broken_is_rejected_where_it_is_added(data, extractor, s
 def test_spatial_moments_and_sizes_come_back_from_the_file(data, extractor, samples, tmp_path):
     full = reference_of(data, extractor, None)
     known = full.train.moments
-    spatial = Moments(known.mean + 1, 2 * known.covariance, 600, "places")
+    spatial = Moments(known.mean + 1, 2 * known.covariance, 600, "spatial")
     train = dataclasses.replace(full.train, spatial=spatial)
     dataclasses.replace(full, train=train).save(tmp_path / "reference.safetensors")
     loaded = Reference.load(tmp_path / "reference.safetensors")
-    assert loaded.train.spatial.identity == "places"
+    assert loaded.train.spatial.identity == "spatial"
     assert fid(loaded.train.spatial, spatial) == pytest.approx(0, abs=1e-9)
     assert (loaded.train.size, loaded.evaluation.size, loaded.evaluation.spatial) == ((8, 8), (8, 8), None)
     assert torch.equal(loaded.radii, full.radii)
 
 
-def test_a_sample_that_is_not_a_number_never_becomes_a_image():
+def test_nan_samples_never_become_images():
     images = torch.full((4, 1, 8, 8), 0.5)
     assert to_uint8(images).unique().tolist() == [128]
     images[2, 0, 3, 3] = float("nan")
@@ -228,15 +228,17 @@ def test_a_sample_that_is_not_a_number_never_becomes_a_image():
         to_uint8(images)
 
 
-def test_samples_of_the_class_that_was_asked_for_are_counted(data, extractor, samples, tmp_path):
+def test_samples_of_the_requested_class_are_counted(data, extractor, samples, tmp_path):
     scorer = Scorer(extractor, reference_of(data, extractor, tmp_path), CHEAP)
     scorer.update(samples[:10])
     assert "class_accuracy" not in scorer.compute()
-    taken = extractor(samples)[1].argmax(1)
-    label = torch.where(torch.arange(len(samples)) % 4 == 0, (taken + 1) % 10, taken)  # every fourth is another
+    predicted = extractor(samples)[1].argmax(1)
+    label = torch.where(
+        torch.arange(len(samples)) % 4 == 0, (predicted + 1) % 10, predicted
+    )  # every fourth label is wrong
     scorer.reset()
-    for part, asked in zip(samples.split(7), label.split(7)):
-        scorer.update(part, label=asked)
-    share = 1 - len(samples[::4]) / len(samples)
-    assert scorer.compute()["class_accuracy"] == pytest.approx(share)
+    for part, requested in zip(samples.split(7), label.split(7)):
+        scorer.update(part, label=requested)
+    accuracy = 1 - len(samples[::4]) / len(samples)
+    assert scorer.compute()["class_accuracy"] == pytest.approx(accuracy)
     assert scorer.full_names({"class_accuracy": 1.0}, 9) == {f"class_accuracy/{extractor.name}_9": 1.0}

@@ -1,4 +1,4 @@
-"""Small autoencoders with random weights, as folders that codecs read."""
+"""Folders of small autoencoders with random weights, for codecs."""
 
 import torch
 
@@ -6,7 +6,7 @@ KL_SIZES = {"block_out_channels": (32, 64), "layers_per_block": 1, "latent_chann
 
 
 def spread(network, seed):
-    """Give a network's latents a scale at which codes are told apart, and codes that scale."""
+    """Scale a network's latents so that they reach different codes, and the codes alike."""
     with torch.no_grad():
         network.codebook.weight.normal_(generator=torch.Generator().manual_seed(seed))
         network.encoder.out_conv.weight.mul_(4)

@@ -1,4 +1,4 @@
-"""What the commands are tried on: the toy pipeline's folders, and what it lacks."""
+"""Fixtures to test the commands: the toy pipeline's folders, and further trained stages."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def rcg(capsys):
 
 @pytest.fixture
 def raised(rcg):
-    """Run a command that cannot work and return the one line that it prints."""
+    """Run a command that must fail and return its one-line message."""
 
     def run(*argv):
         code, _, error = rcg(*argv)
@@ -42,9 +42,9 @@ def raised(rcg):
 
 @pytest.fixture(scope="session")
 def toy(finished, tmp_path_factory):
-    """Folder with the toy pipeline's steps (seed 0), the classifier, an RDM by class and a generator of both.
+    """Folder with the toy pipeline's steps (seed 0), the classifier, a class-conditional RDM and a joint generator.
 
-    Generators that are hardly trained make the same grey of everything, so these have random weights.
+    Generators after a few steps output the same grey image for all inputs, so these get random weights.
     """
     folder = tmp_path_factory.mktemp("toy")
     for path in [*(finished / "toy" / "seed0").iterdir(), finished / "toy" / "classifier"]:

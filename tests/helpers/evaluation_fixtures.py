@@ -1,4 +1,4 @@
-"""Blobs as a data set, and extractors with random weights."""
+"""Fixtures for evaluation: a data set of blobs, and extractors with random weights."""
 
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ from rcg_lightning.pretrained.network_folder import save_network
 
 
 def blobs(count, seed):
-    """Grey images of 8x8 with a bright blob at a random place, (N, 1, 8, 8) uint8."""
-    draw = np.random.default_rng(seed)
-    at, width = draw.uniform(1, 6, (count, 2, 1, 1)), draw.uniform(1, 3, (count, 1, 1))
+    """Return grey 8x8 images with a bright blob at a random position, (N, 1, 8, 8) uint8."""
+    rng = np.random.default_rng(seed)
+    at, width = rng.uniform(1, 6, (count, 2, 1, 1)), rng.uniform(1, 3, (count, 1, 1))
     y, x = np.mgrid[:8, :8]
     light = np.exp(-((y - at[:, 0]) ** 2 + (x - at[:, 1]) ** 2) / width)
     return (light * 255).astype(np.uint8)[:, None]
@@ -26,7 +26,7 @@ class Blobs(Source):
         return ArraySplit(blobs(600, 0), None, None, "train")
 
     def evaluation(self):
-        return ArraySplit(blobs(200, 1), None, None, "held-out")
+        return ArraySplit(blobs(200, 1), None, None, "evaluation")
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def extractor(tmp_path):
 
 @pytest.fixture
 def samples():
-    """Images a little off the real ones."""
+    """Images that differ a little from real ones."""
     return torch.from_numpy(blobs(300, 2) // 2 + 40)
 
 
 @pytest.fixture
 def real():
-    """Images like the training ones."""
+    """250 images of the training distribution."""
     return torch.from_numpy(blobs(250, 0))
 
 
@@ -68,7 +68,7 @@ def inception_weights(tmp_path_factory):
     torch.save({}, path)
     torch.manual_seed(0)
     network = Empty("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
-    for block in network.modules():  # as if trained: fresh normalisations do nothing, and features vanish
+    for block in network.modules():  # like trained ones: features vanish under initial statistics
         if isinstance(block, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(block.running_mean, std=0.01)
             torch.nn.init.normal_(block.bias, std=0.01)
@@ -80,5 +80,5 @@ def inception_weights(tmp_path_factory):
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """Keep what tests cache out of the user's own folder."""
+    """Keep caches of tests out of the user's folder."""
     monkeypatch.setenv("RCG_CACHE", str(tmp_path / "caches"))

@@ -1,7 +1,7 @@
-"""Every stage in turn, on as many processes as the command line says: run as a script by each of them.
+"""Train every stage in turn, as a script that each of several processes runs.
 
-In ``fit_equally`` noise and levels are a function of the image, as in validation, so that one process with the whole
-batch has to reach the same weights. ``fit`` is training as it is.
+In ``fit_equally`` noise and timesteps are a function of the image, as in validation, so one process with the whole
+batch must reach the same weights. ``fit_as_it_is`` trains without this change.
 """
 
 import argparse
@@ -57,8 +57,8 @@ from rcg_lightning.types import Backbone, Codec
 
 STEPS = 4
 BATCH = 64  # of all processes together
-SHARD_ROWS = {"train": 200, "eval": 500}  # evaluation images are one shard: nothing is left for a second process
-SAMPLES = {"none": 20}  # and the same for samples, which come in shards of 32
+SHARD_ROWS = {"train": 200, "eval": 500}  # evaluation images are one shard: a second process has no work
+SAMPLES = {"none": 20}  # likewise: samples have shards of 32
 CONDITIONS = {
     "none": NoCondition,
     "class": ClassCondition,
@@ -69,7 +69,7 @@ CONDITIONS = {
 
 
 class WithNoiseOfValidation:
-    """Trains with the noise of validation, which depends on the image's index alone."""
+    """Trains with the noise of validation, which depends only on the image's index."""
 
     def training_step(self, batch, batch_idx):
         self.eval()
@@ -86,7 +86,7 @@ class IndexSeededMAGE(WithNoiseOfValidation, MaskedStage): ...
 
 
 class Brightness(Codec):
-    """16 tokens of a digit: the brightness of 2x2 pixels, one of four."""
+    """16 tokens of a digit: the brightness of 2x2 pixels in four levels."""
 
     def shape(self, spec):
         return (16,)
@@ -113,7 +113,7 @@ def classifier() -> ClassifierStage:
 
 
 def generator(kind: str, condition: str, equally: bool, network: Backbone | None = None) -> DiffusionStage:
-    """An RDM or a generator of images, small."""
+    """A small RDM or generator of images."""
     make = IndexSeeded if equally else DiffusionStage
     return make(
         codec=Representations() if kind == "rdm" else Pixels(),
@@ -142,7 +142,7 @@ def aligned(encoder: Path) -> DiffusionStage:
 
 
 def masked(equally: bool) -> MaskedStage:
-    """A MAGE of classes over tokens."""
+    """A class-conditional MAGE over tokens."""
     make = IndexSeededMAGE if equally else MaskedStage
     return make(
         codec=Brightness(),
@@ -155,15 +155,15 @@ def masked(equally: bool) -> MaskedStage:
 
 
 def gan(equally: bool) -> AdversarialStage:
-    """A conditional generator with its discriminator: without statistics of batches where it has to train equally."""
+    """A conditional generator with its discriminator; ``equally`` takes networks without batch statistics."""
     make = IndexSeededGAN if equally else AdversarialStage
-    one = ConditionalGenerator(8, 16, 8, 16, init_range=0.3) if equally else BigGANGenerator(4, 8)
-    judging = ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), init_range=0.1)
+    network = ConditionalGenerator(8, 16, 8, 16, init_range=0.3) if equally else BigGANGenerator(4, 8)
+    discriminator = ConditionalDiscriminator(Rectified(16), Rectified(8), Rectified(16), init_range=0.1)
     return make(
         codec=Pixels(),
         condition=ClassCondition(),
-        generator=one,
-        discriminator=judging if equally else BigGANDiscriminator(4),
+        generator=network,
+        discriminator=discriminator if equally else BigGANDiscriminator(4),
         conditioner=Conditioner(drop=0.0),
         discriminator_conditioner=Conditioner(drop=0.0),
         optimizer=SGD(0.5, clip=0.5) if equally else AdamW(1e-2),
@@ -176,7 +176,7 @@ def gan(equally: bool) -> AdversarialStage:
 
 
 def tokenizer(equally: bool) -> TokenizerStage:
-    """An autoencoder with an adversary. A code that comes back is drawn, which two processes do in their own way."""
+    """An autoencoder with an adversary; ``equally`` revives no codes, as that is random in each process."""
     network = MaskGITVQGAN(1, 4, (1, 2), 1, codes=8, dim=4, groups=2)
     adversary = Adversary(PatchDiscriminator(4, 1), SGD(0.1) if equally else AdamW(1e-3), weight=0.5, start=1)
     codebook = EMACodebook(0.8, patience=None) if equally else CodebookTraining(patience=2)
@@ -184,7 +184,7 @@ def tokenizer(equally: bool) -> TokenizerStage:
 
 
 def transformer() -> DiffusionStage:
-    """A class-conditional DiT whose blocks are computed again in the backward pass."""
+    """A class-conditional DiT whose blocks are recomputed in the backward pass."""
     return generator("pixels", "class", True, DiT(2, 16, 2, 2, checkpointing=True))
 
 
@@ -192,16 +192,16 @@ ALTERNATING = {"gan": gan, "tokenizer": tokenizer}
 
 
 class Session:
-    """Where one launch writes, and what its processes run on.
+    """Output folder and hardware of one launch.
 
     Args:
-        folder: of everything that is written.
-        devices: processes on this machine.
-        num_nodes: machines.
+        folder: of all output.
+        devices: number of processes on this machine.
+        num_nodes: number of machines.
     """
 
     def __init__(self, folder: Path, devices: int = 1, num_nodes: int = 1) -> None:
-        self.folder, self.place = folder, {"accelerator": "cpu", "devices": devices, "num_nodes": num_nodes}
+        self.folder, self.hardware = folder, {"accelerator": "cpu", "devices": devices, "num_nodes": num_nodes}
         self.world = devices * num_nodes
 
     def data(self, stores: Path | None = None) -> ImageDataModule:
@@ -216,9 +216,9 @@ class Session:
     def fit(
         self, name: str, stage: Stage, data: ImageDataModule, callbacks: list | None = None, **settings: Any
     ) -> None:
-        """Train for a few steps and note this process's weights, and what validation said."""
+        """Train for a few steps; save this process's weights and validation metrics."""
         quiet = {"logger": False, "enable_progress_bar": False, "precision": "32-true"}
-        trainer = Trainer(self.folder / name, STEPS, callbacks=callbacks, **quiet, **self.place, **settings)  # type: ignore[arg-type]
+        trainer = Trainer(self.folder / name, STEPS, callbacks=callbacks, **quiet, **self.hardware, **settings)  # type: ignore[arg-type]
         trainer.fit(stage, datamodule=data)
         note = {
             "state": stage.state_dict(),
@@ -231,14 +231,16 @@ class Session:
         self.meet()
 
     def meet(self) -> None:
-        """Let no process read what another has not written yet."""
+        """Wait for all processes, so none reads a file before another has written it."""
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
 
     def extract(self, encoder: Path) -> None:
         for split in ("train", "eval"):
             trained = TrainedEncoder(encoder)
-            extract(self.data(), self.folder / "stores" / split, trained, None, split, SHARD_ROWS[split], **self.place)
+            extract(
+                self.data(), self.folder / "stores" / split, trained, None, split, SHARD_ROWS[split], **self.hardware
+            )
             if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
                 fitted = None if split == "train" else self.folder / "stores" / "train_clusters"
                 clusters = self.folder / "stores" / f"{split}_clusters"
@@ -267,17 +269,17 @@ class Session:
 
     def sample(self, trained: Path) -> None:
         """Sample from the checkpoints in ``trained``."""
-        rows = {"png": False, "grid": False, "batch_size": 16, **self.place}
-        sample(trained / "rdm" / "last.ckpt", self.folder / "samples_rdm", 50, **rows)
+        settings = {"png": False, "grid": False, "batch_size": 16, **self.hardware}
+        sample(trained / "rdm" / "last.ckpt", self.folder / "samples_rdm", 50, **settings)
         for condition in CONDITIONS:
             needs_prior = condition in ("representation", "joint")
             prior = trained / "rdm" / "last.ckpt" if needs_prior else None
             guidance = None if condition == "none" else 1.5
             checkpoint, out = trained / condition / "last.ckpt", self.folder / f"samples_{condition}"
-            sample(checkpoint, out, SAMPLES.get(condition, 50), prior=prior, guidance=guidance, **rows)
+            sample(checkpoint, out, SAMPLES.get(condition, 50), prior=prior, guidance=guidance, **settings)
             self.meet()
         weak = trained / "none" / "last.ckpt"
-        sample(trained / "class" / "last.ckpt", self.folder / "samples_weak", 50, guidance=1.5, weak=weak, **rows)
+        sample(trained / "class" / "last.ckpt", self.folder / "samples_weak", 50, guidance=1.5, weak=weak, **settings)
         self.meet()
 
 

@@ -1,4 +1,4 @@
-"""A training that ends as if the process was killed."""
+"""A training that stops as if its process was killed."""
 
 from lightning.pytorch.callbacks import Callback
 
@@ -8,7 +8,7 @@ class Killed(Exception):
 
 
 class KillAtStep(Callback):
-    """Raises ``Killed`` before the batch of a training step."""
+    """Raises ``Killed`` at the start of a training step."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -1,4 +1,4 @@
-"""Every data set that a config names, tiny and in its real format, and the encoders and words that configs read."""
+"""Tiny versions, in the real format, of all data sets, encoders and word vectors that configs name."""
 
 import json
 import pickle
@@ -23,8 +23,8 @@ from rcg_lightning.pretrained.trained_encoder import encoder_settings
 from rcg_lightning.pretrained.word_vectors import WordVectorTable
 
 COUNT = 24  # images of each split
-DIM = 16  # numbers of a representation
-LATENTS: dict[str, dict[str, Any]] = {  # data spec of stored latents, by the beginning of a config's name
+DIM = 16  # of a representation
+LATENTS: dict[str, dict[str, Any]] = {  # data spec of stored latents, by prefix of a config's name
     "digits/latent": {"shape": [16, 4, 4]},
     "imagenet256/dit": {"shape": [8, 32, 32], "moments": True},
     "imagenet256/ldm": {"shape": [4, 32, 32]},
@@ -86,15 +86,15 @@ def write_mirflickr(root: Path, random: np.random.Generator) -> None:
 
 
 def write_lists(root: Path) -> None:
-    """The lists of ImageNet-LT: a class of many images and one of few, as far as there are any."""
+    """Write the lists of ImageNet-LT: one class with many images and one with few."""
     for name, folder in {"train": "train", "test": "val", "val": "val"}.items():
-        kept = {CLASSES[0]: COUNT // 2, CLASSES[1]: 3}
-        lines = (f"{folder}/{c}/{i}.JPEG {label}" for label, c in enumerate(CLASSES) for i in range(kept[c]))
+        counts = {CLASSES[0]: COUNT // 2, CLASSES[1]: 3}
+        lines = (f"{folder}/{c}/{i}.JPEG {label}" for label, c in enumerate(CLASSES) for i in range(counts[c]))
         (root / f"ImageNet_LT_{name}.txt").write_text("\n".join(lines))
 
 
 def write_coco(root: Path, random: np.random.Generator) -> None:
-    """COCO-Stuff: of each image two things and some stuff, which half of the images for evaluation share."""
+    """Write COCO-Stuff: two objects and one stuff class per image; half of the evaluation images have unseen pairs."""
     (root / "annotations").mkdir(parents=True)
     for split, kinds in {"train": [1], "val": [1, 2]}.items():
         (root / f"{split}2017").mkdir()
@@ -113,14 +113,14 @@ def write_coco(root: Path, random: np.random.Generator) -> None:
 
 
 def official_names(width: int) -> dict[str, torch.Tensor]:
-    """A small encoder under the names of an official MoCo v3 file."""
+    """Return the weights of a small encoder under the names of an official MoCo v3 file."""
     torch.manual_seed(0)
     parts = {"": VisionTransformer(32, width=width, depth=1), "head.": ProjectionHead(width, 32, DIM)}
     return {f"module.base_encoder.{part}{n}": t for part, net in parts.items() for n, t in net.state_dict().items()}
 
 
 def write_store(data: ImageDataModule, split: str, folder: Path, latent: dict[str, Any] | None = None) -> Path:
-    """Write made-up representations, clusters and tokens of the images of ``data``, and latents of given data spec."""
+    """Write random representations, clusters and tokens for the images of ``data``, and latents with the given spec."""
     size, views = len(data.images(split)), data.view_count(split)
     random = np.random.default_rng(0)
     columns = {
@@ -131,7 +131,7 @@ def write_store(data: ImageDataModule, split: str, folder: Path, latent: dict[st
     spec = {"cluster": {"count": 3, "sizes": [size, size, size]}, "tokens": {"count": 8}}
     if latent is not None:
         columns["latent"] = random.normal(size=(size, views, *latent["shape"])).astype(np.float32)
-        spec["latent"] = {name: fact for name, fact in latent.items() if name != "shape"}
+        spec["latent"] = {name: value for name, value in latent.items() if name != "shape"}
     writer = StoreWriter(folder, size, views, size, data.store_identity(split) | dict.fromkeys(columns, "made up"))
     writer.write(writer.shards[0], columns)
     writer.finish(spec)
@@ -139,7 +139,7 @@ def write_store(data: ImageDataModule, split: str, folder: Path, latent: dict[st
 
 
 def write_neighbours(data: ImageDataModule, folder: Path, k: int = 3) -> Path:
-    """Write made-up neighbours of the training images among the representations that ``write_store`` makes up."""
+    """Write arbitrary neighbours of the training images among the representations of ``write_store``."""
     size = len(data.images("train"))
     found = (np.arange(size)[:, None] + np.arange(k)) % size
     writer = StoreWriter(folder, size, 1, size, data.store_identity("train") | {"neighbours": f"made up/k{k}"})
@@ -149,10 +149,10 @@ def write_neighbours(data: ImageDataModule, folder: Path, k: int = 3) -> Path:
 
 
 def latent_of(config: str) -> dict[str, Any] | None:
-    """What is known of the latents that a config reads; None for another one's."""
+    """Return the data spec of the latents that a config reads; None if it reads none."""
     return next((spec for prefix, spec in LATENTS.items() if config.startswith(prefix)), None)
 
 
 def data_of(data: ImageDataModule, encoder: Encoder | None = None, floats: str = "float32") -> ImageDataModule:
-    """As a command, it returns the data that the command line describes, and takes what extraction does besides."""
+    """Return the data that a command line describes; as a command it accepts the options of extraction."""
     return data

@@ -1,4 +1,4 @@
-"""`rcg` in processes that can be killed, without importing torch again for each: a server has it and is forked."""
+"""Run `rcg` in processes that can be killed; they fork from a server that has imported torch."""
 
 import multiprocessing
 import os
@@ -11,16 +11,16 @@ _CONTEXT.set_forkserver_preload(["rcg_lightning.class_modules", "lightning.pytor
 
 
 def start(argv, folder: Path, environment=None):
-    """Start `rcg` with ``argv`` in ``folder``; what it says goes to ``folder/output.txt``. Return the process."""
+    """Start `rcg` with ``argv`` in ``folder`` and return the process; its output goes to ``folder/output.txt``."""
     process = _CONTEXT.Process(target=_run, args=([str(word) for word in argv], folder, environment or {}))
     process.start()
     return process
 
 
 def pair(argv, folder: Path, option="--devices"):
-    """Run `rcg` as two processes of one job, the way torchrun starts them; return both exit codes.
+    """Run `rcg` as two processes of one job, as torchrun starts them; return both exit codes.
 
-    ``option`` says how many processes there are.
+    ``option`` sets the number of processes.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Shared by the agreement tests: recorded noise, forward passes, and the unread tensors of a file."""
+"""Helpers of the agreement tests: recorded noise, forward passes, and the unread tensors of a file."""
 
 import torch
 
@@ -6,7 +6,7 @@ from rcg_lightning.official.tensor_report import report_tensors
 
 
 class Recorded:
-    """Mock of SeededNoise with the recorded start and noise_seq (steps, rows or 1, *S)."""
+    """Mock of SeededNoise with the recorded start and noise_seq (steps, B or 1, *S)."""
 
     def __init__(self, start, sequence):
         self.start, self.sequence, self.rows = start, sequence, len(start)
@@ -18,7 +18,7 @@ class Recorded:
 
 
 def check_forward(model, golden, ema, close):
-    """The network's output for all recorded rows, and for the first alone."""
+    """Check the network's output for all recorded examples, and for the first alone."""
     x, t = golden.io["in.x"], golden.io["in.t"]
     expected = golden.io["out.forward_ema" if ema else "out.forward"]
     with torch.no_grad():

@@ -289,11 +289,11 @@ def test_training_starts_from_other_weights(rcg, raised, tmp_path):
     again = [*fit, f"--trainer.default_root_dir={new}", "--init-from", tmp_path / "bundle"]
     code, output, _ = rcg(*again, "--trainer.max_steps=1", "--model.optimizer.lr=0")
     assert code == 0
-    assert f"beginning with {tmp_path}/bundle\n  taken over: " in output
+    assert f"starting from {tmp_path}/bundle\n  taken over: " in output
     weights, before = (stage_content(folder / "last.ckpt")["state_dict"] for folder in (new, old))
     assert all(torch.allclose(weights[name], before[name]) for name in before if name.startswith("denoiser."))
     code, output, _ = rcg(*again, "--trainer.max_steps=2", "--ckpt_path", "last")  # a continued run ignores --init-from
     assert code == 0
     assert "taken over" not in output
     assert "no checkpoint at" in raised(*fit, "--init-from", tmp_path / "nothing")
-    assert "no state of training" in raised(*fit, "--ckpt_path", tmp_path / "bundle")
+    assert "no training state" in raised(*fit, "--ckpt_path", tmp_path / "bundle")

@@ -1,4 +1,4 @@
-"""A pipeline: all stages at toy size, stopped in every way, changed, damaged, and misspelt."""
+"""A pipeline at toy size: all stages, interrupted, changed, damaged, and with mistakes in its file."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def outdated(run):
 
 
 def contents(folder):
-    """SHA-256 of every store's files, and the tensors of every checkpoint, below a folder."""
+    """Return the SHA-256 of every store's files and the tensors of every checkpoint below a folder."""
     import torch
 
     stores = {
@@ -63,7 +63,7 @@ def test_all_stages_at_toy_size(finished):
     rows = json.loads((finished / "toy" / "results.json").read_text())
     conditions = [row["condition"] for row in rows]
     assert conditions[:4] == ["none", "cluster", "class", "representation"]
-    assert len(conditions) == 6  # and what real images score
+    assert len(conditions) == 6  # with two rows of real images
     for row in rows:
         assert row["seed"] == 0
         assert row["n"] == 128
@@ -80,12 +80,12 @@ def test_all_stages_at_toy_size(finished):
 def wait_for(path, process, seconds=60):
     until = time.monotonic() + seconds
     while not path.exists():
-        assert process.is_alive(), f"the run ended before it made {path.name}"
+        assert process.is_alive(), f"the run ended before it wrote {path.name}"
         assert time.monotonic() < until, f"{path.name} did not appear"
         time.sleep(0.002)
 
 
-def test_killed_at_any_step_it_continues_to_the_same_bits(finished, tmp_path):
+def test_a_killed_run_continues_to_the_same_bits(finished, tmp_path):
     import torch
 
     run = tmp_path / "toy" / "seed0"
@@ -120,17 +120,17 @@ def test_a_finished_pipeline_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
     argv = ["pipeline", str(TOY), "--root", str(finished)]
     line = f"import sys; from rcg_lightning.cli.main import main; main({argv}); "
-    began = time.monotonic()
+    start = time.monotonic()
     output = subprocess.run(
         [sys.executable, "-c", line + "assert 'torch' not in sys.modules"], capture_output=True, text=True, check=True
     ).stdout
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - start < 15
     assert output.count("up to date") == 15
     assert "| representation | 128 |" in output
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_what_depends_on_a_change_is_run_again(toy_run, tmp_path):
+def test_steps_that_depend_on_a_change_run_again(toy_run, tmp_path):
     assert outdated(toy_run(tmp_path)) == set()
     longer = lambda run: run.replace("150", "160")  # noqa: E731
     assert outdated(toy_run(tmp_path, rdm=longer)) == {"rdm", "samples_representation"}
@@ -139,7 +139,7 @@ def test_what_depends_on_a_change_is_run_again(toy_run, tmp_path):
     assert outdated(toy_run(tmp_path, clusters=more)) == changed
 
 
-def test_a_changed_config_counts_and_what_it_includes(tmp_path):
+def test_a_changed_config_or_fragment_changes_the_key(tmp_path):
     fragment, pipeline = tmp_path / "network.yaml", tmp_path / "pipeline.yaml"
     (tmp_path / "mine.yaml").write_text("model: {init_args: {network: network.yaml}}\n")
     (tmp_path / "other.yaml").write_text("seed_everything: 1\n")
@@ -159,7 +159,7 @@ def test_a_changed_config_counts_and_what_it_includes(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
-def test_a_damaged_artefact_is_made_again(toy_run, tmp_path, damage):
+def test_a_damaged_artifact_is_outdated(toy_run, tmp_path, damage):
     run = toy_run(tmp_path)
     path = run.root / "seed0" / "clusters" / "000000.cluster.npy"
     content = path.read_bytes()
@@ -187,7 +187,7 @@ steps:
     return ["pipeline", str(path), "--root", str(folder / "runs")]
 
 
-def test_old_results_are_kept_and_damaged_ones_replaced(tmp_path, capsys):
+def test_old_results_are_set_aside_and_damaged_ones_replaced(tmp_path, capsys):
     seed = tmp_path / "runs" / "small" / "seed0"
     assert main(small_pipeline(tmp_path)) == 0
     old = (seed / "components" / "weights.safetensors").read_bytes()
@@ -196,7 +196,7 @@ def test_old_results_are_kept_and_damaged_ones_replaced(tmp_path, capsys):
     assert main(small_pipeline(tmp_path)) == 0
     output = capsys.readouterr().out
     assert "store, seed 0: up to date" in output
-    assert "files are missing or cut short" in output
+    assert "files are missing or truncated" in output
     assert main(small_pipeline(tmp_path, dim=5)) == 0
     aside = [path for path in seed.iterdir() if path.name.startswith("components.until-")]
     assert len(aside) == 1
@@ -205,7 +205,7 @@ def test_old_results_are_kept_and_damaged_ones_replaced(tmp_path, capsys):
     assert len(list(seed.glob("clusters.until-*"))) == 2
 
 
-def test_a_failing_step_names_itself_and_leaves_the_others(tmp_path, capsys):
+def test_a_failing_step_is_named_and_leaves_the_others(tmp_path, capsys):
     argv = small_pipeline(tmp_path, more="  wrong:\n    run: cluster --store {store} --count 5000\n")
     assert main(argv) == 2
     error = capsys.readouterr().err.strip()
@@ -220,7 +220,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert "rcg cluster --store" in capsys.readouterr().out
 
 
-def test_arguments_are_filled_in_and_count(tmp_path, capsys):
+def test_arguments_are_filled_in_and_change_the_key(tmp_path, capsys):
     path = tmp_path / "own.yaml"
     path.write_text("arguments: {root: here}\nsteps: {a: {run: 'fit --config digits/encoder --data.seed {root}'}}\n")
     usual, other = (Run(read_pipeline(path, STEP_COMMANDS, given), tmp_path, [0]) for given in ({}, {"root": "a b"}))
@@ -234,7 +234,7 @@ def test_arguments_are_filled_in_and_count(tmp_path, capsys):
 def test_one_run_at_a_time(tmp_path, capsys):
     with locked(tmp_path / "runs" / "small" / ".lock", "it is free"):
         assert main(small_pipeline(tmp_path)) == 2
-    assert "another rcg pipeline is at work" in capsys.readouterr().err
+    assert "another rcg pipeline is running" in capsys.readouterr().err
 
 
 def test_seeds_repeat_all_but_shared_steps():
@@ -243,8 +243,8 @@ def test_seeds_repeat_all_but_shared_steps():
     assert todo[0] == ("classifier", 0)
     assert len(todo) == 1 + 2 * 14
     words = {seed: run.words(run.pipeline.steps["rdm"], seed) for seed in (0, 1)}
-    drawn = [words[seed][words[seed].index("--seed_everything") + 1] for seed in (0, 1)]
-    assert drawn == ["650229823", "901282283"]  # what is published was trained with these
+    step_seeds = [words[seed][words[seed].index("--seed_everything") + 1] for seed in (0, 1)]
+    assert step_seeds == ["650229823", "901282283"]  # the published models were trained with these
     assert run.words(run.pipeline.steps["classifier"], 0) == run.words(run.pipeline.steps["classifier"], 1)
 
 
@@ -259,27 +259,27 @@ def test_seeds_repeat_all_but_shared_steps():
         ("steps: {a: {rnu: fit}}", "step a: unknown key rnu: did you mean run?"),
         ("steps: {a: {shared: true}}", "step a lacks run"),
         ("steps: {a: {run: ''}}", "run should be an rcg command"),
-        ("steps: {a: {run: fitt --config x}}", "no command fitt: did you mean fit?"),
+        ("steps: {a: {run: fitt --config x}}", "cannot run fitt: did you mean fit?"),
         ("steps: {a: {run: fit, devices: 0}}", "devices a number of at least 1"),
         ("steps: {seed: {run: fit}}", "a step's name is one word"),
         (
             "steps: {store: {run: fit}, b: {run: 'fit {stroe}'}}",
-            "{stroe}, which is no step before it: did you mean store?",
+            "{stroe}, which is not an earlier step: did you mean store?",
         ),
-        ("steps: {b: {run: 'fit {c}'}, c: {run: fit}}", "step b reads {c}, which is no step before it"),
+        ("steps: {b: {run: 'fit {c}'}, c: {run: fit}}", "step b reads {c}, which is not an earlier step"),
         (
             "steps: {a: {run: fit}, b: {run: 'fit {a}', shared: true}}",
             "so it can only read shared steps, which a is not",
         ),
-        ("steps: {a: {run: fit}}\ntable: {run: compare, rows: {x: bb}}", "the table reads bb, which is no step"),
+        ("steps: {a: {run: fit}}\ntable: {run: compare, rows: {x: bb}}", "the table reads bb, which is not a step"),
         ("steps: {a: {run: fit}}\ntable: {rows: {x: a}}", "table lacks run"),
     ],
 )
-def test_mistakes_in_a_pipeline_file(tmp_path, content, message):
+def test_mistakes_in_a_pipeline_file_are_rejected(tmp_path, content, message):
     path = tmp_path / "wrong.yaml"
     path.write_text(content)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as raised:
         read_pipeline(path, STEP_COMMANDS)
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(raised.value)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)

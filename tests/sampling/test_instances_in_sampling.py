@@ -1,4 +1,4 @@
-"""Generators conditioned on instances: from stores to samples, by commands."""
+"""Generators conditioned on instances, from stores to samples, through the commands."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_instances_are_chosen_by_seed_or_given(rcg, icgan, toy, tmp_path):
     assert np.array_equal(np.load(tmp_path / "bundled" / "samples.npz")["arr_0"], many)
 
 
-def test_what_instances_do_not_fit(raised, icgan, toy, tmp_path):
+def test_unfit_instances_are_rejected(raised, icgan, toy, tmp_path):
     start = ["sample", "--checkpoint", icgan / "gan" / "last.ckpt", "--out", tmp_path / "out"]
     assert "--prior, or a store of them with --instances" in raised(*start)
     assert "labels of their neighbours" in raised(*start, "--instances", toy / "store", "--accelerator", "cpu")

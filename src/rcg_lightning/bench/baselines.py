@@ -1,8 +1,8 @@
-"""The baseline: our own modules with their fast paths switched off, as the official code computes.
+"""The baseline: our own modules with their fast paths switched off, to compute as the official code does.
 
-Attention is explicit, the encoder's last block computes all its tokens, what depends on timesteps alone is computed
-for every example; optimizer, EMA weights and gradient norm go from parameter to parameter. Weights and results are the
-same.
+Attention is explicit, the encoder's last block computes all tokens, and values that depend on the timestep only are
+computed for every example. Optimizer, EMA weights and gradient norm process one parameter after the other. Weights and
+results are the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from rcg_lightning.types import Backbone
 
 @contextmanager
 def baseline_networks(*roots: nn.Module) -> Iterator[None]:
-    """Inside it, the networks among the modules of ``roots`` compute as the baseline, and so does all attention."""
+    """Context in which all attention and the networks among the modules of ``roots`` compute as the baseline."""
     modules = {module for root in roots for module in root.modules()}
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -29,7 +29,7 @@ def baseline_networks(*roots: nn.Module) -> Iterator[None]:
             if isinstance(module, VisionTransformer):
                 stack.enter_context(switched(module, "class_token_alone", False))
             if isinstance(module, Backbone):
-                stack.callback(module.register_forward_pre_hook(_timestep_of_each_row).remove)
+                stack.callback(module.register_forward_pre_hook(_timestep_per_example).remove)
             if isinstance(module, EMA):
                 stack.enter_context(switched(module, "move", move_one_by_one))
         yield
@@ -37,7 +37,7 @@ def baseline_networks(*roots: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def half_precision_attention() -> Iterator[None]:
-    """Inside it, explicit attention stays in the precision of its inputs on GPUs, as written out in a network."""
+    """Context in which explicit attention keeps the precision of its inputs on GPUs."""
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
@@ -47,7 +47,7 @@ def half_precision_attention() -> Iterator[None]:
 
 
 def as_baseline(work: Callable[[], object], *roots: nn.Module) -> Callable[[], None]:
-    """Return ``work`` as ``baseline_networks(*roots)`` has it."""
+    """Return ``work`` run inside ``baseline_networks(*roots)``."""
 
     def baseline() -> None:
         with baseline_networks(*roots):
@@ -58,9 +58,9 @@ def as_baseline(work: Callable[[], object], *roots: nn.Module) -> Callable[[], N
 
 @contextmanager
 def baseline_optimizer(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside it, the optimizer goes from parameter to parameter, by one operation after the other.
+    """Context in which the optimizer updates one parameter after the other, one operation at a time.
 
-    Step counts are on the host meanwhile, where an optimizer that is not fused has them.
+    Step counts are on the host meanwhile, as in an optimizer that is not fused.
     """
     before = [{name: group[name] for name in ("fused", "foreach")} for group in optimizer.param_groups]
     counted = [state for state in optimizer.state.values() if "step" in state and state["step"].device.type != "cpu"]
@@ -80,21 +80,21 @@ def baseline_optimizer(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def clip_one_by_one(parameters: list[nn.Parameter], clip: float | None) -> Tensor:
-    """Return the norm of the gradients, which the official code computes where it does not clip, too."""
+    """Clip the gradients and return their norm, which the official code computes even without clipping."""
     if clip is not None:
         return nn.utils.clip_grad_norm_(parameters, clip, foreach=False)
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=False)
 
 
 def move_one_by_one(ema_weights: list[Tensor], weights: list[Tensor], rate: float) -> None:
-    """``EMA.move`` by three operations for each average."""
-    for average, weight in zip(ema_weights, weights):
-        average.sub_(rate * (average - weight))
+    """``EMA.move`` by three operations per EMA weight."""
+    for ema_weight, weight in zip(ema_weights, weights):
+        ema_weight.sub_(rate * (ema_weight - weight))
 
 
 @contextmanager
 def switched(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Inside it, the attribute ``name`` of a module is ``value``."""
+    """Context in which the attribute ``name`` of a module is ``value``."""
     own = name in vars(module)
     before = getattr(module, name)
     setattr(module, name, value)
@@ -104,7 +104,7 @@ def switched(module: nn.Module, name: str, value: Any) -> Iterator[None]:
         setattr(module, name, before) if own else delattr(module, name)
 
 
-def _timestep_of_each_row(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One timestep for all rows -> one for each."""
+def _timestep_per_example(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Expand one timestep for all examples to one for each."""
     x, t, *others = inputs
     return (x, t.expand(len(x)), *others)

@@ -1,4 +1,4 @@
-"""What an evaluation costs: through files as official codes do it, and streaming with stored reference moments.
+"""Cost of an evaluation: through files, as in official codes, and streaming with stored reference moments.
 
 ``python -m rcg_lightning.bench.evaluation_cost`` prints CPU seconds of this process, medians of several runs. Weights
 are random, in the layout of the published Inception: speed does not depend on their values.
@@ -30,7 +30,7 @@ BATCH = 64
 
 
 class _Unloaded(FeatureExtractorInceptionV3):
-    """torch-fidelity's network with the weights that it is made with."""
+    """torch-fidelity's network with its initial random weights."""
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return None
@@ -48,7 +48,7 @@ def random_network(folder: Path) -> tuple[nn.Module, Path]:
 
 
 def through_files(images: Tensor, folder: Path, network: nn.Module) -> None:
-    """Truncate images (N, C, H, W) in [0, 1], write them as PNG, read them back and make their features."""
+    """Truncate images (N, C, H, W) in [0, 1], write them as PNG, read them back and compute their features."""
     for i, image in enumerate(images):
         pixels = (image.numpy() * 255).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{i:06d}.png")
@@ -57,15 +57,15 @@ def through_files(images: Tensor, folder: Path, network: nn.Module) -> None:
 
 def featurise(folder: Path, network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and covariance of the features of a folder of images; all are stored, as in torch-fidelity."""
-    made = []
+    batches = []
     for batch in open_samples(folder):
-        made += [network(part)[0] for part in batch.split(BATCH)]
-    features = torch.cat(made).double().numpy()
+        batches += [network(part)[0] for part in batch.split(BATCH)]
+    features = torch.cat(batches).double().numpy()
     return features.mean(axis=0), np.cov(features, rowvar=False)
 
 
 def streaming(images: Tensor, extractor: InceptionExtractor) -> None:
-    """Quantise images in memory and sum their features' moments."""
+    """Quantise images in memory and accumulate the moments of their features."""
     sums = FeatureStatistics(extractor.dim, extractor.classes)
     for part in images.split(BATCH):
         found = extractor(to_uint8(part))
@@ -95,7 +95,7 @@ def measure(count: int, size: int, times: int) -> dict[str, float]:
         extractor.setup()
         for part in ("made", "real"):
             (folder / part).mkdir()
-        through_files(images, folder / "real", network)  # the reference lies there already; and a warm-up
+        through_files(images, folder / "real", network)  # writes the reference files, and warms up
         streaming(images[:BATCH], extractor)
         Moments(torch.zeros(DIM).double(), torch.eye(DIM).double()).save(folder / "moments.npz")
         found = {
@@ -110,7 +110,7 @@ def measure(count: int, size: int, times: int) -> dict[str, float]:
 
 
 def report(found: dict[str, float]) -> str:
-    """Return times and ratios as text."""
+    """Format times and ratios as text."""
     files, stream = found["generated, through files"], found["generated, streaming"]
     whole = (files + found["reference, featurised again"]) / (stream + found["reference, stored moments"])
     lines = [f"{name:<42} {seconds:8.2f} s" for name, seconds in found.items()]
@@ -124,9 +124,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="their height and width")
     parser.add_argument("--times", type=int, default=3, help="runs, of which the median counts")
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    print(report(measure(given.count, given.size, given.times)))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(report(measure(args.count, args.size, args.times)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Frozen networks at their official sizes, with random weights: what a store saves a training step."""
+"""Frozen networks at their official sizes, with random weights: the work that a store saves in a training step."""
 
 import importlib.util
 from functools import cached_property
@@ -19,7 +19,7 @@ DIM = 256  # of a representation
 
 
 class RandomViT(Encoder):
-    """MoCo v3's ViT-B with its head, as the official file has it."""
+    """MoCo v3's ViT-B with its head, as in the official file."""
 
     backbone: VisionTransformer
 
@@ -61,18 +61,18 @@ class RandomKL(KLAutoencoder):
 
     @staticmethod
     def available() -> bool:
-        """Whether diffusers is there, which is an extra of this package."""
+        """Whether diffusers is installed, an extra of this package."""
         return importlib.util.find_spec("diffusers") is not None
 
 
 class FrozenNetworks:
-    """Makes what a store holds of random images; these and the networks are made at the first use.
+    """Computes the columns of a store from random images; images and networks are created at the first use.
 
     Args:
-        batch: images, of 256 x 256.
+        batch: number of images, 256 x 256.
         autoencoder: for tokens or latents as well.
         device: of the images.
-        at_once: images that are encoded together.
+        at_once: number of images encoded together.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FrozenNetworks:
 
     @cached_property
     def images(self) -> Tensor:
-        """(B, 3, 256, 256) in [0, 1]."""
+        """Random images (B, 3, 256, 256) in [0, 1]."""
         return torch.rand(self.batch, 3, 256, 256, device=self.device)
 
     def __call__(self) -> dict[str, Tensor]:

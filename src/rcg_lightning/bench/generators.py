@@ -24,7 +24,7 @@ from rcg_lightning.types import Batch, DataSpec
 log = logging.getLogger(__name__)
 
 TOKENS, CODES = 256, 1024
-LATENT = (8, 32, 32)  # mean and deviation of four channels, as stores hold them
+LATENT = (8, 32, 32)  # mean and deviation of four channels, as in a store
 SPEC = DataSpec(
     (3, 256, 256),
     columns={
@@ -36,7 +36,7 @@ SPEC = DataSpec(
 
 
 def stored(batch: int) -> Batch:
-    """What a store gives for ``batch`` images, made up."""
+    """Return random columns of a store for ``batch`` images."""
     return {
         "index": torch.arange(batch),
         "representation": torch.randn(batch, DIM),
@@ -46,7 +46,7 @@ def stored(batch: int) -> Batch:
 
 
 class MAGETraining(Workload):
-    """A training step of MAGE-B given representations."""
+    """A training step of MAGE-B conditioned on representations."""
 
     def __init__(self, batch: int, dropout: float = 0.1, attention_dropout: float | None = None) -> None:
         self.batch, self.dropout, self.attention_dropout = batch, dropout, attention_dropout
@@ -77,7 +77,7 @@ class MAGETraining(Workload):
 
 
 def with_attention_dropout(stage: Stage, dropout: float, work: Callable[[], object]) -> Callable[[], None]:
-    """Return ``work`` with dropout of the attention's weights, which the official code has, whatever ``stage`` has."""
+    """Return ``work`` with dropout of the attention weights, as in the official code."""
     layers = [module for module in stage.modules() if isinstance(module, SelfAttention)]
 
     def dropping() -> None:
@@ -90,7 +90,7 @@ def with_attention_dropout(stage: Stage, dropout: float, work: Callable[[], obje
 
 
 class TokenDecoding(Workload):
-    """MaskGIT's decoder: the part of MAGE's sampling that comes once for an image."""
+    """MaskGIT's decoder: the part of MAGE's sampling that runs once per image."""
 
     name = "VQGAN, tokens to images"
 
@@ -109,7 +109,7 @@ class TokenDecoding(Workload):
 
 
 class Sampling(Workload):
-    """Base of sampling z, of which some of the steps are timed, all alike."""
+    """Base of sampling z: some of the steps are timed; every step costs the same."""
 
     config: str
     steps: int
@@ -120,11 +120,11 @@ class Sampling(Workload):
         self.batch = batch
 
     def sampler(self) -> Sampler:
-        """Return what takes ``timed`` steps."""
+        """Return a sampler with ``timed`` steps."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """Return arguments of the stage that differ from the config's."""
+        """Return the arguments of the stage that differ from the config."""
         return {}
 
     def prepare(self, device: torch.device) -> Variants:
@@ -132,18 +132,18 @@ class Sampling(Workload):
         assert isinstance(stage, Generator)
         stage.to(device).eval()
         seeds = torch.arange(self.batch, device=device)
-        raw = (torch.randn(self.batch, DIM, device=device),)
+        representations = (torch.randn(self.batch, DIM, device=device),)
 
         @torch.no_grad()
         def work() -> None:
             with in_training_precision(device):
-                stage.sample_z(seeds, raw, self.guidance, self.sampler())
+                stage.sample_z(seeds, representations, self.guidance, self.sampler())
 
         return sampling_variants(work, self.batch * self.timed / self.steps, stage)
 
 
 class MAGESampling(Sampling):
-    """Parallel decoding by MAGE-B, guided or not, without the tokenizer."""
+    """Parallel decoding by MAGE-B, with or without guidance, without the tokenizer."""
 
     config, steps, timed = "imagenet256/mage_b_rep", 20, 3
 
@@ -162,7 +162,7 @@ class MAGESampling(Sampling):
 
 
 class DiTTraining(Workload):
-    """A training step of a DiT given representations, from stored latents."""
+    """A training step of a DiT conditioned on representations, from stored latents."""
 
     def __init__(self, batch: int, size: str) -> None:
         self.batch, self.size = batch, size
@@ -205,6 +205,6 @@ class DiTSampling(Sampling):
 
 
 def dit(size: str) -> dict[str, Any]:
-    """Return the denoiser of imagenet256/dit_rep with a network of another size, as a config has it."""
+    """Return the denoiser of imagenet256/dit_rep, as in a config, with a network of another size."""
     network = {"class_path": "DiT", "init_args": {"size": size}}
     return {"network": network, "schedule": "LinearSchedule", "prediction": "Noise", "learned_variance": True}

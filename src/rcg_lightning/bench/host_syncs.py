@@ -1,4 +1,4 @@
-"""Counts what makes the host wait for the device: with HostSyncs() as syncs: …; assert not syncs.found."""
+"""Count the calls that make the host wait for the device: with HostSyncs() as syncs: …; assert not syncs.found."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WAITS = {  # operators whose result the host needs to go on: a number in Python, or a shape that depends on values
+WAITS = {  # operators whose result the host needs: a number in Python, or a shape that depends on values
     "_local_scalar_dense",
     "item",
     "is_nonzero",
@@ -26,27 +26,27 @@ WAITS = {  # operators whose result the host needs to go on: a number in Python,
 }
 
 
-def counts_values(name: str, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call depends on values that only the device has; a number of repeats, for one, may be known before."""
+def needs_values(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call needs values that only the device has; ``output_size`` gives that of repeat_interleave before."""
     if name == "repeat_interleave":
         return kwargs.get("output_size") is None
     return name in WAITS
 
 
-def masks(index: Iterable[Any]) -> bool:
-    """Whether an index holds booleans: then the shape of the result is known to the device alone."""
+def has_mask(index: Iterable[Any]) -> bool:
+    """Whether an index holds booleans: then only the device knows the shape of the result."""
     return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in index)
 
 
 class HostSyncs(TorchDispatchMode):
-    """Counts, by operator, the calls inside it that would stop a host until an accelerator is done.
+    """Counts, by operator, the calls inside the context that would make the host wait for an accelerator.
 
     Attributes:
-        found: how often each such operator was called; ``calls``, how often each operator at all.
+        found: number of calls of each such operator; ``calls``: number of calls of every operator.
 
-    It sees what is called on a CPU as well as on other devices, so for most of it no accelerator is needed. Copies
-    between devices count, but for those to an accelerator that do not block; what Python reads from a CPU's
-    memory without an operator, by ``tolist`` for one, does not.
+    Calls on a CPU are counted as on other devices, so most uses need no accelerator. Copies between devices count,
+    except non-blocking ones to an accelerator. Values that Python reads from a CPU's memory without an operator, such
+    as by ``tolist``, do not count.
     """
 
     def __init__(self) -> None:
@@ -58,9 +58,9 @@ class HostSyncs(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         self.calls[name] += 1
-        indexed = name in ("index", "index_put", "index_put_", "_unsafe_index") and masks(args[1])
+        indexed = name in ("index", "index_put", "index_put_", "_unsafe_index") and has_mask(args[1])
         moved = name in ("_to_copy", "copy_") and self._crosses(name, args, kwargs)
-        if counts_values(name, kwargs) or indexed or moved:
+        if needs_values(name, kwargs) or indexed or moved:
             self.found[name] += 1
         return func(*args, **kwargs)
 

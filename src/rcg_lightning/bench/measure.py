@@ -1,4 +1,4 @@
-"""What pieces of work cost: time, counted FLOPs, memory and host synchronisations."""
+"""Measure the cost of work: time, counted FLOPs, memory and host synchronisations."""
 
 import resource
 import statistics
@@ -16,20 +16,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.callbacks.onednn import onednn_matmul
 
-LONG, FEW = 10.0, 3  # seconds of a run, and how often one is run that takes longer
+LONG, FEW = 10.0, 3  # a run of more than LONG seconds is repeated FEW times
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians of several runs, for one item.
+    """Medians of several runs, per item.
 
     Attributes:
         cpu: CPU seconds of the process.
-        wall: seconds on the clock, with the device's work finished.
+        wall: seconds on the clock, until the device has finished.
         flops: counted floating-point operations of matmuls, convolutions and attention.
-        syncs: host synchronisations in one run, not for each item.
-        peak: most bytes in use during the runs, weights included: of the device, or of the process on a CPU; None where
-            the system does not tell.
+        syncs: host synchronisations of one run, not per item.
+        peak: maximum bytes in use during the runs, weights included: of the device, or of the process on a CPU; None
+            where the system does not report it.
         saved: bytes that the forward pass stores for the backward pass, without weights, but with autocast's copies of
             them on GPUs; 0 without a backward pass.
     """
@@ -41,22 +41,22 @@ class Cost:
     peak: int | None
     saved: float
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return dict(vars(self))
 
 
 def measure(work: Callable[[], object], items: float, times: int, device: torch.device) -> Cost:
-    """Run ``work``, which deals with ``items`` items, once to warm up and count, then ``times`` times on the clock."""
+    """Run ``work`` on ``items`` items: once to warm up and count, then ``times`` times on the clock."""
     return measure_in_turns([(work, items)], times, device)[0]
 
 
 def measure_in_turns(
     variants: Sequence[tuple[Callable[[], object], float]], times: int, device: torch.device
 ) -> list[Cost]:
-    """Measure several pieces of work, each with its number of items, in turns: what else runs falls on all alike.
+    """Measure several variants, each with its number of items, in turns, so other programs affect all equally.
 
-    What takes longer than ``LONG`` is run ``FEW`` times at most.
+    A variant that takes more than ``LONG`` seconds runs at most ``FEW`` times.
     """
     counts = [_counted(work, device) for work, _ in variants]
     runs: list[list[tuple[float, float]]] = [[] for _ in variants]
@@ -79,7 +79,7 @@ def measure_in_turns(
 
 @dataclass(frozen=True)
 class _Count:
-    """What one run of some work counted, and the most bytes in use in a second one, or in the first if it is long."""
+    """Counts of one run, and the peak memory of a second one, or of the first if it is long."""
 
     flops: int
     syncs: int
@@ -93,7 +93,7 @@ def _counted(work: Callable[[], object], device: torch.device) -> _Count:
     with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, saved.hooks():
         work()
     wait(device)
-    if time.perf_counter() - started < LONG:  # by now all is there that stays, such as an optimizer's EMA weights
+    if time.perf_counter() - started < LONG:  # all persistent memory is allocated now, such as EMA weights
         reset_peak(device)
         work()
         wait(device)
@@ -101,7 +101,7 @@ def _counted(work: Callable[[], object], device: torch.device) -> _Count:
 
 
 def _clocked(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Return the CPU seconds and the seconds on the clock of one run."""
+    """Time one run; return CPU seconds and seconds on the clock."""
     wait(device)
     cpu, wall = time.process_time(), time.perf_counter()
     work()
@@ -110,14 +110,14 @@ def _clocked(work: Callable[[], object], device: torch.device) -> tuple[float, f
 
 
 class SavedBytes:
-    """Sums the storages that autograd stores for the backward pass, each once, and no weights."""
+    """Sums the sizes of the storages that autograd saves for the backward pass, each once, without weights."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._seen: set[int] = set()
 
     def hooks(self) -> Any:
-        """Return the context in which the forward pass is to run."""
+        """Return the context in which the forward pass must run."""
         return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
 
     def _count(self, tensor: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class SavedBytes:
 
 
 def matrix_rate(device: torch.device, size: int = 1536, times: int = 7) -> float:
-    """Return the floating-point operations a second of square matmuls in the device's training precision."""
+    """Measure the floating-point operations per second of square matmuls in the device's training precision."""
     fast = device.type == "cuda"
     size = 8192 if fast else size
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -147,14 +147,14 @@ def matrix_rate(device: torch.device, size: int = 1536, times: int = 7) -> float
 
 
 def limit(device: torch.device) -> tuple[float, float]:
-    """Return the matrix rate as torch has it, and that of the faster library where the trainer chooses another."""
-    usual = matrix_rate(device)
+    """Measure the matrix rate of torch's default library, and of the fastest library that the trainer may choose."""
+    default = matrix_rate(device)
     with onednn_matmul():
-        return usual, max(usual, matrix_rate(device) if device.type == "cpu" else 0.0)
+        return default, max(default, matrix_rate(device) if device.type == "cpu" else 0.0)
 
 
 def wait(device: torch.device) -> None:
-    """Let the device finish what it was given."""
+    """Wait until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -162,7 +162,7 @@ def wait(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the most memory used so far, where the system allows it."""
+    """Reset the peak of memory use, where the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -171,7 +171,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int | None:
-    """Return the most bytes in use since ``reset_peak``, or since the process began where that cannot be reset."""
+    """Return the peak bytes in use since ``reset_peak``, or since the start of the process if it cannot be reset."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError, StopIteration, ValueError):

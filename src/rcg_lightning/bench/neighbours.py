@@ -1,4 +1,4 @@
-"""Workload between stages 1 and 3: the neighbours of instances, among representations that lie in a store."""
+"""Workload between stages 1 and 3: nearest neighbours of instances among stored representations."""
 
 import tempfile
 from pathlib import Path
@@ -14,13 +14,13 @@ from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours
 
 
 class NeighbourSearch(Workload):
-    """Neighbours of some of the representations of a tenth of ImageNet among all of these; on a GPU of all of ImageNet.
+    """Nearest neighbours of some representations among all: a tenth of ImageNet, on a GPU all of ImageNet.
 
     Args:
-        memory: what the search may use, in bytes.
-        faiss: candidates are found by faiss.
-        size: representations that are searched.
-        queries: how many are looked up in one run.
+        memory: of the search, in bytes.
+        faiss: find candidates by faiss.
+        size: number of representations that are searched.
+        queries: number of queries per run.
     """
 
     unit = "representation"
@@ -29,28 +29,28 @@ class NeighbourSearch(Workload):
 
     def __init__(self, memory: int, faiss: bool = False, size: int = 128_000, queries: int = 8192) -> None:
         self.memory, self.faiss, self.size, self.queries = memory, faiss, size, min(queries, size)
-        means = "faiss" if faiss else "matmul"
-        self.name = f"{self.K} neighbours among {size} by {means}, {memory / 1e6:g} MB"
+        method = "faiss" if faiss else "matmul"
+        self.name = f"{self.K} neighbours among {size} by {method}, {memory / 1e6:g} MB"
 
     def prepare(self, device: torch.device) -> Variants:
         folder = tempfile.TemporaryDirectory()
-        store = self.made(Path(folder.name) / "store")
+        store = self.write_store(Path(folder.name) / "store")
         index, where = (FaissIndex, torch.device("cpu")) if self.faiss else (ExactIndex, device)
 
         def work() -> None:
-            _ = folder  # is removed together with this function
+            _ = folder  # deleted together with this function
             search = StoredNeighbours(store, self.K, self.memory, where, index)
             for start in range(0, self.queries, search.chunks.queries):
                 search.find(start, min(start + search.chunks.queries, self.queries))
 
         return Variants(work, self.queries)
 
-    def made(self, folder: Path) -> Store:
+    def write_store(self, folder: Path) -> Store:
         """Write a store of random representations."""
         writer = StoreWriter(folder, self.size, 1, 16384, {})
         for shard in writer.pending():
-            # noise to be timed on, no sample: numpy fills gigabytes of it without a device, and seeded by the shard it
-            # goes on as it began where a store was interrupted
+            # noise for timing, not a sample: numpy fills gigabytes without a device; seeding by the shard makes an
+            # interrupted store continue with the same noise
             rows = np.random.default_rng(shard.number).normal(size=(shard.stop - shard.start, 1, self.DIM))
             writer.write(shard, {"representation": rows.astype(np.float32)})
         writer.finish()

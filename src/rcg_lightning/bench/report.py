@@ -1,4 +1,4 @@
-"""Measured costs as tables and as plain data, next to the baseline's, the official code's and those of another run."""
+"""Measured costs as tables and plain data, compared with the baseline, the official code and another run."""
 
 import json
 import platform
@@ -19,12 +19,12 @@ LIBRARIES = ("torch", "torchvision", "lightning", "timm")
 
 @dataclass(frozen=True)
 class Row:
-    """A workload, what it cost, and the machine's matrix rate right before and after (operations a second).
+    """A workload with its cost and the machine's matrix rate around it (operations per second).
 
     Attributes:
-        rate: of torch's own matmuls, which scales the official code's times.
-        variants: costs of its other variants, by their names in ``Variants``; empty where they were not measured.
-        best: of the faster library, where there is one; 0 for ``rate``.
+        rate: of torch's default matmuls, by which the official code's times are scaled.
+        variants: costs of the other variants, by their names in ``Variants``; empty where not measured.
+        best: rate of the fastest library; 0 stands for ``rate``.
     """
 
     workload: Workload
@@ -36,50 +36,50 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Seconds an item: of the device on a GPU, of the process on a CPU."""
+        """Seconds per item: of the device on a GPU, of the process on a CPU."""
         return self.of(self.cost)
 
     def of(self, cost: Cost) -> float:
-        """Return the seconds an item of a cost."""
+        """Return the seconds per item of a cost."""
         return cost.wall if self.gpu else cost.cpu
 
     @property
     def share(self) -> float:
-        """Part of the best matrix rate that is reached."""
+        """Fraction of the best matrix rate that is reached."""
         return self.cost.flops / self.seconds / (self.best or self.rate)
 
     def ratios(self) -> dict[str, float]:
-        """How many times as fast as the official code, whose times are scaled to this machine's matrix rate."""
+        """Return the speedups over the official code, whose times are scaled to this machine's matrix rate."""
         if self.gpu:
             return {}
         scale = OFFICIAL_RATE / self.rate
         return {name: scale * base.seconds / self.seconds for name, base in self.workload.official.items()}
 
     def times_as_fast(self, variant: str) -> float | None:
-        """How many times as fast as another variant of this run."""
+        """Return the speedup over another variant of this run."""
         return self.of(self.variants[variant]) / self.seconds if variant in self.variants else None
 
     @property
     def fewer_bytes(self) -> float | None:
-        """How many times the bytes that the baseline stores for the backward pass are, by the official mathematics."""
+        """Ratio of the bytes stored for the backward pass: baseline, by the official mathematics, over this code."""
         other = self.variants.get("recomputing", self.variants.get("baseline"))
         return other.saved / self.cost.saved if other and self.cost.saved else None
 
     @property
     def epochs(self) -> float | None:
-        """Epochs after which a store of one view has cost less than the baseline without a store; None for never."""
+        """Epochs after which a store of one view has cost less than the baseline without a store; None: never."""
         if "caching" not in self.variants:
             return None
         saved = self.of(self.variants["recomputing"]) - self.seconds
         return self.of(self.variants["caching"]) / saved if saved > 0 else None
 
     def goals(self, variant: str) -> list[float]:
-        """How many times as fast as a variant this project means to be."""
+        """Return the speedups over a variant that this project aims for."""
         recomputing = variant == "recomputing"
         return [base.goal for base in self.workload.official.values() if bool(base.work) == recomputing]
 
-    def plain(self) -> dict[str, Any]:
-        """Return plain data."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON entry of this row."""
         against = {
             name: _against_official(self.workload.official[name], ratio) for name, ratio in self.ratios().items()
         }
@@ -87,7 +87,7 @@ class Row:
         speed["best_matrix_rate"] = self.best or self.rate
         return {
             "unit": self.workload.unit,
-            **self.cost.plain(),
+            **self.cost.to_dict(),
             **speed,
             "official": against,
             **self._baseline_variants(),
@@ -96,7 +96,7 @@ class Row:
     def _baseline_variants(self) -> dict[str, Any]:
         ratios = {name: self.times_as_fast(name) for name in ("baseline", "recomputing") if name in self.variants}
         found = {
-            "variants": {name: cost.plain() for name, cost in self.variants.items()},
+            "variants": {name: cost.to_dict() for name, cost in self.variants.items()},
             "times_as_fast": {name: {"times": ratio, "goals": self.goals(name)} for name, ratio in ratios.items()},
             "fewer_bytes": self.fewer_bytes,
             "epochs_until_the_cache_pays": self.epochs,
@@ -109,7 +109,7 @@ def _against_official(base: OfficialCost, ratio: float) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return, as plain data, the device and the libraries that were timed."""
+    """Describe device and libraries as plain data."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     libraries = {library: version(library) for library in LIBRARIES}
     threads = torch.get_num_threads()
@@ -117,17 +117,17 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def read_bench(path: Path) -> dict[str, Any]:
-    """Return what an earlier run wrote, or raise UserError."""
+    """Read the file of an earlier run, or raise UserError."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the result of a bench: {error}") from error
-    require({"machine", "workloads"} <= content.keys(), f"{path} is no result of `rcg bench --out`")
+    require({"machine", "workloads"} <= content.keys(), f"{path} is not a file that `rcg bench --out` wrote")
     return content
 
 
 def table(rows: list[Row], other: dict[str, Any] | None = None) -> str:
-    """Return a table in Markdown; with ``other``, the content of another run's file, how much faster each row is."""
+    """Return a Markdown table; ``other``, the content of another run's file, adds each row's speedup over it."""
     head = ["workload", "items/s", "s an item", "CPU s", "GFLOP", "of the rate", "syncs", "peak", "saved"]
     lines = [head + (["than before"] if other else [])]
     for row in rows:
@@ -148,7 +148,7 @@ def table(rows: list[Row], other: dict[str, Any] | None = None) -> str:
 
 
 def comparison(rows: list[Row]) -> str:
-    """Return a table in Markdown of how many times as fast each workload is as the baseline and the official code."""
+    """Return a Markdown table of each workload's speedups over the baseline and the official code."""
     head = ["workload", "than the baseline", "than the baseline without a store", "store, s an item", "pays after"]
     lines = [[*head, "bytes saved, baseline over here", "than the official code, scaled"]]
     for row in rows:
@@ -168,7 +168,7 @@ def comparison(rows: list[Row]) -> str:
 
 
 def compared(ratio: float | None, goals: list[float]) -> str:
-    """Return a ratio in words, and whether it reaches its goals."""
+    """Format a ratio and whether it reaches its goals."""
     if ratio is None:
         return ""
     met = [f"goal {goal:g} {'met' if ratio >= goal else 'not met'}" for goal in goals]
@@ -176,12 +176,12 @@ def compared(ratio: float | None, goals: list[float]) -> str:
 
 
 def markdown(lines: list[list[str]]) -> str:
-    """Return a table of cells, the first line being its head."""
+    """Return a Markdown table of cells; the first line is its head."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
 
 
 def against(row: Row, other: dict[str, Any]) -> str:
-    """Return how many times as fast a row is as in another run's file, at equal matrix rate."""
+    """Format the speedup of a row over another run's file, at equal matrix rate."""
     before = other["workloads"].get(row.workload.name)
     if before is None:
         return "not measured"
@@ -189,7 +189,7 @@ def against(row: Row, other: dict[str, Any]) -> str:
 
 
 def size(count: int | None) -> str:
-    """Return bytes in words."""
+    """Format a number of bytes."""
     if count is None:
         return ""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"

@@ -14,7 +14,7 @@ STORED = {"representation": {"shape": [DIM]}}
 
 
 class Extraction(Workload):
-    """Representations of images that are in memory already."""
+    """Extraction of representations from images in memory."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -63,7 +63,7 @@ class RDMTraining(Workload):
 
 
 class RDMSampling(Workload):
-    """Sampling representations: a part of the 250 steps is timed, all alike. The baseline has the official batch."""
+    """Sampling representations: some of the 250 equal steps are timed. The baseline uses the official batch size."""
 
     unit = "representation"
     STEPS, TIMED, OFFICIAL_BATCH = 250, 10, 16

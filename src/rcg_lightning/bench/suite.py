@@ -1,4 +1,4 @@
-"""Every workload that `rcg bench` can time, and the choice among them."""
+"""All workloads of `rcg bench`, and the choice among them."""
 
 import difflib
 import importlib.util
@@ -13,10 +13,10 @@ from rcg_lightning.types import require
 
 
 def workloads(images: Path | None, gpu: bool) -> list[Workload]:
-    """Return all workloads in the order of the stages; batches as they suit the device.
+    """Return all workloads in the order of the stages, with batch sizes that suit the device.
 
     Args:
-        images: folder of JPEG files to read; None makes some.
+        images: folder of JPEG files to read; None generates some.
     """
     return [
         Input(images),
@@ -30,14 +30,14 @@ def workloads(images: Path | None, gpu: bool) -> list[Workload]:
         MAGETraining(64 if gpu else 2, dropout=0.0),
         *(MAGESampling(64 if gpu else 2, guided) for guided in (False, True)),
         TokenDecoding(64 if gpu else 2),
-        *(DiTTraining(64 if gpu else 2, size) for size in ("b2", "xl2")),
-        *(DiTSampling(64 if gpu else 2, size) for size in ("b2", "xl2")),
+        *(DiTTraining(64 if gpu else 2, size) for size in ("B/2", "XL/2")),
+        *(DiTSampling(64 if gpu else 2, size) for size in ("B/2", "XL/2")),
         Scoring(256 if gpu else 32),
     ]
 
 
 def neighbour_searches(gpu: bool) -> list[Workload]:
-    """A tenth of ImageNet in little and in much memory, by faiss too where it is installed; all of it on a GPU."""
+    """Return searches of a tenth of ImageNet in little and much memory, also by faiss if installed; on a GPU of all."""
     if gpu:
         return [NeighbourSearch(memory, size=1_281_167) for memory in (2 * 10**9, 16 * 10**9)]
     variants = (False, True) if importlib.util.find_spec("faiss") else (False,)
@@ -45,10 +45,10 @@ def neighbour_searches(gpu: bool) -> list[Workload]:
 
 
 def chosen(every: list[Workload], only: list[str] | None, gpu: bool) -> list[Workload]:
-    """Return the workloads whose names hold one of ``only``; None leaves out the heavy ones unless on a GPU.
+    """Return the workloads whose names contain one of ``only``; None omits the heavy ones, except on a GPU.
 
     Raises:
-        UserError: one of ``only`` is in no name.
+        UserError: no name contains one of ``only``.
     """
     if only is None:
         return [workload for workload in every if gpu or not workload.heavy]

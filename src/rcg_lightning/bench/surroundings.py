@@ -20,7 +20,7 @@ from rcg_lightning.types import require
 
 
 class Input(Workload):
-    """From the bytes of a JPEG file to the pixels of a random crop, as ImageNet's configs read them.
+    """From the bytes of a JPEG file to the pixels of a random crop, as in ImageNet's configs.
 
     The baseline is the official transform, with Pillow. Ours ends with 8-bit pixels; the device makes them floats.
     """
@@ -37,7 +37,7 @@ class Input(Workload):
     def prepare(self, device: torch.device) -> Variants:
         files = jpeg_files(self.folder)
         transform = RandomCrop(256)
-        random = uniform(transform.n_random, np.arange(len(files)))  # where the crops lie: the same in every run
+        random = uniform(transform.n_random, np.arange(len(files)))  # crop positions, the same in every run
         steps = [Resize(256, InterpolationMode.BICUBIC), PillowCrop(256), RandomHorizontalFlip(), ToTensor()]
         official = Compose(steps)
 
@@ -53,7 +53,7 @@ class Input(Workload):
 
 
 class Decoding(Workload):
-    """The first part of that alone, by one of the libraries that could do it."""
+    """Decoding of JPEG files alone, by one library."""
 
     def __init__(self, library: str, folder: Path | None = None) -> None:
         self.library, self.folder = library, folder
@@ -70,17 +70,17 @@ class Decoding(Workload):
 
 
 def by_torchvision(content: bytes) -> object:
-    """As this project decodes."""
+    """Decode as this project does."""
     return decode(content, 3)
 
 
 def by_pillow(content: bytes) -> object:
-    """As the official code decodes."""
+    """Decode as the official code does."""
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 def by_pillow_scaled(content: bytes) -> object:
-    """At a half, a quarter or an eighth of the size, where 256 pixels are left: fewer cosines, other pixels."""
+    """Decode at 1/2, 1/4 or 1/8 of the size, if at least 256 pixels remain: fewer cosines, other pixels."""
     image = Image.open(io.BytesIO(content))
     image.draft("RGB", (256, 256))
     return image.convert("RGB")
@@ -90,22 +90,22 @@ DECODERS = {"torchvision": by_torchvision, "Pillow": by_pillow, "Pillow, scaled 
 
 
 def jpeg_files(folder: Path | None, count: int = 32) -> list[bytes]:
-    """Return the first files of a folder, or where there is none some of ImageNet's usual size, made of noise."""
+    """Read the first files of a folder; without a folder, generate noise images of ImageNet's usual size."""
     if folder is not None:
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         require(bool(found), f"{folder} holds no JPEG files: give another folder with --images")
         return [path.read_bytes() for path in found[:count]]
-    made = []
+    generated = []
     for seed in range(count):
         coarse = (256 * uniform(47 * 63 * 3, seed)).astype(np.uint8).reshape(47, 63, 3)
         buffer = io.BytesIO()
         Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92)
-        made.append(buffer.getvalue())
-    return made
+        generated.append(buffer.getvalue())
+    return generated
 
 
 class Scoring(Workload):
-    """Features and moments of generated images, through Inception, without a file."""
+    """Inception features and moments of images in memory."""
 
     def __init__(self, count: int = 32) -> None:
         self.count = count

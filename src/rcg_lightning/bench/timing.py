@@ -1,4 +1,4 @@
-"""Timing one workload, in a process of its own: memory that others used before would slow it and hide its peak."""
+"""Time one workload in its own process: memory used by earlier workloads would slow it and hide its peak."""
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,9 +20,9 @@ class Timing:
 
     Attributes:
         device: to run on.
-        times: runs, of which the median counts.
+        times: number of runs, of which the median counts.
         threads: of a CPU.
-        baseline: time the baseline, too.
+        baseline: whether to time the baseline as well.
         traces: folder for a trace of one run of each workload; None for none.
     """
 
@@ -32,21 +32,21 @@ class Timing:
     baseline: bool = False
     traces: Path | None = None
 
-    def in_a_process(self, workload: Workload) -> Row:
+    def in_new_process(self, workload: Workload) -> Row:
         """Time a workload in a new process."""
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            return process.submit(self.here, workload).result()
+            return process.submit(self.in_this_process, workload).result()
 
-    def here(self, workload: Workload) -> Row:
+    def in_this_process(self, workload: Workload) -> Row:
         """Time a workload in this process."""
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
         variants = workload.prepare(self.device).several(self.baseline)
-        before = limit(self.device)  # and after, for other programs come and go
+        before = limit(self.device)  # and after, since the load of other programs changes
         costs = dict(zip(variants, measure_in_turns(list(variants.values()), self.times, self.device)))
         rate, best = ((one + other) / 2 for one, other in zip(before, limit(self.device)))
         if self.traces is not None:
-            name = workload.name.replace(", ", "_").replace(" ", "_")
+            name = workload.name.replace(", ", "_").replace(" ", "_").replace("/", "-")
             _trace(variants["fast"][0], self.traces / f"{name}.json", self.device)
         return Row(workload, costs.pop("fast"), rate, self.device.type != "cpu", costs, best)
 

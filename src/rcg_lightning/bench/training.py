@@ -1,4 +1,4 @@
-"""Whole training steps, from a store or with the frozen networks that made it, fast and as the baseline."""
+"""Whole training steps, from a store or with the frozen networks in the step, fast and as the baseline."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +11,15 @@ from rcg_lightning.bench.workload import Variants, in_training_precision
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.types import Batch
 
-Made = dict[str, Tensor]  # columns of a store
+Columns = dict[str, Tensor]  # columns of a store
 
 
 class TrainingStep:
     """One step: forward, backward, clipping, optimizer and EMA weights, in the precision of training.
 
     Args:
-        stage: built already.
-        batch: what it trains on.
+        stage: already built.
+        batch: to train on.
     """
 
     def __init__(self, stage: Stage, batch: Batch, device: torch.device) -> None:
@@ -29,25 +29,25 @@ class TrainingStep:
         self.batch: Any = on_device(batch, device)
 
     def __call__(self) -> None:
-        """Take the step as training does."""
+        """Take a step as in training."""
         self.losses()["loss"].backward()
         if self.stage.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.stage.optimizer.clip)
         self.optimizer.step()
         self._finish()
 
-    def baseline(self, made: Made | None = None) -> None:
-        """Take the step as the baseline does, on columns that were just made where there are any."""
+    def baseline(self, columns: Columns | None = None) -> None:
+        """Take the step as the baseline does, on newly computed columns if given."""
         with baseline_networks(self.stage), baseline_optimizer(self.optimizer):
-            self.losses(made)["loss"].backward()
+            self.losses(columns)["loss"].backward()
             clip_one_by_one(self.parameters, self.stage.optimizer.clip)
             self.optimizer.step()
             self._finish()
 
-    def losses(self, made: Made | None = None) -> dict[str, Tensor]:
+    def losses(self, columns: Columns | None = None) -> dict[str, Tensor]:
         """Return the losses of the batch."""
         with in_training_precision(self.device):
-            return self.stage.losses(self.batch | (made or {}))
+            return self.stage.losses(self.batch | (columns or {}))
 
     def _finish(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -56,14 +56,14 @@ class TrainingStep:
 
 
 def training_variants(
-    step: TrainingStep, items: float, frozen: Callable[[], Made] | None, networks: Callable[[], list[nn.Module]]
+    step: TrainingStep, items: float, frozen: Callable[[], Columns] | None, networks: Callable[[], list[nn.Module]]
 ) -> Variants:
-    """Return a step from a store, and with the frozen networks in it.
+    """Return the variants of a step: from a store, and with the frozen networks in the step.
 
     Args:
-        items: examples of the batch.
-        frozen: makes the columns of the batch that a store holds; None where that cannot be done here.
-        networks: those among the frozen networks that have a baseline.
+        items: number of examples in the batch.
+        frozen: computes the columns that a store holds; None where this is not possible.
+        networks: returns the frozen networks that have a baseline.
     """
     if frozen is None:
         return Variants(step, items, step.baseline)
@@ -71,14 +71,14 @@ def training_variants(
 
     def recompute() -> None:
         with baseline_networks(*networks()):
-            made = make()
-        step.baseline(made)
+            columns = make()
+        step.baseline(columns)
 
     return Variants(step, items, step.baseline, recomputing=recompute, caching=make)
 
 
 def sampling_variants(work: Callable[[], object], items: float, network: nn.Module) -> Variants:
-    """Return sampling from ``network``, fast and as the baseline."""
+    """Return the variants of sampling from ``network``: fast and as the baseline."""
     return Variants(work, items, as_baseline(work, network))
 
 

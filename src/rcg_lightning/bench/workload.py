@@ -1,4 +1,4 @@
-"""A piece of work that is timed, its variants, and the official cost that it is compared with."""
+"""Workloads to time, their variants, and the official cost to compare with."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from rcg_lightning.config_files import find_config, read_config
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.types import DataSpec
 
-OFFICIAL_RATE = 68.5e9  # matmuls of the core on which the official code was timed, operations a second
+OFFICIAL_RATE = 68.5e9  # operations per second of matmuls on the core where the official code was timed
 
 
 @dataclass(frozen=True)
 class OfficialCost:
-    """What the official code (LTH14/rcg at 0c4433c, timm 0.3.2) needs on one core of ``OFFICIAL_RATE``.
+    """Cost of the official code (LTH14/rcg at 0c4433c, timm 0.3.2) on one core of ``OFFICIAL_RATE``.
 
     Attributes:
-        seconds: CPU seconds an item.
-        goal: how many times as fast this project means to be.
-        work: what the official seconds hold in addition; empty for the same work.
+        seconds: CPU seconds per item.
+        goal: the speedup that this project aims for.
+        work: further work included in the official seconds; empty for the same work.
     """
 
     seconds: float
@@ -35,15 +35,15 @@ class OfficialCost:
 
 @dataclass(frozen=True)
 class Variants:
-    """The same work in several variants, each a function that deals with a number of items.
+    """Variants of the same work, each a function that processes a number of items.
 
     Attributes:
-        fast: as the stages do it.
-        items: of one call of every function here but ``baseline``.
-        baseline: as the official code does it; None where it does nothing else.
-        baseline_items: of one call of ``baseline``, where it differs.
-        recomputing: the baseline, with the frozen networks in every step whose results a store holds.
-        caching: what a store saves: these frozen networks, as fast as here.
+        fast: as in the stages.
+        items: per call of every function except ``baseline``.
+        baseline: as in the official code; None where that does the same.
+        baseline_items: per call of ``baseline``, where it differs.
+        recomputing: the baseline without a store: the frozen networks run in every step.
+        caching: the work that a store saves: these frozen networks, in their fast form.
     """
 
     fast: Callable[[], object]
@@ -54,7 +54,7 @@ class Variants:
     caching: Callable[[], object] | None = None
 
     def several(self, baseline: bool) -> dict[str, tuple[Callable[[], object], float]]:
-        """Return what is to be timed and its items, by name; ``fast`` alone unless ``baseline``."""
+        """Return the work to time and its items, by name; only ``fast`` unless ``baseline``."""
         found: dict[str, tuple[Callable[[], object], float]] = {"fast": (as_in_a_run(self.fast), self.items)}
         if baseline:
             caching = as_in_a_run(self.caching) if self.caching is not None else None
@@ -66,7 +66,7 @@ class Variants:
 
 
 def as_in_a_run(work: Callable[[], object]) -> Callable[[], None]:
-    """Return ``work`` with the library of matmuls that the trainer chooses."""
+    """Return ``work`` run with the matmul library that the trainer chooses."""
 
     def chosen() -> None:
         with onednn_matmul():
@@ -76,14 +76,14 @@ def as_in_a_run(work: Callable[[], object]) -> Callable[[], None]:
 
 
 class Workload(ABC):
-    """Base of what is timed; sizes are the real ones, weights and inputs random.
+    """Base class of workloads: real sizes, random weights and inputs.
 
     Attributes:
-        name: of the workload, in the table and for ``--only``.
-        unit: what an item is.
-        official: the official code's costs, by the name of what is compared.
-        memory_goal: how many times fewer bytes than the baseline this project means to store for the backward pass.
-        heavy: needs more time or memory than a small machine has; timed only where it is asked for or on a GPU.
+        name: in the table and for ``--only``.
+        unit: of an item.
+        official: costs of the official code, by the name of the comparison.
+        memory_goal: aimed-for ratio of bytes stored for the backward pass, baseline over this project.
+        heavy: needs more time or memory than a small machine has; timed only on request or on a GPU.
     """
 
     name: str
@@ -93,16 +93,16 @@ class Workload(ABC):
 
     @property
     def official(self) -> dict[str, OfficialCost]:
-        """Costs of the official code to compare this with."""
+        """Costs of the official code to compare with."""
         return {}
 
     @abstractmethod
     def prepare(self, device: torch.device) -> Variants:
-        """Return what is to be timed."""
+        """Return the work to time."""
 
 
 def shipped_stage(config: str, spec: DataSpec, **changes: Any) -> Stage:
-    """Return the stage of a shipped experiment, built for ``spec``.
+    """Build the stage of a shipped experiment for ``spec``.
 
     Args:
         changes: arguments of the stage to replace, as in a config.
@@ -116,5 +116,5 @@ def shipped_stage(config: str, spec: DataSpec, **changes: Any) -> Stage:
 
 
 def in_training_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which networks compute as they do in training: bf16 on GPUs, float32 elsewhere."""
+    """Return the context with the precision of training: bf16 on GPUs, float32 elsewhere."""
     return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if device.type == "cuda" else nullcontext()

@@ -1,4 +1,4 @@
-"""`python -m rcg_lightning.cli` is the `rcg` command; torchrun starts it so."""
+"""`python -m rcg_lightning.cli`: the `rcg` command, in the form that torchrun starts."""
 
 import sys
 

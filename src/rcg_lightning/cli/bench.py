@@ -1,4 +1,4 @@
-"""`rcg bench`: what the stages cost at their real sizes, next to the machine's limit and the official code."""
+"""`rcg bench`: cost of the stages at their real sizes, next to the machine's limit and the official code."""
 
 from pathlib import Path
 
@@ -24,43 +24,42 @@ def bench(
     baseline: bool = False,
     markdown: Path | None = None,
 ) -> None:
-    """Time the stages at their published sizes, with random weights: items a second, CPU seconds and FLOPs an item.
+    """Time the stages at their published sizes, with random weights: items per second, CPU seconds and FLOPs per item.
 
-    With --baseline the same work is timed as the official code does it, too: with explicit attention, one parameter
-    after the other in optimizer and EMA weights, the official batch in sampling, and so on, by switches of the same
-    modules; and once more without a store, with the frozen networks in every training step, next to the cost of making
-    a store.
+    --baseline also times the same work as the official code does it: explicit attention, one parameter after the other
+    in optimizer and EMA weights, the official batch size in sampling, and so on, by switches of the same modules. It
+    times it again without a store, with the frozen networks in every training step, and the cost of writing a store.
 
-    On a CPU times are CPU seconds of this process, which other programs disturb least; one thread by default. The
-    official code's times stand in the program and are scaled by the matrix rate that is measured in the same run.
-    Each workload has a process of its own: memory that others used before would slow it and hide its peak.
+    On a CPU, times are CPU seconds of this process, which other programs disturb least; one thread by default. The
+    official code's times are constants, scaled by the matrix rate that is measured in the same run. Each workload has
+    its own process: memory used by earlier workloads would slow it and hide its peak.
 
     Args:
-        only: time the workloads whose names hold one of these words; heavy ones are timed only so, or on a GPU.
+        only: time the workloads whose names contain one of these words; heavy ones need this, or a GPU.
         out: JSON file to write.
-        compare: what an earlier run wrote with --out.
+        compare: file that an earlier run wrote with --out.
         profile: folder for a trace of one run of each workload, which TensorBoard and Perfetto open.
-        images: folder of JPEG files to read; otherwise some are made.
-        times: runs, of which the median counts; 3 at most of what takes more than 10 seconds.
-        threads: of a CPU.
-        device: cpu, cuda or mps; the GPU where there is one.
+        images: folder of JPEG files to read; without it noise images are generated.
+        times: number of runs, of which the median counts; at most 3 for a run of more than 10 seconds.
+        threads: of the CPU.
+        device: cpu, cuda or mps; by default the GPU if there is one.
         baseline: time the baseline in the same run.
-        markdown: file to write the tables to.
+        markdown: file for the tables.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     before = read_bench(compare) if compare else None
     timing = Timing(where, times, threads, baseline, profile)
     rows: list[Row] = []
     for workload in chosen(workloads(images, where.type == "cuda"), only, where.type == "cuda"):
-        rows.append(timing.in_a_process(workload))
-        speed = f"{1 / rows[-1].seconds:.3g} {workload.unit}s a second, {rows[-1].rate / 1e9:.0f} GFLOP/s"
+        rows.append(timing.in_new_process(workload))
+        speed = f"{1 / rows[-1].seconds:.3g} {workload.unit}s per second, {rows[-1].rate / 1e9:.0f} GFLOP/s"
         echo(f"{workload.name}: {speed}")
     tables = "\n\n".join([table(rows, before), comparison(rows)])
     echo("\n" + tables)
     if markdown:
         write_text(markdown, tables + "\n")
     if out:
-        found = {row.workload.name: row.plain() for row in rows}
+        found = {row.workload.name: row.to_dict() for row in rows}
         write_json(out, {"machine": machine(where), "workloads": found})
 
 

@@ -15,18 +15,18 @@ def bundle(
     autoencoder: Path | None = None,
     encoder: Path | None = None,
 ) -> None:
-    """Put a generator and the models it samples with into one folder, which `rcg sample --checkpoint` takes by itself.
+    """Put a generator and the models that it needs into one folder, which `rcg sample --checkpoint` takes alone.
 
     The other parts of given bundles are included: the autoencoder and encoder of a converted generator, the encoder
     of a converted RDM.
 
     Args:
-        out: folder to write, complete or not at all; a bundle that is there is replaced.
-        generator: checkpoint, stage's folder or bundle of the generator.
-        prior: the same of the RDM, for a generator conditioned on representations.
-        instances: a store of them, for a generator conditioned on instances.
+        out: folder to write, complete or not at all; an existing bundle is replaced.
+        generator: checkpoint, stage folder or bundle of the generator.
+        prior: the same for the RDM, for a generator conditioned on representations.
+        instances: a store of instances, for a generator conditioned on instances.
         autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it; for KL latents,
-            a folder in diffusers' layout, or a file in the original one.
+            a folder in diffusers' layout, or a file in the original layout.
         encoder: folder of the encoder's network, or a bundle that holds it.
     """
     names = write_bundle(out, generator, prior, instances, autoencoder, encoder)

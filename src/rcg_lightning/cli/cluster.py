@@ -14,24 +14,26 @@ def cluster(
     count: int = 10,
     seed: int = 0,
     restarts: int = 4,
-    most: int = 200_000,
+    max_images: int = 200_000,
     centres: Path | None = None,
 ) -> None:
-    """Cluster representations by k-means and write each image's cluster: labels where there are none.
+    """Cluster representations by k-means and write each image's cluster, which can replace a class label.
 
     Args:
-        store: made by `rcg extract`.
-        out: store to write, to be given in data.stores next to the first.
+        store: written by `rcg extract`.
+        out: store to write; list it in data.stores next to the first.
         count: number of clusters.
-        seed: of the first centres.
-        restarts: runs, of which the best counts.
-        most: fit on at most this many representations, spread evenly over the store.
-        centres: an earlier output of this command, whose clusters are used (for evaluation images).
+        seed: of the initial centres.
+        restarts: number of runs, of which the best is used.
+        max_images: maximum number of images to fit on, spread evenly over the store.
+        centres: an earlier output of this command whose centres are reused, such as for evaluation images.
     """
     source = representation_store(store)
-    fitted = fit_centres(source, count, seed, restarts, most) if centres is None else read_centres(centres, source)
-    made = write_clusters(source, out, *fitted)
-    sizes = made.columns["cluster"]["sizes"]
+    fitted = (
+        fit_centres(source, count, seed, restarts, max_images) if centres is None else read_centres(centres, source)
+    )
+    clusters = write_clusters(source, out, *fitted)
+    sizes = clusters.columns["cluster"]["sizes"]
     images = "images" if source.views == 1 else "views of images"
     spread = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     echo(f"{out}: {len(sizes)} cluster{'' if len(sizes) == 1 else 's, each'} of {spread} {images}")

@@ -15,14 +15,14 @@ def compare(
 ) -> None:
     """Score sets of samples by one protocol and write results.json, results.md and grid.png.
 
-    Every row must have the same number of samples, for every metric depends on it. What real images score, those for
-    evaluation and training images chosen again at random, stands below.
+    Every row must have the same number of samples, since every metric depends on it. The last rows score real images as
+    reference values: evaluation images, and training images chosen again at random.
 
     Args:
-        rows: JSON list of {"condition", "seed", "samples", "seconds"}; samples as `rcg evaluate` takes them.
+        rows: JSON list of {"condition", "seed", "samples", "seconds"}; samples as for `rcg evaluate`.
         data: the real images.
-        extractor: features to compare in.
-        out: folder to write to; the real images' features are stored there.
+        extractor: makes the features to compare.
+        out: folder to write; it also stores the features of the real images.
         accelerator: cpu, gpu, mps or auto.
     """
     entries = read_entries(rows)

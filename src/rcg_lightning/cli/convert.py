@@ -1,4 +1,4 @@
-"""`rcg convert`: official files in, and back out."""
+"""`rcg convert`: official files into the native format, and back."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +18,20 @@ def convert(
     kind: OfficialFile | None = None,
     trust_pickle: bool = False,
 ) -> None:
-    """Turn an official file into a native folder, or a model that was trained here into an official file.
+    """Convert an official file into a native folder, or a model trained here into an official file.
 
-    The report lists every tensor as mapped, changed or ignored, and why. Nothing is written unless all
-    of it fits.
+    The report lists every tensor as mapped, changed or ignored, and why. Nothing is written unless all tensors fit.
 
     Args:
-        source: the file to read (also written --from), or the folder of IC-GAN's G.pth, G_ema.pth and D.pth; back to
-            official: a checkpoint, a stage's folder, a bundle, or the folder of an encoder.
-        out: folder to write: of a network, of a stage, or a bundle of all that the file holds; back: the file, of
-            IC-GAN the folder.
-        to: native, or official.
+        source: file to read (also --from), or the folder of IC-GAN's G.pth, G_ema.pth and D.pth. For ``to official``:
+            a checkpoint, a stage folder, a bundle, or the folder of an encoder.
+        out: folder to write: of a network, of a stage, or a bundle of all models in the file. For ``to official``: the
+            file, for IC-GAN the folder.
+        to: native or official.
         kind: of the file, where its content does not show it, or with settings that its shapes do not determine:
             mocov3, dino, ibot, deit, rdm, mage, dit, adm, ldm, maskgitvqgan, ldmvq, icgan, icganstylegan2.
-        trust_pickle: read a file that holds pickled objects in addition to weights. They become empty placeholders,
-            and nothing of them is run.
+        trust_pickle: read a file that holds pickled objects in addition to weights. They become empty placeholders;
+            none of their code is run.
     """
     report = to_official(source, out, kind) if to == "official" else to_native(source, out, kind, trust_pickle)
     for line in report:
@@ -40,7 +39,7 @@ def convert(
 
 
 def with_class_names(argv: Sequence[str]) -> list[str]:
-    """Return the command line with the class name of a kind, which the parser knows, in place of its short name."""
+    """Replace the short name of a kind on the command line by its class name, which the parser knows."""
     words = ["--source" if word == "--from" else word.replace("--from=", "--source=", 1) for word in argv]
     known = OfficialFile.kinds()
     for i, word in enumerate(words):

@@ -1,4 +1,4 @@
-"""A mistake on the command line or in a config, in one line: where it is, what is wrong, the nearest right word."""
+"""Report an error on the command line or in a config in one line: the key, the problem, the nearest valid name."""
 
 import difflib
 import inspect
@@ -25,12 +25,12 @@ _UNKNOWN = re.compile(
 
 @dataclass(frozen=True)
 class ParserError:
-    """One leaf of jsonargparse's nested account.
+    """One leaf of jsonargparse's nested error message.
 
     Attributes:
-        keys: from the outermost to the one that is wrong.
-        classes: paths of the classes in between.
-        text: what is wrong with it.
+        keys: from the outermost to the wrong one.
+        classes: paths of the classes between them.
+        text: the problem.
     """
 
     keys: tuple[str, ...]
@@ -44,7 +44,7 @@ class ParserError:
 
 
 def explain(message: str, parser: ArgumentParser, argv: Sequence[str] = ()) -> str:
-    """Condense jsonargparse's account of a mistake into one line."""
+    """Condense jsonargparse's error message into one line."""
     required = re.search(r"(?:Key|Option) [\"']([^\"']+)[\"'] is required|are required: ([^\n]+)", message)
     if required:
         return _missing(str(required[1] or required[2]), parser, argv)
@@ -66,7 +66,7 @@ def explain(message: str, parser: ArgumentParser, argv: Sequence[str] = ()) -> s
 
 
 def _deepest(message: str) -> ParserError:
-    """Of jsonargparse's account of each alternative type, the part that got furthest."""
+    """Return the deepest part of jsonargparse's errors for the alternative types."""
     best, depth = ParserError((), (), " ".join(message.split())), -1
     stack: list[tuple[int, str, str]] = []
     for line in message.splitlines():
@@ -90,13 +90,13 @@ def _deepest(message: str) -> ParserError:
 
 
 def _given(message: str) -> str:
-    """The value that was given, in jsonargparse's words."""
+    """Return the given value, as jsonargparse reports it."""
     found = re.search(r"Given value: (?:NestedArg\(key='[^']*', val=)?'?(.*?)'?\)?$", message, re.MULTILINE)
     return found[1] if found else "…"
 
 
 def _missing(names: str, parser: ArgumentParser, argv: Sequence[str]) -> str:
-    """Name what is required, with its option where it is an argument of a class that ``argv`` chose."""
+    """Report missing options; an argument of a class that ``argv`` chose gets its full option name."""
     options = []
     for name in (part.strip() for part in names.split(",")):
         name = re.sub(r"^(fit|validate|test|predict)\.", "", name)
@@ -110,7 +110,7 @@ def _missing(names: str, parser: ArgumentParser, argv: Sequence[str]) -> str:
 
 
 def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options and their values."""
+    """Yield options and their values."""
     for word, following in zip(argv, [*argv[1:], ""]):
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
@@ -135,10 +135,10 @@ def _unknown_key(error_found: ParserError, key: str, parser: ArgumentParser) -> 
 
 
 def _unknown_class(error_found: ParserError, found: re.Match[str], parser: ArgumentParser) -> str:
-    """A class path or name that leads nowhere, or a file that is not there."""
+    """Report an unknown class path or name, or a missing file."""
     keys, classes = error_found.keys, error_found.classes
     given = found["path"] or found["dotted"] or found["import"]
-    if given is None:  # then the last class path is the wrong one, and stands in the key of the class before it
+    if given is None:  # then the last class path is the wrong one, under a key of the class before it
         given, classes = classes[-1], classes[:-1]
     if given.endswith((".yaml", ".yml", ".json")) or "/" in given:
         return f"{error_found.where}: no file {given}"
@@ -151,7 +151,7 @@ def _unknown_class(error_found: ParserError, found: re.Match[str], parser: Argum
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:
-    """Return the known key nearest to ``key``: as a whole, by its last part, or with its first part put right."""
+    """Return the known key nearest to ``key``: as a whole, by its last part, or with its first part corrected."""
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if close:
@@ -168,7 +168,7 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
 
 
 def _options(parser: ArgumentParser) -> list[str]:
-    """Keys that a command line takes, without those of the classes it may name."""
+    """Return the keys of a command line, without those of the classes that it may name."""
     subparsers = [action for action in parser._actions if hasattr(action, "_name_parser_map")]
     nested = [p for action in subparsers for p in action._name_parser_map.values()]  # type: ignore[attr-defined]
     hidden = ("help", "subcommand", "==SUPPRESS==")
@@ -177,7 +177,7 @@ def _options(parser: ArgumentParser) -> list[str]:
 
 
 def _arguments(kind: type, depth: int = 2) -> Iterator[str]:
-    """Arguments of a class, then those of the classes that it always takes."""
+    """Yield the arguments of a class, then those of the classes that it always takes."""
     parameters = list(inspect.signature(kind.__init__).parameters)[1:]
     yield from parameters
     if depth:
@@ -187,7 +187,7 @@ def _arguments(kind: type, depth: int = 2) -> Iterator[str]:
 
 
 def _expected(keys: tuple[str, ...], classes: tuple[str, ...], parser: ArgumentParser) -> Any:
-    """The type that the value of a key should have."""
+    """Return the expected type of a key's value."""
     owner = _find(classes[-1]) if classes else None
     if owner is not None:
         return _hints(owner).get(keys[-1].rpartition(".")[2])
@@ -200,7 +200,7 @@ def _expected(keys: tuple[str, ...], classes: tuple[str, ...], parser: ArgumentP
 
 
 def _subclasses(hint: Any) -> list[type]:
-    """All classes that can be made for a type hint."""
+    """Return all classes that can be constructed for a type hint."""
     if get_origin(hint) is not None or not isinstance(hint, type):
         return [kind for part in get_args(hint) for kind in _subclasses(part)]
     if hint.__module__ == "builtins" or issubclass(hint, Path):
@@ -210,7 +210,7 @@ def _subclasses(hint: Any) -> list[type]:
 
 
 def _is_abstract(kind: type) -> bool:
-    # not every base class has ABCMeta, which inspect.isabstract asks for
+    # not every base class has ABCMeta, which inspect.isabstract needs
     return any(getattr(getattr(kind, name, None), "__isabstractmethod__", False) for name in dir(kind))
 
 

@@ -7,26 +7,26 @@ from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.evaluation.protocols import Labels, Protocol, Quantisation, Real, find_protocol
+from rcg_lightning.evaluation.protocols import Labels, Protocol, Quantisation, RealSource, find_protocol
 from rcg_lightning.evaluation.records import one_format
 from rcg_lightning.evaluation.results import content_of, read_content
 from rcg_lightning.evaluation.sample_readers import samples_folder
 from rcg_lightning.evaluation.scorer import EVERY, USUAL, Scorer
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.parzen import ParzenImages
-from rcg_lightning.sampling.loading import chosen_guidance, take_tile, take_weak
+from rcg_lightning.sampling.loading import chosen_guidance, set_tile, set_weak_model
 from rcg_lightning.sampling.sample_analysis import SampleAnalysis
 from rcg_lightning.sampling.scoring import (
     NUMBER,
     SampleSource,
     SamplingProgress,
     ScoredSampling,
-    asked_seeds,
     finisher,
     loaded_features,
     representation_scorers,
-    score_made,
-    score_read,
+    score_files,
+    score_generated,
+    seeds_to_score,
 )
 from rcg_lightning.trainer import Mode, Trainer, pick_device
 from rcg_lightning.types import require
@@ -71,57 +71,58 @@ def evaluate(
     num_nodes: int = 1,
     precision: str | None = None,
 ) -> None:
-    """Score samples against real images: Fréchet distance, Inception score, precision, recall, copies.
+    """Score samples against real images: Fréchet distance, Inception Score, precision, recall, copies.
 
-    Generated representations are scored against the stored ones that the data join (--data.stores): rep-FD.
+    Generated representations are scored against stored ones (--data.stores): rep-FD.
 
     Args:
-        samples: a generator's checkpoint, a folder of images, an .npz with arr_0, or what `rcg sample` wrote.
-        extractor: features to compare in: InceptionExtractor for FID and IS, ClassifierExtractor, EncoderExtractor; may
-            be left out where the protocol has one.
+        samples: a generator's checkpoint, a folder of images, an .npz with arr_0, or an output folder of `rcg sample`.
+        extractor: makes the features: InceptionExtractor for FID and IS, ClassifierExtractor or EncoderExtractor; not
+            needed if the protocol has one.
         data: the real images.
         statistics: published reference statistics (.npz with mu and sigma) in place of data.
         reference_samples: other samples in place of data: a folder, an .npz or a store.
         protocol: adm-256, val-50k, train-50k, cifar10-train, icgan, digits, mnist or, for an RDM, rep-train; further
             options change it.
-        reference: folder in which the real images' features are stored for the next time.
-        number: samples to make from a checkpoint, for each block of seeds; 5000 unless the protocol has another number.
-        first_seed: their seeds are first_seed, first_seed + 1, …
-        seeds: score this many blocks of different seeds (of files: equal parts); mean and deviation are given.
-        labels: classes of samples made from a checkpoint: generated, balanced or random.
-        quantisation: of samples made from a checkpoint: round or truncate.
+        reference: folder that caches the features of the real images.
+        number: samples to generate for each block of seeds; 5000 unless the protocol has another number.
+        first_seed: the samples' seeds are first_seed, first_seed + 1, …
+        seeds: number of blocks of different seeds (for files: equal parts); mean and deviation are reported.
+        labels: classes of generated samples: generated, balanced or random.
+        quantisation: of generated samples: round or truncate.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
-        instances: a store to choose them from at random, for a generator conditioned on instances.
-        autoencoder: folder of what makes images of latents or tokens, for a generator of these.
+        instances: store from which instances are chosen at random, for a generator conditioned on instances.
+        autoencoder: folder of the network that decodes latents or tokens, for a generator of these.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling; None takes the generator's own.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
         guided_channels: guide the first channels only.
-        weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
-        weak_ema: name of the weaker model's EMA weights; without --weak, of the generator's own.
-        ema: name of the EMA weights to sample with; "trained" for the weights themselves.
+        weak: checkpoint of a weaker model to guide away from, instead of the null condition (autoguidance).
+        weak_ema: name of the weaker model's EMA weights; without --weak, of the generator's EMA weights.
+        ema: name of the EMA weights to sample with; "trained" for the weights without EMA.
         sampler: None for the generator's own.
-        batch_size: samples made at once.
+        batch_size: of sampling.
         tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
         compile: compile the networks that sample: true or a mode of torch.compile, such as reduce-overhead, which on
             GPUs records CUDA graphs. Results change in the last bits.
-        all: kernel distance, density and coverage too.
-        memorisation: list this many of the samples that come nearest to a training image, and show them next to it, in
-            an image next to ``out``.
-        memorisation_in: what nearest means: pixels, for copies, or features, for shifted and changed ones too.
-        parzen: Parzen-window log-likelihood of evaluation images too; its bandwidth suits a fifth of them best.
-        out: JSON file to write metrics and protocol to.
+        all: also compute kernel distance, density and coverage.
+        memorisation: number of samples nearest to a training image to list, and to show next to it in an image next to
+            ``out``.
+        memorisation_in: space of that distance: pixels, for exact copies, or features, also for shifted and changed
+            copies.
+        parzen: also compute the Parzen log-likelihood of evaluation images, a fifth of which choose the bandwidth.
+        out: JSON file for metrics and protocol.
         json: print the same JSON and nothing else.
-        against: JSON file of other samples: the differences are shown, with a warning where protocols differ.
+        against: JSON file of other samples; differences are shown, with a warning if protocols differ.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
-        num_nodes: machines, where the job was started on several.
+        num_nodes: number of machines of the job.
         precision: of sampling; features are always float32.
     """
     asked = Protocol() if protocol is None else find_protocol(protocol)
-    used = asked.given(number=number, labels=labels, quantisation=quantisation)
-    require(seeds > 0, f"at least one block of seeds is scored, not {seeds}")
-    real = Real(data, statistics, reference_samples and samples_folder(reference_samples), reference)
+    used = asked.with_settings(number=number, labels=labels, quantisation=quantisation)
+    require(seeds > 0, f"--seeds is at least 1, not {seeds}")
+    real = RealSource(data, statistics, reference_samples and samples_folder(reference_samples), reference)
     analysis = SampleAnalysis(memorisation, memorisation_in, parzen)
     analysis.check(data, out)
     earlier = None if against is None else read_content(against)
@@ -129,23 +130,23 @@ def evaluate(
     size = (used.number or NUMBER) if source.files is None else source.files.count // seeds
     device = pick_device(accelerator)
     if source.of_representations:
-        require(not analysis, "--memorisation and --parzen are of images, not of representations")
+        require(not analysis, "--memorisation and --parzen need images, not representations")
         scorers, made_by, spec = representation_scorers(source, data, seeds)
     else:
         made_by = loaded_features(extractor, used)
         analysis.check_size(source.image, size)
         real.check_size(source.image)
         compared, spec = real.bind(used, made_by, device)
-        groups, stored = EVERY if all else USUAL, source.image if analysis else None
-        scorers = [Scorer(made_by, compared, groups, used.neighbours, image_shape=stored) for _ in range(seeds)]
+        groups, image_shape = EVERY if all else USUAL, source.image if analysis else None
+        scorers = [Scorer(made_by, compared, groups, used.neighbours, image_shape=image_shape) for _ in range(seeds)]
     if source.files is not None:
         one_format({"samples": source.files.format, "reference": spec.get("format")})
-        found = score_read(source.files, scorers, device)
+        found = score_files(source.files, scorers, device)
     else:
         assert source.loaded is not None
         generator = source.loaded.generator
-        take_weak(generator, weak, weak_ema)
-        take_tile(generator, tile)
+        set_weak_model(generator, weak, weak_ema)
+        set_tile(generator, tile)
         generator.for_sampling(ema)
         strength = chosen_guidance(generator, guidance, ramp, interval, guided_channels)
         module = ScoredSampling(generator, scorers, size, finisher(used, generator), strength, sampler, ema)
@@ -160,14 +161,14 @@ def evaluate(
             enable_progress_bar=False,
             callbacks=[SamplingProgress()],
         )
-        made = asked_seeds(source.loaded, first_seed, size * seeds, used.labels, batch_size)
-        found = score_made(module, made, trainer)
+        seed_data = seeds_to_score(source.loaded, first_seed, size * seeds, used.labels, batch_size)
+        found = score_generated(module, seed_data, trainer)
     if not found.reports:
         return
     named = [scorers[0].full_names(block, found.number) for block in found.blocks]
     images = None if data is None else ParzenImages(data)
     if images is not None and analysis:
-        named = [block | analysis.likelihood(made, images, device) for block, made in zip(named, found.images)]
+        named = [block | analysis.likelihood(shown, images, device) for block, shown in zip(named, found.images)]
     content = content_of(named, used.record(made_by, spec, found.number, found.format, asked))
     if images is not None:
         content |= analysis.rule(images)
@@ -177,7 +178,7 @@ def evaluate(
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg evaluate`; --json, --all and --parzen may stand without a value."""
+    """Parse the command line of `rcg evaluate`; --json, --all and --parzen need no value."""
     following = [*argv[1:], "--"]
     bare = ("--json", "--all", "--parzen")
     argv = [f"{word}=true" if word in bare and rest.startswith("--") else word for word, rest in zip(argv, following)]

@@ -27,22 +27,22 @@ def extract(
     num_nodes: int = 1,
     precision: str | None = None,
 ) -> None:
-    """Write a store of what an encoder and autoencoders make of a data set; each image is read once for all of them.
+    """Encode a data set by an encoder and autoencoders into a store; each image is read once for all of them.
 
-    Stopped at any moment, the same command continues. Any number of processes write the same store.
+    After an interruption, the same command continues. Any number of processes write the same store.
 
     Args:
-        data: the images, and which views of each are encoded.
+        data: the images, and the views of each to encode.
         out: folder of the store.
-        encoder: makes the column ``representation``.
-        codec: VQTokens makes the column ``tokens``, VQLatents or KLLatents ``latent``; several by --codec+=.
-        split: which images, those for training or those for evaluation.
-        shard_rows: images in a file.
-        floats: how representations and latents are stored.
+        encoder: writes the column ``representation``.
+        codec: VQTokens writes the column ``tokens``, VQLatents or KLLatents ``latent``; several by --codec+=.
+        split: train, or eval for evaluation images.
+        shard_rows: images per file.
+        floats: dtype of stored representations and latents.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
-        num_nodes: machines, where the job was started on several.
-        precision: of the networks' surroundings; they themselves compute in float32.
+        num_nodes: number of machines of the job.
+        precision: outside the frozen networks, which compute in float32.
     """
     data.prepare_data()
     codecs = codec if isinstance(codec, list) else [codec] if codec else []

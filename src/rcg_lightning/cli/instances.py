@@ -1,4 +1,4 @@
-"""`rcg instances`: the representations that an instance-conditioned generator is given, as a store of their own."""
+"""`rcg instances`: a store of the representations on which an instance-conditioned generator is conditioned."""
 
 from pathlib import Path
 
@@ -8,24 +8,26 @@ from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.instances import write_instances
 
 
-def instances(data: ImageDataModule, out: Path, count: int | None = None, seed: int = 0, most: int = 200_000) -> None:
-    """Write the instances to generate from: all training images, or those nearest to the centres of k-means.
+def instances(
+    data: ImageDataModule, out: Path, count: int | None = None, seed: int = 0, max_images: int = 200_000
+) -> None:
+    """Write the instances to generate from: all training images, or the images nearest to k-means centres.
 
-    Where the images have labels and a store of neighbours is given, those of each instance's neighbours go with it.
-    To generate from another data set without training again, give that one here.
+    If the images have labels and a store of neighbours is given, each instance stores the labels of its neighbours. To
+    generate from another data set without training again, give that data set here.
 
     Args:
         data: the images, with --data.stores of `rcg extract` and, for labels, of `rcg neighbours`.
         out: store to write.
-        count: how many instances; all images unless given.
-        seed: of the first centres.
-        most: find the centres of at most this many representations, spread evenly over the store.
+        count: number of instances; None takes all images.
+        seed: of the initial centres.
+        max_images: maximum number of images to find the centres of, spread evenly over the store.
     """
-    made = write_instances(data, out, count, seed, most)
-    labels = ", without labels, for there are no neighbours among the stores"
-    if "labels" in made.columns:
-        labels = f", with the labels of {made.columns['labels']['shape'][0]} neighbours each"
-    echo(f"{out}: {made.size} of {len(data.images('train'))} images as instances{labels}")
+    store = write_instances(data, out, count, seed, max_images)
+    labels = ", without labels, since no store holds neighbours"
+    if "labels" in store.columns:
+        labels = f", with the labels of {store.columns['labels']['shape'][0]} neighbours each"
+    echo(f"{out}: {store.size} of {len(data.images('train'))} images as instances{labels}")
 
 
 def main(name: str, argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The `rcg` command. Help and mistakes in the command's name are answered without importing torch."""
+"""The `rcg` command. Help and unknown commands are answered without importing torch."""
 
 import difflib
 import errno
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 2 input that cannot work, 1 anything unexpected, 130 an interruption from the keyboard.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    # threads that spin while they wait cost tenfold on a busy machine; must be set before torch is imported
+    # waiting threads that spin cost tenfold on a busy machine; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_traceback = "--traceback" in argv or bool(os.environ.get("RCG_TRACEBACK"))
     argv = [word for word in argv if word != "--traceback"]
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
-    """Return the exit code for what ended a command, and the line that tells the user."""
+    """Return the exit code and the user's message for the error that ended a command."""
     if isinstance(error, UserError):
         return 2, " ".join(str(error).split())
     # Lightning leaves the process itself after an interruption
@@ -112,7 +112,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return 143, "terminated; what was saved stays"
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None), ""
-    if isinstance(error, BrokenPipeError):  # the reader, such as head, has left
+    if isinstance(error, BrokenPipeError):  # the reader of the pipe, such as head, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, ""
     if is_full(error):
@@ -126,39 +126,39 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a full disk or quota is behind an error; some libraries tell it in words only."""
+    """Whether a full disk or quota caused an error; some libraries report it only in the message."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left on device" in str(error) or (error.__cause__ is not None and is_full(error.__cause__))
 
 
 def run(name: str, argv: Sequence[str]) -> None:
-    """Run command ``name`` in this process; raises UserError where the input cannot work."""
+    """Run command ``name`` in this process, or raise a UserError if the input cannot work."""
     from rcg_lightning.config_files import find_config, named_configs
 
     if name not in ("pipeline", "reproduce"):
         for _, config in named_configs(argv):
-            find_config(config)  # a misspelt one is answered before seconds of imports
+            find_config(config)  # report a misspelt name before seconds of imports
     quiet()
     module, _, function = COMMANDS[name][0].partition(":")
     getattr(importlib.import_module(module), function)(name, list(argv))
 
 
 def quiet() -> None:
-    """Keep Lightning's advertisements, and its warnings about what is meant to be so, off the screen."""
+    """Silence Lightning's advertisements and its warnings about intended behaviour."""
     for part in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
         r".*Couldn't infer the batch indices.*",  # batches carry their own index
         r".*Total length of list across ranks is zero.*",  # the data module has warned why there is no validation
-        r".*does not have many workers.*",  # images in memory need none
+        r".*does not have many workers.*",  # images in memory need no workers
         r".*LeafSpec.*",
         r".*LightningCLI's args parameter is intended.*",
         r".*Checkpoint directory .* exists and is not empty.*",  # a run continues in its own folder
         r".*`?isinstance\(treespec.*",
         r".*The `?srun`? command is available.*",
         r".*module\(s\) in eval mode at the start of training.*",  # EMA weights are
-        r".*no pre-optimization state was saved.*",  # a checkpoint is what a step ends with
+        r".*no pre-optimization state was saved.*",  # checkpoints are saved after a step
         r".*predict returned None.*",  # evaluation returns metrics, not images
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""What a command tells the user while it works. Only commands print; nothing here imports torch."""
+"""Messages of a command while it works. Only commands print; nothing here imports torch."""
 
 import sys
 

@@ -26,15 +26,15 @@ def neighbours(
     index: Literal["exact", "faiss"] = "exact",
     accelerator: str = "auto",
 ) -> None:
-    """Find each image's nearest neighbours by the cosine of representations, for conditions on instances.
+    """Find each image's exact nearest neighbours by cosine of representations, for instance conditions.
 
-    Exact. Stopped at any moment, the same command continues.
+    After an interruption, the same command continues.
 
     Args:
-        store: made by `rcg extract`; of several views the first is compared.
-        out: store to write, to be given in data.stores next to the first.
-        k: neighbours of each image, itself included and first.
-        memory: what may be used at a time beyond the program itself, such as 500MB or 8GB; of a GPU too.
+        store: written by `rcg extract`; of several views the first is compared.
+        out: store to write; list it in data.stores next to the first.
+        k: neighbours of each image; the first is the image itself.
+        memory: maximum memory in addition to the program itself, on a CPU or GPU, such as 500MB or 8GB.
         index: exact, by matmuls, or faiss, which finds the same neighbours on the CPU.
         accelerator: cpu, gpu, mps or auto.
     """
@@ -42,19 +42,17 @@ def neighbours(
     source = representation_store(store)
     if index == "faiss":
         faiss_module()
-        require(
-            accelerator in ("auto", "cpu"), f"faiss computes on the CPU here: leave --accelerator {accelerator} out"
-        )
+        require(accelerator in ("auto", "cpu"), f"faiss computes on the CPU here: omit --accelerator {accelerator}")
     device = torch.device("cpu") if index == "faiss" else pick_device(accelerator)
     StoredNeighbours(source, k, limit, device, FaissIndex if index == "faiss" else ExactIndex).write(out)
     echo(f"{out}: {k} neighbours of each of {source.size} images")
 
 
 def bytes_of(text: str) -> int:
-    """Return how many bytes ``text`` means, such as 500MB, 2GB, 1.5 GiB or 100000.
+    """Parse an amount of memory in bytes, such as 500MB, 2GB, 1.5 GiB or 100000.
 
     Raises:
-        UserError: it is no amount of memory.
+        UserError: ``text`` is not an amount of memory.
     """
     found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
     number, unit = found.groups() if found else ("", "")

@@ -1,4 +1,4 @@
-"""Out of memory, in one line: which setting to lower, and by how much. Nothing here imports torch."""
+"""Report a lack of memory in one line: the setting to lower, and by how much. Nothing here imports torch."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
 
-_WORDS = (  # where torch tells it in words only: on CPUs, and in some of the libraries for GPUs
+_WORDS = (  # errors that only the message identifies: on CPUs, and in some GPU libraries
     "can't allocate memory",
     "out of memory",
     "not enough memory",
@@ -18,7 +18,7 @@ _WORDS = (  # where torch tells it in words only: on CPUs, and in some of the li
 
 @contextmanager
 def remedied(advice: Callable[[], str]) -> Iterator[None]:
-    """Turn a lack of memory inside the block into a UserError that ends with ``advice``."""
+    """Turn an out-of-memory error inside the block into a UserError that ends with ``advice``."""
     try:
         yield
     except UserError:
@@ -31,7 +31,7 @@ def remedied(advice: Callable[[], str]) -> Iterator[None]:
 
 
 def shortage(error: BaseException) -> str | None:
-    """Return what was lacking where a lack of memory is behind an error; None where it is something else."""
+    """Describe the lack of memory that caused an error; None for any other error."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _in_words(error):
         words = str(error)
         device = re.search(r"CUDA|HIP|XPU|MPS|CUBLAS|CUDNN", words)
@@ -46,18 +46,18 @@ def _in_words(error: BaseException) -> bool:
 
 
 def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
-    """Return how ``stage`` trains in less memory.
+    """Advise how to train ``stage`` in less memory.
 
     Args:
         stage: the LightningModule.
         batch_size: of the loader.
-        accumulated: batches whose gradients the trainer adds up.
+        accumulated: batches over which the trainer accumulates gradients.
     """
     variants = []
     if not stage.automatic_optimization:
         variants.append(f"{_changed('model.accumulate', stage.accumulate, 2 * stage.accumulate)} (it divides a batch)")
     elif batch_size > 1:
-        added = f"{_changed('trainer.accumulate_grad_batches', accumulated, 2 * accumulated)}, so that a step sees"
+        added = f"{_changed('trainer.accumulate_grad_batches', accumulated, 2 * accumulated)}, so that a step still has"
         variants.append(
             f"{halved('data.batch_size', batch_size)} with {added} {batch_size // 2 * 2 * accumulated} images"
         )
@@ -68,9 +68,9 @@ def in_training(stage: Any, batch_size: int, accumulated: int) -> str:
 
 
 def in_command(values: Mapping[str, Any]) -> str:
-    """Return which of a command's arguments to lower."""
+    """Advise which of a command's arguments to lower."""
     batch_size, data = values.get("batch_size"), values.get("data")
-    if "tile" in values:  # what a generator computes at once, whatever the batch
+    if "tile" in values:  # a generator computes a tile at once, whatever the batch size
         tile = values["tile"]
         return halved("--tile", tile) if tile else "give --tile 16, or less: this many samples are computed together"
     if batch_size is not None:
@@ -80,7 +80,7 @@ def in_command(values: Mapping[str, Any]) -> str:
 
 
 def halved(setting: str, value: int) -> str:
-    """Return the advice that a setting be half of what it is."""
+    """Advise to halve a setting."""
     return _changed(setting, value, value // 2) if value > 1 else f"{setting} is 1 already: choose a smaller network"
 
 
@@ -89,9 +89,9 @@ def _changed(setting: str, value: int, other: int) -> str:
 
 
 def _uncheckpointed(stage: Any) -> str | None:
-    """Return where a config sets the checkpointing of a network that has blocks and stores all their activations."""
+    """Return the config path of a network that could use checkpointing but stores all activations."""
     for name, module in stage.named_modules():
-        able = isinstance(module, ConfigMixin) and getattr(module, "checkpointing", None) is False
-        if able and not name.startswith("ema."):
+        can_checkpoint = isinstance(module, ConfigMixin) and getattr(module, "checkpointing", None) is False
+        if can_checkpoint and not name.startswith("ema."):
             return name
     return None

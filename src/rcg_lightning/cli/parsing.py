@@ -1,4 +1,4 @@
-"""From the command line to a typed function call."""
+"""Parse a command line and call a typed function."""
 
 import argparse
 import importlib
@@ -19,12 +19,11 @@ from rcg_lightning.errors import UserError
 
 
 def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
-    """Return the command line as the parser takes it.
+    """Rewrite the command line for the parser.
 
-    Names of shipped configs become paths, and every config is read once, so that a broken one is named. A config that
-    is a data set alone is the value of ``--data``.
-    ``--print_config`` leaves out what is unset. What follows one of the options ``lists``, with spaces or commas
-    between, becomes a list.
+    Names of shipped configs become paths, and every config is read once, so the error of a broken one names it. A
+    config that only holds a data set becomes the value of ``--data``. ``--print_config`` omits unset values. The words
+    after one of the options ``lists``, separated by spaces or commas, become a list.
     """
     words = [_underscored(word) for word in argv]
     for i, name in named_configs(argv):
@@ -40,7 +39,7 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
 
 
 def _underscored(word: str) -> str:
-    """An option may be written with dashes: ``--init-from`` is ``--init_from``."""
+    """Replace dashes in an option's name: ``--init-from`` is ``--init_from``."""
     option, equals, value = word.partition("=")
     return f"--{option[2:].replace('-', '_')}{equals}{value}" if option.startswith("--") else word
 
@@ -71,7 +70,7 @@ def _with_lists(words: list[str], options: Sequence[str]) -> list[str]:
 
 
 class Help(DefaultHelpFormatter):
-    """Keeps the lines of a command's description, so that examples stay examples."""
+    """Keeps the line breaks of a command's description, so that examples stay readable."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines())
@@ -85,10 +84,10 @@ def call(
     names: bool = True,
     config_file: bool = True,
 ) -> Any:
-    """Parse ``argv`` for a typed function and call it. ``--help``, ``--config`` and ``--print_config`` come with it.
+    """Parse ``argv`` for a typed function and call it; adds ``--help``, ``--config`` and ``--print_config``.
 
     Args:
-        names: import every class that a config may name without its path (and with them torch).
+        names: import every class that a config may name without its path (and torch with them).
         config_file: accept --config files of values; otherwise ``config`` is an argument of the function.
     """
     if names:
@@ -114,7 +113,7 @@ def call(
 
 
 def _list_arguments(function: Callable[..., Any]) -> list[str]:
-    """Names of arguments that are lists of plain values."""
+    """Return the names of arguments that are lists of plain values."""
     found = []
     for name, hint in get_type_hints(function).items():
         parts = get_args(hint) if get_origin(hint) in (types.UnionType, Literal) else (hint,)
@@ -129,7 +128,7 @@ def _of_objects(hint: Any) -> bool:
 
 
 def summary(function: Callable[..., Any], examples: Sequence[str]) -> str:
-    """Return what stands at the top of a command's help: what it does, and examples."""
+    """Return the top of a command's help: first paragraph of its docstring, and examples."""
     first = (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
     return "\n".join([first, *(f"  {example}" for example in examples)])
 

@@ -1,4 +1,4 @@
-"""`rcg pipeline`: all stages of an experiment, run when they are out of date. Nothing here imports torch."""
+"""`rcg pipeline`: run all stages of an experiment that are out of date. Nothing here imports torch."""
 
 from pathlib import Path
 
@@ -20,27 +20,27 @@ def pipeline(
     """Run every step of a pipeline that is not up to date, then print the table of its results.
 
     Args:
-        config: a pipeline file, or the name of a shipped one: such as digits.
-        seeds: repeat everything for this many seeds; the table then has error bars.
-        root: folder under which the pipeline's folder lies.
+        config: a pipeline file, or the name of a shipped one, such as digits.
+        seeds: number of seeds to run; several give the table error bars.
+        root: parent of the pipeline's folder.
         set: values for the pipeline file's arguments, such as --set.root my_images.
-        dry_run: only print what would be run.
+        dry_run: only print the commands.
     """
     parsed = read_pipeline(find_config(str(config), "pipeline"), STEP_COMMANDS, set)
     if seeds < 1:
-        raise UserError(f"a pipeline runs for at least one seed, not {seeds}")
+        raise UserError(f"--seeds is at least 1, not {seeds}")
     steps = Run(parsed, root / parsed.name, list(range(seeds)))
     if dry_run:
         steps.work(run, echo, dry_run)
         return
-    busy = f"another rcg pipeline is at work in {steps.root}: wait for it, or give another --root"
+    busy = f"another rcg pipeline is running in {steps.root}: wait for it, or give another --root"
     with locked(steps.root / ".lock", busy):
         steps.work(run, echo)
         steps.make_table(run, echo)
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg pipeline`; the pipeline may be given without --config."""
+    """Parse the command line of `rcg pipeline`; the pipeline needs no --config before it."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     examples = ["rcg pipeline digits", "rcg pipeline digits --seeds 3", "rcg pipeline folder --set.root my_images"]

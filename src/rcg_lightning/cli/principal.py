@@ -1,4 +1,4 @@
-"""`rcg principal`: principal components of the pixels, an encoder to compare trained ones with."""
+"""`rcg principal`: principal components of the pixels, as a baseline encoder."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from rcg_lightning.pretrained.trained_encoder import encoder_settings
 def principal(data: ImageDataModule, out: Path, dim: int = 32, max_images: int = 20_000) -> None:
     """Fit principal components of the training images' pixels and save them as an encoder (TrainedEncoder).
 
-    On simple images this does as well as a trained encoder: an honest baseline.
+    On simple images this baseline equals a trained encoder.
 
     Args:
         data: the images.
         out: network folder to write.
         dim: number of components.
-        max_images: fit on at most this many images.
+        max_images: maximum number of images to fit on.
     """
     data.prepare_data()
     index = fixed_subset(len(data.images("train")), max_images)

@@ -1,4 +1,4 @@
-"""`rcg probe`: what an encoder's representations are worth."""
+"""`rcg probe`: quality of an encoder's representations."""
 
 from pathlib import Path
 
@@ -18,34 +18,34 @@ def probe(
     encoder: Encoder | None = None,
     neighbours: int = NEIGHBOURS,
     regularisation: float = REGULARISATION,
-    most: int = 200_000,
+    max_images: int = 200_000,
     out: Path | None = None,
     json: bool = False,
     accelerator: str = "auto",
 ) -> None:
     """Probe representations: uniformity, effective rank and, where there are labels, a kNN and a linear probe.
 
-    Either of an encoder, or of the stores that the data join (--data.stores and --data.eval_stores).
+    They come from an encoder, or from stores (--data.stores and --data.eval_stores).
 
     Args:
         data: the images and, for the accuracies, their labels.
-        encoder: what makes the representations; without it those of the stores are probed.
+        encoder: computes the representations; without it those of the stores are probed.
         neighbours: k of kNN, by cosine and weighted.
-        regularisation: weight of ½|W|² against the sum of the cross entropies, of the linear probe.
-        most: use at most this many training images, spread evenly.
-        out: JSON file to write metrics and protocol to.
+        regularisation: of the linear probe: weight of ½|W|² against the sum of the cross entropies.
+        max_images: maximum number of training images, spread evenly.
+        out: JSON file for metrics and protocol.
         json: print the same JSON and nothing else.
         accelerator: cpu, gpu, mps or auto.
     """
-    require(most > 1, f"a probe needs at least 2 training images, not {most}")
-    content = probe_representations(data, encoder, neighbours, regularisation, most, pick_device(accelerator))
+    require(max_images > 1, f"a probe needs at least 2 training images, not {max_images}")
+    content = probe_representations(data, encoder, neighbours, regularisation, max_images, pick_device(accelerator))
     if data.images("train").labels is None and not json:
         echo("these data have no labels: no accuracies")
     report(content, out, json)
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg probe`; --json may stand without a value."""
+    """Parse the command line of `rcg probe`; --json needs no value."""
     argv = ["--json=true" if word == "--json" else word for word in argv]
     examples = [
         "rcg probe --config digits/data --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",

@@ -1,4 +1,4 @@
-"""`rcg reconstruct`: how well a codec gives images back."""
+"""`rcg reconstruct`: quality of a codec's reconstructions."""
 
 from pathlib import Path
 from typing import Literal
@@ -29,26 +29,28 @@ def reconstruct(
     num_nodes: int = 1,
     precision: str | None = None,
 ) -> None:
-    """Score what a codec gives back: PSNR, SSIM, LPIPS and the Fréchet distance to the originals (rFID).
+    """Score the reconstructions of a codec: PSNR, SSIM, LPIPS and the Fréchet distance to the originals (rFID).
 
     Args:
         codec: such as VQTokens with the folder of its autoencoder.
         data: the images.
-        extractor: features for the Fréchet distance: InceptionExtractor for rFID; None leaves it out.
-        lpips: network of LPIPS (alex in most publications); None leaves it out.
-        split: which images, those for evaluation or those for training.
-        number: score this many images, the first; None for all.
-        images: show this many next to what is given back, in an image next to ``out``.
-        batch_size: images at once; changes speed and memory alone.
-        out: JSON file to write metrics and protocol to.
+        extractor: makes the features for the Fréchet distance: InceptionExtractor for rFID; None omits it.
+        lpips: network of LPIPS (alex in most publications); None omits it.
+        split: eval for evaluation images, or train.
+        number: score only the first ``number`` images; None scores all.
+        images: number of originals to show with their reconstructions in an image next to ``out``.
+        batch_size: affects only speed and memory.
+        out: JSON file for metrics and protocol.
         json: print the same JSON and nothing else.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
-        num_nodes: machines, where the job was started on several.
-        precision: of the codec's surroundings; None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
+        num_nodes: number of machines of the job.
+        precision: outside the codec; None takes bf16-mixed on GPUs that support it and 32-true elsewhere.
     """
-    require(codec.makes == "image", f"{type(codec).__name__} gives back {codec.makes}s, not images: choose another")
-    require(not images or out is not None, "--images writes an image next to --out: give it, too")
+    require(
+        codec.makes == "image", f"{type(codec).__name__} reconstructs {codec.makes}s, not images: choose another codec"
+    )
+    require(not images or out is not None, "--images writes an image next to --out: give --out as well")
     evaluation = CodecEvaluation(codec, data, extractor, lpips, split, number)
     trainer = Trainer(
         Path(".") if out is None else out.parent,
@@ -66,7 +68,7 @@ def reconstruct(
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg reconstruct`; --json may stand without a value."""
+    """Parse the command line of `rcg reconstruct`; --json needs no value."""
     argv = ["--json=true" if word == "--json" else word for word in argv]
     examples = [
         "rcg reconstruct --codec VQTokens --codec.folder runs/tokenizer/autoencoder --data.source Digits",

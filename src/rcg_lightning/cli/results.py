@@ -1,4 +1,4 @@
-"""Results of a command: metrics and how they were made, printed and written."""
+"""Print and write the results of a command: metrics and their protocol."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ def report(
     """Print results and write them to a file.
 
     Args:
-        content: what ``content_of`` returned, and more.
-        out: JSON file.
+        content: from ``content_of``, with further keys.
+        out: JSON file to write.
         as_json: print the same JSON and nothing else.
-        earlier: results of other samples: differences are added, with a warning where protocols differ.
+        earlier: results of other samples; differences are added, with a warning if protocols differ.
     """
     if earlier is not None:
         add_differences(content, earlier)

@@ -17,9 +17,9 @@ from rcg_lightning.sampling.loading import (
     chosen_labels,
     condition_key,
     load,
+    set_tile,
+    set_weak_model,
     stored_representations,
-    take_tile,
-    take_weak,
 )
 from rcg_lightning.trainer import Mode, Trainer
 from rcg_lightning.types import require
@@ -60,50 +60,50 @@ def sample(
 ) -> None:
     """Generate images from seeds: unconditional, by class, as variations of images, or as an interpolation of two.
 
-    A seed names a sample: it is the same for any batch size and number of processes. Stopped at any moment, the same
-    command continues. From an RDM's checkpoint it writes a store of representations.
+    A seed determines its sample for any batch size and number of processes. After an interruption, the same command
+    continues. The checkpoint of an RDM gives a store of representations.
 
     Args:
         checkpoint: of the generator.
-        out: folder to write to: a store of the samples, and what is chosen below.
-        number: samples to make: in all, for each image of --variations-of, or from one image to the other.
+        out: folder to write: a store of the samples, and the files chosen below.
+        number: of samples: in total, for each image of --variations-of, or from one image to the other.
         first_seed: seeds are first_seed, first_seed + 1, …
         prior: checkpoint of the RDM, for a generator conditioned on representations.
-        instances: a store of them to choose from at random, for a generator conditioned on instances: of the training
-            images, of fewer (`rcg instances`), or of other images.
-        autoencoder: folder of what makes images of latents or tokens, for a generator of these.
+        instances: store from which instances are chosen at random, for a generator conditioned on instances: of the
+            training images, of fewer (`rcg instances`), or of other images.
+        autoencoder: folder of the network that decodes latents or tokens, for a generator of these.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling, as MAGE does; None takes the generator's own.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
         guided_channels: guide the first channels only (DiT's official sampling: 3 of 4).
-        weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
-        weak_ema: name of the weaker model's EMA weights; without --weak, of the generator's own.
+        weak: checkpoint of a weaker model to guide away from, instead of the null condition (autoguidance).
+        weak_ema: name of the weaker model's EMA weights; without --weak, of the generator's EMA weights.
         sampler: None for the generator's own.
-        classes: labels to generate, in turn; a class-conditional RDM passes them on to the generator.
+        classes: labels to generate, in turn, by the generator or by a class-conditional RDM.
         balanced: generate every class equally often.
-        representations: a store to take conditions from instead of the prior; its rows in order, over and over.
-        variations_of: images to make variations of; needs --encoder.
-        interpolate: two images, to sample from one to the other; needs --encoder. One noise serves all.
-        interpolation: slerp on the sphere that representations lie on, or lerp, which is straight.
-        encoder: the one that the generator's representations came from.
+        representations: a store of conditions, used instead of the prior; its rows in order, repeated as needed.
+        variations_of: images of which to make variations; needs --encoder.
+        interpolate: two images to interpolate between; needs --encoder. All samples share one seed.
+        interpolation: slerp, on the sphere of the representations, or lerp, on a straight line.
+        encoder: with which the generator was trained.
         png: write every sample as PNG.
         npz: write samples.npz with arr_0, uint8 (N, H, W, C).
         grid: write grid.png.
-        batch_size: samples made at once; changes speed and memory alone.
+        batch_size: affects only speed and memory.
         tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
         compile: compile the networks that sample: true or a mode of torch.compile, such as reduce-overhead, which on
             GPUs records CUDA graphs. Results change in the last bits.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
-        num_nodes: machines, where the job was started on several.
-        precision: None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
+        num_nodes: number of machines of the job.
+        precision: None takes bf16-mixed on GPUs that support it and 32-true elsewhere.
     """
     require(number > 0, f"--number is at least 1, not {number}")
-    require(not (variations_of and interpolate), "--variations-of and --interpolate exclude each other: give one")
+    require(not (variations_of and interpolate), "--variations-of and --interpolate exclude each other: give only one")
     given = bool(variations_of or interpolate or representations)
     loaded = load(checkpoint, prior, given, autoencoder, instances)
     generator, key = loaded.generator, condition_key(loaded.generator)
-    take_tile(generator, tile)
+    set_tile(generator, tile)
     seeds = torch.arange(first_seed, first_seed + number)
     carried: dict[str, Tensor] = {}
     if variations_of:
@@ -118,7 +118,7 @@ def sample(
     data = SeedDataModule(seeds.tolist(), batch_size, carried)
     if sampler is not None:
         generator.check_sampler(sampler)
-    take_weak(generator, weak, weak_ema)
+    set_weak_model(generator, weak, weak_ema)
     strength = chosen_guidance(generator, guidance, ramp, interval, guided_channels)
     idle = generator.weak_identity is not None and guidance is None and strength.scale == 1
     require(not idle, "a weaker model does nothing at guidance scale 1: give --guidance, such as 1.5")

@@ -33,7 +33,7 @@ DESCRIPTION = {
   rcg fit --config digits/encoder --trainer.default_root_dir runs/encoder
   rcg fit --config digits/generator --model.condition ClassCondition --trainer.max_steps 200
   rcg fit --config runs/encoder/config.yaml --ckpt_path last             continue where it stopped
-  rcg fit --config digits/generator --init_from runs/converted           begin with other weights, as far as they fit
+  rcg fit --config digits/generator --init_from runs/converted           start from other weights, as far as they fit
 {_GUIDE}""",
     "validate": f"""Measure a checkpoint on the evaluation images, as training does at its end.
   rcg validate --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
@@ -41,15 +41,15 @@ DESCRIPTION = {
     "test": f"""The same as `rcg validate`: a data set has one split for evaluation.
   rcg test --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
 {_GUIDE}""",
-    "predict": f"""Write what a stage makes of each evaluation image as a store: its representation or class,
-or a sample under its condition. To generate freely use `rcg sample`, to encode a data set `rcg extract`.
+    "predict": f"""Write a stage's prediction for each evaluation image as a store: its representation or class,
+or a sample with its condition. To generate samples use `rcg sample`, to encode a data set `rcg extract`.
   rcg predict --config runs/generator/config.yaml --ckpt_path runs/generator/last.ckpt
 {_GUIDE}""",
 }
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml once training begins: what fails before leaves an earlier run's folder as it was."""
+    """Writes config.yaml when training starts: an earlier failure leaves the folder of a previous run unchanged."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         pass
@@ -61,10 +61,10 @@ class SaveConfig(SaveConfigCallback):
 
 
 class StartFrom(pl.Callback):
-    """Begins training with the weights of another run; one that continues has its own.
+    """Starts training from the weights of another run; a continued run has its own weights.
 
     Args:
-        path: checkpoint, stage's folder or bundle.
+        path: checkpoint, stage folder or bundle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,24 +75,24 @@ class StartFrom(pl.Callback):
         if trainer.ckpt_path is None:
             lines = pl_module.start_from(self.path)  # every process: the same file gives the same weights
             if trainer.is_global_zero:
-                echo("\n  ".join([f"beginning with {self.path}", *lines]))
+                echo("\n  ".join([f"starting from {self.path}", *lines]))
 
 
 class StageCLI(LightningCLI):
-    """LightningCLI with short help, errors on one line, and a look at the checkpoint before anything is built."""
+    """LightningCLI with short help, one-line errors, and a check of the checkpoint before anything is built."""
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.usage = USAGE[subcommand]
         for action in parser._actions:
             if action.dest == "ckpt_path":
-                action.help = "checkpoint of this stage; `last` is the one in the run's folder"
+                action.help = "checkpoint of this stage; `last` is the latest in the run's folder"
         if subcommand == "fit":
             parser.add_argument(
                 "--init_from",
                 type=Path | None,
                 default=None,
-                help="begin with the weights of this checkpoint, stage's folder or bundle, as far as they fit",
+                help="start from the weights of this checkpoint, stage folder or bundle, as far as they fit",
             )
         return parser
 
@@ -101,25 +101,23 @@ class StageCLI(LightningCLI):
             super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Raise a UserError where the checkpoint is missing, broken or another kind of stage's."""
+        """Raise a UserError if the checkpoint is missing, damaged or of another kind of stage."""
         config = self.config[self.config.subcommand]
         given = config.get("ckpt_path")
         if given is None:
-            require(self.config.subcommand == "fit", "there is nothing trained to measure: give --ckpt_path")
+            require(self.config.subcommand == "fit", "no trained weights are given: give --ckpt_path")
             if config.init_from is not None:
                 stage_content(config.init_from)
             return
         path = Path(config.trainer.default_root_dir) / "last.ckpt" if str(given) == "last" else Path(given)
         require(
             not path.is_dir(),
-            f"{path} is a folder, which holds weights but no state of training: --ckpt_path takes a .ckpt file, and "
-            "`rcg fit --init_from` begins with the weights of a folder",
+            f"{path} is a folder, which holds weights but no training state: --ckpt_path takes a .ckpt file, and "
+            "`rcg fit --init_from` starts from the weights of a folder",
         )
         found = stage_content(path)["stage"]["class_path"].rpartition(".")[2]
         wanted = config.model.class_path.rpartition(".")[2]
-        require(
-            found == wanted, f"{path} holds a {found}, the config asks for a {wanted}: give the right one of the two"
-        )
+        require(found == wanted, f"{path} holds a {found}, the config a {wanted}: give the right checkpoint or config")
         config.ckpt_path = str(path)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -127,7 +125,7 @@ class StageCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def _remedy(self) -> str:
-        """How what is being run does with less memory."""
+        """Advise how to run the subcommand with less memory."""
         batch_size = self.datamodule.batch_size
         if self.config.subcommand == "fit":
             return in_training(self.model, batch_size, self.trainer.accumulate_grad_batches)
@@ -145,7 +143,10 @@ class StageCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        skipped = {"weights_only", "return_predictions"}  # always the safe one, and never held in memory
+        skipped = {
+            "weights_only",
+            "return_predictions",
+        }  # weights are always loaded safely, predictions never stored in memory
         return {name: values | skipped for name, values in LightningCLI.subcommands().items() if name in USAGE}
 
     def test(self, **kwargs: Any) -> None:
@@ -164,7 +165,7 @@ class StageCLI(LightningCLI):
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Run one of Lightning's own commands."""
+    """Run one of Lightning's commands."""
     common = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": Help}
     cli = StageCLI(
         Stage,
@@ -176,8 +177,8 @@ def main(name: str, argv: list[str]) -> None:
         seed_everything_default=0,
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,  # a stage has its own
+        auto_configure_optimizers=False,  # a stage configures its own
         parser_kwargs={**common, **{command: {**common, "description": DESCRIPTION[command]} for command in USAGE}},
     )
-    if cli.trainer.interrupted:  # newer versions of Lightning leave the process themselves
+    if cli.trainer.interrupted:  # newer versions of Lightning exit the process themselves
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`rcg sweep`: score a generator over settings of sampling, all on one set of representations."""
+"""`rcg sweep`: score a generator over sampling settings, all on one set of representations."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
-from rcg_lightning.evaluation.protocols import Protocol, Real, find_protocol
+from rcg_lightning.evaluation.protocols import Protocol, RealSource, find_protocol
 from rcg_lightning.evaluation.scorer import EVERY, USUAL
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.sampling.loading import chosen_guidance, load, take_tile, take_weak
+from rcg_lightning.sampling.loading import chosen_guidance, load, set_tile, set_weak_model
 from rcg_lightning.sampling.scoring import NUMBER, image_of, loaded_features
 from rcg_lightning.sampling.sweep import SCORED, ScoreCache, ScoringSetup, score_settings, write_sweep
 from rcg_lightning.sampling.sweep_sampling import Precision, SampleRequest, SweepSampling
@@ -57,55 +57,55 @@ def sweep(
     num_nodes: int = 1,
     precision: Precision | None = None,
 ) -> None:
-    """Score a generator at many settings of sampling: a table, plots, and the best one.
+    """Score a generator at many sampling settings: a table, plots, and the best setting.
 
-    Representations are sampled once and serve every setting. Stopped at any moment, the same command continues; with
-    more values it scores only those.
+    Representations are sampled once for all settings. After an interruption, the same command continues; with more
+    values it scores only the new ones.
 
     Args:
         checkpoint: of the generator.
-        out: folder to write to: sweep.md, sweep.json, plots as PNG and for TensorBoard, and what was scored already.
-        extractor: features to compare in; may be left out where the protocol has one.
+        out: folder to write: sweep.md, sweep.json, plots as PNG and for TensorBoard, and a cache of scores.
+        extractor: makes the features to compare; not needed if the protocol has one.
         data: the real images.
         statistics: published reference statistics (.npz with mu and sigma) in place of data.
-        protocol: adm-256, val-50k, … as of `rcg evaluate`; further options change it.
-        reference: folder in which the real images' features are stored; by default in ``out``.
+        protocol: adm-256, val-50k, … as for `rcg evaluate`; further options change it.
+        reference: folder that caches the features of the real images; by default in ``out``.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
-        instances: a store to choose them from at random, for a generator conditioned on instances.
-        autoencoder: folder of what makes images of latents or tokens, for a generator of these.
-        representations: a store to take conditions from instead of the prior.
+        instances: store from which instances are chosen at random, for a generator conditioned on instances.
+        autoencoder: folder of the network that decodes latents or tokens, for a generator of these.
+        representations: a store of conditions, used instead of the prior.
         guidance: guidance scales, 1 is off.
-        intervals: parts of sampling in which guidance acts, such as 0-1,0.2-0.8.
+        intervals: intervals of sampling in which guidance acts, such as 0-1,0.2-0.8.
         steps: numbers of sampling steps.
         eta: DDIM's noise, 0 to 1.
-        ema: names of EMA weights; "trained" for the weights themselves.
+        ema: names of EMA weights; "trained" for the weights without EMA.
         temperature: factors of the generator's noise.
         prior_temperature: factors of the RDM's noise.
-        crossed: score every combination; false varies each by itself and leaves the others as the generator has them.
+        crossed: score every combination; false varies one setting at a time, the others at the generator's own values.
         ramp: let guidance grow linearly over sampling; None takes the generator's own.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
         guided_channels: guide the first channels only.
-        weak: checkpoint of a weaker model to guide away from, in the place of no condition (autoguidance).
-        weak_ema: name of the weaker model's EMA weights; without --weak, of the generator's own.
-        sampler: what steps, eta and temperature are changed of; None for the generator's own.
-        number: samples of each setting and seed; 5000 unless the protocol has another number.
-        first_seed: samples' seeds are first_seed, first_seed + 1, …
-        seeds: score each setting this many times, on other samples, for error bars.
+        weak: checkpoint of a weaker model to guide away from, instead of the null condition (autoguidance).
+        weak_ema: name of the weaker model's EMA weights; without --weak, of the generator's EMA weights.
+        sampler: whose steps, eta and temperature are varied; None for the generator's own.
+        number: samples per setting and seed; 5000 unless the protocol has another number.
+        first_seed: the samples' seeds are first_seed, first_seed + 1, …
+        seeds: number of scores per setting, each on other samples, for error bars.
         balanced: generate every class equally often.
-        all: kernel distance, density and coverage too.
-        by: metric that decides which setting is best.
-        batch_size: samples made at once; changes speed and memory alone.
+        all: also compute kernel distance, density and coverage.
+        by: metric that ranks the settings.
+        batch_size: affects only speed and memory.
         tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
-        num_nodes: machines, where the job was started on several.
-        precision: of sampling; None takes bf16-mixed on GPUs that have it and 32-true elsewhere.
+        num_nodes: number of machines of the job.
+        precision: of sampling; None takes bf16-mixed on GPUs that support it and 32-true elsewhere.
     """
     named = Protocol() if protocol is None else find_protocol(protocol)
-    used = named.given(number=number, labels="balanced" if balanced else None)
+    used = named.with_settings(number=number, labels="balanced" if balanced else None)
     count = NUMBER if used.number is None else used.number
-    require(count > 1 and seeds > 0, f"a sweep takes at least 2 samples and 1 seed, not {count} and {seeds}")
-    require(prior is None or representations is None, "--prior and --representations exclude each other: give one")
+    require(count > 1 and seeds > 0, f"a sweep needs at least 2 samples and 1 seed, not {count} and {seeds}")
+    require(prior is None or representations is None, "--prior and --representations exclude each other: give only one")
     axes = {
         "guidance": guidance,
         "interval": intervals,
@@ -119,18 +119,18 @@ def sweep(
     features = loaded_features(extractor, used)
     loaded = load(checkpoint, prior, representations is not None, autoencoder, instances)
     makes = loaded.generator.codec.makes
-    require(makes == "image", f"{checkpoint} makes {makes}s, no images: sweep a generator of images")
+    require(makes == "image", f"{checkpoint} makes {makes}s, not images: sweep a generator of images")
     device = pick_device(accelerator)
     chosen = precision or (default_precision() if device.type == "cuda" else "32-true")
     asked = SampleRequest(count, first_seed, seeds, batch_size, chosen, accelerator, devices, num_nodes)  # type: ignore[arg-type]
-    take_weak(loaded.generator, weak, weak_ema)
-    take_tile(loaded.generator, tile)
+    set_weak_model(loaded.generator, weak, weak_ema)
+    set_tile(loaded.generator, tile)
     base = chosen_guidance(loaded.generator, None, ramp, interval, guided_channels)
     sampling = SweepSampling(loaded, asked, out, representations, sampler, base, balanced)
     settings = settings_of(given, sampling.own(), crossed)
     for setting in settings:
         sampling.check(setting)
-    source = Real(data, statistics, None, reference or out / "reference")
+    source = RealSource(data, statistics, None, reference or out / "reference")
     source.check_size(image_of(loaded))
     real, spec = source.bind(used, features, device)
     setup = ScoringSetup(used, features, real, spec, EVERY if all else USUAL)

@@ -1,4 +1,4 @@
-"""`rcg tag`: tags for images, by a generator of word vectors."""
+"""`rcg tag`: predict tags of images by a generator of word vectors."""
 
 from pathlib import Path
 from typing import Any
@@ -30,25 +30,25 @@ def tag(
     json: bool = False,
     accelerator: str = "auto",
 ) -> None:
-    """Predict tags as published: many word vectors for each image, the words near them, the most frequent of these.
+    """Predict tags as published: sample word vectors for each image, and count the words nearest to them.
 
-    Next to the metrics of the generator stand those of the most frequent words, the same for all images, of the tags
-    of the nearest training images, and of a prediction without error.
+    The results include three baselines: the most frequent words (the same for all images), the tags of the nearest
+    training images, and a prediction without error.
 
     Args:
         checkpoint: of the generator of word vectors.
-        data: the images, with the stores that their representations are in.
-        vectors: the word vectors that it was trained on.
-        split: which images.
-        truth: what is right: the images' own tags, or their annotations.
-        samples: word vectors made for each image.
-        nearest: how many words are near a vector, by cosine.
-        tags: how many tags are predicted of an image, the most frequent words.
-        all_words: choose among all words of the file, not only those that were trained on.
-        neighbours: training images whose tags are counted, for comparison; 0 leaves this out.
-        first_seed: image i has the seeds first_seed + i · samples and following.
-        show: print the tags of this many images.
-        out: JSON file to write metrics and the tags of every image to.
+        data: the images, with the stores of their representations.
+        vectors: file of the word vectors that it was trained on.
+        split: train, or eval for evaluation images.
+        truth: the correct answers: the images' own tags, or their annotations.
+        samples: word vectors per image.
+        nearest: number of words nearest to a vector, by cosine, that get a vote.
+        tags: number of predicted tags per image.
+        all_words: choose among all words of the file, not only the training words.
+        neighbours: number of nearest training images in the baseline of neighbours; 0 omits it.
+        first_seed: image i has ``samples`` seeds from first_seed + i · samples.
+        show: number of images whose tags are printed.
+        out: JSON file for metrics and the tags of every image.
         json: print the same JSON and nothing else.
         accelerator: cpu, gpu, mps or auto.
     """

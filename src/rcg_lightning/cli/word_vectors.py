@@ -21,29 +21,31 @@ def word_vectors(
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Train word vectors, with each training image's tags as a sentence, and write a file of word2vec.
+    """Train word vectors, with each training image's tags as a sentence, and write a word2vec file.
 
     Args:
-        data: the images with their tags; words that occur ``least`` times are frequent enough.
+        data: the images with their tags; words of fewer than ``data.min_count`` images are omitted.
         out: file to write: binary where its name ends in .bin, text otherwise.
         dim: dimensions of a vector.
-        window: tags on each side that are predicted; None for all of an image's, as their order has no meaning.
+        window: number of predicted tags on each side; None for all tags of an image, as their order has no meaning.
         epochs: passes over the images.
-        negative: words chosen at random for each one that is predicted.
-        seed: of the first vectors and of all random numbers.
-        threads: of the machine; with more than one no two runs give the same vectors.
+        negative: number of negative samples per predicted word.
+        seed: of the initial vectors and all other random numbers.
+        threads: number of CPU threads; with more than one, runs are not reproducible.
     """
-    require(data.vectors is None, "these vectors are to be trained: leave data.vectors out")
+    require(data.vectors is None, "the vectors are trained here: omit data.vectors")
     data.prepare_data()
     known = set(data.vocabulary)
-    data.pairs("train")  # warns of what is left out
+    data.pairs("train")  # warns of omitted words
     sentences = [[word for word in tags if word in known] for tags in data.tags("train")]
-    made = train_word_vectors(sentences, dim, window, epochs, negative, seed, threads)
-    made.save(out)
-    echo(f"{out}: {len(made.words)} words, {dim} dimensions each, from the tags of {sum(map(bool, sentences))} images")
-    unit = F.normalize(made.vectors, dim=1)
-    for word, row in list(zip(made.words, unit @ unit.T))[:5]:
-        near = [made.words[i] for i in row.argsort(descending=True)[:4].tolist() if made.words[i] != word]
+    vectors = train_word_vectors(sentences, dim, window, epochs, negative, seed, threads)
+    vectors.save(out)
+    echo(
+        f"{out}: {len(vectors.words)} words, {dim} dimensions each, from the tags of {sum(map(bool, sentences))} images"
+    )
+    unit = F.normalize(vectors.vectors, dim=1)
+    for word, row in list(zip(vectors.words, unit @ unit.T))[:5]:
+        near = [vectors.words[i] for i in row.argsort(descending=True)[:4].tolist() if vectors.words[i] != word]
         echo(f"  near {word}: {', '.join(near[:3])}")
 
 

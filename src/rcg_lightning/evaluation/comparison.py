@@ -1,4 +1,4 @@
-"""Several sets of samples against the same real images: every row of one table, by one protocol."""
+"""Several sets of samples against the same real images: one table, one protocol."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from rcg_lightning.types import require
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """Return a JSON list of {"condition", "seed", "samples", "seconds"}, or raise UserError."""
+    """Read a JSON list of {"condition", "seed", "samples", "seconds"}, or raise UserError."""
     try:
         listed = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -37,11 +37,11 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 class Comparison:
     """A table of scored sets of samples.
 
-    Args:
-        data: the real images.
-        extractor: features to compare in.
-        folder: where the real images' features are stored.
-        device: to score on.
+        Args:
+            data: the real images.
+    extractor: makes the features to compare.
+    folder: where the features of the real images are cached.
+    device: where to score.
     """
 
     def __init__(self, data: ImageDataModule, extractor: FeatureExtractor, folder: Path, device: torch.device) -> None:
@@ -52,22 +52,22 @@ class Comparison:
         self.formats: dict[str, str] = {}
 
     def add(self, entry: Mapping[str, Any]) -> Row:
-        """Score the samples of an entry of ``read_entries``, and return their row."""
+        """Score the samples of one entry of ``read_entries`` and return their row."""
         condition, seed = entry["condition"], entry["seed"]
         samples = open_samples(samples_folder(Path(entry["samples"])))
         self.formats[f"{condition} of seed {seed}"] = samples.format
-        watched = tqdm(samples, condition, -(-samples.count // 256), delay=3, leave=False)
-        metrics = score(watched, self.reference, self.extractor, self.device)
+        progress = tqdm(samples, condition, -(-samples.count // 256), delay=3, leave=False)
+        metrics = score(progress, self.reference, self.extractor, self.device)
         shown = samples.first(SHOWN)
         row = Row(condition, seed, metrics, samples.count, float(entry.get("seconds", 0.0)), shown)
         self.rows.append(row)
         return row
 
     def write(self, out: Path) -> None:
-        """Write results.json, results.md, grid.png and protocol.json, with what real images score.
+        """Write results.json, results.md, grid.png and protocol.json, with the reference values of real images.
 
         Raises:
-            UserError: the rows are of different numbers of samples.
+            UserError: the rows have different numbers of samples.
         """
         one_format(self.formats)
         sizes = {row.n for row in self.rows}
@@ -87,6 +87,6 @@ class Comparison:
         train, evaluation = len(self.data.images("train")), len(self.data.images("eval"))
         features = f"{self.extractor.name} ({self.extractor.dim} dimensions, {self.extractor.identity})"
         return (
-            f"{n} samples a row, features of {features}, "
+            f"{n} samples per row, features of {features}, "
             f"reference {train} training and {evaluation} evaluation images. FD depends on the number of samples."
         )

@@ -1,4 +1,4 @@
-"""Probes of representations: those that an encoder makes of a data set, or those in the stores that the data join."""
+"""Probes of representations, which an encoder computes or the stores of the data hold."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from rcg_lightning.metrics.probes import SUBSET, probe
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.types import require
 
-ACCURACIES = frozenset({"knn_accuracy", "linear_accuracy"})  # these are of evaluation images
+ACCURACIES = frozenset({"knn_accuracy", "linear_accuracy"})  # measured on evaluation images
 
 
 def probe_representations(
@@ -25,24 +25,24 @@ def probe_representations(
     encoder: Encoder | None,
     neighbours: int,
     regularisation: float,
-    most: int,
+    max_images: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Return the results of ``metrics.probes.probe``; without labels there are no accuracies.
+    """Return the results of ``metrics.probes.probe``; unlabelled data have no accuracies.
 
     Args:
         data: the images and, for the accuracies, their labels.
-        encoder: what makes the representations; None for those in the stores of ``data``.
+        encoder: computes the representations; None reads them from the stores of ``data``.
         neighbours, regularisation: see ``metrics.probes.probe``.
-        most: use at most this many training images, spread evenly.
-        device: to encode and compare on.
+        max_images: maximum number of training images, spread evenly.
+        device: where to encode and compare.
     """
     data.prepare_data()
     if encoder is not None:
         encoder.setup()
     counts = {split: len(data.images(split)) for split in ("train", "eval")}
-    require(counts["eval"] > 0, "a probe is of evaluation images, and these data have none")
-    count = min(counts["train"], most)
+    require(counts["eval"] > 0, "a probe needs evaluation images, and these data have none")
+    count = min(counts["train"], max_images)
     index = {"train": np.arange(count) * counts["train"] // count, "eval": np.arange(counts["eval"])}
     rows, labels = {}, {}
     for split, chosen in index.items():
@@ -59,7 +59,7 @@ def probe_representations(
 
 
 def _named(found: dict[str, float], train: int, evaluation: int) -> dict[str, float]:
-    """Name accuracies by the evaluation images that they are of, the others by training images."""
+    """Name accuracies by the number of evaluation images, the other metrics by that of training images."""
     return {
         metric_name(kind, "encoder", evaluation, "eval")
         if kind in ACCURACIES
@@ -75,23 +75,26 @@ def _record(data: ImageDataModule, made_by: str, count: int) -> dict[str, object
 
 
 def _stored(data: ImageDataModule, split: str, index: np.ndarray) -> Tensor:
-    """Return stored representations (n, R), of views the first."""
+    """Return stored representations (n, R), of several views the first."""
     store = data.columns(split).get("representation")
     if store is None:
         option = "--data.stores" if split == "train" else "--data.eval_stores"
-        raise UserError(f"nothing to probe: give --encoder, or a store of rcg extract as {option}")
+        raise UserError(f"nothing to probe: give --encoder, or a store that rcg extract wrote as {option}")
     return torch.from_numpy(store.read("representation", index)).float()
 
 
 @torch.no_grad()
 def _encoded(data: ImageDataModule, encoder: Encoder, split: str, index: np.ndarray, device: torch.device) -> Tensor:
-    """Return the representations (n, R) of images, on the CPU."""
+    """Encode images; return representations (n, R) on the CPU."""
     batches = data.deterministic_batches(split, frozenset({"image"}), index, BATCH)
-    watched = tqdm(batches, f"encoding {split}", -(-len(index) // BATCH), delay=3, leave=False)
-    return torch.cat([encoder(as_floats(batch)["image"].to(device)).float().cpu() for batch in watched])
+    progress = tqdm(batches, f"encoding {split}", -(-len(index) // BATCH), delay=3, leave=False)
+    return torch.cat([encoder(as_floats(batch)["image"].to(device)).float().cpu() for batch in progress])
 
 
 def _identity(data: ImageDataModule) -> str:
-    made = [str(data.columns(split)["representation"].identity.get("representation")) for split in ("train", "eval")]
-    require(made[0] == made[1], f"the stores hold representations of two encoders, {made[0]} and {made[1]}")
-    return made[0]
+    identities = [
+        str(data.columns(split)["representation"].identity.get("representation")) for split in ("train", "eval")
+    ]
+    train, evaluation = identities
+    require(train == evaluation, f"the stores hold representations of two encoders, {train} and {evaluation}")
+    return train

@@ -1,7 +1,7 @@
-"""How a metric was made, as an object: a metric without it cannot be compared with another.
+"""Protocols: how a metric is computed. Without its protocol, a metric cannot be compared with another.
 
-A ``Protocol`` says what was asked for; ``record`` adds what was found (checksums, file format) and is what is stored
-next to every metric; records.py tells whether two records are of one protocol.
+A ``Protocol`` holds the requested settings. ``record`` adds what was found (checksums, file format); its result is
+stored next to every metric. records.py checks whether two records have the same protocol.
 """
 
 import difflib
@@ -31,23 +31,23 @@ from rcg_lightning.types import require, to_uint8
 Split = Literal["train", "eval", "statistics"]
 Labels = Literal["generated", "balanced", "random"]
 Quantisation = Literal["round", "truncate"]
-INCEPTION = "inception-6726825d"  # how the identity of the published weights begins
+INCEPTION = "inception-6726825d"  # start of the identity of the published weights
 
 
 class Protocol(ConfigMixin):
-    """A way to make metrics.
+    """The settings by which metrics are computed.
 
     Args:
-        name: of the protocol; ``own`` is any that has no name.
+        name: of the protocol; ``own`` for any that has no name.
         version: grows whenever a setting of a named protocol changes.
-        extractor: what makes features; None where the user says.
-        weights: how the extractor's identity begins, None where any will do.
-        reference: what samples are compared with: a split of the data, or a file of statistics; None: both splits.
-        number: samples; None: as many as there are.
-        labels: classes as the model draws them, each equally often in turn, or uniformly at random.
-        quantisation: how images in [0, 1] become integers; official codes truncate, which darkens by half a level.
-        resize: what the transform of the real images says of itself; None: any.
-        format: of files that samples are read from, if they are: ``png`` stands for all that lose nothing.
+        extractor: makes the features; None where the user chooses it.
+        weights: start of the extractor's identity; None allows any.
+        reference: real images to compare with: a split of the data, or a file of statistics; None: both splits.
+        number: samples; None takes all.
+        labels: classes as the model samples them, each equally often in turn, or uniformly at random.
+        quantisation: from [0, 1] to uint8; official codes truncate, which darkens by half a grey value.
+        resize: description of the transform of the real images; None allows any.
+        format: of the files that hold the samples, if any; ``png`` stands for every lossless format.
         neighbours: k of precision, recall, density and coverage.
     """
 
@@ -72,14 +72,14 @@ class Protocol(ConfigMixin):
         self.quantisation: Quantisation = quantisation
         self.resize, self.format, self.neighbours = resize, format, neighbours
 
-    def given(self, **settings: Any) -> "Protocol":
-        """Return this protocol with those settings that are not None."""
+    def with_settings(self, **settings: Any) -> "Protocol":
+        """Return a copy with those settings that are not None."""
         return type(self)(**{**self._arguments, **{key: value for key, value in settings.items() if value is not None}})
 
     def quantise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] -> uint8, rounded or truncated."""
         if self.quantisation == "truncate":
-            whole = (images.clamp(0, 1) * 255).floor() / 255  # levels that rounding does not move
+            whole = (images.clamp(0, 1) * 255).floor() / 255  # values that rounding does not change
             images = torch.where(images.isfinite(), whole, images)
         return to_uint8(images)
 
@@ -91,14 +91,14 @@ class Protocol(ConfigMixin):
         format: str = "memory",
         asked: "Protocol | None" = None,
     ) -> dict[str, Any]:
-        """Return in plain data how metrics were made.
+        """Describe, as plain data, how metrics were computed.
 
         Args:
-            extractor: the one that was used, or the identity of the encoder whose stored representations are compared.
-            reference: what ``bind`` found.
+            extractor: the one used, or the identity of the encoder whose stored representations are compared.
+            reference: description of the real images, from ``bind``.
             number: samples scored.
-            format: ``memory`` for images that were scored as they were made, else of their files.
-            asked: the named protocol that this one is a variant of; what differs from it becomes part of the name.
+            format: ``memory`` for images that were scored when they were generated, else that of their files.
+            asked: the named protocol of which this is a variant; the settings that differ become part of the name.
         """
         made = format == "memory"
         kind, weights = (None, extractor) if isinstance(extractor, str) else (describe(extractor), extractor.identity)
@@ -110,7 +110,7 @@ class Protocol(ConfigMixin):
             "weights": weights,
             "reference": dict(reference),
             "number": number,
-            # of images from files it is not known; what `rcg sample` wrote was rounded
+            # unknown for images from files; `rcg sample` rounds
             "labels": self.labels if made else None,
             "quantisation": None if stored else self.quantisation if made else "round" if format == "store" else None,
             "resize": reference.get("resize"),
@@ -123,7 +123,7 @@ class Protocol(ConfigMixin):
         return found
 
     def _changed(self, found: Mapping[str, Any]) -> list[str]:
-        """Name the settings in which a record is not of this protocol; what is not known is not named."""
+        """Name the settings in which a record differs from this protocol; unknown settings are not named."""
         same = {
             "extractor": self.extractor is None or describe(self.extractor)["class_path"] == _kind(found),
             "weights": found["weights"].startswith(self.weights or ""),
@@ -135,14 +135,14 @@ class Protocol(ConfigMixin):
             "format": found["format"] in LOSSLESS or found["format"] == self.format,
             "neighbours": found["neighbours"] in (None, self.neighbours),
         }
-        return [name for name, kept in same.items() if not kept]
+        return [name for name, equal in same.items() if not equal]
 
 
 def presets() -> dict[str, Protocol]:
     """Return the named protocols.
 
-    Those of natural images take the published Inception weights; ``digits`` and ``mnist`` a classifier trained on the
-    data, whose folder the user gives. ``rep-train`` is of representations.
+    Protocols of natural images take the published Inception weights. ``digits`` and ``mnist`` take a classifier trained
+    on the data, whose folder the user gives. ``rep-train`` compares representations.
     """
     inception: dict[str, Any] = {"extractor": InceptionExtractor(), "weights": INCEPTION, "number": 50_000}
     imagenet = inception | {"quantisation": "truncate", "resize": "shorter side 256, centre 256", "neighbours": 3}
@@ -160,7 +160,7 @@ def presets() -> dict[str, Protocol]:
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return a named protocol, or raise a UserError that knows the nearest name."""
+    """Return a named protocol, or raise a UserError with the nearest name."""
     known = presets()
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
@@ -169,14 +169,14 @@ def find_protocol(name: str) -> Protocol:
 
 
 @dataclass(frozen=True)
-class Real:
-    """Where the real images, or what stands for them, lie: one of three.
+class RealSource:
+    """Source of the real images or of their statistics: one of three.
 
     Attributes:
         data: a data set.
-        statistics: a published file.
-        samples: other samples, as ``open_samples`` takes them.
-        folder: where features are kept for the next time, if anywhere.
+        statistics: a published file of statistics.
+        samples: path of other samples, for ``open_samples``.
+        folder: cache of features; None caches nothing.
     """
 
     data: ImageDataModule | None = None
@@ -185,7 +185,7 @@ class Real:
     folder: Path | None = None
 
     def check_size(self, shape: tuple[int, int, int]) -> None:
-        """Raise a UserError, before any work, where samples (C, H, W) are of another size than the real images."""
+        """Raise a UserError, before any work, where samples (C, H, W) differ in size from the real images."""
         if self.data is not None:
             self.data.prepare_data()
             check_size(shape[1:], self.data.spec.image[1:])
@@ -195,10 +195,10 @@ class Real:
     def bind(
         self, protocol: Protocol, extractor: FeatureExtractor, device: torch.device | str
     ) -> tuple[Reference, dict[str, Any]]:
-        """Return the reference that ``protocol`` compares with, and what to record of it; one must be given."""
+        """Return the reference that ``protocol`` compares with, and its description for the record."""
         given = sum(source is not None for source in (self.data, self.statistics, self.samples))
-        require(given > 0, "give what to compare with: either --data or --statistics")
-        require(given == 1, "give one thing to compare with: --data, --statistics or --reference_samples")
+        require(given > 0, "give real images to compare with: either --data or --statistics")
+        require(given == 1, "give one reference only: --data, --statistics or --reference_samples")
         if self.statistics is not None:
             return bind_statistics(self.statistics, extractor, device, self.folder)
         if self.samples is not None:
@@ -214,9 +214,9 @@ def bind_data(
     folder: Path | None,
     device: torch.device | str,
 ) -> tuple[Reference, dict[str, Any]]:
-    """Return the split of the data that a protocol compares with, and what to record of it.
+    """Return the split of the data that a protocol compares with, and its description for the record.
 
-    Without a choice of split metrics are of both. Nearest images and copies are always those of training.
+    A protocol without a split compares with both. Nearest images and copies are always searched in the training images.
     """
     data.prepare_data()
     real = reference_of(data, extractor, folder, device)
@@ -229,21 +229,22 @@ def bind_data(
         "resize": data.transform.describe(False),
     }
     if split == "eval":
-        seen = real.evaluation
-        if seen is None or seen.features is None:
+        evaluation = real.evaluation
+        if evaluation is None or evaluation.features is None:
             raise UserError(f"protocol {protocol.name} compares with evaluation images: these data have too few")
-        near = all_radii(seen.features.to(device)).cpu() if len(seen.features) > NEIGHBOURS else None
-        seen = replace(seen, images=real.train.images)
-        return replace(real, train=seen, evaluation=None, radii=near, name="eval"), spec
+        enough = len(evaluation.features) > NEIGHBOURS
+        radii = all_radii(evaluation.features.to(device)).cpu() if enough else None
+        evaluation = replace(evaluation, images=real.train.images)
+        return replace(real, train=evaluation, evaluation=None, radii=radii, name="eval"), spec
     return (real if protocol.reference is None else replace(real, evaluation=None)), spec
 
 
 def bind_statistics(
     path: Path, extractor: FeatureExtractor, device: torch.device | str, folder: Path | None = None
 ) -> tuple[Reference, dict[str, Any]]:
-    """Return the reference that a file of statistics is, and what to record of it: its name and SHA-256.
+    """Return a file of statistics as a reference, and its description for the record: name and SHA-256.
 
-    Features of images in the file are kept in ``folder``, by default the user's cache.
+    Features of images in the file are cached in ``folder``, by default the user's cache.
     """
     real = read_statistics(path, extractor, device, folder)
     return real, {"set": "statistics", "file": path.name, "identity": file_sha256(path)}
@@ -252,23 +253,27 @@ def bind_statistics(
 def bind_samples(
     path: Path, extractor: FeatureExtractor, device: torch.device | str
 ) -> tuple[Reference, dict[str, Any]]:
-    """Return other samples as the reference, and what to record of them: a SHA-256 of all their pixels."""
+    """Return other samples as the reference, and their description for the record: a SHA-256 of all pixels."""
     samples, digest = open_samples(path), hashlib.sha256()
-    real = Reference.measure(_digested(samples, digest), None, extractor, device=device)
-    real = replace(real, train=replace(real.train, images=None), name="samples")  # no training images to be copied
+    real = Reference.measure(_hashing(samples, digest), None, extractor, device=device)
+    real = replace(
+        real, train=replace(real.train, images=None), name="samples"
+    )  # these are no training images, so none can be copied
     return real, {"set": "samples", "identity": digest.hexdigest(), "images": samples.count, "format": samples.format}
 
 
 def bind_representations(data: ImageDataModule) -> tuple[RealRepresentations, dict[str, Any]]:
-    """Return the stored representations that a data module joins, and what to record of them.
+    """Return the stored representations of a data module, and their description for the record.
 
     Raises:
-        UserError: it joins none of the training images.
+        UserError: no store holds representations of the training images.
     """
     data.prepare_data()
     train = data.columns("train").get("representation")
     if train is None:
-        raise UserError("representations are compared with stored ones: join a store of rcg extract by --data.stores")
+        raise UserError(
+            "representations are compared with stored ones: give a store that rcg extract wrote as --data.stores"
+        )
     real = RealRepresentations(train, data.columns("eval").get("representation"))
     transform = train.identity.get("transform")
     return real, {
@@ -279,7 +284,7 @@ def bind_representations(data: ImageDataModule) -> tuple[RealRepresentations, di
     }
 
 
-def _digested(samples: Samples, digest: Any) -> Iterator[Tensor]:
+def _hashing(samples: Samples, digest: Any) -> Iterator[Tensor]:
     for batch in samples:
         digest.update(batch.numpy().tobytes())
         yield batch

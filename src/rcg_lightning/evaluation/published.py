@@ -1,6 +1,6 @@
 """Published metrics as data.
 
-Nothing here imports torch: a table is shown at once.
+Nothing here imports torch, so a table is shown at once.
 """
 
 import difflib
@@ -23,11 +23,11 @@ class Protocol:
 
     Attributes:
         name: of the protocol.
-        description: what it is, in words.
-        extractor: whose features, None where there are none.
-        number: samples.
-        reference: set that the samples are compared with; None where it is a file of statistics.
-        settings: what else is known of it, as a record of a measured metric has it: quantisation, resize, neighbours, …
+        description: in words.
+        extractor: makes the features; None where the metric needs none.
+        number: of samples.
+        reference: split that the samples are compared with; None where it is a file of statistics.
+        settings: other known settings, named as in the record of a measured metric: quantisation, resize, neighbours, …
     """
 
     name: str
@@ -44,15 +44,15 @@ class Row:
 
     Attributes:
         id: ``table/row``.
-        name: as the table calls it.
+        name: in the published table.
         metrics: metric to published value.
-        protocols: metric to the protocol it was measured by.
+        protocols: metric to the protocol by which it was measured.
         sources: where the metrics were read, in words.
-        config: what trains it here, None where nothing does yet.
-        options: what is added to the command that trains it.
+        config: config that trains the model here; None where there is none yet.
+        options: further options of the command that trains it.
         makes: the metrics that ``config`` can give.
         errors: metric to the published uncertainty.
-        unconfirmed: metrics whose published value was found in no text at hand: never compared.
+        unconfirmed: metrics whose published value was not found in an available text; they are never compared.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Row:
     unconfirmed: frozenset[str] = frozenset()
 
     def trained_by(self, metric: str) -> str:
-        """Return what is typed after `rcg` to train what gives a metric, or that nothing does yet."""
+        """Return the words after `rcg` that train the model of a metric, or NOT_YET."""
         if self.config is None or metric not in self.makes:
             return NOT_YET
         return f"{self.config} {self.options}".strip()
@@ -78,8 +78,8 @@ class Table:
     """One published table.
 
     Attributes:
-        pipeline: name of the pipeline whose results fill it; empty where rows are measured one by one.
-        orientation: its metrics were measured on other data and are never subtracted.
+        pipeline: name of the pipeline whose results fill the table; empty where rows are measured one by one.
+        orientation: the metrics were measured on other data, for orientation only; differences are not computed.
     """
 
     name: str
@@ -99,13 +99,13 @@ def tables() -> dict[str, Table]:
 
 
 def overview() -> str:
-    """Return a line for each table: its name, how many of its metrics can be trained here, its title."""
+    """Return one line per table: its name, the number of metrics that can be trained here, its title."""
     width = max(map(len, tables()))
     lines = []
     for name, table in tables().items():
         metrics = [(row, metric) for row in table.rows.values() for metric in row.metrics]
-        here = sum(bool(table.pipeline) or row.trained_by(metric) != NOT_YET for row, metric in metrics)
-        lines.append(f"{name:<{width}}  {here:>2} of {len(metrics):>2} metrics trainable here   {table.title}")
+        trainable = sum(bool(table.pipeline) or row.trained_by(metric) != NOT_YET for row, metric in metrics)
+        lines.append(f"{name:<{width}}  {trainable:>2} of {len(metrics):>2} metrics trainable here   {table.title}")
     return "\n".join(lines)
 
 

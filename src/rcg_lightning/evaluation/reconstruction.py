@@ -22,43 +22,43 @@ from rcg_lightning.types import Batch, Codec, require, to_uint8
 
 
 class ReconstructionModule(LightningModule):
-    """Scores what a codec makes of images.
+    """Scores the reconstructions of a codec.
 
     Args:
         codec: encodes and decodes.
-        metric: what is computed.
-        shown: images to store, of this process.
+        metric: receives originals and reconstructions.
+        shown: number of images to store in this process.
     """
 
     def __init__(self, codec: Codec, metric: Reconstruction, shown: int) -> None:
         super().__init__()
         self.codec, self.metric, self.shown = codec, metric, shown
-        self.needs = frozenset({"image"})  # also where the codec would read a store
+        self.needs = frozenset({"image"})  # even where the codec would read a store
         self.pairs: list[tuple[Tensor, Tensor]] = []
         self.metrics: dict[str, float] = {}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        made = to_uint8(self.codec.decode(self.codec.encode(batch)).float())
+        reconstructed = to_uint8(self.codec.decode(self.codec.encode(batch)).float())
         original = to_uint8(batch["image"])  # type: ignore[reportTypedDictNotRequiredAccess]
-        with torch.autocast(made.device.type, enabled=False):
-            self.metric.update(original, made)
+        with torch.autocast(reconstructed.device.type, enabled=False):
+            self.metric.update(original, reconstructed)
         if sum(len(pair[0]) for pair in self.pairs) < self.shown:
-            self.pairs.append((original[: self.shown].cpu(), made[: self.shown].cpu()))
+            self.pairs.append((original[: self.shown].cpu(), reconstructed[: self.shown].cpu()))
 
     def on_predict_end(self) -> None:
         self.metrics = self.metric.compute()
 
 
 class CodecEvaluation:
-    """What is asked of a codec: how well it gives back the images of one split.
+    """Evaluation of a codec: how well it reconstructs the images of one split.
 
     Args:
         codec: encodes and decodes.
         data: the images.
-        extractor: features for the Fréchet distance; None leaves it out.
-        lpips: network of LPIPS; None leaves it out.
-        split: which images, ``train`` or ``eval``.
-        number: score the first ones only; None for all.
+        extractor: makes the features for the Fréchet distance; None omits it.
+        lpips: network of LPIPS; None omits it.
+        split: ``train`` or ``eval``.
+        number: score only the first ``number`` images; None scores all.
 
     Raises:
         UserError: the codec does not fit the data, weights are missing, or there are fewer images.
@@ -78,13 +78,13 @@ class CodecEvaluation:
         codec.shape(data.spec)
         if extractor is not None:
             extractor.setup()
-        there = len(data.images(split))
-        self.count = there if number is None else number
-        require(1 < self.count <= there, f"{self.count} images are asked for, 2 to {there} can be scored of {split}")
+        available = len(data.images(split))
+        self.count = available if number is None else number
+        require(1 < self.count <= available, f"{split} has {available} images: score 2 or more, not {self.count}")
         self.metric = Reconstruction(extractor, lpips=lpips)
 
     def run(self, trainer: Trainer, out: Path | None, shown: int) -> dict[str, Any]:
-        """Return the results, with ``image``, the name of a file next to ``out`` that has ``shown`` images."""
+        """Return the results; ``image`` names a file next to ``out`` that shows ``shown`` images."""
         module = ReconstructionModule(self.codec, self.metric, shown)
         start, stop = rank_range(self.count, trainer.global_rank, trainer.world_size)
         self.data.extract(self.split, [Shard(0, start, stop)])
@@ -108,8 +108,8 @@ class CodecEvaluation:
 
 
 def _show(pairs: list[tuple[Tensor, Tensor]], count: int, out: Path) -> str:
-    """Write originals above what was made of them, and return the image's name."""
-    original, made = (torch.cat(part)[:count] for part in zip(*pairs, strict=True))
+    """Write an image with originals above their reconstructions, and return its file name."""
+    original, reconstructed = (torch.cat(part)[:count] for part in zip(*pairs, strict=True))
     path = out.with_name(f"{out.stem}-images.png")
-    save_png(labelled_grid([("originals", original), ("reconstructions", made)], count), path)
+    save_png(labelled_grid([("originals", original), ("reconstructions", reconstructed)], count), path)
     return path.name

@@ -1,4 +1,4 @@
-"""What stands next to every metric, and whether two metrics may be compared. Nothing here imports torch."""
+"""The record stored with every metric, and whether two metrics may be compared. Nothing here imports torch."""
 
 import logging
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _SETTINGS = ("name", "version", "number", "labels", "quantisation", "resize", "n
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return in words how two records (``Protocol.record``) differ; what either does not know is no difference."""
+    """Describe how two records (``Protocol.record``) differ; a setting that either lacks is no difference."""
     found = []
     for name in _SETTINGS:
         pair = one.get(name), other.get(name)
@@ -34,22 +34,22 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def comparable(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether metrics with these records may be compared; if not, one warning names all that differs."""
+    """Whether metrics with these records may be compared; if not, one warning names all differences."""
     found = ["the protocol of one is not recorded"] if not one or not other else differences(one, other)
     if found:
-        log.warning("these metrics are of different protocols and not comparable: %s", "; ".join(found))
+        log.warning("these metrics have different protocols and are not comparable: %s", "; ".join(found))
     return not found
 
 
 def one_format(formats: Mapping[str, str | None]) -> bool:
-    """Whether images from several places all lost nothing, or the same way; if not, one warning names them.
+    """Whether all images are lossless, or lost detail in the same format; if not, one warning names the formats.
 
     Args:
-        formats: where images come from, in words, to their format; None where there are no images.
+        formats: description of each source of images -> its format; None where it holds no images.
     """
     kinds = {_losses(format) for format in formats.values() if format is not None}
     if len(kinds) > 1:
-        found = ", ".join(f"{place} {format}" for place, format in formats.items() if format is not None)
+        found = ", ".join(f"{source} {format}" for source, format in formats.items() if format is not None)
         log.warning("formats are mixed (%s): JPEG's losses alone change a Fréchet distance", found)
     return len(kinds) <= 1
 

@@ -23,21 +23,21 @@ from rcg_lightning.metrics.fid import Moments
 from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii
 from rcg_lightning.types import require
 
-BATCH = 256  # fixed, so that features of one image set are always made in the same batches, to the last digit
-MAX_STORED_FEATURES = 10_000  # of each set, for metrics of neighbours, whose cost is quadratic
+BATCH = 256  # fixed: features of one image set always come from the same batches, so they agree to the last digit
+MAX_STORED_FEATURES = 10_000  # of each set, for neighbour metrics, whose cost is quadratic
 MAX_STORED_BYTES = 512 * 2**20  # of training images, for distances in pixels
 FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
 class RealSet:
-    """What is known of one split.
+    """Features and images of one split.
 
     Attributes:
-        moments: of the features of all its images.
+        moments: of the features of all images.
         features: (N, d) float32, of at most MAX_STORED_FEATURES; None where only moments are known.
-        images: (N, C, H, W) uint8; None where they are more than MAX_STORED_BYTES.
-        spatial: moments of the spatial features, for sFID; None where they are not known.
+        images: (N, C, H, W) uint8; None where they exceed MAX_STORED_BYTES.
+        spatial: moments of the spatial features, for sFID; None where they are unknown.
         size: height and width of the images, None where only moments are known.
     """
 
@@ -50,13 +50,13 @@ class RealSet:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real training and evaluation images in one extractor's features.
+    """Real training and evaluation images, measured in the features of one extractor.
 
     Attributes:
-        identity: hash of all that it depends on; empty for moments from elsewhere.
-        radii: (N, NEIGHBOURS), distances of the training features to their nearest other ones.
+        identity: hash of all inputs; empty for moments from another source.
+        radii: (N, NEIGHBOURS), distances of the training features to their nearest neighbours.
         copy_threshold: pixel distance to training below which an image counts as a copy.
-        name: what the first set is called in the names of metrics.
+        name: of the first set in the names of metrics.
     """
 
     identity: str
@@ -75,17 +75,17 @@ class Reference:
         identity: str = "",
         device: torch.device | str = "cpu",
     ) -> "Reference":
-        """Measure uint8 images (N, C, H, W), or batches of them, on ``device``; ``eval`` may be missing."""
-        seen = _measure(train, extractor, device)
-        unseen = None if evaluation is None else _measure(evaluation, extractor, device)
-        near = _radii(seen.features, device)
+        """Measure uint8 images (N, C, H, W), or batches of them, on ``device``; ``evaluation`` may be None."""
+        train_set = _measure(train, extractor, device)
+        evaluation_set = None if evaluation is None else _measure(evaluation, extractor, device)
+        radii = _radii(train_set.features, device)
         threshold = None
-        if unseen is not None and unseen.images is not None and seen.images is not None:
-            threshold = copy_threshold(unseen.images.to(device), seen.images)
-        return cls(identity, seen, unseen, near, threshold)
+        if evaluation_set is not None and evaluation_set.images is not None and train_set.images is not None:
+            threshold = copy_threshold(evaluation_set.images.to(device), train_set.images)
+        return cls(identity, train_set, evaluation_set, radii, threshold)
 
     def save(self, path: Path) -> None:
-        """Write a .safetensors file; it appears complete or not at all."""
+        """Write a .safetensors file, complete or not at all."""
         tensors: dict[str, Tensor] = {}
         spec: dict[str, Any] = {"format": FORMAT, "identity": self.identity, "copy_threshold": self.copy_threshold}
         for split, real in (("train", self.train), ("eval", self.evaluation)):
@@ -106,7 +106,7 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
-        """Read what ``save`` wrote, or raise UserError."""
+        """Read a file that ``save`` wrote, or raise UserError."""
         require(path.is_file(), f"no reference at {path}: correct the path or measure it first")
         try:
             with safe_open(path, "pt") as file:
@@ -138,9 +138,9 @@ class Reference:
 def reference_of(
     data: ImageDataModule, extractor: FeatureExtractor, folder: Path | None, device: torch.device | str = "cpu"
 ) -> Reference:
-    """Return the reference of a data set, from ``folder`` where it has been measured before; else measure and keep it.
+    """Load the reference of a data set from ``folder``, or measure it and store it there.
 
-    The file's name holds its identity, so one folder serves any number of data sets and extractors.
+    The file name holds the identity, so one folder serves any number of data sets and extractors.
     """
     identity = reference_identity(data, extractor)
     path = None if folder is None else folder / f"reference-{extractor.name}-{identity}.safetensors"
@@ -154,7 +154,7 @@ def reference_of(
 
 
 def reference_identity(data: ImageDataModule, extractor: FeatureExtractor) -> str:
-    """Return a hash of everything that a reference depends on."""
+    """Return a hash of all inputs of a reference."""
     splits = [data.images(split).fingerprint for split in ("train", "eval")]
     parts = [*splits, data.transform.describe(False), extractor.identity, extractor.spatial_dim]
     parts += [NEIGHBOURS, MAX_STORED_FEATURES, MAX_STORED_BYTES, FORMAT]
@@ -165,7 +165,7 @@ def real_images(data: ImageDataModule, split: str, index: np.ndarray | None = No
     """Yield uint8 batches (BATCH, C, H, W) of a split, each image in its deterministic view.
 
     Args:
-        index: which images, with repetitions if wished; all in order by default.
+        index: positions of the images, possibly repeated; all in order by default.
     """
     return (batch["image"] for batch in data.deterministic_batches(split, frozenset({"image"}), index, BATCH))
 
@@ -186,42 +186,42 @@ def batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _measure(images: Tensor | Iterable[Tensor], extractor: FeatureExtractor, device: torch.device | str) -> RealSet:
-    """Extract the features of one split in one pass, in memory that does not grow with it."""
-    # every process measures for itself: nothing is to be summed over processes
+    """Extract the features of one split in one pass; memory use does not grow with the split."""
+    # every process measures all images itself: nothing is summed over processes
     statistics = FeatureStatistics(
         extractor.dim, extractor.classes, identity=extractor.identity, sync_on_compute=False
     ).to(device)
     spatial = spatial_statistics(extractor, sync_on_compute=False)
     spatial = None if spatial is None else spatial.to(device)
     features: list[Tensor] = []
-    kept: list[Tensor] | None = []
+    stored: list[Tensor] | None = []
     seen, stride = 0, 1
     size: tuple[int, int] | None = None
     for batch in tqdm(batches(images), "measuring real images", delay=3, leave=False):
-        found, logits, places = extractor(batch.to(device))
-        statistics.update(found, logits)
-        if spatial is not None and places is not None:
-            spatial.update(places)
+        pooled, logits, spatial_features = extractor(batch.to(device))
+        statistics.update(pooled, logits)
+        if spatial is not None and spatial_features is not None:
+            spatial.update(spatial_features)
         size = batch.shape[2], batch.shape[3]
-        features.append(found[-seen % stride :: stride].cpu())  # those whose number is a multiple of the stride
+        features.append(pooled[-seen % stride :: stride].cpu())  # images whose position is a multiple of the stride
         seen += len(batch)
         if seen > 2 * MAX_STORED_FEATURES * stride:
             features, stride = [torch.cat(features)[::2]], 2 * stride
-        if kept is not None:
-            kept.append(batch.cpu())
-            if sum(part.nbytes for part in kept) > MAX_STORED_BYTES:
-                kept = None
+        if stored is not None:
+            stored.append(batch.cpu())
+            if sum(part.nbytes for part in stored) > MAX_STORED_BYTES:
+                stored = None
     return RealSet(
         statistics.compute().moments.cpu(),
         spread(torch.cat(features), MAX_STORED_FEATURES),
-        torch.cat(kept) if kept else None,
+        torch.cat(stored) if stored else None,
         None if spatial is None else spatial.compute().moments.cpu(),
         size,
     )
 
 
 def spatial_statistics(extractor: FeatureExtractor, **settings: Any) -> FeatureStatistics | None:
-    """Return what accumulates the spatial features of an extractor, None where it has none."""
+    """Return statistics for the spatial features of an extractor; None where it has none."""
     if extractor.spatial_dim is None:
         return None
     return FeatureStatistics(extractor.spatial_dim, identity=f"{extractor.identity}-spatial", **settings)
@@ -232,7 +232,7 @@ def _radii(features: Tensor | None, device: torch.device | str) -> Tensor | None
 
 
 def spread(rows: Tensor, limit: int) -> Tensor:
-    """Return ``limit`` rows at equal distances, or all where there are no more."""
+    """Return ``limit`` evenly spaced rows, or all where there are no more."""
     if len(rows) <= limit:
         return rows
     return rows[torch.arange(limit, device=rows.device) * len(rows) // limit]

@@ -17,7 +17,7 @@ from rcg_lightning.metrics.prdc import NEIGHBOURS
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
-NAME = "statistics"  # of such a reference, in the names of metrics
+NAME = "statistics"  # of such a reference in the names of metrics
 
 
 def read_statistics(
@@ -29,50 +29,54 @@ def read_statistics(
     """Read an .npz with mu and sigma as a reference: enough for a Fréchet distance.
 
     The ADM suite's reference batches hold more: mu_s and sigma_s, for sFID, and some images, arr_0, uint8
-    (N, H, W, 3), of which the features for precision, recall and kernel distances are taken. Moments are then still
-    the published ones, which are of many more images.
+    (N, H, W, 3), whose features serve precision, recall and kernel distances. The moments remain the published ones,
+    which come from many more images.
 
     Args:
         path: the file.
         extractor: without it, images in the file are ignored.
-        device: to make their features on.
-        folder: their features are stored there, named by checksums of file and extractor; None is the user's cache.
+        device: where their features are computed.
+        folder: cache of their features, named by checksums of file and extractor; None is the user's cache.
 
     Raises:
-        UserError: no such file, not such a file, or statistics of other features than the extractor makes.
+        UserError: the file is missing or of another kind, or its statistics are not of the extractor's features.
     """
     require(path.is_file(), f"no reference statistics at {path}: correct the path or make them first")
-    held = npz_names(path, "reference statistics")
-    drawn = extractor is not None and "arr_0" in held
-    moments = Moments.load(path) if held & {"mu", "sigma"} or not drawn else None
+    arrays = npz_names(path, "reference statistics")
+    with_images = extractor is not None and "arr_0" in arrays
+    moments = Moments.load(path) if arrays & {"mu", "sigma"} or not with_images else None
     if moments is not None and extractor is not None:
         require(
             len(moments.mean) == extractor.dim,
-            f"{path} holds statistics of {len(moments.mean)} features, which is not what the extractor makes: "
-            "published ones are of InceptionExtractor",
+            f"{path} holds statistics of {len(moments.mean)} features, the extractor makes {extractor.dim}: "
+            "published statistics are of InceptionExtractor",
         )
-    if extractor is None or "arr_0" not in held:
+    if extractor is None or "arr_0" not in arrays:
         assert moments is not None
         real = Reference("", RealSet(moments))
     else:
         real = _measured(path, extractor, device, folder or cache_folder("statistics"))
     train = real.train if moments is None else replace(real.train, moments=moments, spatial=None)
-    if held & {"mu_s", "sigma_s"}:
+    if arrays & {"mu_s", "sigma_s"}:
         train = replace(train, spatial=Moments.load(path, "_s"))
     return replace(real, train=train, name=NAME)
 
 
 def _measured(path: Path, extractor: FeatureExtractor, device: torch.device | str, folder: Path) -> Reference:
-    """Return the images in a file as a reference, from ``folder`` where they have been measured before."""
+    """Measure the images in a file as a reference, or load it from ``folder``."""
     inputs = [file_sha256(path), extractor.identity, extractor.spatial_dim, NEIGHBOURS, MAX_STORED_FEATURES, FORMAT]
     identity = fingerprint(inputs)
     stored = folder / f"statistics-{extractor.name}-{identity}.safetensors"
     if stored.is_file():
         return Reference.load(stored)
     found = Reference.measure(open_samples(path), None, extractor, identity, device)
-    found = replace(found, train=replace(found.train, images=None))  # a few of many: no nearest training images
+    found = replace(
+        found, train=replace(found.train, images=None)
+    )  # only a few of the training images, so no nearest ones
     try:
         found.save(stored)
     except (OSError, SafetensorError) as error:
-        log.warning("features of %s could not be stored in %s (%s): they are made again each time", path, folder, error)
+        log.warning(
+            "features of %s could not be stored in %s (%s): they are computed again each time", path, folder, error
+        )
     return found

@@ -1,4 +1,4 @@
-"""The table of a comparison: one row a condition and seed, as JSON, Markdown and an image."""
+"""The table of a comparison as JSON, Markdown and an image: one row per condition and seed."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +19,9 @@ from rcg_lightning.evaluation.scorer import score
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.types import require
 
-REAL = "real"  # the condition of rows that no model made: reference values, told apart by their part
+REAL = "real"  # the condition of rows of real images (reference values); ``part`` distinguishes them
 EVALUATION, RESAMPLED = "evaluation", "training_set_resampled"
-SHOWN = 18  # samples of a row in the image
+SHOWN = 18  # samples per row of the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class Row:
     Attributes:
         condition: none, cluster, class, representation, …, or real.
         seed: of the samples.
-        metrics: name to value, as ``score`` gives them.
+        metrics: name to value, from ``score``.
         n: number of samples.
-        seconds: time to make them, or to read them where they are real.
-        samples: some of them, uint8 (m, C, H, W), for the image.
+        seconds: time to generate the samples, or to read real ones.
+        samples: the first m, uint8 (m, C, H, W), for the image.
         part: which real images, EVALUATION or RESAMPLED; None for samples.
     """
 
@@ -48,11 +48,11 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What stands in tables and images."""
+        """Title in tables and images."""
         return " ".join(word for word in (self.condition, self.part) if word).replace("_", " ")
 
-    def plain(self) -> dict[str, Any]:
-        """Return what stands in results.json."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of results.json."""
         metrics = {"condition": self.condition, "seed": self.seed, "metrics": self.metrics}
         metrics |= {} if self.part is None else {"part": self.part}
         return metrics | {"n": self.n, "seconds": round(self.seconds, 3)}
@@ -66,16 +66,16 @@ def reference_rows(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[Row]:
-    """Return what real images score, the reference values: the best any generator can hope for.
+    """Score real images: the reference values, the best that any generator can reach.
 
-    The first row is of ``n`` training images chosen with replacement (its copy rate is 1 by construction), the second
-    of evaluation images, ``n`` of them or all there are.
+    The first row scores ``n`` training images chosen with replacement (its copy rate is 1 by construction), the second
+    ``n`` evaluation images, or all where there are fewer.
     """
-    # which real images a seed compares: a local generator gives the same ones whatever else has been random
-    draw = np.random.default_rng(seed)
-    held, train = len(data.images("eval")), len(data.images("train"))
-    evaluation = draw.permutation(held)[:n]
-    chosen = {RESAMPLED: ("train", draw.integers(0, train, n)), EVALUATION: ("eval", evaluation)}
+    # a local generator: a seed always chooses the same real images
+    rng = np.random.default_rng(seed)
+    evaluation_count, train_count = len(data.images("eval")), len(data.images("train"))
+    evaluation = rng.permutation(evaluation_count)[:n]
+    chosen = {RESAMPLED: ("train", rng.integers(0, train_count, n)), EVALUATION: ("eval", evaluation)}
     rows = []
     for part, (split, index) in chosen.items():
         if len(index) < 2:
@@ -88,26 +88,26 @@ def reference_rows(
 
 
 def write_results(folder: Path, rows: Sequence[Row], note: str = "") -> None:
-    """Write results.json, results.md and, where rows bring samples, grid.png.
+    """Write results.json, results.md and, where rows have samples, grid.png.
 
     Args:
-        rows: in the order of the table; rows of one condition are the seeds of one line.
-        note: stands above the table: extractor, reference, what else a metric depends on.
+        rows: in the order of the table; rows of one condition (its seeds) share a line.
+        note: text above the table: extractor, reference, and what else the metrics depend on.
     """
     require(bool(rows), "there are no results to write")
-    write_json(folder / "results.json", [row.plain() for row in rows])
+    write_json(folder / "results.json", [row.to_dict() for row in rows])
     write_text(folder / "results.md", f"{note}\n\n{table(rows)}".lstrip())
-    drawn: dict[str, Row] = {}
+    shown: dict[str, Row] = {}
     for row in rows:
         if row.samples is not None:
-            drawn.setdefault(row.title, row)
-    if drawn:
-        strips = [(row.title, row.samples[:SHOWN]) for row in drawn.values() if row.samples is not None]
+            shown.setdefault(row.title, row)
+    if shown:
+        strips = [(row.title, row.samples[:SHOWN]) for row in shown.values() if row.samples is not None]
         save_png(labelled_grid(strips, SHOWN), folder / "grid.png")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return a Markdown table, mean ± standard deviation over several seeds; reference values come last."""
+    """Return a Markdown table with mean ± standard deviation over seeds; reference values come last."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.title, []).append(row)
@@ -132,7 +132,7 @@ def _over_seeds(group: list[Row], metric: str, digits: int) -> str:
 
 
 def mean_and_deviation(values: list[float], written: Callable[[float], str]) -> str:
-    """Return values over seeds as text, "mean ± standard deviation"; a dash where there are none."""
+    """Format values over seeds as "mean ± standard deviation"; a dash where there are none."""
     if not values:
         return "–"
     mean = written(statistics.fmean(values))

@@ -1,4 +1,4 @@
-"""What was measured here, read from files of metrics and put next to what was published."""
+"""Metrics measured here, read from files, next to the published ones."""
 
 import json
 import re
@@ -13,27 +13,27 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.published import Protocol, Row, Table, find_row
 from rcg_lightning.evaluation.records import differences
 
-MAPPING = ("published.yaml", "published.json")  # in a folder of runs: which row which file of metrics is of
-# a published metric, and under which names it is measured here
+MAPPING = ("published.yaml", "published.json")  # in a folder of runs: maps each row to its file of metrics
+# published metric -> its names here
 MEASURED_AS = {
     "fid": ("fid", "fd"),
     "log_likelihood": ("log_likelihood", "parzen", "parzen_log_likelihood"),
     "linear_probe": ("linear_probe", "probe", "linear_accuracy"),
 }
-PER_CENT = frozenset({"linear_accuracy"})  # published as such, measured as a share
+PER_CENT = frozenset({"linear_accuracy"})  # published in per cent, measured as a fraction
 _NAME = re.compile(r"(?P<kind>\w+)/(?:(?P<extractor>[a-z][\w-]*?)_)?(?P<size>\d+k?)(?:_(?P<reference>\w+))?$")
 _WITHOUT_REFERENCE = frozenset({"is", "uniformity"})
-_EVALUATION = frozenset({"val", "eval", "test"})  # all are names of the images that nothing was trained on
+_EVALUATION = frozenset({"val", "eval", "test"})  # names of the images on which nothing was trained
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric that was measured here, over one or more seeds.
+    """A metric measured here, over one or more seeds.
 
     Attributes:
         values: one for each seed.
         metric: its short name here.
-        extractor, number, reference, protocol: how, as far as the file describes it.
+        extractor, number, reference, protocol: how it was measured, as far as the file describes it.
         path: the file.
         record: the whole description in the file.
     """
@@ -52,7 +52,7 @@ class Measured:
         return statistics.fmean(self.values)
 
     def differs(self, protocol: Protocol) -> list[str]:
-        """Return in words how this was measured otherwise than by ``protocol``."""
+        """Describe how this measurement differs from ``protocol``."""
         found = []
         if protocol.number is not None and self.number != protocol.number:
             found.append(f"{self.number or 'an unknown number of'} samples, not {protocol.number}")
@@ -62,12 +62,12 @@ class Measured:
         if named and self.protocol != protocol.name:
             found.append(f"protocol {self.protocol}, not {protocol.name}")
         compared = not named and self.metric not in _WITHOUT_REFERENCE
-        if compared and _plain(self.reference) != (_plain(protocol.reference) or "statistics"):
+        if compared and _split(self.reference) != (_split(protocol.reference) or "statistics"):
             found.append(f"reference {self.reference or 'unnamed'}, not {protocol.reference or protocol.description}")
         if self.record is not None:
             found += differences(self.record, protocol.settings)
         if not found and self.protocol is None:
-            found.append(f"its file does not tell whether it is {protocol.name}")
+            found.append(f"its file names no protocol, so it may not be {protocol.name}")
         return found
 
 
@@ -89,10 +89,10 @@ class Line:
 
     @property
     def warnings(self) -> list[str]:
-        """How the measured metric is not of the published protocol."""
+        """How the measured metric departs from the published protocol."""
         return [] if self.measured is None else self.measured.differs(self.row.protocols[self.metric])
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain data for a JSON file."""
         measured = None if self.measured is None else {"values": list(self.measured.values), "n": self.measured.number}
         return {
@@ -110,10 +110,10 @@ class Line:
 
 
 def read_metrics(path: Path) -> list[Measured]:
-    """Return the metrics of a JSON file: full names as `rcg evaluate` writes them, or short ones under ``metrics``.
+    """Read the metrics of a JSON file: full names as `rcg evaluate` writes them, or short ones under ``metrics``.
 
     Raises:
-        UserError: the file is not there or holds no metrics.
+        UserError: the file is missing or holds no metrics.
     """
     content = _read(path)
     if not isinstance(content, Mapping):
@@ -125,12 +125,12 @@ def read_metrics(path: Path) -> list[Measured]:
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("n", "number", "seed")
     ]
     if not found:
-        raise UserError(f"{path} holds no metrics: give what `rcg evaluate --out` wrote")
+        raise UserError(f"{path} holds no metrics: give a file that `rcg evaluate --out` wrote")
     return found
 
 
 def read_results(path: Path) -> dict[str, list[Measured]]:
-    """Return the metrics of a pipeline's results.json by condition, those of all seeds together."""
+    """Read the metrics of a pipeline's results.json by condition, with all seeds together."""
     content = _read(path)
     if not isinstance(content, list) or not all(isinstance(row, dict) and "metrics" in row for row in content):
         raise UserError(f"{path} should be the results.json of a pipeline: a list of rows with condition and metrics")
@@ -152,7 +152,7 @@ def measured_of(table: Table, runs: Path) -> dict[str, list[Measured]]:
         runs: a file of ``table/row: metrics.json``, a folder that holds it (``MAPPING``), or a pipeline's results.
 
     Raises:
-        UserError: nothing is there, a file is damaged, or a row does not exist.
+        UserError: there are no runs, a file is damaged, or a row does not exist.
     """
     if not runs.exists():
         raise UserError(f"no runs at {runs}: give a folder of runs, or a file of table/row: metrics.json")
@@ -168,7 +168,7 @@ def measured_of(table: Table, runs: Path) -> dict[str, list[Measured]]:
 
 
 def _mapped(table: Table, mapping: Path) -> dict[str, list[Measured]]:
-    """Read the files that a mapping names for rows of a table; every row that it names must exist."""
+    """Read the files that a mapping gives for the rows of a table; every row that it names must exist."""
     if table.pipeline and mapping.name == "results.json":
         return dict(read_results(mapping))
     content = read_config(mapping)
@@ -179,17 +179,17 @@ def _mapped(table: Table, mapping: Path) -> dict[str, list[Measured]]:
 
 
 def lines(table: Table, measured: Mapping[str, Iterable[Measured]]) -> list[Line]:
-    """Return every metric of a table, with what was measured of its row, by the row's key or id."""
+    """Return every published metric of a table with its measurement, found by the row's key or id."""
     found = []
     for key, row in table.rows.items():
-        mine = list(measured.get(row.id, measured.get(key, ())))
+        candidates = list(measured.get(row.id, measured.get(key, ())))
         for metric in row.metrics:
-            found.append(Line(row, metric, _closest(mine, metric, row.protocols[metric]), table.orientation))
+            found.append(Line(row, metric, _closest(candidates, metric, row.protocols[metric]), table.orientation))
     return found
 
 
 def comparison(table: Table, found: list[Line]) -> str:
-    """Return a table's published and measured metrics as Markdown, with every difference in protocol named below."""
+    """Return published and measured metrics as a Markdown table; notes below name every difference in protocol."""
     heads = ["row", "metric", "published", "measured", "difference", "source", "trained by"]
     text = [f"## {table.name}: {table.title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     notes: dict[str, list[str]] = {}
@@ -214,7 +214,7 @@ def comparison(table: Table, found: list[Line]) -> str:
 
 
 def _orientation(found: list[Line]) -> list[str]:
-    """What is different about all measured metrics of a table that is for orientation only."""
+    """All differences in protocol of the measured metrics, for a table that serves orientation only."""
     return list(dict.fromkeys(found for line in found for found in line.warnings))
 
 
@@ -240,14 +240,14 @@ def _difference(line: Line) -> str:
 
 
 def _closest(found: list[Measured], metric: str, protocol: Protocol) -> Measured | None:
-    """Of the metrics measured, the one of a metric that is nearest to how it was published."""
+    """Choose, among the measurements of a metric, the one whose protocol is closest to the published one."""
     same = [one for one in found if one.metric in MEASURED_AS.get(metric, (metric,))]
-    wanted = _plain(protocol.reference)
-    return min(same, key=lambda one: (_plain(one.reference) != wanted, len(one.differs(protocol))), default=None)
+    wanted = _split(protocol.reference)
+    return min(same, key=lambda one: (_split(one.reference) != wanted, len(one.differs(protocol))), default=None)
 
 
 def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], path: Path) -> Measured:
-    """Make sense of a metric's name, short or full, and of what stands next to it in its file."""
+    """Parse a metric's name, short or full, and the settings next to it in its file."""
     protocol = about.get("protocol")
     record = protocol if isinstance(protocol, Mapping) else None
     protocol = protocol if record is None else record.get("name")
@@ -267,7 +267,7 @@ def _measured(name: str, values: tuple[float, ...], about: Mapping[str, Any], pa
     return Measured(values, kind, named, number, reference, str(protocol) if protocol else None, path, record)
 
 
-def _plain(reference: str | None) -> str | None:
+def _split(reference: str | None) -> str | None:
     return "eval" if reference in _EVALUATION else reference
 
 

@@ -1,4 +1,4 @@
-"""Results: metrics and how they were made, as stored in JSON, as text, and compared with earlier ones."""
+"""Results: metrics with their protocol, stored as JSON, shown as text, and compared with earlier results."""
 
 import json
 import statistics
@@ -12,11 +12,11 @@ from rcg_lightning.types import require
 
 
 def content_of(named: Sequence[Mapping[str, float]], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is stored: ``metrics`` (means over blocks of seeds), ``deviations``, ``blocks``, ``protocol``.
+    """Assemble results to store: ``metrics`` (means over blocks of seeds), ``deviations``, ``blocks``, ``protocol``.
 
     Args:
-        named: the metrics of each block, by full names.
-        record: how they were made.
+        named: the metrics of each block, by full name.
+        record: of their protocol.
     """
     means = {name: statistics.fmean(block[name] for block in named) for name in named[0]}
     content: dict[str, Any] = {"metrics": means if len(named) > 1 else dict(named[0])}
@@ -27,17 +27,17 @@ def content_of(named: Sequence[Mapping[str, float]], record: Mapping[str, Any]) 
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """Return the results that a command stored, or raise UserError."""
+    """Read the results that a command stored, or raise UserError."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a file of metrics: {error}") from error
-    require(isinstance(found, dict), f"{path} holds no metrics: give what `rcg evaluate --out` wrote")
+    require(isinstance(found, dict), f"{path} holds no metrics: give a file that `rcg evaluate --out` wrote")
     return found
 
 
 def add_differences(content: dict[str, Any], earlier: Mapping[str, Any]) -> None:
-    """Add to results how they differ from earlier ones of other samples; a warning tells where protocols differ."""
+    """Add the differences from earlier results of other samples; a warning reports different protocols."""
     same = comparable(content["protocol"], earlier.get("protocol"))
     before = earlier.get("metrics", earlier)
     common = [name for name in content["metrics"] if name in before]
@@ -46,7 +46,7 @@ def add_differences(content: dict[str, Any], earlier: Mapping[str, Any]) -> None
 
 
 def results_text(content: Mapping[str, Any]) -> str:
-    """Return what the user reads of results: a line for each metric, then how they were made."""
+    """Return results as text: one line per metric, then the protocol."""
     deviations = content.get("deviations", {})
     changes = content.get("against", {}).get("differences", {})
     lines = []

@@ -1,4 +1,4 @@
-"""Samples to be scored, from wherever they were written: a folder of images, an .npz, or a store."""
+"""Samples to be scored, read from a folder of images, an .npz file or a store."""
 
 import logging
 from collections import Counter
@@ -23,7 +23,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Samples:
-    """Images that are read batch by batch.
+    """Images or representations, read batch by batch.
 
     Attributes:
         count: N.
@@ -41,7 +41,7 @@ class Samples:
         return self.count
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield uint8 batches (B, C, H, W)."""
+        """Yield uint8 batches (B, C, H, W), or float batches (B, R)."""
         for start in range(0, self.count, _BATCH):
             yield torch.from_numpy(self.read(start, min(start + _BATCH, self.count)))
 
@@ -55,25 +55,25 @@ class Samples:
 
 
 def samples_folder(path: Path) -> Path:
-    """Return where the samples lie in a folder that `rcg sample` wrote; any other path is returned as it is."""
+    """Return the path of the samples in a folder that `rcg sample` wrote; return any other path unchanged."""
     return path / "store" if (path / "store").is_dir() else path
 
 
 def open_samples(path: Path, channels: int | None = None) -> Samples:
-    """Open images to be scored, in the order of their names or positions.
+    """Open images to be scored, in order of name or position.
 
     Args:
         path: a folder of PNG or JPEG files (searched below too), an .npz with ``arr_0`` or ``images``, uint8
             (N, H, W, C), or a store with a column ``image``, uint8 (H, W, C).
-        channels: 1 or 3, for a folder: what its images are converted to. By default 1 where the first is grey.
+        channels: 1 or 3: number of channels of a folder's images; by default 1 if the first one is grey.
 
     Raises:
-        UserError: nothing there, no images in it, broken ones or ones of another size.
+        UserError: the path is missing, has no images, or has damaged images or images of several sizes.
     """
     path = Path(path).expanduser()
     require(path.exists(), f"no samples at {path}: correct the path, or make them with rcg sample")
     if path.is_file():
-        require(path.suffix == ".npz", f"{path} is neither a folder nor an .npz: samples come as one of these")
+        require(path.suffix == ".npz", f"{path} is neither a folder nor an .npz file: give one of these")
         return _from_npz(path)
     return _from_store(path) if (path / MANIFEST).is_file() else _from_folder(path, channels)
 
@@ -87,7 +87,7 @@ def holds_representations(path: Path) -> bool:
 
 
 def open_representations(path: Path) -> Samples:
-    """Open a store of generated representations, whose parts are read like those of images."""
+    """Open a store of generated representations, read batch by batch like images."""
     store = Store.open(path)
     shape = tuple(store.columns["representation"]["shape"])
     require(store.views == 1, f"the store at {path} has {store.views} views of each image: samples have one")
@@ -124,7 +124,7 @@ def _is_grey(file: Path) -> bool:
 
 
 def _image(file: Path, channels: int, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Return one image (C, H, W) uint8 of the given shape, if any."""
+    """Read one image (C, H, W) uint8; raise a UserError if it is damaged or not of the given shape."""
     try:
         pixels = decode(file.read_bytes(), channels).numpy()
     except (Unreadable, OSError) as error:
@@ -136,10 +136,10 @@ def _image(file: Path, channels: int, shape: tuple[int, ...] | None) -> np.ndarr
 
 
 def _from_npz(path: Path) -> Samples:
-    held = npz_names(path, "images")
-    name = next((name for name in ("arr_0", "images") if name in held), None)
+    arrays = npz_names(path, "images")
+    name = next((name for name in ("arr_0", "images") if name in arrays), None)
     if name is None:
-        raise UserError(f"{path} holds {sorted(held)}, not arr_0 or images")
+        raise UserError(f"{path} holds {sorted(arrays)}, not arr_0 or images")
     return _from_array(read_npz(path, [name], "images")[name], str(path))
 
 

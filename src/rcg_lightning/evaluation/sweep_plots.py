@@ -1,4 +1,4 @@
-"""What a sweep over settings of sampling found: its table, its plots and the best setting."""
+"""Results of a sweep over sampling settings: table, plots and the best setting."""
 
 import math
 import statistics
@@ -25,7 +25,7 @@ from rcg_lightning.types import require
 Value = float | int | str
 
 HIGHER_IS_BETTER = frozenset({"is", "precision", "recall", "density", "coverage", "log_likelihood"})
-# metric -> (title, digits), in the order of the table; others follow under their own names
+# metric -> (title, digits), in the order of the table; other metrics follow under their own names
 TITLES = {
     "fd": ("FD", 3),
     "fd_eval": ("FD to evaluation", 3),
@@ -44,20 +44,20 @@ _TOGETHER = (
     ("sfd", "sfd_eval"),
     ("precision", "recall"),
     ("density", "coverage"),
-)  # metrics of one panel
-_NOT_DRAWN = frozenset({"nearest"})
-_TRADING = ("guidance", "temperature", "prior_temperature")  # settings that buy quality with diversity
-_LINES = 8  # of other settings in one plot; more cannot be told apart
+)  # metrics that share a panel
+_NOT_PLOTTED = frozenset({"nearest"})
+_TRADING = ("guidance", "temperature", "prior_temperature")  # settings that trade diversity for quality
+_LINES = 8  # in one plot; more cannot be distinguished
 
 
 @dataclass(frozen=True)
 class Point:
-    """One setting and what it scored.
+    """One setting and its metrics.
 
     Attributes:
-        setting: name of each swept setting to its value.
-        metrics: the metrics of each seed, by their short names.
-        n: samples that each was taken of.
+        setting: name of each swept setting -> its value.
+        metrics: of each seed, by short name.
+        n: samples of each seed.
     """
 
     setting: dict[str, Value]
@@ -85,31 +85,31 @@ class Point:
 
 
 def written(value: Value) -> str:
-    """Return a setting's value as it would be typed."""
+    """Format a setting's value as a user would type it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def metrics_of(points: Sequence[Point]) -> list[str]:
-    """Return the metrics that the points have, those of TITLES first; spreads over splits are left out."""
+    """Return the metrics of the points, those of TITLES first; deviations over splits are omitted."""
     found = dict.fromkeys(name for point in points for metrics in point.metrics for name in metrics)
     names = [name for name in found if not name.endswith("_std")]
     return [name for name in TITLES if name in names] + [name for name in names if name not in TITLES]
 
 
 def best(points: Sequence[Point], metric: str) -> Point:
-    """Return the point with the best mean of a metric: the highest of some, the lowest of others.
+    """Return the point with the best mean of a metric: the highest or the lowest, by metric.
 
     Raises:
         UserError: the metric was not measured.
     """
     rated = [point for point in points if not math.isnan(point.mean(metric))]
     if not rated:
-        raise UserError(f"nothing was scored by {metric!r}: choose one of {', '.join(metrics_of(points))}")
+        raise UserError(f"{metric!r} was not measured: choose one of {', '.join(metrics_of(points))}")
     return (max if metric in HIGHER_IS_BETTER else min)(rated, key=lambda point: point.mean(metric))
 
 
 def sweep_table(points: Sequence[Point], by: str) -> str:
-    """Return a Markdown table with one row a setting; the best one by metric ``by`` is in bold."""
+    """Return a Markdown table with one row per setting; the best by metric ``by`` is bold."""
     require(bool(points), "a sweep without settings has no table")
     metrics, winner = metrics_of(points), best(points, by)
     axes = list(points[0].setting)
@@ -126,26 +126,27 @@ def sweep_table(points: Sequence[Point], by: str) -> str:
 
 
 def plots(points: Sequence[Point], note: str = "") -> dict[str, Figure]:
-    """Return every plot of a sweep by the name of its file.
+    """Return every plot of a sweep by file name.
 
-    For each setting with more than one value: the metrics against it. For those that buy quality with diversity, such
-    as guidance: FD against IS, and precision against recall. Other settings that vary make a line each.
+    Each setting with more than one value gets a plot of the metrics against it. Settings that trade diversity for
+    quality, such as guidance, also get FD against IS and precision against recall. Each combination of the other
+    settings is a line.
 
     Args:
-        note: stands below each plot: extractor, number of samples, reference.
+        note: text below each plot: extractor, number of samples, reference.
     """
-    drawn: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     for axis in points[0].setting if points else ():
         lines = _lines(points, axis)
         if not lines:
             continue
-        drawn[axis] = _against(lines, axis, note)
+        figures[axis] = _against(lines, axis, note)
         if axis not in _TRADING:
             continue
         for name, across, up in (("fd_is", "is", "fd"), ("precision_recall", "recall", "precision")):
             if {across, up} <= set(metrics_of(points)):
-                drawn[f"{axis}_{name}"] = _trade(lines, axis, across, up, note)
-    return drawn
+                figures[f"{axis}_{name}"] = _trade(lines, axis, across, up, note)
+    return figures
 
 
 def image(figure: Figure) -> np.ndarray:
@@ -156,7 +157,7 @@ def image(figure: Figure) -> np.ndarray:
 
 
 def save_plots(images: dict[str, np.ndarray], folder: Path) -> list[Path]:
-    """Write plots, as pixels by the name of their file, as PNG and return where."""
+    """Write plots (file name -> pixels) as PNG files and return their paths."""
     paths = [folder / f"{name}.png" for name in images]
     for path, pixels in zip(paths, images.values()):
         save_png(Image.fromarray(pixels), path)
@@ -164,7 +165,7 @@ def save_plots(images: dict[str, np.ndarray], folder: Path) -> list[Path]:
 
 
 def _lines(points: Sequence[Point], axis: str) -> dict[str, list[Point]]:
-    """Return, for each combination of the other settings, its points in the order of ``axis``; longest lines only."""
+    """Return a line for each combination of the other settings: its points along ``axis``; longest lines only."""
     varying = [name for name in points[0].setting if len({point.setting[name] for point in points}) > 1]
     if axis not in varying:
         return {}
@@ -174,22 +175,22 @@ def _lines(points: Sequence[Point], axis: str) -> dict[str, list[Point]]:
         lines.setdefault(Point(rest, (), 0).description, []).append(point)
     longest = max(len(line) for line in lines.values())
     chosen = {label: line for label, line in lines.items() if len(line) == longest}
-    if len(chosen) > _LINES:  # those that reach the lowest FD, or the first where there is none
+    if len(chosen) > _LINES:  # those with the lowest FD, or the first ones where there is no FD
         ranked = sorted(chosen, key=lambda label: min((point.mean("fd") for point in chosen[label]), default=0))
         chosen = {label: line for label, line in chosen.items() if label in ranked[:_LINES]}
     return {label: _in_order(line, axis) for label, line in chosen.items()}
 
 
 def _in_order(line: list[Point], axis: str) -> list[Point]:
-    """Numbers in their order, names as they were given."""
+    """Sort points by a numeric setting; leave names in the given order."""
     if any(isinstance(point.setting[axis], str) for point in line):
         return line
     return sorted(line, key=lambda point: point.setting[axis])
 
 
 def _against(lines: dict[str, list[Point]], axis: str, note: str) -> Figure:
-    """Draw metrics against one setting, a panel for each metric; related ones share it where there is one line."""
-    present = [name for name in metrics_of([p for line in lines.values() for p in line]) if name not in _NOT_DRAWN]
+    """Plot metrics against one setting, one panel per metric; for a single line, related metrics share a panel."""
+    present = [name for name in metrics_of([p for line in lines.values() for p in line]) if name not in _NOT_PLOTTED]
     together = _TOGETHER if len(lines) == 1 else ()
     groups = {name: [name] for name in present}
     for first, second in together:
@@ -226,19 +227,19 @@ def _panel(panel: Axes, lines: dict[str, list[Point]], axis: str, group: list[st
 
 
 def _trade(lines: dict[str, list[Point]], axis: str, across: str, up: str, note: str) -> Figure:
-    """Draw one metric against another along one setting, whose values stand at the points."""
+    """Plot one metric against another along one setting, whose values label the points."""
     figure = Figure(figsize=(5.6 + _legend_width(lines), 4.6), dpi=110, layout="constrained")
     panel = figure.subplots()
     halo = [Stroke(linewidth=2.5, foreground="white"), Normal()]
     style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "path_effects": halo, "zorder": 5}
     for colour, line in zip(_colours(len(lines)), lines.values()):
-        places = [(point.mean(across), point.mean(up)) for point in line]
-        panel.plot(*zip(*places), color=colour)
-        panel.scatter(*zip(*places), color=colour, s=25, zorder=6)  # above the text's white
-        # where there are many lines, their ends tell the direction
-        for point, place in zip(line, places) if len(lines) <= 2 else ((line[0], places[0]), (line[-1], places[-1])):
-            text, at = written(point.setting[axis]), (6, 5)
-            panel.annotate(text, place, at, color=colour, **style)
+        means = [(point.mean(across), point.mean(up)) for point in line]
+        panel.plot(*zip(*means), color=colour)
+        panel.scatter(*zip(*means), color=colour, s=25, zorder=6)  # above the text's white halo
+        # where there are many lines, label only their ends
+        for point, at in zip(line, means) if len(lines) <= 2 else ((line[0], means[0]), (line[-1], means[-1])):
+            text, offset = written(point.setting[axis]), (6, 5)
+            panel.annotate(text, at, offset, color=colour, **style)
     panel.margins(0.12)
     _label(panel, _title(across) + _direction(across), _title(up) + _direction(up))
     _finish(figure, f"{_title(up)} against {_title(across)}, by {axis.replace('_', ' ')}", note, lines)
@@ -253,7 +254,7 @@ def _label(panel: Axes, across: str, up: str) -> None:
 
 
 def _legend_width(lines: dict[str, list[Point]]) -> float:
-    """Inches that the legend of the lines needs next to the panels."""
+    """Width in inches of the legend next to the panels."""
     return 0.0 if len(lines) == 1 else 0.6 + 0.075 * max(map(len, lines))
 
 
@@ -262,12 +263,12 @@ def _finish(figure: Figure, title: str, note: str, lines: dict[str, list[Point]]
     if note:
         figure.supxlabel(textwrap.fill(note, int(16 * figure.get_figwidth())), fontsize=7, color="0.4")
     if len(lines) > 1:
-        drawn = [Line2D([], [], color=colour, marker="o", markersize=4) for colour in _colours(len(lines))]
-        figure.legend(drawn, list(lines), loc="outside right upper", fontsize=8, frameon=False)
+        handles = [Line2D([], [], color=colour, marker="o", markersize=4) for colour in _colours(len(lines))]
+        figure.legend(handles, list(lines), loc="outside right upper", fontsize=8, frameon=False)
 
 
 def _colours(count: int) -> list[Any]:
-    """So many colours, from dark to light where there is an order to see."""
+    """Return ``count`` colours, from dark to light."""
     return ["C0"] if count == 1 else [colormaps["viridis"](0.85 * i / (count - 1)) for i in range(count)]
 
 

@@ -8,7 +8,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from rcg_lightning.evaluation.reference import Reference
-from rcg_lightning.evaluation.scorer import CHEAP, Scorer, warn_of_doubts
+from rcg_lightning.evaluation.scorer import CHEAP, Scorer, warn_if_unreliable
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
 from rcg_lightning.metrics.fid import fid
@@ -106,6 +106,6 @@ class Reconstruction(nn.Module):
             found["rfd"] = self.scorer.compute()["fd"]
         elif self.sets is not None:
             reconstructed, original = (statistics.compute().moments for statistics in self.sets)  # type: ignore
-            warn_of_doubts(reconstructed, original)
+            warn_if_unreliable(reconstructed, original)
             found["rfd"] = fid(reconstructed, original)
         return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rcg_lightning.data.store import Store
-from rcg_lightning.evaluation.scorer import warn_of_doubts
+from rcg_lightning.evaluation.scorer import warn_if_unreliable
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
 from rcg_lightning.metrics.fid import Moments, fid
 from rcg_lightning.metrics.metric_name import metric_name
@@ -105,7 +105,7 @@ class RepresentationScorer(nn.Module):
         generated = self.statistics.compute().moments
         if not self._warned:
             self._warned = True
-            warn_of_doubts(generated, self.real.train)
+            warn_if_unreliable(generated, self.real.train)
         return representation_distances(generated, self.real)
 
     def reset(self) -> None:

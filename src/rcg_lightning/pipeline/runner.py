@@ -1,12 +1,11 @@
-"""All stages of an experiment, each an ordinary `rcg` command, run when it is out of date.
+"""Run all steps of an experiment that are out of date, each an ordinary `rcg` command.
 
-A pipeline file lists steps; ``run`` is what one would type after `rcg`, without the folder to write to and the seeds:
-those are added. ``{name}`` stands for the folder of step ``name``, which makes that one an upstream; ``{seed}`` for a
-number made of the pipeline's seed and the step's name, ``{run}`` for the pipeline's seed itself. A step is up to
-date when its command, the configs it names and all its upstreams are what they were when it finished, and its files
-are still there.
+A pipeline file lists steps. ``run`` holds the words after `rcg`, without output folder and seeds, which are added.
+``{name}`` stands for the folder of step ``name``, which becomes an upstream; ``{seed}`` for a hash of the pipeline's
+seed and the step's name; ``{run}`` for the pipeline's seed itself. A step is up to date when its command, its configs
+and all its upstreams have not changed since it finished, and its files still exist.
 
-Nothing here imports torch: finding out that everything is done takes a moment.
+Nothing here imports torch, so checking a finished pipeline takes a moment.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.pipeline.spec import PLACEHOLDER, Pipeline, Step
 
 TABLE = "table"
-Command = Callable[[str, Sequence[str]], None]  # runs the `rcg` command of a name with its words, in this process
+Command = Callable[[str, Sequence[str]], None]  # runs an `rcg` command by name, with its arguments, in this process
 Report = Callable[[str], None]  # shows a line to the user
 
 
@@ -37,8 +36,8 @@ class Run:
 
     Args:
         pipeline: what to run.
-        root: folder of the pipeline's runs.
-        seeds: pipeline seeds; every step has its own, made of the seed and its name.
+        root: folder of the pipeline's results.
+        seeds: pipeline seeds; every step has its own seed, a hash of pipeline seed and step name.
     """
 
     def __init__(self, pipeline: Pipeline, root: Path, seeds: list[int]) -> None:
@@ -46,7 +45,7 @@ class Run:
         self._keys: dict[tuple[str, int], str] = {}
 
     def folder(self, step: Step, seed: int) -> Path:
-        """Return where a step writes; the table goes to the root."""
+        """Return the folder that a step writes; the table's is the root."""
         if step.name == TABLE:
             return self.root
         return self.root / step.name if step.shared else self.root / f"seed{seed}" / step.name
@@ -68,7 +67,7 @@ class Run:
         return words
 
     def key(self, step: Step, seed: int) -> str:
-        """Return a hash of everything that decides what the step makes: its command, configs and upstreams."""
+        """Return a hash of all that determines a step's result: its command, configs and upstreams."""
         name = (step.name, seed)
         if name not in self._keys:
             upstream = [self.key(self.pipeline.steps[name], seed) for name in step.upstream]
@@ -78,24 +77,24 @@ class Run:
         return self._keys[name]
 
     def todo(self) -> list[tuple[Step, int]]:
-        """Return every (step, seed) of the run, in order; a shared step comes once."""
+        """Return every (step, seed) in order; a shared step appears once."""
         steps = self.pipeline.steps.values()
         shared = [(step, self.seeds[0]) for step in steps if step.shared]
         return shared + [(step, seed) for seed in self.seeds for step in steps if not step.shared]
 
     def record_path(self, step: Step, seed: int) -> Path:
-        """Return where the record of a step lies: next to its folder, which is the command's own."""
+        """Return the path of a step's record: next to its folder, whose content belongs to the command."""
         return self.folder(step, seed).with_name(f".{step.name}.json")
 
     def record(self, step: Step, seed: int) -> dict[str, Any]:
-        """Return what is known of a step's last run; empty where it never began."""
+        """Read the record of a step's last run; empty if it never started."""
         try:
             return json.loads(self.record_path(step, seed).read_text())
         except (OSError, ValueError):
             return {}
 
     def is_done(self, step: Step, seed: int) -> bool:
-        """Whether the step has finished as it would be run now, and nothing of what it made is missing or cut short."""
+        """Whether a step finished with its current settings, and none of its files is missing or truncated."""
         record = self.record(step, seed)
         finished = record.get("key") == self.key(step, seed) and record.get("seconds") is not None
         return finished and self._is_whole(step, seed, record)
@@ -105,15 +104,15 @@ class Run:
         return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
 
     def execute(self, step: Step, seed: int, command: Command, report: Report) -> None:
-        """Run a step, continuing where a killed run of the same command stopped."""
+        """Run a step; continue a killed run of the same command."""
         folder, path, key = self.folder(step, seed), self.record_path(step, seed), self.key(step, seed)
         record = self.record(step, seed)
         changed = record.get("key") != key
-        if changed or record.get("seconds") is not None:  # a step that is done is here because of what it lacks
-            why = "its settings have changed" if changed else "files are missing or cut short"
+        if changed or record.get("seconds") is not None:  # a finished step gets here only if files are missing
+            why = "its settings have changed" if changed else "files are missing or truncated"
             aside = _put_aside(folder, str(record.get("key", "unknown")))
             if aside is not None:
-                report(f"{folder}: {why}; the old one is stored as {aside.name}")
+                report(f"{folder}: {why}; the old folder is now {aside.name}")
             record = {}
         folder.mkdir(parents=True, exist_ok=True)
         words = self.words(step, seed)
@@ -121,14 +120,14 @@ class Run:
         _write(path, {"key": key, "command": words, "spent": spent, "seconds": None})
         if words[0] == "fit" and (folder / "last.ckpt").is_file():
             words += ["--ckpt_path", str(folder / "last.ckpt")]
-        began = time.perf_counter()
+        start = time.perf_counter()
         run_command(words, step, command)
-        seconds = spent + time.perf_counter() - began
+        seconds = spent + time.perf_counter() - start
         files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(_made_in(folder))}
         _write(path, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table's rows: where the samples are, and what they cost with all that they came from."""
+        """Return the table's rows: the path of the samples, and the time of their step and all its upstreams."""
         rows = []
         for seed in self.seeds:
             for condition, name in self.pipeline.rows.items():
@@ -141,14 +140,14 @@ class Run:
         return rows
 
     def _chain(self, name: str) -> list[Step]:
-        """A step and everything upstream of it, each once."""
+        """Return a step and all its upstreams, each once."""
         steps = {name: self.pipeline.steps[name]}
         for upstream in self.pipeline.steps[name].upstream:
             steps |= {step.name: step for step in self._chain(upstream)}
         return list(steps.values())
 
     def make_table(self, command: Command, report: Report) -> None:
-        """Compare the rows, unless the same ones have been compared already, and report the table."""
+        """Compare the rows, unless the table is up to date, and report it."""
         if self.pipeline.table is None:
             return
         step = Step(TABLE, self.pipeline.table, shared=True)
@@ -168,7 +167,7 @@ class Run:
         report(f"results: {self.root / 'results.json'}   images: {self.root / 'grid.png'}")
 
     def work(self, command: Command, report: Report, dry_run: bool = False) -> None:
-        """Go through all steps in order; what is up to date is left alone, and with ``dry_run`` everything is."""
+        """Run all steps that are out of date, in order; with ``dry_run`` only report them."""
         todo = self.todo()
         for number, (step, seed) in enumerate(todo, 1):
             where = f"[{number}/{len(todo)}] {step.name}" + ("" if step.shared else f", seed {seed}")
@@ -181,7 +180,7 @@ class Run:
 
 
 def run_command(words: list[str], step: Step, command: Command) -> None:
-    """Run one `rcg` command: here, where importing Lightning again would cost more than a small step, or apart."""
+    """Run one `rcg` command in this process, which saves importing Lightning, or in new ones if it needs several."""
     if step.devices == 1 and not step.launcher:
         try:
             with _clean_process():
@@ -198,7 +197,7 @@ def run_command(words: list[str], step: Step, command: Command) -> None:
 
 @contextmanager
 def _clean_process() -> Iterator[None]:
-    """Leave environment and torch's global settings as a step found them, and its memory free."""
+    """Restore the environment and torch's global settings after a step, and free its memory."""
     environment = dict(os.environ)
     try:
         yield
@@ -213,19 +212,19 @@ def _clean_process() -> Iterator[None]:
 
 
 def _made_in(folder: Path) -> Iterator[Path]:
-    """The files that a step made, without logs, which others may write to."""
+    """Yield the files of a step, without logs, which others may write."""
     return (path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name)
 
 
 def _unrecorded(folder: Path, record: Path) -> float:
-    """Seconds that a killed run worked before it last saved something."""
+    """Return the seconds that a killed run worked until it last wrote a file."""
     if not record.is_file():
         return 0.0
     return max([path.stat().st_mtime - record.stat().st_mtime for path in _made_in(folder)] + [0.0])
 
 
 def _put_aside(folder: Path, key: str) -> Path | None:
-    """Rename the folder of an outdated step, and return where: a changed config never deletes a training of days."""
+    """Rename the folder of an outdated step and return the new path: a changed config deletes no days of training."""
     if not folder.exists():
         return None
     aside = folder.with_name(f"{folder.name}.until-{key[:8]}")
@@ -237,7 +236,7 @@ def _put_aside(folder: Path, key: str) -> Path | None:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON, complete or not at all."""
     try:
         write_json(path, content)
     except OSError as error:

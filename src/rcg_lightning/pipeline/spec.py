@@ -1,4 +1,4 @@
-"""A pipeline file, parsed: steps, each an `rcg` command with placeholders, and the table of their results.
+"""Parse a pipeline file: steps, each an `rcg` command with placeholders, and the table of their results.
 
 Nothing here imports torch.
 """
@@ -15,7 +15,7 @@ from rcg_lightning.config_files import read_config
 from rcg_lightning.errors import UserError
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_OWN = {"seed", "run"}  # placeholders that are no steps
+_OWN = {"seed", "run"}  # placeholders that name no step
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Step:
         name: of the step and of its folder.
         run: the command, with placeholders.
         shared: run once for all seeds.
-        devices: processes to run on; more than one run apart from this process.
-        launcher: words in front of the command where a job launcher starts it, such as srun.
+        devices: number of processes; several run outside this process.
+        launcher: words before the command, where a job launcher such as srun starts it.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Pipeline:
     """A parsed pipeline file.
 
     Attributes:
-        name: its results go to ``<root>/<name>``.
+        name: results go to ``<root>/<name>``.
         steps: by name, in an order in which every step comes after its upstreams.
         table: the command that compares the rows, without ``--rows`` and ``--out``; None for no table.
-        rows: condition to the step that made its samples.
+        rows: condition -> the step that makes its samples.
     """
 
     name: str
@@ -60,17 +60,17 @@ class Pipeline:
 
 
 def read_pipeline(path: Path, commands: Collection[str], given: Mapping[str, str] | None = None) -> Pipeline:
-    """Parse a pipeline file; raise UserError where it cannot work.
+    """Parse a pipeline file, or raise a UserError if it cannot run.
 
     Args:
         commands: names of the `rcg` commands that a step may run.
-        given: values for some of the file's ``arguments``, whose names stand in braces in its commands.
+        given: values for some of the file's ``arguments``, whose names appear in braces in its commands.
     """
     content = read_config(path)
     _known_keys(path, content, {"steps"}, {"name", "table", "arguments"})
     content = _with_arguments(path, content, given or {})
     if not isinstance(content["steps"], Mapping) or not content["steps"]:
-        raise UserError(f"{path}: steps should be names, each with what to run")
+        raise UserError(f"{path}: steps should be names, each with a command to run")
     steps: dict[str, Step] = {}
     for name, entry in content["steps"].items():
         steps[name] = _read_step(path, name, entry, steps, commands)
@@ -80,7 +80,7 @@ def read_pipeline(path: Path, commands: Collection[str], given: Mapping[str, str
     _known_keys(f"{path}, rows of the table", rows, set(), rows.keys() if isinstance(rows, Mapping) else ())
     for step in rows.values():
         if step not in steps:
-            raise UserError(f"{path}: the table reads {step}, which is no step{_near(str(step), steps)}")
+            raise UserError(f"{path}: the table reads {step}, which is not a step{_near(str(step), steps)}")
     return Pipeline(str(content.get("name", path.stem)), steps, table.get("run"), dict(rows))
 
 
@@ -102,7 +102,7 @@ def _with_arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, 
 
     clash = sorted(values.keys() & ({*content["steps"]} | _OWN if isinstance(content["steps"], Mapping) else _OWN))
     if clash:
-        raise UserError(f"{path}: argument {clash[0]} has the name of a step or of a placeholder of its own")
+        raise UserError(f"{path}: argument {clash[0]} has the name of a step or of a built-in placeholder")
     return {key: fill(value) for key, value in content.items()}
 
 
@@ -118,11 +118,11 @@ def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step], co
         raise UserError(f"{where}: shared is true or false, devices a number of at least 1")
     command = run.split()[0]
     if command not in commands:
-        raise UserError(f"{where}: a step runs no command {command}{_near(command, commands)}")
+        raise UserError(f"{where}: a step cannot run {command}{_near(command, commands)}")
     step = Step(name, run, shared, devices, tuple(shlex.split(entry.get("launcher", ""))))
     for other in step.upstream:
         if other not in before:
-            raise UserError(f"{where} reads {{{other}}}, which is no step before it{_near(other, before)}")
+            raise UserError(f"{where} reads {{{other}}}, which is not an earlier step{_near(other, before)}")
         if shared and not before[other].shared:
             raise UserError(f"{where} is shared by all seeds, so it can only read shared steps, which {other} is not")
     return step

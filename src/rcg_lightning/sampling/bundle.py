@@ -1,4 +1,4 @@
-"""Bundles: all that sampling from a generator needs, in one folder."""
+"""Bundles: a generator and all that sampling from it needs, in one folder."""
 
 import shutil
 from pathlib import Path
@@ -24,15 +24,15 @@ def write_bundle(
 ) -> list[str]:
     """Write a bundle and return the names of its parts.
 
-    Parts that are not given are taken from ``generator`` and ``prior``, where these are bundles.
+    Missing parts are taken from ``generator`` and ``prior``, where these are bundles.
 
     Args:
-        out: folder to write, complete or not at all; a bundle that is there is replaced.
-        generator: checkpoint, stage's folder or bundle of the generator.
-        prior: the same of the RDM.
-        instances: a store of them.
+        out: folder to write, complete or not at all; an existing bundle is replaced.
+        generator: checkpoint, stage folder or bundle of the generator.
+        prior: the same for the RDM.
+        instances: a store of instances.
         autoencoder: folder of a network, or a bundle; for KL latents, a folder in diffusers' layout, or a file in the
-            original one.
+            original layout.
         encoder: folder of the encoder's network, or a bundle that holds it.
 
     Raises:
@@ -61,7 +61,7 @@ def write_bundle(
 
 
 def network_at(path: Path, name: str) -> Path:
-    """Return the network at ``path``, its folder or the file of a KL autoencoder, or the part ``name`` of a bundle."""
+    """Return the path of a network: a network folder, a KL autoencoder's file, or the part ``name`` of a bundle."""
     found = bundle_parts(path).get(name, path)
     foreign = name == "autoencoder" and (found.is_file() or (found / "config.json").is_file())
     require(
@@ -72,7 +72,7 @@ def network_at(path: Path, name: str) -> Path:
 
 
 def check_parts(generator: Path, prior: Path | None, instances: Path | None, networks: dict[str, Path]) -> None:
-    """Raise a UserError where the parts do not belong together."""
+    """Raise a UserError where the parts do not fit together."""
     model = Generator.load(generator)
     if instances is not None:
         check_instances(model, instances)

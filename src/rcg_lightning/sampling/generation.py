@@ -1,4 +1,4 @@
-"""Samples as a store, made by any number of processes and continued where one stopped; and as image files."""
+"""Samples, written as a store by any number of processes (an interrupted one is continued), and as image files."""
 
 from pathlib import Path
 
@@ -29,21 +29,21 @@ def write_samples(
     guidance: Guidance,
     sampler: Sampler | None = None,
 ) -> Store:
-    """Write a store of what a generator makes of ``seeds``; one that was begun with the same settings is continued.
+    """Write a store with a generator's samples of ``seeds``; an unfinished store of the same settings is continued.
 
     Raises:
         UserError: the folder holds other samples.
     """
     generator = loaded.generator
     identity = _identity(loaded, seeds, guidance, sampler)
-    # shards do not depend on the batch size, so that neither does the store
+    # shards do not depend on the batch size, so the store does not either
     writer = StoreWriter(folder, len(seeds), 1, 16 * generator.tile, identity)
     seeds.only(writer.pending(trainer.global_rank, trainer.world_size))
     return predict_store(trainer, GuidedSampling(generator, guidance, sampler), seeds, writer)
 
 
 def _identity(loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler: Sampler | None) -> dict[str, object]:
-    """Everything that the samples depend on: a store of other samples is rejected, one just begun is continued."""
+    """All inputs of the samples: a store of other samples is rejected, an unfinished one of the same is continued."""
     generator = loaded.generator
     carried = seeds.dataset.carried
     settings = [describe(guidance), describe(sampler), sorted(carried), generator.tile]
@@ -67,7 +67,7 @@ def _identity(loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler
 
 
 def write_images(store: Store, out: Path, seeds: list[int], png: bool, npz: bool, grid: bool) -> None:
-    """Write the images of a store as PNG files, as samples.npz (``arr_0``, uint8 (N, H, W, C)), as grid.png."""
+    """Write the images of a store, as requested, as PNG files, samples.npz (``arr_0``, (N, H, W, C)) and grid.png."""
     samples = open_samples(store.path)
     if png:
         names = (f"{i:06d}-seed{seed}.png" for i, seed in enumerate(seeds))

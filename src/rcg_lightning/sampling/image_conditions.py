@@ -1,4 +1,4 @@
-"""Representations of given images as conditions: for variations of them, and for an interpolation between two."""
+"""Conditions from given images: their representations, for variations of an image or interpolation of two."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ Interpolation = Literal["slerp", "lerp"]
 
 
 def variations(generator: Generator, encoder: Encoder | None, images: Sequence[Path], count: int) -> Tensor:
-    """Return conditions (len(images) · count, R): ``count`` rows for each image, one image after the other."""
+    """Return conditions (len(images) · count, R): ``count`` per image, one image after the other."""
     return _encoded(generator, encoder, images).repeat_interleave(count, dim=0)
 
 
 def interpolated(
     generator: Generator, encoder: Encoder | None, images: Sequence[Path], count: int, interpolation: Interpolation
 ) -> Tensor:
-    """Return conditions (count, R) at equal distances from one image to the other, these included."""
+    """Return conditions (count, R), evenly spaced from the first image to the second, both included."""
     require(len(images) == 2, "--interpolate takes two images")
     first, last = _encoded(generator, encoder, images)
     function = {"slerp": slerp, "lerp": lerp}[interpolation]
@@ -35,21 +35,21 @@ def interpolated(
 
 
 def _encoded(generator: Generator, encoder: Encoder | None, images: Sequence[Path]) -> Tensor:
-    """Return the representations (n, R) of images, of the encoder that the generator was trained with."""
+    """Encode images by the encoder with which the generator was trained; return representations (n, R)."""
     if encoder is None:
         needed = "--variations-of and --interpolate need --encoder"
-        raise UserError(f"{needed}, the one that the generator's representations came from")
+        raise UserError(f"{needed}, the encoder with which the generator was trained")
     same_encoder(generator, encoder.identity, "--encoder")
     assert generator.spec is not None
     return encoder(torch.cat([_read(image, generator.spec.image) for image in images]))
 
 
 def _read(image: Path, shape: tuple[int, int, int]) -> Tensor:
-    """Read an image as the generator's data would have it: (1, C, H, W) in [0, 1]."""
+    """Read an image in the shape of the generator's data: (1, C, H, W) in [0, 1]."""
     channels, height, width = shape
-    require(height == width, f"images to be encoded are square here, the generator's are {height}x{width}")
+    require(height == width, f"only square images can be encoded here, the generator's images are {height}x{width}")
     try:
         decoded = decode(image.read_bytes(), channels)
     except (OSError, Unreadable) as error:
-        raise UserError(f"{image} cannot be read as an image ({error}): give another") from error
+        raise UserError(f"{image} cannot be read as an image ({error}): give another image") from error
     return CenterCrop(height)(decoded)[None] / 255

@@ -1,4 +1,4 @@
-"""A generator to sample from, with what it needs: checked before anything is made or written."""
+"""Load a generator with all that sampling needs, checked before anything is computed or written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from rcg_lightning.types import Condition, require
 
 @dataclass(frozen=True)
 class Loaded:
-    """A generator and, where its representations are to be sampled, their generator or the store that has them."""
+    """A generator with the source of its representations: a prior (RDM), a store of instances, or none."""
 
     generator: Generator
     prior: Generator | None
@@ -30,10 +30,10 @@ class Loaded:
 
     @property
     def labels(self) -> int | None:
-        """How many classes generator or prior can be asked for; None where neither takes any."""
+        """Number of classes of generator and prior; None where neither is conditioned on classes."""
         models = [model for model in (self.generator, self.prior) if model is not None]
-        taking = [model for model in models if has(model.condition, ClassCondition)]
-        counts = [model.spec.classes for model in taking if model.spec and model.spec.classes]
+        class_conditional = [model for model in models if has(model.condition, ClassCondition)]
+        counts = [model.spec.classes for model in class_conditional if model.spec and model.spec.classes]
         return min(counts) if counts else None
 
 
@@ -44,40 +44,42 @@ def load(
     autoencoder: Path | None = None,
     instances: Path | None = None,
 ) -> Loaded:
-    """Load a generator from its checkpoint, and make it sample its representations from ``prior`` or ``instances``.
+    """Load a generator from its checkpoint; it samples its representations from ``prior`` or ``instances``.
 
-    A bundle holds prior, instances and autoencoder itself; others may be given.
+    A bundle holds prior, instances and autoencoder; given ones replace them.
 
     Args:
-        given: representations will be given, so that no prior is needed.
-        autoencoder: folder of what makes images of latents or tokens, or a bundle that holds it.
+        given: representations will be given, so no prior is needed.
+        autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it.
 
     Raises:
-        UserError: prior or instances are missing, of no use, not of representations, or of another encoder's; or the
-            autoencoder is missing, of no use, or another one.
+        UserError: prior or instances are missing, unused, not of representations, or of another encoder; or the
+            autoencoder is missing, unused, or another one.
     """
     generator = Generator.load(checkpoint)
     if autoencoder is not None:
         generator.codec.use_autoencoder(bundle_parts(autoencoder).get("autoencoder", autoencoder))
     generator.codec.check_decoding()
-    takes = has(generator.condition, RepresentationCondition)
-    if not takes:
-        what = "representations are" if given else "--prior is"
-        require(prior is None and not given, f"{checkpoint} is not conditioned on representations: {what} of no use")
+    conditional = has(generator.condition, RepresentationCondition)
+    if not conditional:
+        unused = "representations are" if given else "--prior is"
+        require(prior is None and not given, f"{checkpoint} is not conditioned on representations: {unused} of no use")
         check_instances(generator, instances)
         return Loaded(generator, None)
     if instances is None and prior is None and not given:
         instances = bundle_parts(checkpoint).get("instances")
     if instances is not None:
-        require(prior is None and not given, "--instances excludes --prior and given representations: give one of them")
+        require(
+            prior is None and not given, "--instances excludes --prior and given representations: give only one of them"
+        )
         check_instances(generator, instances)
         return Loaded(generator, None, Store.open(instances))
     prior = prior or bundle_parts(checkpoint).get("prior")
     if given or prior is None:
         key = condition_key(generator)
         stored = ", or a store of them with --instances" if key == "instance" else ""
-        lacking = f"{checkpoint} is conditioned on {key}s: give an RDM's checkpoint with --prior{stored}"
-        require(given, lacking)
+        missing = f"{checkpoint} is conditioned on {key}s: give an RDM's checkpoint with --prior{stored}"
+        require(given, missing)
         return Loaded(generator, None)
     source = Generator.load(prior_at(prior))
     require(
@@ -92,31 +94,33 @@ def load(
 def check_instances(generator: Generator, instances: Path | None) -> None:
     """Raise a UserError where ``instances`` are given and cannot be those of ``generator``."""
     if instances is not None:
-        takes = has(generator.condition, InstanceCondition)
-        require(takes, f"--instances {instances} is of no use: this generator is not conditioned on instances")
+        conditional = has(generator.condition, InstanceCondition)
+        require(conditional, f"--instances {instances} is of no use: this generator is not conditioned on instances")
         generator.condition.use_instances(instances)
 
 
 def condition_key(generator: Generator) -> str:
-    """Return the key under which a batch holds the representations that a generator is conditioned on."""
+    """Return the key in a batch of the representations on which a generator is conditioned."""
     return "instance" if has(generator.condition, InstanceCondition) else "representation"
 
 
 def has(condition: Condition, kind: type[Condition]) -> bool:
-    """Whether a condition is of a kind, or joins one of that kind to others."""
+    """Whether a condition is of a kind, or is a joint condition with a part of that kind."""
     parts = condition.conditions if isinstance(condition, JointCondition) else [condition]
     return any(isinstance(part, kind) for part in parts)
 
 
 def same_encoder(generator: Generator, identity: object, what: str) -> None:
-    """Raise a UserError where representations are not of the encoder that the generator was trained with."""
-    mine = generator.spec.identities.get("representation") if generator.spec else None
-    if None not in (mine, identity) and mine != identity:
-        raise UserError(f"{what}: representations of encoder {identity}, but the generator was trained with {mine}")
+    """Raise a UserError where representations come from another encoder than in the generator's training."""
+    trained_with = generator.spec.identities.get("representation") if generator.spec else None
+    if None not in (trained_with, identity) and trained_with != identity:
+        raise UserError(
+            f"{what}: representations of encoder {identity}, but the generator was trained with {trained_with}"
+        )
 
 
 def stored_representations(generator: Generator, folder: Path, number: int) -> Tensor:
-    """Return a store's representations (number, R) as conditions of ``generator``; its rows in order, over and over."""
+    """Return representations (number, R) of a store as conditions, its rows in order and repeated as needed."""
     store = representation_store(samples_folder(folder))
     same_encoder(generator, store.identity.get("representation"), str(folder))
     return torch.from_numpy(store.read("representation", np.arange(number) % store.size)).float()
@@ -129,14 +133,19 @@ def chosen_guidance(
     interval: list[float] | None = None,
     channels: int | None = None,
 ) -> Guidance:
-    """Guidance as asked for, what is None as the generator has it; UserError where there is nothing to guide away from.
+    """Build the requested guidance; None takes the generator's own setting.
 
     Args:
-        interval: first and last progress of sampling, in [0, 1], between which it acts.
-        channels: how many channels are guided, from the first.
+        interval: first and last progress of sampling, in [0, 1], between which guidance acts.
+        channels: number of guided channels, from the first.
+
+    Raises:
+        UserError: the generator cannot be guided.
     """
     own = generator.guidance
-    require(interval is None or len(interval) == 2, f"a guidance interval is two numbers, such as 0.2,0.8: {interval}")
+    require(
+        interval is None or len(interval) == 2, f"a guidance interval is two numbers, such as 0.2,0.8, not {interval}"
+    )
     guidance = Guidance(
         own.scale if scale is None else scale,
         own.ramp if ramp is None else ramp,
@@ -148,34 +157,34 @@ def chosen_guidance(
 
 
 def check_labels_of_instances(loaded: Loaded) -> None:
-    """Raise a UserError where a generator reads a class and an instance, and the instances bring no labels."""
+    """Raise a UserError where a generator is conditioned on class and instance, and the instances have no labels."""
     store = loaded.instances
     joint = store is not None and has(loaded.generator.condition, ClassCondition)
     labelled = store is None or not joint or "labels" in store.columns
     require(labelled, f"{store.path if store else ''}: these {UNLABELLED}")
 
 
-def take_tile(generator: Generator, tile: int | None) -> None:
-    """Let a generator compute ``tile`` samples together, where a number is given."""
+def set_tile(generator: Generator, tile: int | None) -> None:
+    """Set the number of samples that a generator computes together; None changes nothing."""
     if tile is not None:
-        require(tile > 0, f"--tile is a number of samples that are computed together, at least 1, not {tile}")
+        require(tile > 0, f"--tile is the number of samples computed together, at least 1, not {tile}")
         generator.tile = tile
 
 
-def take_weak(generator: Generator, weak: Path | None, ema_name: str | None) -> None:
-    """Make a generator guide away from the weaker model at ``weak``, or from other weights of its own, where given."""
+def set_weak_model(generator: Generator, weak: Path | None, ema_name: str | None) -> None:
+    """Guide away from the weaker model at ``weak``, or from other EMA weights of the generator; None: no change."""
     if weak is not None or ema_name is not None:
         generator.use_weak(None if weak is None else Generator.load(weak), ema_name)
 
 
 def chosen_labels(loaded: Loaded, classes: list[int] | None, balanced: bool, number: int) -> dict[str, Tensor]:
-    """Labels (number,) under their key in a batch: those asked for in turn, all of them in turn, or none at all."""
+    """Return labels (number,) under their batch key: the given classes or all classes in turn, or no labels."""
     if classes is None and not balanced:
         check_labels_of_instances(loaded)
         return {}
     count = loaded.labels
     if count is None:
-        raise UserError("classes were asked for, but neither generator nor --prior is conditioned on classes")
+        raise UserError("classes were requested, but neither generator nor --prior is conditioned on classes")
     classes = list(range(count)) if classes is None else classes
     wrong = [label for label in classes if not 0 <= label < count]
     require(bool(classes) and not wrong, f"class {wrong[0] if wrong else '?'} is out of range: 0 to {count - 1} exist")

@@ -1,4 +1,4 @@
-"""Analysis of samples one by one: the closest ones next to training images, and a Parzen-window likelihood."""
+"""Analyses of individual samples: the closest ones next to training images, and a Parzen-window likelihood."""
 
 import logging
 import math
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SampleAnalysis:
-    """Which analyses are asked for.
+    """The requested analyses.
 
     Attributes:
-        memorisation: how many of the closest samples to show; 0 for none.
-        space: in which they are close, pixels or features.
-        parzen: whether to take a Parzen-window likelihood.
+        memorisation: number of closest samples to show; 0 for none.
+        space: of the distance, pixels or features.
+        parzen: whether to compute a Parzen-window likelihood.
     """
 
     memorisation: int = 0
@@ -41,22 +41,24 @@ class SampleAnalysis:
         return bool(self.memorisation or self.parzen)
 
     def check(self, data: ImageDataModule | None, out: Path | None) -> None:
-        """Raise a UserError where an analysis lacks something."""
-        require(self.memorisation >= 0, f"--memorisation is a number of samples to show, not {self.memorisation}")
-        require(not self.memorisation or out is not None, "--memorisation writes an image next to --out: give it, too")
+        """Raise a UserError where an analysis lacks an input."""
+        require(self.memorisation >= 0, f"--memorisation is the number of samples to show, not {self.memorisation}")
+        require(
+            not self.memorisation or out is not None, "--memorisation writes an image next to --out: give --out as well"
+        )
         require(data is not None or not self, "--memorisation and --parzen need the real images: give --data")
 
     def check_size(self, shape: tuple[int, ...], number: int) -> None:
-        """Raise a UserError where ``number`` samples (C, H, W) cannot all be stored and all are needed."""
+        """Raise a UserError where all ``number`` samples (C, H, W) are needed but too many to store."""
         require(
             not self.parzen or number * math.prod(shape) <= MAX_STORED_BYTES,
-            f"{number} samples of {shape} are too many for Parzen windows, which hold all of them: take fewer",
+            f"{number} samples of {shape} are too many for Parzen windows, which store all of them: take fewer",
         )
 
     def likelihood(self, samples: Tensor, real: ParzenImages, device: torch.device) -> dict[str, float]:
-        """Return the Parzen metrics of a block of samples (n, C, H, W) by full names; none where not asked for.
+        """Return the Parzen metrics of a block of samples (n, C, H, W) by full name; empty if not requested.
 
-        Next to them stand those of as many training images, scored like samples.
+        They include the metrics of as many training images, scored like samples.
         """
         if not self.parzen:
             return {}
@@ -69,16 +71,16 @@ class SampleAnalysis:
         return {metric_name(name, "pixels", len(samples), "eval"): value for name, value in found.items()}
 
     def rule(self, real: ParzenImages) -> dict[str, Any]:
-        """Return how the bandwidth was chosen, for the results; nothing where no likelihood was asked for."""
+        """Describe how the bandwidth was chosen, for the results; empty if no likelihood was requested."""
         if not self.parzen:
             return {}
         chosen = {"validation": len(real.validation), "test": len(real.test), "bandwidths": list(BANDWIDTHS)}
-        apart = (
-            "training images that are held back"
+        source = (
+            "training images held back for validation"
             if real.data.has_validation
             else "evaluation images that are not scored"
         )
-        rule = f"the bandwidth under which the validation images, {apart}, are the most probable"
+        rule = f"the bandwidth under which the validation images, {source}, are most probable"
         return {"parzen": chosen | {"rule": rule}}
 
     def closest(
@@ -89,7 +91,7 @@ class SampleAnalysis:
         device: torch.device,
         out: Path,
     ) -> dict[str, Any]:
-        """Write the image of the closest samples next to ``out``, and return which they are; nothing if not asked for.
+        """Write an image of the closest samples next to ``out``, and return their positions; empty if not requested.
 
         Samples are numbered through all ``blocks``.
         """

@@ -1,4 +1,4 @@
-"""Samples scored: as a generator makes them, on any number of processes, or as they lie in files."""
+"""Score samples: while a generator makes them, on any number of processes, or from files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,18 +38,18 @@ from rcg_lightning.stages.stage_folder import holds_stage
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, require
 
-NUMBER = 5000  # samples made where neither protocol nor user gives their number
+NUMBER = 5000  # default number of samples
 AnyScorer = Scorer | RepresentationScorer
 
 
 class ScoredSampling(SamplingModule):
-    """Scores samples as they are made; none touches the disk, and any number of processes take part.
+    """Scores samples as they are generated, without writing them, on any number of processes.
 
     Args:
-        generator: what makes them, with its settings of sampling; None takes the generator's own.
-        scorers: one for each block of seeds.
-        number: samples of a block.
-        finish: from what the generator makes to what is scored, such as uint8 images.
+        generator: makes the samples by ``guidance``, ``sampler`` and ``ema_name``; None takes its own.
+        scorers: one per block of seeds.
+        number: samples per block.
+        finish: converts the generator's output to the scored form, such as uint8 images.
     """
 
     def __init__(
@@ -65,30 +65,30 @@ class ScoredSampling(SamplingModule):
         super().__init__()
         self.generator, self.guidance, self.sampler, self.ema_name = generator, guidance, sampler, ema_name
         self.scorers, self.number, self.finish = torch.nn.ModuleList(scorers), number, finish
-        # samples, their positions, and the classes that were asked for
+        # samples, their positions and the requested classes
         self.waiting: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in scorers]
         self.metrics: list[dict[str, float]] = []
         self.images: list[Tensor] = []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        made = self.generator.sample(batch, self.guidance, self.sampler, self.ema_name)
-        made = self.finish(made.float())
+        samples = self.generator.sample(batch, self.guidance, self.sampler, self.ema_name)
+        samples = self.finish(samples.float())
         block = batch["index"] // self.number
         label = batch.get("label", torch.full_like(block, -1))
         for i in block.unique().tolist():
-            mine = block == i
-            self.waiting[i].append((made[mine], batch["index"][mine] % self.number, label[mine]))
+            in_block = block == i
+            self.waiting[i].append((samples[in_block], batch["index"][in_block] % self.number, label[in_block]))
             self._score(i, BATCH)
 
-    def _score(self, i: int, least: int) -> None:
-        """Score what waits of a block, in the batches that files are scored in: metrics agree to the last digit."""
-        while sum(len(samples) for samples, *_ in self.waiting[i]) >= least:
+    def _score(self, i: int, minimum: int) -> None:
+        """Score a block's waiting samples, batched as files are, so that metrics agree to the last digit."""
+        while sum(len(samples) for samples, *_ in self.waiting[i]) >= minimum:
             samples, positions, labels = (torch.cat(parts) for parts in zip(*self.waiting[i], strict=True))
             scorer = self.scorers[i]
             classes = scorer.extractor.classes if isinstance(scorer, Scorer) else None
             assert self.generator.spec is not None
-            same = classes is not None and classes == self.generator.spec.classes  # Inception's are others
-            with torch.autocast(samples.device.type, enabled=False):  # metrics are of float32 at least
+            same = classes is not None and classes == self.generator.spec.classes  # Inception's classes differ
+            with torch.autocast(samples.device.type, enabled=False):  # metrics are of float32 at minimum
                 extra = {"label": labels[:BATCH]} if same else {}
                 scorer.update(samples[:BATCH], positions[:BATCH], **extra)  # type: ignore[operator]
             rest = samples[BATCH:], positions[BATCH:], labels[BATCH:]
@@ -102,7 +102,7 @@ class ScoredSampling(SamplingModule):
 
 
 class SamplingProgress(Callback):
-    """A progress bar that appears where predicting takes more than a few seconds."""
+    """Progress bar, shown if prediction takes more than a few seconds."""
 
     def __init__(self, title: str = "sampling") -> None:
         self.title = title
@@ -124,14 +124,14 @@ class SamplingProgress(Callback):
 
 @dataclass(frozen=True)
 class SampleSource:
-    """Where samples come from: a generator that makes them, or files. One of the two is there."""
+    """Source of samples: either a generator or files; the other is None."""
 
     loaded: Loaded | None
     files: Samples | None
 
     @classmethod
     def open(cls, path: Path, prior: Path | None, autoencoder: Path | None, instances: Path | None) -> "SampleSource":
-        """Load the generator at ``path`` (a checkpoint, a stage's folder or a bundle), or open the files there."""
+        """Load the generator at ``path`` (a checkpoint, a stage folder or a bundle), or open the files there."""
         if holds_stage(path) or path.suffix in (".pt", ".pth"):
             return cls(load(path, prior, autoencoder=autoencoder, instances=instances), None)
         path = samples_folder(path)
@@ -146,7 +146,7 @@ class SampleSource:
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """(C, H, W) of the samples, where they are images."""
+        """Shape (C, H, W) of the images."""
         if self.loaded is not None:
             return image_of(self.loaded)
         assert self.files is not None
@@ -159,11 +159,11 @@ class Scored:
     """Results of scored samples.
 
     Attributes:
-        blocks: metrics of each block of seeds, by short names.
-        number: samples of a block.
+        blocks: metrics of each block of seeds, by short name.
+        number: samples per block.
         format: as in a protocol's record.
-        reports: true in one of the processes that made them.
-        images: samples of each block, where scorers store them, uint8 (n, C, H, W) in their order.
+        reports: whether this is the process that reports.
+        images: samples of each block in order, uint8 (n, C, H, W), if the scorers store them.
     """
 
     blocks: list[dict[str, float]]
@@ -173,16 +173,19 @@ class Scored:
     images: list[Tensor] = field(default_factory=list)
 
 
-def score_made(module: ScoredSampling, seeds: SeedDataModule, trainer: Trainer) -> Scored:
-    """Score what a generator makes of ``seeds``."""
+def score_generated(module: ScoredSampling, seeds: SeedDataModule, trainer: Trainer) -> Scored:
+    """Score a generator's samples of ``seeds``."""
     trainer.predict(module, datamodule=seeds, return_predictions=False)
     return Scored(module.metrics, module.number, "memory", trainer.is_global_zero, module.images)
 
 
-def score_read(found: Samples, scorers: Sequence[AnyScorer], device: torch.device) -> Scored:
-    """Score samples that lie in files, in as many equal parts as there are scorers."""
+def score_files(found: Samples, scorers: Sequence[AnyScorer], device: torch.device) -> Scored:
+    """Score samples from files, in one equal part per scorer."""
     count = len(scorers)
-    require(found.count % count == 0, f"{found.count} samples make no {count} equal parts: choose another --seeds")
+    require(
+        found.count % count == 0,
+        f"{found.count} samples cannot be cut into {count} equal parts: choose another --seeds",
+    )
     size, metrics = found.count // count, []
     for i, scorer in enumerate(scorers):
         part = found.part(i * size, (i + 1) * size)
@@ -193,8 +196,8 @@ def score_read(found: Samples, scorers: Sequence[AnyScorer], device: torch.devic
     return Scored(metrics, size, found.format, images=_stored(scorers))
 
 
-def asked_seeds(loaded: Loaded, first: int, total: int, labels: Labels, batch_size: int) -> SeedDataModule:
-    """Return ``total`` seeds from ``first`` on, with labels where the protocol chooses them."""
+def seeds_to_score(loaded: Loaded, first: int, total: int, labels: Labels, batch_size: int) -> SeedDataModule:
+    """Return seeds first, …, first + total - 1, with labels where the protocol chooses them."""
     numbers = torch.arange(first, first + total)
     carried = chosen_labels(loaded, None, labels != "generated", total)
     if labels == "random" and loaded.labels is not None:
@@ -203,15 +206,15 @@ def asked_seeds(loaded: Loaded, first: int, total: int, labels: Labels, batch_si
 
 
 def finisher(protocol: Protocol, generator: Generator) -> Callable[[Tensor], Tensor]:
-    """Return what makes of a generator's samples what is scored: images are quantised, representations stay."""
+    """Return the function from a generator's output to the scored form: images are quantised, representations stay."""
     return protocol.quantise if generator.codec.makes == "image" else torch.Tensor.contiguous
 
 
 def loaded_features(extractor: FeatureExtractor | None, protocol: Protocol) -> FeatureExtractor:
-    """Return the extractor that is given or the protocol's, loaded, for missing weights should stop work at once."""
+    """Return the given extractor or the protocol's, loaded: missing weights should stop the work at once."""
     chosen = extractor or protocol.extractor
     if chosen is None:
-        raise UserError("give --extractor, what makes the features to compare in, or a --protocol that has one")
+        raise UserError("give --extractor, which makes the features to compare, or a --protocol that has one")
     chosen.setup()
     return chosen
 
@@ -225,7 +228,7 @@ def image_of(loaded: Loaded) -> tuple[int, int, int]:
 def representation_scorers(
     source: SampleSource, data: ImageDataModule | None, count: int
 ) -> tuple[list[AnyScorer], str, dict[str, Any]]:
-    """Return ``count`` scorers of representations, the encoder of the real ones, and what to record of these."""
+    """Return ``count`` scorers, the encoder's identity and the description for the record, all of representations."""
     if data is None:
         raise UserError("these samples are representations: give the real ones, as --data with --data.stores")
     real, spec = bind_representations(data)

@@ -1,4 +1,4 @@
-"""A generator scored over settings of sampling: what was scored already, what is still to be, and the report."""
+"""Sweep: score a generator at many sampling settings, reuse earlier scores, and write the report."""
 
 import json
 import time
@@ -16,15 +16,15 @@ from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.scorer import Scorer
 from rcg_lightning.evaluation.sweep_plots import Point, best, image, plots, save_plots, sweep_table
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.sampling.scoring import SamplingProgress, score_made
+from rcg_lightning.sampling.scoring import SamplingProgress, score_generated
 from rcg_lightning.sampling.sweep_sampling import SweepSampling
 from rcg_lightning.sampling.sweep_settings import Setting
 
-SCORED = "scored.json"  # every setting ever scored in a folder, by a hash of all that its metrics depend on
+SCORED = "scored.json"  # every setting scored in a folder, by a hash of all inputs of its metrics
 
 
 class ScoreCache:
-    """The metrics of every setting scored so far, in a file that is replaced whole after each.
+    """The metrics of every setting scored so far, in a file that is rewritten after each.
 
     Raises:
         UserError: the file is damaged.
@@ -38,7 +38,7 @@ class ScoreCache:
             raise UserError(f"{path} cannot be read ({error}): delete it, and its settings are scored again") from error
 
     def add(self, key: str, record: dict[str, Any], write: bool = True) -> None:
-        """Store one record; of several processes one writes."""
+        """Store one record; of several processes, only one should write."""
         self.records[key] = record
         if write:
             write_json(self.path, self.records)
@@ -49,10 +49,10 @@ class ScoringSetup:
     """How every setting is scored.
 
     Attributes:
-        protocol: by which it is.
-        extractor: features to compare in.
+        protocol: by which it is scored.
+        extractor: makes the features to compare.
         real: real images in these features.
-        spec: what to record of them.
+        spec: their description for the record.
         metrics: groups of metrics, of ``scorer.EVERY``.
     """
 
@@ -67,7 +67,7 @@ class ScoringSetup:
         return Scorer(self.extractor, self.real, self.metrics, self.protocol.neighbours)
 
     def depends_on(self) -> dict[str, Any]:
-        """Return, as plain data, everything that metrics depend on in addition to the samples."""
+        """Return, as plain data, all inputs of the metrics other than the samples."""
         return {
             "extractor": self.extractor.identity,
             "reference": [self.real.identity, self.real.name, self.spec["identity"]],
@@ -85,10 +85,10 @@ def score_settings(
     cache: ScoreCache,
     report: Callable[[str], None],
 ) -> tuple[list[Point], bool]:
-    """Score what has not been scored yet.
+    """Score every setting that has no score yet.
 
     Args:
-        by: metric that decides which setting is best.
+        by: metric that ranks the settings.
         report: shows a line for each setting and seed, in one of several processes.
 
     Returns:
@@ -106,14 +106,14 @@ def score_settings(
             key = fingerprint(inputs)
             fresh = key not in cache.records
             if fresh:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 seeds = sampling.seeds(setting, seed)
-                made = score_made(sampling.module(setting, setup.scorer(), setup.protocol), seeds, trainer)
-                spent = {"seconds": round(time.perf_counter() - began, 2)}
-                scored = {"setting": setting, "n": asked.number, "metrics": made.blocks[0]}
-                cache.add(key, {**scored, **spent, **inputs}, trainer.is_global_zero)
+                result = score_generated(sampling.module(setting, setup.scorer(), setup.protocol), seeds, trainer)
+                elapsed = {"seconds": round(time.perf_counter() - start, 2)}
+                scored = {"setting": setting, "n": asked.number, "metrics": result.blocks[0]}
+                cache.add(key, {**scored, **elapsed, **inputs}, trainer.is_global_zero)
             found.append(cache.records[key]["metrics"])
-            best([Point(setting, (found[-1],), asked.number)], by)  # rejects a metric that is not there, at once
+            best([Point(setting, (found[-1],), asked.number)], by)  # rejects an unknown metric at once
             if trainer.is_global_zero:
                 which = f", seed {seed}" if asked.seeds > 1 else ""
                 end = f"{cache.records[key]['seconds']:.1f} s" if fresh else "scored before"
@@ -123,7 +123,7 @@ def score_settings(
 
 
 def write_sweep(points: Sequence[Point], by: str, setup: ScoringSetup, record: dict[str, Any], out: Path) -> str:
-    """Write table, metrics and plots; return what the user reads: the table, the best setting, where the files are."""
+    """Write table, metrics and plots; return a text with the table, the best setting and the paths."""
     winner, table = best(points, by), sweep_table(points, by)
     seeds, n = len(winner.metrics), winner.n
     size = f"{n} samples" + (f" × {seeds} seeds" if seeds > 1 else "")
@@ -135,12 +135,12 @@ def write_sweep(points: Sequence[Point], by: str, setup: ScoringSetup, record: d
     content = {"note": note, "by": by, "best": winner.setting, "names": names, "protocol": record, "rows": rows}
     write_json(out / "sweep.json", content)
     write_text(out / "sweep.md", f"{note}\n\n{table}")
-    drawn = {name: image(figure) for name, figure in plots(points, note).items()}
-    paths = save_plots(drawn, out)
+    images = {name: image(figure) for name, figure in plots(points, note).items()}
+    paths = save_plots(images, out)
     with SummaryWriter(str(out)) as events:
         events.add_text("sweep", f"{note}\n\n{table}")
-        for name, pixels in drawn.items():
+        for name, pixels in images.items():
             events.add_image(f"sweep/{name}", pixels, dataformats="HWC")
-    named = ", ".join(path.name for path in paths) or "none, for nothing varies"
+    named = ", ".join(path.name for path in paths) or "none, since no setting varies"
     lines = [f"\n{table}", f"best by {by}: {winner.description} ({by} {winner.mean(by):.4f})"]
     return "\n".join([*lines, f"table: {out / 'sweep.md'}   plots: {named}"])

@@ -1,4 +1,4 @@
-"""Samples of a generator at any setting of a sweep, from one set of representations."""
+"""Sample a generator at any setting of a sweep, from one set of representations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,14 +44,14 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What every setting of a sweep is scored on.
+    """The samples on which every setting of a sweep is scored.
 
     Attributes:
-        number: samples of each seed, whose own seeds are first_seed, first_seed + 1, …
-        seeds: how often each setting is scored, on other samples each time.
-        batch_size: samples made at once.
+        number: samples per scoring seed; the samples have the seeds first_seed, first_seed + 1, …
+        seeds: number of scores of each setting, each on other samples.
+        batch_size: of sampling.
         precision: of sampling.
-        accelerator, devices, num_nodes: where, and by how many processes.
+        accelerator, devices, num_nodes: hardware and number of processes.
     """
 
     number: int
@@ -65,11 +65,11 @@ class SampleRequest:
 
     @property
     def total(self) -> int:
-        """Samples of all seeds together."""
+        """Number of samples of all seeds together."""
         return self.number * self.seeds
 
     def trainer(self, folder: Path, **settings: Any) -> Trainer:
-        """Return a trainer that samples there, with further settings of ``Trainer``."""
+        """Return a trainer for sampling, with further settings of ``Trainer``."""
         given = {"precision": self.precision, "logger": False, **settings}
         return Trainer(folder, accelerator=self.accelerator, devices=self.devices, num_nodes=self.num_nodes, **given)
 
@@ -78,13 +78,13 @@ class SweepSampling:
     """Samples of a generator at any setting; representations are sampled from the prior once and stored.
 
     Args:
-        loaded: generator and prior.
-        asked: how many samples, and where they are made.
-        out: folder in which representations are stored.
-        representations: a store to take conditions from instead.
+        loaded: generator with its prior or instances.
+        asked: number of samples and hardware.
+        out: folder for the stored representations.
+        representations: a store of conditions, used instead of the prior.
         sampler: None for the generator's own.
-        guidance: the guidance whose scale is varied; None for the generator's own.
-        balanced: every class equally often.
+        guidance: whose scale and interval are varied; None for the generator's own.
+        balanced: sample every class equally often.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class SweepSampling:
             self._weights["instances"] = loaded.instances.identity
         if representations is not None:
             folder = Store.open(samples_folder(representations)).path
-            self._weights["representations"] = file_sha256(folder / MANIFEST)  # which lists every shard's checksum
+            self._weights["representations"] = file_sha256(folder / MANIFEST)  # it lists every shard's checksum
 
     def own(self) -> Setting:
-        """Return the values of all settings under which the generator samples where none is given."""
+        """Return the generator's own value of every setting."""
         first, last = self.guidance.interval
         found: Setting = {
             "guidance": self.guidance.scale,
@@ -129,7 +129,7 @@ class SweepSampling:
         return found
 
     def check(self, setting: Setting) -> None:
-        """Raise a UserError where a setting cannot be sampled, before any work is done."""
+        """Raise a UserError, before any work, where a setting cannot be sampled."""
         self.generator.for_sampling(setting.get("ema"))
         self.generator.check_sampler(self.sampler_at(setting))
         self.generator.check_guidance(self.guidance_at(setting))
@@ -148,7 +148,7 @@ class SweepSampling:
         return variant(self.sampler, {name: setting[name] for name in OF_SAMPLER if name in setting})
 
     def depends_on(self, setting: Setting, seed: int) -> dict[str, Any]:
-        """Return, as plain data, everything that the samples of one seed of a setting depend on."""
+        """Return, as plain data, all inputs of the samples of one setting and seed."""
         prior = None if self.loaded.prior is None else describe(self._prior_sampler(setting))
         return {
             **self._weights,
@@ -162,7 +162,7 @@ class SweepSampling:
         }
 
     def module(self, setting: Setting, scorer: Scorer, protocol: Protocol) -> ScoredSampling:
-        """Return what makes the samples of a setting and scores them."""
+        """Return the module that samples and scores a setting."""
         guidance, sampler = self.guidance_at(setting), self.sampler_at(setting)
         finish = finisher(protocol, self.generator)
         return ScoredSampling(
@@ -170,7 +170,7 @@ class SweepSampling:
         )
 
     def seeds(self, setting: Setting, seed: int) -> SeedDataModule:
-        """Return the samples' seeds of one seed of a setting, with their labels and representations."""
+        """Return the samples' seeds of one setting and scoring seed, with their labels and representations."""
         carried = dict(self.labels)
         known = self._representations(setting)
         if known is not None:
@@ -181,12 +181,14 @@ class SweepSampling:
 
     def _prior_sampler(self, setting: Setting) -> Sampler:
         if self.loaded.prior is None:
-            raise UserError("--prior_temperature is the RDM's: it needs a generator conditioned on representations")
+            raise UserError(
+                "--prior_temperature belongs to the RDM: it needs a generator conditioned on representations"
+            )
         own = own_sampler(self.loaded.prior)
         return variant(own, {"temperature": setting.get("prior_temperature", own.temperature)})
 
     def _representations(self, setting: Setting) -> Tensor | None:
-        """Return conditions (total, R) for all samples of a sweep: one store for all settings but the RDM's own."""
+        """Return conditions (total, R) for all samples of a sweep: one store per sampler of the RDM."""
         if self.representations is not None:
             folder = self.representations
         elif self.loaded.prior is not None:
@@ -198,7 +200,7 @@ class SweepSampling:
         return self._read[str(folder)]
 
     def _sampled(self, prior: Generator, sampler: Sampler) -> Path:
-        """Return the folder of the store of representations that ``sampler`` makes, making it if it is not there."""
+        """Return the folder of the representations that ``sampler`` samples; sample them if it does not exist."""
         asked = self.asked
         balanced = self.balanced and has(prior.condition, ClassCondition)
         inputs = [prior.identity, describe(sampler), asked.first_seed, asked.total, balanced]
@@ -207,7 +209,7 @@ class SweepSampling:
             alone = Loaded(prior, None)
             labels = chosen_labels(alone, None, balanced, asked.total)
             seeds = range(asked.first_seed, asked.first_seed + asked.total)
-            # as a prior is computed inside a generator: in float32
+            # float32, as for a prior inside a generator
             trainer = asked.trainer(folder, precision="32-true")
             data = SeedDataModule(seeds, asked.batch_size, labels)
             write_samples(alone, data, folder / "store", trainer, chosen_guidance(prior), prior.check_sampler(sampler))

@@ -1,4 +1,4 @@
-"""Settings of sampling that can be swept, as plain values by name: a generator's own, variants, and combinations."""
+"""Sampling settings that can be swept, as plain values by name: a generator's own, variants and combinations."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import require
 
-Setting = dict[str, Any]  # name of a swept setting to its value
+Setting = dict[str, Any]  # name of a swept setting -> its value
 OF_SAMPLER = ("steps", "eta", "temperature")
 
 
@@ -25,7 +25,7 @@ def own_sampler(generator: Generator) -> Sampler:
 
 
 def plain_settings(owner: Guidance | Sampler) -> dict[str, Any]:
-    """Return the plain settings of guidance or a sampler, those left at their defaults too."""
+    """Return the plain settings of guidance or a sampler, including defaults."""
     names = list(inspect.signature(type(owner)).parameters)
     found = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
     plain = (str, int, float, bool, tuple, type(None))
@@ -33,11 +33,11 @@ def plain_settings(owner: Guidance | Sampler) -> dict[str, Any]:
 
 
 def parsed_interval(text: str) -> tuple[float, float]:
-    """Return the interval of guidance that "0.2-0.8" means."""
+    """Parse a guidance interval such as "0.2-0.8"."""
     try:
         first, last = (float(part) for part in text.split("-"))
     except ValueError as error:
-        raise UserError(f"--intervals are such as 0-1,0.2-0.8, not {text}") from error
+        raise UserError(f"--intervals takes values such as 0-1,0.2-0.8, not {text}") from error
     return first, last
 
 
@@ -45,18 +45,18 @@ def variant(sampler: Sampler, changes: dict[str, Any]) -> Sampler:
     """Return a copy of a sampler with some settings changed.
 
     Raises:
-        UserError: samplers of this kind have no such setting.
+        UserError: this kind of sampler has no such setting.
     """
     described = describe(sampler)
     present = plain_settings(sampler)
     for name in changes:
         kind = type(sampler).__name__
-        require(name in present, f"{kind} has no {name}: leave --{name} out, or choose another --sampler, such as DDIM")
+        require(name in present, f"{kind} has no {name}: omit --{name}, or choose another --sampler, such as DDIM")
     return construct({**described, "init_args": described["init_args"] | present | changes})
 
 
 def settings_of(axes: dict[str, list[Any]], own: Setting, crossed: bool) -> list[Setting]:
-    """Return the settings to score: every combination, or each axis by itself with the others as they are."""
+    """Return the settings to score: every combination, or each axis alone with the others at their own values."""
     require(bool(axes), "nothing to sweep: give at least one of --guidance, --steps, --eta, --ema, --temperature, …")
     if crossed:
         found = [dict(zip(axes, values)) for values in product(*axes.values())]

@@ -1,4 +1,4 @@
-"""Tags for the images of a split, predicted by a generator of word vectors."""
+"""Tag prediction for the images of a split, by a generator of word vectors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,32 +26,36 @@ Truth = Literal["tags", "annotations"]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that can be predicted: those of training first, then, if asked for, all others of the file."""
+    """The words that can be predicted: those of training first, then, if requested, all others of the file."""
 
     words: list[str]
     vectors: Tensor  # (V, D)
-    trained: int  # how many of them the generator was trained on
+    trained: int  # number of training words
 
     @classmethod
     def read(cls, generator: Generator, path: Path, all_words: bool) -> "Vocabulary":
-        """Read the vectors of a generator's words, and with ``all_words`` of all others in the file."""
+        """Read the vectors of a generator's words; ``all_words`` adds all others of the file."""
         assert generator.spec is not None
         assert isinstance(generator.codec, WordVectors)
         trained = vocabulary_of(generator.spec)
         vectors = generator.codec.use_vectors(path, generator.spec)
         if not all_words:
             return cls(trained, vectors, len(trained))
-        everything, mine = read_word_vectors(path), set(trained)
-        others = [i for i, word in enumerate(everything.words) if word not in mine]
-        more = generator.codec.scaled(everything.vectors[others])
-        return cls([*trained, *(everything.words[i] for i in others)], torch.cat([vectors, more]), len(trained))
+        everything, training_words = read_word_vectors(path), set(trained)
+        others = [i for i, word in enumerate(everything.words) if word not in training_words]
+        other_vectors = generator.codec.scaled(everything.vectors[others])
+        return cls(
+            [*trained, *(everything.words[i] for i in others)], torch.cat([vectors, other_vectors]), len(trained)
+        )
 
 
 def load_tagger(checkpoint: Path, data: TagDataModule, split: Split, device: torch.device) -> Generator:
-    """Return a generator of word vectors that fits the data."""
+    """Load a generator of word vectors and check that it fits the data."""
     generator = Generator.load(checkpoint, device)
-    makes = f"{checkpoint} makes {generator.codec.makes}s, not words"
-    require(isinstance(generator.codec, WordVectors), f"{makes}: give a generator that was trained with WordVectors")
+    wrong = (
+        f"{checkpoint} makes {generator.codec.makes}s, not words: give a generator that was trained with WordVectors"
+    )
+    require(isinstance(generator.codec, WordVectors), wrong)
     if "representation" in generator.condition.needs and "representation" in data.columns(split):
         store = data.columns(split)["representation"]
         same_encoder(generator, store.identity.get("representation"), str(store.path))
@@ -59,16 +63,16 @@ def load_tagger(checkpoint: Path, data: TagDataModule, split: Split, device: tor
 
 
 class Tagging:
-    """The images of a split with their true tags, to be predicted.
+    """The images of a split and their true tags, which are to be predicted.
 
-    A prediction is a score for each of N images and V words, (N, V), or the same for all images, (V,).
+    A prediction holds scores of V words for N images, (N, V), or the same ones for all images, (V,).
 
     Args:
-        generator: makes word vectors.
-        data: the images, with the stores that their representations are in.
-        split: which images.
-        known: the words.
-        truth: what is right: the images' own tags, or their annotations.
+        generator: of word vectors.
+        data: the images, with the stores of their representations.
+        split: of the images.
+        known: the words that can be predicted.
+        truth: the correct answers: the images' own tags, or their annotations.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class Tagging:
     def generated(self, samples: int, nearest: int, first_seed: int) -> Tensor:
         """Return the votes (N, V) of every image's samples, on the CPU.
 
-        Image i has the seeds ``first_seed`` + i · ``samples`` and following.
+        Image i has the ``samples`` seeds from ``first_seed`` + i · ``samples``.
         """
         generator, device, found = self.generator, self.generator.device, []
         total = -(-len(self.images) // self.data.batch_size)
@@ -102,7 +106,7 @@ class Tagging:
         return torch.cat(found)
 
     def baselines(self, neighbours: int) -> dict[str, Tensor]:
-        """Return the scores of what needs no generator: frequencies and, from stores, the tags of neighbours."""
+        """Return the baselines' scores: tag frequencies and, with stores, the tags of neighbours."""
         data, known, count = self.data, self.known, len(self.data.images("train"))
         has = pairs_of(data.tags("train"), known.words[: known.trained]).matrix(count, len(known.words))
         found = {"frequency": tag_prediction.frequencies(has)}
@@ -117,10 +121,10 @@ class Tagging:
         return found
 
     def metrics(self, predictions: Mapping[str, Tensor], tags: int) -> dict[str, float]:
-        """Return the metrics of each prediction, by full names, over the images where something is right."""
+        """Return the metrics of each prediction by full name, over the images with a correct word."""
         scored = self.has.any(1)
         count = int(scored.sum())
-        require(count > 0, f"none of the {self.split} images has {self.truth} in the vocabulary: nothing is right")
+        require(count > 0, f"none of the {self.split} images has {self.truth} in the vocabulary")
         found = {}
         for name, scores in predictions.items():
             rows = scores if scores.ndim == 1 else scores[scored]
@@ -141,7 +145,7 @@ class Tagging:
         ]
 
     def record(self, samples: int) -> dict[str, Any]:
-        """Return how the metrics were made, of ``samples`` for each image."""
+        """Return the metrics' record, for ``samples`` per image."""
         images = self.images
         spec = {"set": self.split, "identity": images.fingerprint, "images": len(images), "truth": self.truth}
         spec["resize"] = self.data.transform.describe(False)
