@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rcg_lightning.callbacks.sample_grid import tensorboard_grid
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.metric_name import metric_name
-from rcg_lightning.metrics.reconstruction import Backbone, Reconstruction
+from rcg_lightning.metrics.reconstruction import LPIPSBackbone, Reconstruction
 from rcg_lightning.stages.tokenizer import TokenizerStage
 from rcg_lightning.types import Batch, require, to_uint8
 
@@ -25,10 +25,10 @@ class Reconstructions(Callback):
     """
 
     def __init__(
-        self, extractor: FeatureExtractor | None = None, lpips: Backbone | None = None, columns: int = 16
+        self, extractor: FeatureExtractor | None = None, lpips: LPIPSBackbone | None = None, columns: int = 16
     ) -> None:
         self.extractor, self.columns = extractor, columns
-        self.lpips: Backbone | None = lpips
+        self.lpips: LPIPSBackbone | None = lpips
         self._metric: Reconstruction | None = None
         self._grid_batch: Batch = {}
         self._seen = 0

@@ -8,7 +8,7 @@ from rcg_lightning.cli.results import report
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.reconstruction import CodecEvaluation
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.metrics.reconstruction import Backbone
+from rcg_lightning.metrics.reconstruction import LPIPSBackbone
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Codec, require
 
@@ -17,7 +17,7 @@ def reconstruct(
     codec: Codec,
     data: ImageDataModule,
     extractor: FeatureExtractor | None = None,
-    lpips: Backbone | None = None,
+    lpips: LPIPSBackbone | None = None,
     split: Literal["train", "eval"] = "eval",
     number: int | None = None,
     images: int = 0,

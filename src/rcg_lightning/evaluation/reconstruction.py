@@ -16,7 +16,7 @@ from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.results import content_of
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.metric_name import metric_name
-from rcg_lightning.metrics.reconstruction import Backbone, Reconstruction
+from rcg_lightning.metrics.reconstruction import LPIPSBackbone, Reconstruction
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, Codec, require, to_uint8
 
@@ -69,7 +69,7 @@ class CodecEvaluation:
         codec: Codec,
         data: ImageDataModule,
         extractor: FeatureExtractor | None,
-        lpips: Backbone | None,
+        lpips: LPIPSBackbone | None,
         split: str,
         number: int | None,
     ) -> None:
