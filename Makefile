@@ -7,11 +7,12 @@ SEEDS ?= 1
 # two threads that spin while they wait cost tenfold on a busy machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test lint types check lock clean
+.PHONY: help setup demo test test-fast lint types check lock clean
 
 help:
 	@echo "make demo    train all four stages on real digits, print the table, draw the samples (SEEDS=3 for error bars)"
-	@echo "make test    the test suite"
+	@echo "make test    all tests, as CI does"
+	@echo "make test-fast  without the slow and the distributed ones, under three minutes"
 	@echo "make check   lint, types and tests, as CI does"
 	@echo "make lock    pin the versions of requirements.txt again"
 
@@ -32,6 +33,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow and not distributed"
 
 lint: setup
 	$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests

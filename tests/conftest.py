@@ -13,6 +13,16 @@ pytest_plugins = ["helpers.cli_fixtures", "helpers.evaluation_fixtures"]
 # torch and Lightning are slow to import: tests that need neither stage nor data should not wait for them
 
 
+def pytest_collection_modifyitems(items):
+    """Mark what `make test-fast` leaves out: whatever needs the toy pipeline or every config, and several processes."""
+    for item in items:
+        folder = item.path.parent.name
+        if folder == "distributed" or "rcg_process" in getattr(item.module, "__dict__", {}):
+            item.add_marker(pytest.mark.distributed)
+        if folder == "configs" or {"toy", "finished"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def make_stage():
     """Make a tiny diffusion stage; ``condition`` and every other argument of DiffusionStage can be given."""
