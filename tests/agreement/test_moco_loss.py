@@ -24,14 +24,14 @@ pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no recorded results
 class Unchanged(Augmentation):
     crops = True
 
-    def __call__(self, image):
+    def augment(self, image):
         return image
 
 
 class Mirrored(Augmentation):
     crops = True
 
-    def __call__(self, image):
+    def augment(self, image):
         return 0.9 * image.flip(3)
 
 

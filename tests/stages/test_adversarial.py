@@ -139,7 +139,7 @@ def test_path_lengths_and_logits_are_regularised_where_requested():
 
 
 class Negative(Augmentation):
-    def __call__(self, x):
+    def augment(self, x):
         return -x
 
 

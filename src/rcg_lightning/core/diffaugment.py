@@ -19,15 +19,20 @@ from rcg_lightning.types import require
 class Augmentation(ConfigMixin):
     """A random, differentiable change of images."""
 
-    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
+        """Change x (B, C, H, W) at random, in float32: under autocast a generator network's output is bf16."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.augment(x.to(torch.promote_types(x.dtype, torch.float32)))
+
+    @abstractmethod
+    def augment(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
 
 
 class Colour(Augmentation):
     """Random colours: brightness plus -0.5 to 0.5, then saturation times 0 to 2, then contrast times 0.5 to 1.5."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def augment(self, x: Tensor) -> Tensor:
         brightness, saturation, contrast = torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
         x = x + brightness - 0.5
         grey = x.mean(1, keepdim=True)  # (B, 1, H, W)
@@ -47,7 +52,7 @@ class Translation(Augmentation):
         require(0 <= ratio <= 1, f"Translation: ratio is a share of the image's side, in [0, 1], not {ratio}")
         self.ratio = ratio
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def augment(self, x: Tensor) -> Tensor:
         for dim in (2, 3):
             side = x.shape[dim]
             largest = int(side * self.ratio + 0.5)
@@ -71,7 +76,7 @@ class Cutout(Augmentation):
         require(0 <= ratio <= 1, f"Cutout: ratio is a share of the image's side, in [0, 1], not {ratio}")
         self.ratio = ratio
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def augment(self, x: Tensor) -> Tensor:
         inside = []
         for dim in (2, 3):
             side = x.shape[dim]
@@ -93,7 +98,7 @@ class DiffAugment(Augmentation):
     def __init__(self, steps: list[Augmentation] | None = None) -> None:
         self.steps = [Colour(), Translation(), Cutout()] if steps is None else steps
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def augment(self, x: Tensor) -> Tensor:
         for step in self.steps:
             x = step(x)
         return x

@@ -25,8 +25,13 @@ class Augmentation(ConfigMixin):
 
     crops: bool
 
-    @abstractmethod
     def __call__(self, image: Tensor) -> Tensor:
+        """Change image (B, C, H, W) in [0, 1] at random, in float32: autocast would mix types that kernels reject."""
+        with torch.autocast(image.device.type, enabled=False):
+            return self.augment(image.to(torch.promote_types(image.dtype, torch.float32)))
+
+    @abstractmethod
+    def augment(self, image: Tensor) -> Tensor:
         """Change image (B, C, H, W) float32 in [0, 1] at random."""
 
 
@@ -61,7 +66,7 @@ class SmallGreyAugmentation(Augmentation):
         self.blur = blur
         self.noise = noise
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def augment(self, image: Tensor) -> Tensor:
         n = len(image)
         parameters = (torch.rand(n, 6) * 2 - 1) * self.spread
         scale, angle, shear, right, down, contrast = parameters.unbind(1)
@@ -105,7 +110,7 @@ class SmallColourAugmentation(Augmentation):
         self.jitter_probability = jitter_probability
         self.grey_probability = grey_probability
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def augment(self, image: Tensor) -> Tensor:
         image = _resample(image, _random_crops(len(image), self.area, self.flip), outside="border")
         image = colour_jitter(image, self.jitter, self.jitter_probability)
         return random_grey(image, self.grey_probability)
@@ -141,7 +146,7 @@ class MoCoV3Colour(Augmentation):
         self.blur_probability = blur_probability
         self.solarize_probability = solarize_probability
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def augment(self, image: Tensor) -> Tensor:
         image = colour_jitter(image, self.jitter, self.jitter_probability)
         image = random_grey(image, self.grey_probability)
         image = _random_blur(image, self.blur, self.blur_probability)
