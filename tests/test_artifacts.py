@@ -197,7 +197,8 @@ def test_an_old_network_folder_is_described(tmp_path):
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_an_old_store_is_described(tmp_path, complete):
-    from rcg_lightning.data.store import Store, StoreWriter
+    from rcg_lightning.data.store import Store
+    from rcg_lightning.data.store_writer import StoreWriter
 
     spec = {"format": 1, "size": 4, "views": 1, "shard_rows": 4, "floats": "float32", "identity": {"geometry": "plain"}}
     (tmp_path / "identity.json").write_text(json.dumps(spec))

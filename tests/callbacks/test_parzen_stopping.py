@@ -53,8 +53,8 @@ def test_validation_images_choose_and_all_evaluation_images_are_scored(monkeypat
     validation = Digits(limit=30).train()
     monkeypatch.setattr(source, "validation", lambda: validation)
     data = ImageDataModule(source)
-    plain = data.deterministic_batches
-    monkeypatch.setattr(data, "deterministic_batches", lambda split, *more: read.append(split) or plain(split, *more))
+    batches = data.deterministic_batches
+    monkeypatch.setattr(data, "deterministic_batches", lambda split, *more: read.append(split) or batches(split, *more))
     real = ParzenImages(data)
     assert torch.equal(real.validation, torch.from_numpy(validation.array))
     assert torch.equal(real.test, torch.from_numpy(source.evaluation().array))

@@ -1,11 +1,11 @@
-"""Instances chosen from a bank."""
+"""The instances nearest to given centres."""
 
 import torch
 
 from rcg_lightning.data.instances import nearest_different
 
 
-def test_what_several_centres_are_nearest_to_is_chosen_once():
+def test_a_row_near_several_centres_is_chosen_once():
     bank = torch.arange(20.0)[:, None]
     found = nearest_different(torch.tensor([[3.0]] * 11), bank)
     assert sorted(found.tolist()) == list(range(11)) or len(set(found.tolist())) == 11

@@ -5,7 +5,7 @@ from pathlib import Path
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.store import representation_store
-from rcg_lightning.data.stored_clusters import fitted_centres, stored_centres, write_clusters
+from rcg_lightning.data.stored_clusters import fit_centres, read_centres, write_clusters
 
 
 def cluster(
@@ -29,7 +29,7 @@ def cluster(
         centres: an earlier output of this command, whose clusters are used (for evaluation images).
     """
     source = representation_store(store)
-    fitted = fitted_centres(source, count, seed, restarts, most) if centres is None else stored_centres(centres, source)
+    fitted = fit_centres(source, count, seed, restarts, most) if centres is None else read_centres(centres, source)
     made = write_clusters(source, out, *fitted)
     sizes = made.columns["cluster"]["sizes"]
     images = "images" if source.views == 1 else "views of images"

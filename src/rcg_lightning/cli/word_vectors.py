@@ -50,6 +50,6 @@ def word_vectors(
 def main(name: str, argv: list[str]) -> None:
     examples = [
         "rcg word-vectors --config digits/tags_data --dim 16 --epochs 20 --out runs/words.txt",
-        "rcg word-vectors --config mirflickr/data --data.least 20 --out runs/words.bin",
+        "rcg word-vectors --config mirflickr/data --data.min_count 20 --out runs/words.bin",
     ]
     call(word_vectors, name, argv, examples)

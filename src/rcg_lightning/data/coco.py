@@ -130,7 +130,7 @@ def cached_scenes(instances: Path, stuff: Path, crowds: bool) -> list[Scene]:
     try:
         write_json(path, [[scene.name, sorted(scene.classes)] for scene in found], shared=True)
     except OSError as error:
-        log.info("what was found in %s is not cached: %s", stuff, error)
+        log.info("the scenes of %s are not cached: %s", stuff, error)
     return found
 
 

@@ -15,7 +15,7 @@ from rcg_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 _VERSION = 2
-_SETTLED = 2.0  # seconds after which a change of a folder surely changes its time stamp
+_SETTLED = 2.0  # seconds after which another change of a folder is certain to change its time stamp
 
 
 @dataclass
@@ -133,7 +133,7 @@ _ARRAYS = ("text", "ends", "sizes", "folders")
 
 
 def _read(path: Path, root: Path) -> FolderIndex | None:
-    """Return the cached index, or None where there is none, it is broken or a folder has changed."""
+    """Read the cached index; None where it is missing or broken, or a folder has changed."""
     try:
         spec = json.loads((path / "index.json").read_text())
         if spec["version"] != _VERSION or spec["root"] != str(root.resolve()):
@@ -150,7 +150,7 @@ def _read(path: Path, root: Path) -> FolderIndex | None:
 
 
 def _write(path: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> None:
-    """Cache the index; arrays first, in a folder of their own, then index.json that names it, in one step."""
+    """Cache the index: first the arrays, in a new folder, then index.json, which names that folder, in one step."""
     version = f"{time.time_ns():x}-{os.getpid()}"
     spec = {
         "version": _VERSION,

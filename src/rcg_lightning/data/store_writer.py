@@ -120,10 +120,10 @@ class StoreWriter:
         except ValueError as error:
             raise UserError(f"{path} is damaged: remove the folder and extract again") from error
         check_format(found.get("format"), FORMAT, f"the store in {self.folder}", f"remove the folder and {REMEDY}")
-        for name, wanted in _flat(self._spec).items():
-            if _flat(found).get(name) != wanted:
+        for name, expected in _flat(self._spec).items():
+            if _flat(found).get(name) != expected:
                 raise UserError(
-                    f"{self.folder} holds a store whose {name} is {_flat(found).get(name)!r}, not {wanted!r}: "
+                    f"{self.folder} holds a store whose {name} is {_flat(found).get(name)!r}, not {expected!r}: "
                     "give another folder, or the settings of that store"
                 )
 
@@ -165,7 +165,7 @@ class StoreWriter:
 
     @contextmanager
     def _reported(self, path: Path, needed: int) -> Iterator[None]:
-        """Turn what goes wrong while ``needed`` bytes are written to ``path`` into a UserError."""
+        """Turn an error while ``needed`` bytes are written to ``path`` into a UserError."""
         try:
             yield
         except OSError as error:
@@ -185,9 +185,9 @@ class ShardCollector:
 
     def add(self, index: np.ndarray, view: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
         """Add rows (n, *shape) of every column for images ``index`` (n,) and views ``view`` (n,) of one shard."""
-        numbers = np.unique(index // self.writer.shards[0].stop)
-        require(len(numbers) == 1, "a batch of extraction spans several shards: use ImageDataModule.extract's loader")
-        shard = self.writer.shards[int(numbers[0])]
+        shards = np.unique(index // self.writer.shards[0].stop)
+        require(len(shards) == 1, "a batch of extraction spans several shards: use ImageDataModule.extract's loader")
+        shard = self.writer.shards[int(shards[0])]
         rows = index - shard.start
         space = (shard.stop - shard.start, self.writer.views)
         part = self._parts.setdefault(shard.number, {})

@@ -1,4 +1,4 @@
-"""Nearest neighbours among the representations of a store, in as much memory as is allowed; and a store of them."""
+"""Nearest neighbours among the representations of a store, within a limit of memory, and a store of them."""
 
 import copy
 import importlib
@@ -70,7 +70,7 @@ class StoredNeighbours:
         self.bank: Bank = self._load() if fits else rows
 
     def write(self, out: Path) -> None:
-        """Write a store with a column ``neighbours`` (k,); where the same one was begun, it is continued."""
+        """Write a store with a column ``neighbours`` (k,), or continue the same store."""
         source = self.rows.store
         encoder = source.identity.get("representation")
         fixed = {name: source.identity[name] for name in ("dataset", "split", "transform")}
