@@ -1,7 +1,7 @@
 """CUDA's autocast rules on CPU tensors: CPU autocast promotes mixed types where CUDA raises.
 
 ``with CUDAAutocast():`` casts the arguments of torch functions by CUDA's lists (PyTorch's autocast op reference) and
-leaves every other function as it is, so mixed types meet the kernels' own checks. ``torch.autocast(..., enabled=False)``
+leaves the others, so mixed types meet the kernels' own checks. ``torch.autocast(..., enabled=False)``
 inside switches it off, as on a GPU.
 """
 
