@@ -27,7 +27,7 @@ class Guidance(ConfigMixin):
         interval: tuple[float, float] = (0.0, 1.0),
         channels: int | None = None,
     ) -> None:
-        require(0 <= interval[0] <= interval[1] <= 1, f"a guidance interval must lie in [0, 1], not {interval}")
+        require(0 <= interval[0] <= interval[1] <= 1, f"a guidance interval must ascend within [0, 1], not {interval}")
         self.scale, self.ramp, self.interval, self.channels = scale, ramp, (interval[0], interval[1]), channels
 
     def scale_at(self, progress: float) -> float:
