@@ -172,7 +172,7 @@ def test_an_old_checkpoint_is_described(old_checkpoint, tmp_path, make_stage, ra
     assert old().search(raised("convert", "--to", "official", "--from", path, "--out", tmp_path / "rdm.pth"))
     assert old().search(raised("sample", "--checkpoint", path, "--out", tmp_path / "samples"))
     continued = ["--ckpt_path", path, f"--trainer.default_root_dir={tmp_path / 'run'}"]
-    assert old().search(raised("fit", "--config", "digits_generator", *continued))
+    assert old().search(raised("fit", "--config", "digits/generator", *continued))
 
 
 @pytest.mark.parametrize("bundle", [False, True])

@@ -118,7 +118,7 @@ def test_a_generator_of_tokens_is_sampled_with_its_autoencoder(rcg, raised, gene
     save_vq(tmp_path / "other", seed=1)
     words = ["sample", "--checkpoint", checkpoint, "--number", 5, "--accelerator", "cpu", "--out", tmp_path / "samples"]
     assert "--autoencoder" in raised(*words)
-    assert "the tokens here are of" in raised(*words, "--autoencoder", tmp_path / "other")
+    assert "made the tokens here" in raised(*words, "--autoencoder", tmp_path / "other")
     assert not (tmp_path / "samples").exists()
     code, _, error = rcg(*words, "--autoencoder", folder)
     assert code == 0, error
@@ -128,7 +128,7 @@ def test_a_generator_of_tokens_is_sampled_with_its_autoencoder(rcg, raised, gene
 def test_a_bundle_holds_the_autoencoder(rcg, raised, generator, tmp_path):
     checkpoint, folder = generator
     words = ["bundle", "--generator", checkpoint, "--out", tmp_path / "bundle", "--autoencoder"]
-    assert "here are of" in raised(*words, save_vq(tmp_path / "other", seed=1))
+    assert "made the tokens here" in raised(*words, save_vq(tmp_path / "other", seed=1))
     assert rcg(*words, folder)[0] == 0
     for more in ([], ["--autoencoder", tmp_path / "bundle"]):
         out = ["--out", tmp_path / f"samples{len(more)}"]
