@@ -126,7 +126,7 @@ PRINCIPAL = "--data.stores=[{tmp}/other]"
     [
         (["--model.condition", "ClassCondition", *FLAT], "labels are needed"),
         (["--model.condition", "ClusterCondition"], "['cluster'] of the train images is needed"),
-        (["--model.condition", "RepresentationCondition"], "make a store with rcg extract"),
+        (["--model.condition", "RepresentationCondition"], "rcg extract"),
         (["--model.condition", "RepresentationCondition", "--data.stores=[{tmp}/no]"], "no store at"),
         (["--model.condition", "RepresentationCondition", "--data.source.limit=200", "--data.stores=[{toy}/store]"],
          "its dataset is"),
