@@ -8,18 +8,22 @@ import torch
 
 from helpers import rcg_process
 
+SLOW_FOLDERS = ("bench", "cli", "configs", "pipeline", "sampling")
+
 pytest_plugins = ["helpers.cli_fixtures", "helpers.evaluation_fixtures"]
 
 # torch and Lightning are slow to import: tests that need neither stage nor data should not wait for them
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what `make test-fast` leaves out: whatever needs the toy pipeline or every config, and several processes."""
+    """Mark what `make test-fast` leaves out: whole commands, trainings of every config, and several processes."""
     for item in items:
         folder = item.path.parent.name
         if folder == "distributed" or "rcg_process" in getattr(item.module, "__dict__", {}):
             item.add_marker(pytest.mark.distributed)
-        if folder == "configs" or {"toy", "finished"} & set(item.fixturenames):
+        if folder in ("bench", "cli", "configs", "pipeline", "sampling") or {"toy", "finished"} & set(
+            item.fixturenames
+        ):
             item.add_marker(pytest.mark.slow)
 
 

@@ -14,6 +14,8 @@ from rcg_lightning.networks.dit import DiT
 from rcg_lightning.networks.rdm_mlp import ModulatedMLP
 from rcg_lightning.stages.diffusion import DiffusionStage
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 
 

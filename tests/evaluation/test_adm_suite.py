@@ -15,6 +15,8 @@ from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.reference_files import read_statistics
 from rcg_lightning.metrics.feature_extractors import INCEPTION_FILE, InceptionExtractor
 
+pytestmark = pytest.mark.slow
+
 
 def images(count, seed, darkest=0):
     generator = torch.Generator().manual_seed(seed)

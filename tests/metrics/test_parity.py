@@ -20,6 +20,8 @@ from rcg_lightning.metrics.fid import fid
 from rcg_lightning.metrics.kid import kid
 from rcg_lightning.metrics.prdc import density_coverage, precision_recall
 
+pytestmark = pytest.mark.slow
+
 DIM, CLASSES = 64, 10
 
 

@@ -31,6 +31,8 @@ from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import bundle_parts, stage_content
 from rcg_lightning.types import DataSpec
 
+pytestmark = pytest.mark.slow
+
 DIM = 8  # of a representation
 
 

@@ -7,6 +7,8 @@ from rcg_lightning.core.schedule import CosineSchedule
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.unet import UNet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fit(make_stage, trainer, digits, tmp_path):
