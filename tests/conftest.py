@@ -21,9 +21,7 @@ def pytest_collection_modifyitems(items):
         folder = item.path.parent.name
         if folder == "distributed" or "rcg_process" in getattr(item.module, "__dict__", {}):
             item.add_marker(pytest.mark.distributed)
-        if folder in ("bench", "cli", "configs", "pipeline", "sampling") or {"toy", "finished"} & set(
-            item.fixturenames
-        ):
+        if folder in SLOW_FOLDERS or {"toy", "finished"} & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
 
 
