@@ -8,7 +8,7 @@ import torch
 
 from helpers import rcg_process
 
-SLOW_FOLDERS = ("bench", "cli", "configs", "pipeline", "sampling")
+SLOW_FOLDERS = ("agreement", "bench", "callbacks", "cli", "configs", "official", "pipeline", "sampling", "stages")
 
 pytest_plugins = ["helpers.cli_fixtures", "helpers.evaluation_fixtures"]
 
