@@ -69,7 +69,7 @@ def extract(
 
 def main(name: str, argv: list[str]) -> None:
     examples = [
-        "rcg extract --config digits_store",
+        "rcg extract --config imagenet256/extract --out runs/store",
         "rcg extract --data.source FlatFolder --data.source.root images --encoder TimmEncoder "
         "--encoder.name vit_small_patch16_dinov3.lvd1689m --out runs/store",
         "rcg extract --config digits/data --codec VQTokens --codec.folder runs/tokenizer/tokenizer --out runs/tokens",
