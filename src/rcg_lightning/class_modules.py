@@ -5,7 +5,7 @@ import pkgutil
 
 import rcg_lightning
 
-_PACKAGES = ("core", "networks", "pretrained", "data", "stages", "conditions", "metrics", "evaluation", "callbacks")
+_PACKAGES = ("core", "networks", "pretrained", "data", "stages", "conditions", "metrics", "callbacks")
 
 for _package in _PACKAGES:
     _name = f"{rcg_lightning.__name__}.{_package}"
