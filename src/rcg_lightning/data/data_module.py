@@ -19,7 +19,7 @@ from rcg_lightning.data.image_split import ImageSplit, Source
 from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, ranges_of, rank_range
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.data.store import Store
-from rcg_lightning.data.stored_columns import available_keys, open_columns
+from rcg_lightning.data.stored_columns import available_keys, open_columns, reject_missing
 from rcg_lightning.data.transforms import AsIs, Transform, Views
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import Batch, DataSpec, require
@@ -243,25 +243,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
 
     def _check_needs(self, split: str) -> None:
         """Raise a UserError where the images or stores of ``split`` do not provide a needed key."""
-        missing = self.needs - self._available(split)
-        if "label" in missing:
-            raise UserError(
-                f"labels are needed, but {type(self.source).__name__} has none: "
-                "use a source with classes, or a condition without labels"
-            )
-        if "tag" in missing:
-            raise UserError("tags are needed: set data.class_path to TagDataModule, with a source of tagged images")
-        if "instance" in missing and split == "train":
-            raise UserError(
-                "instances need representations and neighbours of the training images: run rcg extract and "
-                "rcg neighbours, and give both stores as data.stores"
-            )
-        if missing:
-            option = "stores" if split == "train" else "eval_stores"
-            raise UserError(
-                f"{sorted(missing)} of the {split} images is needed, but no store has it: "
-                f"make one with rcg extract and give it as data.{option}"
-            )
+        reject_missing(self.needs - self._available(split), split, type(self.source).__name__)
         images = self.images(split)
         self.transform.shape(images.channels, images.shape)  # raises where the size is unknown
         used = {store.path: store for name, store in self.columns(split).items() if name in self.needs}

@@ -1,10 +1,11 @@
-"""Open the stores that are joined to images, and check that they belong to the images and to each other."""
+"""The stored columns that are joined to images: open them, and check that they fit and that none is missing."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rcg_lightning.data.image_split import ImageSplit
 from rcg_lightning.data.store import Store
+from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
 IMAGE_KEYS = frozenset({"image", "pair", "index", "view"})  # keys of a batch that need no store
@@ -38,6 +39,27 @@ def available_keys(images: ImageSplit, columns: Mapping[str, Store], split: str)
     labels = {"label"} if images.labels is not None else set()
     instances = columns.keys() >= ({"representation", "neighbours"} if split == "train" else {"representation"})
     return IMAGE_KEYS | labels | columns.keys() | ({"instance"} if instances else set())
+
+
+def reject_missing(keys: frozenset[str], split: str, source: str) -> None:
+    """Raise a UserError where ``keys`` of a split are needed but missing; ``source`` is the name of its class."""
+    if "label" in keys:
+        raise UserError(
+            f"labels are needed, but {source} has none: use a source with classes, or a condition without labels"
+        )
+    if "tag" in keys:
+        raise UserError("tags are needed: set data.class_path to TagDataModule, with a source of tagged images")
+    if "instance" in keys and split == "train":
+        raise UserError(
+            "instances need representations and neighbours of the training images: run rcg extract and "
+            "rcg neighbours, and give both stores as data.stores"
+        )
+    if keys:
+        option = "stores" if split == "train" else "eval_stores"
+        raise UserError(
+            f"{sorted(keys)} of the {split} images is needed, but no store has it: "
+            f"make one with rcg extract and give it as data.{option}"
+        )
 
 
 def _check_neighbours(neighbours: Store, representations: Store) -> None:
