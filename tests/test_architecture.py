@@ -12,6 +12,7 @@ LAYERS = {
     "errors": 0,
     "interruption": 0,
     "artifacts": 0,
+    "integrity": 0,
     "config": 0,
     "config_files": 0,
     "types": 0,

@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rcg_lightning.errors import UserError
+from rcg_lightning.integrity import check_torch_file, unless_verified
 from rcg_lightning.types import require
 
 State = dict[str, Tensor]
-READING_FAILS = (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, OSError)
+# torch's reader meets damage in a pickle without checksums with almost any of Python's errors
+_OF_DAMAGE = (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+READING_FAILS = (pickle.UnpicklingError, SafetensorError, *_OF_DAMAGE)
 
 
 def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
@@ -50,8 +53,13 @@ def _reason(error: Exception) -> str:
 def read_torch(path: Path) -> Any:
     """Read a torch file without executing anything; memory-mapped where its format allows it.
 
-    Optimizer states, most of a training checkpoint, are then never read.
+    Optimizer states, most of a training checkpoint, then take no memory. Every byte is first compared with its
+    checksum, once per process.
+
+    Raises:
+        UserError: the file is cut short, or differs from its own checksums.
     """
+    unless_verified([path], lambda: check_torch_file(path))
     with torch.serialization.safe_globals([argparse.Namespace]):  # the "args" of DINO, iBOT and RCG files
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

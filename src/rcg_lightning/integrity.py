@@ -1,0 +1,78 @@
+"""Whether files on disk still hold what was written: their own checksums, compared before the content is used.
+
+Nothing here imports torch or numpy.
+"""
+
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rcg_lightning.artifacts import cache_folder, fingerprint, write_text
+from rcg_lightning.errors import UserError
+
+CHUNK = 1 << 20  # bytes in memory at once
+MARKED = 1 << 28  # bytes from which a passed check is also remembered for later processes
+CHECKS = 1  # version of the checks: remembered results of other versions do not count
+_TICK = 0.1  # seconds: clocks of file systems are coarser than two writes of one program
+_passed: set[str] = set()
+
+
+def unless_verified(files: Sequence[Path], check: Callable[[], None]) -> None:
+    """Run ``check``, which raises where one of ``files`` is damaged, unless they have not changed since they passed it.
+
+    Size and times of change decide, as they do for make and git. This process remembers every passed check; of large
+    files also the cache folder does, in an empty file named by a hash of paths, sizes and times.
+    """
+    stats = [file.stat() for file in files]
+    found = [[str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for file, s in zip(files, stats)]
+    stamp = fingerprint([CHECKS, found])
+    marker = cache_folder("verified", stamp) if sum(s.st_size for s in stats) >= MARKED else None
+    if stamp in _passed or (marker is not None and marker.is_file()):
+        return
+    # a file that is changed again within the clock's tick would keep its times
+    settled = time.time() - max((max(s.st_mtime, s.st_ctime) for s in stats), default=0.0) > _TICK
+    check()
+    if settled:
+        _passed.add(stamp)
+        if marker is not None:
+            with suppress(OSError):  # a read-only cache costs time, not correctness
+                write_text(marker, "", shared=True)
+
+
+def check_torch_file(path: Path) -> None:
+    """Raise a UserError if a file of ``torch.save`` is cut short, or a record differs from its own CRC.
+
+    torch itself compares no CRC. This reads the file once, in pieces, about 1.5 GB/s from memory; ``unless_verified``
+    saves repeating it. Files in torch's format before 1.6 have no checksums, and pass.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    bad = _bad_record(path)
+    if bad is not None:
+        raise UserError(f"{path} is damaged or incomplete ({bad}): use an earlier one, or fetch or copy it again")
+
+
+def _bad_record(path: Path) -> str | None:
+    """Return why a zip is damaged; None for a whole one."""
+    name = "its end is missing"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if not any(record.CRC for record in records):
+                return None  # torch was told to compute none
+            size = sum(record.file_size for record in records)
+            with tqdm(desc=f"checking {path.name}", total=size, unit="B", unit_scale=True, delay=3, leave=False) as bar:
+                for record in records:
+                    name = f"record {record.filename!r}"
+                    with archive.open(record) as content:
+                        while piece := content.read(CHUNK):
+                            bar.update(len(piece))
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError):
+        return name
+    return None
