@@ -18,10 +18,12 @@ from rcg_lightning.artifacts import (
     file_sha256,
     fingerprint,
     locked,
+    read_state,
     replacing,
     replacing_folder,
     write_json,
     write_text,
+    zip_damage,
 )
 from rcg_lightning.errors import UserError
 
@@ -99,6 +101,37 @@ def test_processes_that_share_a_file_have_drafts_of_their_own(tmp_path):
         other.write_text("2" * 1000)
     assert path.read_text() == "1" * 1000  # the last one to finish
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b'{"key": "a', b"[1]", b'"text"', b"\xff\xfe", b"null", b"[" * 100_000])
+def test_a_damaged_state_counts_as_missing_with_a_warning(tmp_path, caplog, content):
+    path = tmp_path / ".step.json"
+    assert read_state(path) == {}
+    assert not caplog.records
+    path.write_bytes(content)
+    assert read_state(path) == {}
+    (record,) = caplog.records
+    assert str(path) in record.getMessage()
+    assert "\n" not in record.getMessage()
+    write_json(path, {"a": 1})
+    assert read_state(path) == {"a": 1}
+
+
+def test_a_changed_bit_of_a_checkpoint_is_found(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"weight": torch.arange(1000.0)}, path)
+    assert zip_damage(path) is None
+    content = path.read_bytes()
+    middle = content.index(np.float32(500).tobytes() + np.float32(501).tobytes())
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    assert "does not match its checksum" in zip_damage(path)
+    for cut in (0, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        assert zip_damage(path)
+    assert zip_damage(tmp_path / "none.ckpt")
 
 
 # -- fingerprints and locks --------------------------------------------------------------------------------------------

@@ -6,14 +6,19 @@ Nothing here imports torch or numpy, so commands that compute nothing start at o
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rcg_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def cache_folder(*parts: str) -> Path:
@@ -99,6 +104,37 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the JSON object that an earlier run left for the next one; empty if there is none.
+
+    A damaged file counts as missing, with a warning: its work is done again.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        content = " ".join(str(error).split())[:120]
+    if isinstance(content, dict):
+        return content
+    reason = content if isinstance(content, str) else f"it holds a {type(content).__name__}"
+    log.warning("%s is damaged (%s): what it recorded is done again", path, reason)
+    return {}
+
+
+def zip_damage(path: Path) -> str | None:
+    """Describe the damage of a ZIP file, such as a checkpoint; None if it is whole. Reads every byte."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            name = file.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        return " ".join(str(error).split())
+    return None if name is None else f"{name} in it does not match its checksum"
 
 
 # -- fingerprints ------------------------------------------------------------------------------------------------------
