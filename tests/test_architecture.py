@@ -9,6 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "rcg_lightning"
 FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = {
+    "arguments": 0,
     "errors": 0,
     "interruption": 0,
     "artifacts": 0,

@@ -5,11 +5,11 @@ rebuilds the right classes, whether the object came from a config file or from P
 """
 
 import importlib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from rcg_lightning.arguments import bound_arguments, check_arguments
 from rcg_lightning.errors import UserError
 
 
@@ -18,19 +18,16 @@ class ConfigMixin:
 
     Arguments are numbers, strings, lists, dictionaries, other ``ConfigMixin`` objects, or a ``pathlib.Path``. A path
     holds on this machine only: it is given at run time and never described.
+
+    The arguments are checked against the constructor's annotations before it runs, wherever they come from.
     """
 
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        # copy and pickle call __new__ without arguments and restore the record with the rest of the state
-        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
-        _, *names = bound.arguments
-        arguments = {name: bound.arguments[name] for name in names}
-        for parameter in inspect.signature(cls.__init__).parameters.values():
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                arguments.update(arguments.pop(parameter.name, {}))
+        arguments = bound_arguments(cls.__init__, args, kwargs)
+        check_arguments(cls.__init__, arguments, f"{cls.__name__}: ")
         object.__setattr__(self, "_arguments", arguments)
         return self
 

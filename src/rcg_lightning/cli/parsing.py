@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from rcg_lightning.arguments import check_arguments
 from rcg_lightning.cli.error_messages import explain
 from rcg_lightning.cli.out_of_memory import in_command, remedied
 from rcg_lightning.config import ConfigMixin
@@ -108,6 +109,7 @@ def call(
         parsed = parser.parse_args(list(argv))
     objects = parser.instantiate(parsed)
     values = {key: value for key, value in vars(objects).items() if key in inspect.signature(function).parameters}
+    check_arguments(function, values, "--")
     with remedied(lambda: in_command(values)):
         return function(**values)
 
