@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.artifacts import fingerprint
-from rcg_lightning.data.decode import Unreadable, decode
+from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
 from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, fixed_subset
-from rcg_lightning.data.tar_index import index_tars
+from rcg_lightning.data.split_folders import split_folders
+from rcg_lightning.data.tar_index import index_tars, tar_names
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -149,11 +150,11 @@ class FolderSource(Source):
         """Return (index, rows) of training and evaluation images."""
         if not self.root.is_dir():
             raise UserError(f"no folder of images at {self.root}: give the root of the data set")
-        train, evaluation = self.root / "train", self._evaluation_folder()
-        if train.is_dir() and evaluation is not None:
+        train, evaluation = self._split_folders()
+        if evaluation is not None:
             first, second = self._index(train), self._index(evaluation)
             return (first, np.arange(len(first))), (second, np.arange(len(second)))
-        index = self._index(train if train.is_dir() else self.root)
+        index = self._index(train)
         for_evaluation = hashed_split(index, self.eval_share)
         require(
             not for_evaluation.all(),
@@ -161,8 +162,9 @@ class FolderSource(Source):
         )
         return (index, np.flatnonzero(~for_evaluation)), (index, np.flatnonzero(for_evaluation))
 
-    def _evaluation_folder(self) -> Path | None:
-        return next((self.root / name for name in ("val", "test") if (self.root / name).is_dir()), None)
+    def _split_folders(self) -> tuple[Path, Path | None]:
+        """Return the folders of the training and evaluation images; the second is None where a hash splits one."""
+        return split_folders(self.root, SUFFIXES)
 
     def _index(self, folder: Path) -> FolderIndex:
         index = index_folder(folder)
@@ -173,6 +175,9 @@ class FolderSource(Source):
 class ImageFolder(FolderSource):
     """Images in one folder per class: ``root/train/<class>/…`` with ``root/val/<class>/…`` (or ``test``), or
     ``root/<class>/…`` alone.
+
+    A class may have any name, also ``test`` or ``train``: the folders in ``root`` are splits only where all of them
+    that hold images have names of splits.
 
     Args:
         root: the folder above these.
@@ -206,11 +211,11 @@ class ImageFolder(FolderSource):
 class ImageNet(ImageFolder):
     """ImageNet in its usual layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``."""
 
-    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
-        for name in ("train", "val"):
-            folder = self.root / name
+    def _split_folders(self) -> tuple[Path, Path | None]:
+        train, evaluation = self.root / "train", self.root / "val"
+        for folder in (train, evaluation):
             require(folder.is_dir(), f"no {folder}: ImageNet's root holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
-        return super()._split()
+        return train, evaluation
 
 
 class FlatFolder(FolderSource):
@@ -228,6 +233,12 @@ class TarShards(FolderSource):
     in an uncompressed tar, in any order, so nothing needs unpacking or shuffling. The arguments are those of
     ``ImageFolder``.
     """
+
+    def _split_folders(self) -> tuple[Path, Path | None]:
+        train, evaluation = split_folders(self.root, ())  # other folders are not read, so they cannot disagree
+        loose = tar_names(self.root) if train != self.root else []
+        require(not loose, f"{self.root} holds {loose[:1]} next to {train.name}/: put every tar into a split, or none")
+        return train, evaluation
 
     def _index(self, folder: Path) -> FolderIndex:
         index = index_tars(folder)
