@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -36,8 +37,8 @@ class BadImage(UserError):
 class FolderSplit(ImageSplit):
     """Files of a folder: the ``rows`` (N,), ascending, of its ``index``.
 
-    A file that cannot be read stops the run (``on_bad`` = "stop") or is replaced ("skip") by the next readable file,
-    of the same class if possible. It is always the same file, so that stores stay valid.
+    A file that cannot be read stops the run (``on_bad`` = "stop") or is replaced ("skip") by the next readable file of
+    its class. It is always the same file, so that stores stay valid.
     """
 
     def __init__(
@@ -82,14 +83,13 @@ class FolderSplit(ImageSplit):
             image = self._try(other)
             if image is not None:
                 return image
-        raise BadImage(f"none of the {len(self)} images in {self.index.root} can be read: is this the right folder?")
+        same = f"{len(self)} images" if self.labels is None else f"images with the class of {self.name(index)}"
+        raise BadImage(f"none of the {same} in {self.index.root} can be read: is this the right folder?")
 
     def _replacements(self, index: int) -> Iterator[int]:
-        """Yield the other positions in the order in which they replace ``index``: those of its class first."""
+        """Yield the positions that may replace ``index``, in their order: images of its class, as its label stays."""
         labels = self.labels
-        if labels is not None:
-            yield from (other for other in self._after(index) if labels[other] == labels[index])
-        yield from self._after(index)
+        return (other for other in self._after(index) if labels is None or labels[other] == labels[index])
 
     def _after(self, index: int) -> Iterator[int]:
         return ((index + step) % len(self) for step in range(1, len(self)))
@@ -108,7 +108,7 @@ class FolderSplit(ImageSplit):
                     "or set on_bad to skip"
                 ) from error
         self._bad[index] = 1
-        log.warning("skipped %s, which cannot be read: %s", path, reason)
+        log.warning("skipped %s, which cannot be read (%s): the next readable image replaces it", path, reason)
         return None
 
 
@@ -204,7 +204,7 @@ class ImageFolder(FolderSource):
             require(not unknown, f"class folders {unknown[:3]} of {evaluation[0].root} are not in {train[0].root}")
             label = np.asarray([known.index(name) for name in found], np.int64)
             folders = np.where(evaluation[0].folders < 0, -1, label[evaluation[0].folders])
-            evaluation = (FolderIndex(**{**vars(evaluation[0]), "folders": folders, "classes": known}), evaluation[1])
+            evaluation = (replace(evaluation[0], folders=folders, classes=known), evaluation[1])
         return train, evaluation
 
 
@@ -244,6 +244,12 @@ class TarShards(FolderSource):
         index = index_tars(folder)
         require(len(index) > 0, f"no images in the .tar files of {folder}: they should hold key.jpg, key.cls")
         return index
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        train, evaluation = super()._split()
+        if train[0].classes and evaluation[0].classes:  # an evaluation image of the last class may be missing
+            evaluation = (replace(evaluation[0], classes=train[0].classes), evaluation[1])
+        return train, evaluation
 
     def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray | None, int | None]:
         if not index.classes:

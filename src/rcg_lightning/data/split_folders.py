@@ -27,7 +27,9 @@ def split_folders(root: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path | N
     train = next((by_split[name] for name in _TRAIN if name in by_split), None)
     if train is None:
         return root, None
-    others = (name for name, folder in folders.items() if name.lower() not in by_split and holds_files(folder, suffixes))
+    others = (
+        name for name, folder in folders.items() if name.lower() not in by_split and holds_files(folder, suffixes)
+    )
     loose = (entry.name for entry in visible if entry.is_file() and entry.name.lower().endswith(suffixes))
     neighbour = next(loose, None) or next(others, None)
     if neighbour is not None:

@@ -78,7 +78,7 @@ def _scan(root: Path, files: list[str]) -> dict[str, np.ndarray]:
     columns = np.asarray([entry[1:] for entry in found], np.int64).reshape(-1, 4)
     sizes, folders, shards, offsets = columns.T.copy()
     log.info("found %d images in %d tars of %s", len(found), len(files), root)
-    report_left_out(root, left_out)
+    report_left_out(root, +left_out)
     return {"text": text, "ends": ends, "sizes": sizes, "folders": folders, "shards": shards, "offsets": offsets}
 
 
@@ -107,6 +107,7 @@ def _entries(path: Path, number: int, left_out: Counter[str]) -> Iterator[tuple[
     numbered = len({_key(name) for name in names}) < len(names)
     class_of = _by_key(path, classes, numbered)
     keys = _by_key(path, zip(names, range(len(names))), numbered)
+    left_out["class without an image"] += len(class_of.keys() - keys.keys())
     for key, row in keys.items():
         member = images[row]
         name = os.fsencode(f"{path.name}/{names[row]}")
@@ -149,7 +150,10 @@ def _class_in(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     file = tar.extractfile(member)
     content = file.read(32).strip() if file is not None and member.size <= 32 else b""
     fits = content.isdigit()
-    require(fits, f"{path}: the class in {member.name} is not a whole number from 0, but {content.decode()!r}")
+    require(
+        fits,
+        f"{path}: the class in {member.name} is not a whole number from 0, but {content.decode(errors='replace')!r}",
+    )
     CLASSES.check(int(content) + 1, f"{path}: {member.name}")
     return int(content)
 
