@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from rcg_lightning import __version__, interruption
 from rcg_lightning.cli.out_of_memory import shortage
+from rcg_lightning.cli.plugins import loaded_plugins, split_plugins
 from rcg_lightning.errors import UserError
 
 # name -> (module and function, one line of help)
@@ -72,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_traceback = "--traceback" in argv or bool(os.environ.get("RCG_TRACEBACK"))
     argv = [word for word in argv if word != "--traceback"]
+    try:
+        plugins, argv = split_plugins(argv)
+    except UserError as error:
+        print(f"rcg: {error}", file=sys.stderr)
+        return 2
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -85,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rcg: no command {name}{hint}", file=sys.stderr)
         return 2
     try:
-        with interruption.remembered():
+        with interruption.remembered(), loaded_plugins(plugins):
             run(name, rest)
             interruption.check()
         sys.stdout.flush()
@@ -176,8 +182,9 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, and --traceback",
-            "where in the code an error arose. Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
+            "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, --traceback",
+            "where in the code an error arose, and --plugin NAME_OR_FILE imports a module with your own classes.",
+            "Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
         ]
     )
 
