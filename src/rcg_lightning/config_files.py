@@ -65,13 +65,19 @@ def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
     return found
 
 
-def read_config(path: Path) -> Any:
-    """Read a config with the fragments that it includes; a UserError names file and line of an error."""
+def read_config(path: Path, within: tuple[Path, ...] = ()) -> Any:
+    """Read a config with the fragments that it includes; a UserError names file and line of an error.
+
+    Args:
+        within: the files that include this one.
+    """
+    if path.resolve() in within:
+        raise UserError(f"{path} includes itself: remove that line")
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or " ".join(str(error).split())
@@ -83,7 +89,10 @@ def read_config(path: Path) -> Any:
         if isinstance(value, list):
             return [expand(item) for item in value]
         if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
-            return read_config(path.parent / value)
+            return read_config(path.parent / value, (*within, path.resolve()))
         return value
 
-    return expand(content)
+    try:
+        return expand(content)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply to be a config") from error

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rcg_lightning.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
 from rcg_lightning.callbacks.compilation import Compilation
@@ -18,6 +19,7 @@ from rcg_lightning.callbacks.ddp_static_graph import DDPStaticGraph
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
 from rcg_lightning.callbacks.onednn import OneDNNMatmul
 from rcg_lightning.callbacks.reseed import Reseed
+from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
@@ -36,7 +38,8 @@ class Trainer(pl.Trainer):
         checkpoint_every: optimizer steps between checkpoints.
         val_check_interval: optimizer steps between validations; None validates at the end only.
         callbacks: further callbacks.
-        logger: None for TensorBoard in the run's folder, False for no logs.
+        logger: None for TensorBoard in the run's folder, False for no logs. Grids of images that no logger takes are
+            files in the run's folder.
         seed: seed of the random numbers of every step.
         strategy: distributed strategy; auto and ddp reduce the gradients as those of a static graph.
         compile: compile the networks for training: true, or a mode of ``torch.compile``.
@@ -53,7 +56,7 @@ class Trainer(pl.Trainer):
         checkpoint_every: int = 1000,
         val_check_interval: int | None = None,
         callbacks: list[Callback] | None = None,
-        logger: Logger | bool | None = None,
+        logger: Logger | list[Logger] | bool | None = None,
         log_every_n_steps: int = 50,
         seed: int = 0,
         strategy: str | Strategy = "auto",
@@ -70,7 +73,7 @@ class Trainer(pl.Trainer):
         own += [DDPStaticGraph()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
-        own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if logger is not False else []
+        own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if logger else []
         self.channels_last = channels_last  # read by Stage.configure_model
         validation_steps = val_check_interval or max(max_steps, 1)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
@@ -78,24 +81,29 @@ class Trainer(pl.Trainer):
         plugins = given if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins = [*plugins, AtomicCheckpointIO()]
-        super().__init__(
-            plugins=plugins,
-            default_root_dir=folder,
-            max_steps=max_steps,
-            devices=devices,
-            strategy=strategy,
-            max_epochs=-1,
-            precision=default_precision() if precision is None else precision,  # type: ignore[arg-type]
-            val_check_interval=validation_steps * accumulate,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            callbacks=[*own, *(callbacks or [])],
-            logger=logger,
-            log_every_n_steps=log_every_n_steps,
-            use_distributed_sampler=False,  # the data module shards exactly, without padding or repetition
-            enable_model_summary=False,
-            **kwargs,
-        )
+        try:
+            super().__init__(
+                plugins=plugins,
+                default_root_dir=folder,
+                max_steps=max_steps,
+                devices=devices,
+                strategy=strategy,
+                max_epochs=-1,
+                precision=default_precision() if precision is None else precision,  # type: ignore[arg-type]
+                val_check_interval=validation_steps * accumulate,
+                check_val_every_n_epoch=None,
+                num_sanity_val_steps=0,
+                callbacks=[*own, *(callbacks or [])],
+                logger=logger,
+                log_every_n_steps=log_every_n_steps,
+                use_distributed_sampler=False,  # the data module shards exactly, without padding or repetition
+                enable_model_summary=False,
+                **kwargs,
+            )
+        except (MisconfigurationException, TypeError, ValueError) as error:  # all that it raises is about its arguments
+            raise UserError(f"the trainer's settings: {' '.join(str(error).split())}") from error
+
+    test = pl.Trainer.validate  # callbacks measure at validation, and a data set has one split for evaluation
 
 
 def default_precision() -> str:

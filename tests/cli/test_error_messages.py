@@ -37,6 +37,32 @@ def test_fit_suggests_the_nearest_name(raised, argv, line):
     assert line in raised(*FIT, *argv)
 
 
+STEPS = "training is counted in steps: trainer.max_steps"
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        *((name, STEPS) for name in ("max_epochs", "trainer.max_epochs", "epochs", "num-train-epochs")),
+        ("batch_size", "did you mean data.batch_size?"),
+        ("model.batch_size", "did you mean data.batch_size?"),
+        ("lr", "did you mean model.optimizer.lr?"),
+        ("model.learning_rate", "did you mean model.optimizer.lr?"),
+        ("gpus", "did you mean trainer.devices?"),
+        ("seed", "did you mean trainer.seed?"),
+        ("output_dir", "did you mean trainer.default_root_dir?"),
+        ("fp16", "did you mean trainer.precision?"),
+        ("amp", "did you mean trainer.precision?"),
+        ("resume", "did you mean ckpt_path?"),
+        ("num_workers", "did you mean data.workers?"),
+        ("data.num_workers", "did you mean data.workers?"),
+        ("gradient_accumulation_steps", "did you mean trainer.accumulate_grad_batches?"),
+    ],
+)
+def test_names_from_other_programs_are_understood(raised, option, line):
+    assert line in raised(*FIT, f"--{option}", "3")
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
@@ -59,6 +85,8 @@ def test_mistakes_in_configs_are_reported(raised, tmp_path, content, line):
 
 def test_a_broken_fragment_is_named(raised, tmp_path):
     (tmp_path / "fragment.yaml").write_text("a: [")
+    (tmp_path / "circle.yaml").write_text("data: circle.yaml")
+    assert f"{tmp_path / 'circle.yaml'} includes itself" in raised(*FIT, "--config", tmp_path / "circle.yaml")
     (tmp_path / "mine.yaml").write_text("data: fragment.yaml")
     assert f"{tmp_path / 'fragment.yaml'}, line 1" in raised(*FIT, "--config", tmp_path / "mine.yaml")
 
@@ -78,6 +106,11 @@ def test_a_broken_fragment_is_named(raised, tmp_path):
         (["sample", "--checkpoint", "x", "--out", "y", "--png", "maybe"], "png: should be bool, not maybe"),
         (["sample", "--checkpoint", "x", "--out", "y", "--guidance", "much"], "guidance: should be float, not much"),
         (["sample", "--checkpoint", "x", "--out", "y", "--classes", "3,x"], "classes: should be int, not x"),
+        (["sample", "--output_dir", "x"], "unknown key output_dir: did you mean out?"),
+        (["sample", "--seed", "3"], "unknown key seed: did you mean first_seed?"),
+        (["sample", "--num_samples", "3"], "unknown key num_samples: did you mean number?"),
+        (["sample", "--cfg_scale", "3"], "unknown key cfg_scale: did you mean guidance?"),
+        (["sample", "--no-png"], "unknown key no_png: give --png false"),
         (["pipeline", "digit"], "no config digit: give a file, or the name of a shipped one (digits"),
         (["pipeline", "digits", "--seds", "2"], "unknown key seds: did you mean seeds?"),
         (["cluster", "--store", "nope", "--out", "x"], "no store at nope: make it with rcg extract"),

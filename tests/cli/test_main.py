@@ -2,15 +2,19 @@
 
 import contextlib
 import errno
+import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rcg_lightning import __version__
 from rcg_lightning.cli import main as cli
+from rcg_lightning.cli.messages import NOTHING_SAVED
 from rcg_lightning.errors import UserError
 
 
@@ -63,9 +67,16 @@ def test_version_and_unknown_commands(capsys):
     [
         (UserError("no store at x:\n make it"), 2, "no store at x: make it"),
         (RuntimeError("sizes differ"), 1, "RuntimeError: sizes differ (--traceback shows where)"),
-        (OSError(errno.ENOSPC, "No space left on device", "x/last.ckpt"), 1, "the disk of x/last.ckpt is full"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "the disk is full"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "x/last.ckpt"), 2, "the disk of x/last.ckpt is full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "the disk is full"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x/images"), 2, "x/images: no such file"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", cli.__file__), 1, "FileNotFoundError"),
+        (OSError(errno.EIO, "Input/output error", "x/images"), 1, "OSError"),
+        (ModuleNotFoundError("No module named 'wandb'", name="wandb"), 2, "this needs the package wandb"),
+        (ModuleNotFoundError("No module named 'rcg_lightning.x'", name="rcg_lightning.x"), 1, "ModuleNotFoundError"),
+        (MisconfigurationException("No supported gpu\nbackend"), 2, "the trainer's settings: No supported gpu backend"),
+        (MemoryError(), 2, "this machine is out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted; what was saved stays; continue with: rcg fit --ckpt_path last"),
     ],
 )
 def test_every_end_is_one_line(ending, error, code, line):
@@ -90,11 +101,48 @@ def test_the_traceback_is_shown_on_request(ending):
     assert output.endswith("rcg fit: RuntimeError: x (--traceback shows where)\n")
 
 
-def test_a_closed_pipe_is_no_error():
-    command = f"{sys.executable} -m rcg_lightning.cli pipeline --help | head -1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("usage: rcg pipeline")
-    assert done.stderr == ""
+@pytest.mark.parametrize(
+    ("argv", "code", "line"),
+    [
+        (["--config", "my runs/a.yaml"], 130, "rcg fit --config 'my runs/a.yaml' --ckpt_path last"),
+        (["--ckpt_path", "old.ckpt", "--model.seed=2"], 130, "rcg fit --model.seed=2 --ckpt_path last"),
+        (["--ckpt-path=old.ckpt", "--config", "a"], 130, "rcg fit --config a --ckpt_path last"),
+    ],
+)
+def test_the_command_that_continues_can_be_copied(ending, argv, code, line):
+    found, output = ending(KeyboardInterrupt(), *argv)
+    assert found == code
+    assert output.endswith(f"; continue with: {line}\n")
+    fresh = KeyboardInterrupt()
+    fresh.add_note(NOTHING_SAVED)
+    assert ending(fresh, *argv)[1].endswith(f"; continue with: {shlex.join(['rcg', 'fit', *argv])}\n")
+
+
+RCG = f"{sys.executable} -m rcg_lightning.cli"
+
+
+@pytest.mark.parametrize("words", ["pipeline --help", "--help", "reproduce"])
+def test_a_closed_pipe_is_no_error(words):
+    """The reader is gone before the first line: nothing depends on who is faster."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*RCG.split(), *words.split()], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", ["--help", "reproduce"])
+def test_an_output_that_cannot_be_written_is_an_error(words):
+    done = subprocess.run(f"{RCG} {words} > /dev/full", shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(": the standard output cannot be written: No space left on device\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_command_without_standard_output_works():
+    done = subprocess.run(f"{RCG} reproduce >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_interruption_that_a_library_swallows_still_ends_the_command(monkeypatch, capsys):

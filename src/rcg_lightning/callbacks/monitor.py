@@ -1,4 +1,4 @@
-"""Interruption of a run, progress bar, and speed and hyperparameters in TensorBoard."""
+"""Interruption of a run, progress bar, and speed and hyperparameters in the logs."""
 
 import time
 from collections.abc import Mapping
@@ -74,15 +74,18 @@ class Throughput(Callback):
 
 
 class Hyperparameters(Callback):
-    """Writes the stage's settings and final metrics to TensorBoard's HPARAMS table."""
+    """Gives the stage's settings to every logger, and the final metrics too to TensorBoard's HPARAMS table."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger) and isinstance(pl_module, ConfigMixin):
-            scalars = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if isinstance(value, Tensor)
-            }
-            table = flatten(describe(pl_module))
-            trainer.logger.log_hyperparams(table, metrics=scalars, step=trainer.global_step)
+        if not isinstance(pl_module, ConfigMixin):
+            return
+        scalars = {name: float(value) for name, value in trainer.callback_metrics.items() if isinstance(value, Tensor)}
+        table = flatten(describe(pl_module))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(table, metrics=scalars, step=trainer.global_step)
+            else:
+                logger.log_hyperparams(table)
 
 
 def flatten(description: Any, prefix: str = "") -> dict[str, Any]:

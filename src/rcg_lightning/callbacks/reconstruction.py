@@ -3,9 +3,8 @@
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from rcg_lightning.callbacks.sample_grid import tensorboard_grid
+from rcg_lightning.callbacks.image_log import log_grid
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.metric_name import metric_name
 from rcg_lightning.metrics.reconstruction import LPIPSBackbone, Reconstruction
@@ -66,10 +65,9 @@ class Reconstructions(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._grid_batch):
+        if not (trainer.is_global_zero and self._grid_batch):
             return
         assert isinstance(pl_module, TokenizerStage)
         real = self._grid_batch["image"]
         images = torch.cat([real, pl_module.reconstruct(real).to(real.dtype)])
-        grid = tensorboard_grid(images, len(real))
-        trainer.logger.experiment.add_image("reconstructions", grid, trainer.global_step)
+        log_grid(trainer, "reconstructions", images, len(real))

@@ -1,12 +1,10 @@
-"""Grids of samples in TensorBoard, with the same seeds throughout training."""
+"""Grids of samples, with the same seeds throughout training."""
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
-from torchvision.utils import make_grid
 
 from rcg_lightning.callbacks.every_nth import EveryNth
+from rcg_lightning.callbacks.image_log import log_grid
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, require
 
@@ -41,7 +39,7 @@ class SampleGrid(EveryNth):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (self.due and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self._batch):
+        if not (self.due and trainer.is_global_zero and self._batch):
             return
         assert isinstance(pl_module, Generator)
         real = self._batch["image"][: self.count]
@@ -49,15 +47,6 @@ class SampleGrid(EveryNth):
         conditions = {name: values[:count] for name, values in pl_module.observed_conditions(self._batch).items()}
         seeds = torch.arange(count, device=real.device)
         samples = pl_module.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
-        writer = trainer.logger.experiment
-        writer.add_image("samples/generated", tensorboard_grid(samples, self.columns), trainer.global_step)
+        log_grid(trainer, "samples/generated", samples, self.columns)
         if conditions:
-            grid = tensorboard_grid(real, self.columns)
-            writer.add_image("samples/real_of_the_same_condition", grid, trainer.global_step)
-
-
-def tensorboard_grid(images: Tensor, columns: int) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] -> a grid on the CPU, ``columns`` in a row, small images four times larger."""
-    small = images.shape[-1] < 32
-    images = images.repeat_interleave(4, 2).repeat_interleave(4, 3) if small else images
-    return make_grid(images.float().cpu(), nrow=columns, padding=2)
+            log_grid(trainer, "samples/real_of_the_same_condition", real, self.columns)

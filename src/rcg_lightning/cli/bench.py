@@ -68,6 +68,6 @@ def main(name: str, argv: list[str]) -> None:
         "rcg bench --out runs/bench.json",
         "rcg bench --only RDM --profile runs/traces",
         "rcg bench --compare runs/bench.json",
-        "rcg bench --baseline true --out runs/bench.json --markdown runs/bench.md",
+        "rcg bench --baseline --out runs/bench.json --markdown runs/bench.md",
     ]
     call(bench, name, argv, examples)

@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from rcg_lightning.cli.familiar_options import familiar_option
 from rcg_lightning.config import ConfigMixin, find_class
 from rcg_lightning.errors import UserError
 
@@ -51,7 +51,10 @@ def explain(message: str, parser: ArgumentParser, argv: Sequence[str] = ()) -> s
         return _missing(str(required[1] or required[2]), parser, argv)
     if "expected one argument" in message:
         option = re.search(r"argument ([^\s:]+)", message)
-        return f"{option[1].split('/')[-1] if option else 'the last option'} is given without a value"
+        name = option[1].split("/")[-1] if option else "the last option"
+        # the parser names --model where --model.ema.decay has no value
+        bare = (word for word, value in zip(argv, [*argv[1:], "--"]) if value.startswith("--") and "=" not in word)
+        return f"{next((word for word in bare if word.startswith(name)), name)} is given without a value"
     error_found = _deepest(message)
     unknown = _UNKNOWN.search(error_found.text)
     if unknown:
@@ -103,7 +106,7 @@ def _missing(names: str, parser: ArgumentParser, argv: Sequence[str]) -> str:
         name = re.sub(r"^(fit|validate|test|predict)\.", "", name)
         if name not in _options(parser):
             for option, value in _pairs(argv):
-                kinds = [kind for kind in _subclasses(ConfigMixin) if kind.__name__ == value]
+                kinds = [kind for kind in subclasses(ConfigMixin) if kind.__name__ == value]
                 if kinds and name in inspect.signature(kinds[0].__init__).parameters:
                     name = f"{option}.{name}"
         options.append(f"--{name}")
@@ -126,8 +129,15 @@ def _unknown_key(error_found: ParserError, key: str, parser: ArgumentParser) -> 
         key = key.partition(".")[0]
     else:
         kind, known = None, _options(parser)
-    near = nearest(key, known)
     prefix = f"{error_found.where}." if error_found.keys else ""
+    near = nearest(key, known)
+    # one of the class's own arguments is nearer than an option elsewhere, a name like min_epochs is not
+    exact = near is not None and near.rpartition(".")[2] == key.rpartition(".")[2]
+    familiar = None if exact or (near and kind) else familiar_option(key, _options(parser))
+    if key.startswith("no_") and key[3:] in known:
+        familiar = f"give --{key[3:]} false"
+    if familiar:
+        return f"unknown key {prefix}{key}: {familiar}"
     if near:
         return f"unknown key {prefix}{key}: did you mean {prefix}{near}?"
     direct = [name for name in known if "." not in name]
@@ -143,40 +153,12 @@ def _unknown_class(error_found: ParserError, found: re.Match[str], parser: Argum
         given, classes = classes[-1], classes[:-1]
     if given.endswith((".yaml", ".yml", ".json")) or "/" in given:
         return f"{error_found.where}: no file {given}"
-    expected = _expected(keys, classes, parser)
-    own = _own_class(error_found.where, given, expected)
-    if own:
-        return own
-    kinds = _subclasses(expected)
+    kinds = subclasses(_expected(keys, classes, parser))
     names = sorted({kind.__name__ for kind in kinds})
     near = difflib.get_close_matches(given.rpartition(".")[2], names, n=1, cutoff=0.5)
     if near:
         return f"{error_found.where}: no class {given}: did you mean {near[0]}?"
     return f"{error_found.where}: no class {given}" + (f", known are {', '.join(names)}" if 0 < len(names) < 30 else "")
-
-
-def _own_class(where: str, given: str, expected: Any) -> str | None:
-    """Report what a user's own class, given by its path, lacks; None for the classes of this package."""
-    module_name, _, name = given.rpartition(".")
-    if not module_name or module_name.partition(".")[0] == "rcg_lightning":
-        return None
-    module = sys.modules.get(module_name)  # the parser has tried to import it
-    if module is None:
-        return f"{where}: no class {given}: Python finds no module {module_name}, give its file with --plugin"
-    kind, bases = getattr(module, name, None), _bases(expected)
-    if not isinstance(kind, type) or not bases or issubclass(kind, bases):
-        return None
-    base = bases[0]
-    abstract = [method for method in dir(base) if getattr(getattr(base, method), "__isabstractmethod__", False)]
-    methods = f" and define {', '.join(abstract)}" if abstract else ""
-    return f"{where}: {given} is no {base.__name__}: let it inherit {base.__module__}.{base.__qualname__}{methods}"
-
-
-def _bases(hint: Any) -> tuple[type, ...]:
-    """Return the classes in a type hint."""
-    if isinstance(hint, type) and get_origin(hint) is None:
-        return () if hint.__module__ == "builtins" else (hint,)
-    return tuple(kind for part in get_args(hint) for kind in _bases(part))
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:
@@ -198,11 +180,15 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
 
 def _options(parser: ArgumentParser) -> list[str]:
     """Return the keys of a command line, without those of the classes that it may name."""
-    subparsers = [action for action in parser._actions if hasattr(action, "_name_parser_map")]
-    nested = [p for action in subparsers for p in action._name_parser_map.values()]  # type: ignore[attr-defined]
     hidden = ("help", "subcommand", "==SUPPRESS==")
-    found = [action.dest for p in (parser, *nested) for action in p._actions]
+    found = [action.dest for p in parsers_of(parser) for action in p._actions]
     return list(dict.fromkeys(name for name in found if name not in hidden and not name.endswith(".help")))
+
+
+def parsers_of(parser: ArgumentParser) -> list[ArgumentParser]:
+    """Return a parser and those of its subcommands."""
+    subcommands = [action for action in parser._actions if hasattr(action, "_name_parser_map")]
+    return [parser, *(part for action in subcommands for part in action._name_parser_map.values())]  # type: ignore[attr-defined]
 
 
 def _arguments(kind: type, depth: int = 2) -> Iterator[str]:
@@ -210,7 +196,7 @@ def _arguments(kind: type, depth: int = 2) -> Iterator[str]:
     parameters = list(inspect.signature(kind.__init__).parameters)[1:]
     yield from parameters
     if depth:
-        for name, inner in _hints(kind).items():
+        for name, inner in class_hints(kind).items():
             if isinstance(inner, type) and inner.__module__.startswith("rcg_lightning") and not _is_abstract(inner):
                 yield from (f"{name}.{argument}" for argument in _arguments(inner, depth - 1))
 
@@ -219,22 +205,20 @@ def _expected(keys: tuple[str, ...], classes: tuple[str, ...], parser: ArgumentP
     """Return the expected type of a key's value."""
     owner = _find(classes[-1]) if classes else None
     if owner is not None:
-        return _hints(owner).get(keys[-1].rpartition(".")[2])
-    subparsers = [action for action in parser._actions if hasattr(action, "_name_parser_map")]
-    nested = [p for action in subparsers for p in action._name_parser_map.values()]  # type: ignore[attr-defined]
-    for action in (action for p in (parser, *nested) for action in p._actions):
+        return class_hints(owner).get(keys[-1].rpartition(".")[2])
+    for action in (action for p in parsers_of(parser) for action in p._actions):
         if action.dest == ".".join(keys):
             return getattr(action, "_typehint", None)
     return None
 
 
-def _subclasses(hint: Any) -> list[type]:
+def subclasses(hint: Any) -> list[type]:
     """Return all classes that can be constructed for a type hint."""
     if get_origin(hint) is not None or not isinstance(hint, type):
-        return [kind for part in get_args(hint) for kind in _subclasses(part)]
+        return [kind for part in get_args(hint) for kind in subclasses(part)]
     if hint.__module__ == "builtins" or issubclass(hint, Path):
         return []
-    below = [kind for child in type.__subclasses__(hint) for kind in _subclasses(child)]
+    below = [kind for child in type.__subclasses__(hint) for kind in subclasses(child)]
     return below if _is_abstract(hint) else [hint, *below]
 
 
@@ -243,7 +227,8 @@ def _is_abstract(kind: type) -> bool:
     return any(getattr(getattr(kind, name, None), "__isabstractmethod__", False) for name in dir(kind))
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def class_hints(kind: type) -> dict[str, Any]:
+    """Return the types of a class's arguments; empty where they cannot be read."""
     try:
         return get_type_hints(kind.__init__)
     except (NameError, TypeError):

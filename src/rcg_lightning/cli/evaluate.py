@@ -178,10 +178,6 @@ def evaluate(
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg evaluate`; --json, --all and --parzen need no value."""
-    following = [*argv[1:], "--"]
-    bare = ("--json", "--all", "--parzen")
-    argv = [f"{word}=true" if word in bare and rest.startswith("--") else word for word, rest in zip(argv, following)]
     examples = [
         "rcg evaluate --samples runs/generator/last.ckpt --prior runs/rdm/last.ckpt --extractor ClassifierExtractor "
         "--extractor.folder runs/classifier/classifier --data.source Digits",

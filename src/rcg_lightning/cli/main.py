@@ -5,14 +5,16 @@ import errno
 import importlib
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rcg_lightning import __version__, interruption
+from rcg_lightning.cli.messages import NOTHING_SAVED, echo, flush
 from rcg_lightning.cli.out_of_memory import shortage
-from rcg_lightning.cli.plugins import loaded_plugins, split_plugins
+from rcg_lightning.cli.user_mistakes import mistake, one_line
 from rcg_lightning.errors import UserError
 
 # name -> (module and function, one line of help)
@@ -66,45 +68,52 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 is success, 2 input that cannot work, 1 anything unexpected, 130 an interruption from the keyboard.
+    0 is success, 2 what the user can mend: input, a full disk, too little memory; 1 a fault of this program, 130 an
+    interruption from the keyboard, 143 one from outside.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     # waiting threads that spin cost tenfold on a busy machine; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_traceback = "--traceback" in argv or bool(os.environ.get("RCG_TRACEBACK"))
-    argv = [word for word in argv if word != "--traceback"]
-    try:
-        plugins, argv = split_plugins(argv)
-    except UserError as error:
-        print(f"rcg: {error}", file=sys.stderr)
-        return 2
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview())
+    name, *rest = [word for word in argv if word != "--traceback"] or ["--help"]
+    title = f"rcg {name}" if name in COMMANDS else "rcg"
+    ended_by = error_of(lambda: answer(name) if name not in COMMANDS else run(name, rest))
+    unwritten = error_of(flush)
+    if unwritten is not None and (ended_by is None or isinstance(ended_by, SystemExit)):
+        ended_by = unwritten
+    if ended_by is None:
         return 0
-    if argv[0] in ("-V", "--version"):
-        print(f"rcg {__version__}")
-        return 0
-    name, *rest = argv
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f": did you mean {near[0]}?" if near else ": `rcg --help` lists the commands"
-        print(f"rcg: no command {name}{hint}", file=sys.stderr)
-        return 2
+    if show_traceback and not isinstance(ended_by, SystemExit):
+        traceback.print_exception(ended_by)
+    code, line = verdict(ended_by)
+    if code in (130, 143):
+        line += f"; continue with: {continuation(name, rest, ended_by)}"
+    if line:
+        print(f"{title}: {line}", file=sys.stderr)
+    return code
+
+
+def error_of(action: Callable[[], None]) -> BaseException | None:
+    """Return the error that ends an action, or an interruption that the action ignored."""
     try:
-        with interruption.remembered(), loaded_plugins(plugins):
-            run(name, rest)
+        with interruption.remembered():
+            action()
             interruption.check()
-        sys.stdout.flush()
     except BaseException as error:
-        if show_traceback and not isinstance(error, SystemExit):
-            traceback.print_exc()
-        code, line = verdict(error)
-        if code in (130, 143):
-            line += ", --ckpt_path last continues it" if name == "fit" else ", the same command continues"
-        if line:
-            print(f"rcg {name}: {line}", file=sys.stderr)
-        return code
-    return 0
+        return error
+    return None
+
+
+def answer(word: str) -> None:
+    """Answer `rcg --help` and `rcg --version`; raise a UserError for a command that does not exist."""
+    if word in ("-h", "--help", "help"):
+        echo(overview())
+    elif word in ("-V", "--version"):
+        echo(f"rcg {__version__}")
+    else:
+        near = difflib.get_close_matches(word, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`rcg --help` lists the commands"
+        raise UserError(f"no command {word}: {hint}")
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
@@ -118,17 +127,32 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return 143, "terminated; what was saved stays"
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None), ""
-    if isinstance(error, BrokenPipeError):  # the reader of the pipe, such as head, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0, ""
+    if isinstance(error, BrokenPipeError):  # as of a program that SIGPIPE ends
+        return 141, ""
     if is_full(error):
         where = getattr(error, "filename", None)
         disk = f"the disk of {where}" if where else "the disk"
-        return 1, f"{disk} is full; what was finished before stays: make room and run the same command again"
+        return 2, f"{disk} is full; what was finished before stays: make room and run the same command again"
     lack = shortage(error)
     if lack is not None:
-        return 1, f"{lack}: lower the batch size"
-    return 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (--traceback shows where)"
+        return 2, f"{lack}: lower the batch size"
+    described = mistake(error)
+    if described is not None:
+        return 2, described
+    return 1, f"{type(error).__name__}: {one_line(error)} (--traceback shows where)"
+
+
+def continuation(name: str, argv: Sequence[str], error: BaseException) -> str:
+    """Return the command that continues an interrupted one, to copy into a shell."""
+    words = list(argv)
+    if name == "fit" and NOTHING_SAVED not in getattr(error, "__notes__", []):
+        for i, word in enumerate(words):
+            option, equals, _ = word.replace("-", "_").partition("=")
+            if option == "__ckpt_path":
+                del words[i : i + 2 - len(equals)]
+                break
+        words += ["--ckpt_path", "last"]
+    return shlex.join(["rcg", name, *words])
 
 
 def is_full(error: BaseException) -> bool:
@@ -182,9 +206,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, --traceback",
-            "where in the code an error arose, and --plugin NAME_OR_FILE imports a module with your own classes.",
-            "Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
+            "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, and --traceback",
+            "where in the code an error arose. Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
         ]
     )
 

@@ -6,16 +6,16 @@ import inspect
 import json
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from rcg_lightning.arguments import check_arguments
 from rcg_lightning.cli.error_messages import explain
+from rcg_lightning.cli.flags import with_flags
 from rcg_lightning.cli.out_of_memory import in_command, remedied
-from rcg_lightning.cli.plugins import find_own_modules
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.config_files import CONFIG_FLAGS, find_config, named_configs, read_config
 from rcg_lightning.errors import UserError
@@ -28,12 +28,10 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     config that only holds a data set becomes the value of ``--data``. ``--print_config`` omits unset values. The words
     after one of the options ``lists``, separated by spaces or commas, become a list.
     """
-    words = [_underscored(word) for word in argv]
-    find_own_modules((word.partition("=")[2] or word for word in argv), [Path.cwd()])
+    words = [underscored(word) for word in argv]
     for i, name in named_configs(argv):
         path = find_config(name)
         content = read_config(path)
-        find_own_modules([content], [Path.cwd(), path.parent])
         if not isinstance(content, Mapping):
             raise UserError(f"{path} should hold keys and values, as `--print_config` shows them")
         flag = "--data" if str(content.get("class_path")).endswith("DataModule") else "--config"
@@ -43,7 +41,7 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     return _with_lists(words, [f"--{name}" for name in lists])
 
 
-def _underscored(word: str) -> str:
+def underscored(word: str) -> str:
     """Replace dashes in an option's name: ``--init-from`` is ``--init_from``."""
     option, equals, value = word.partition("=")
     return f"--{option[2:].replace('-', '_')}{equals}{value}" if option.startswith("--") else word
@@ -107,11 +105,12 @@ def call(
     parser.usage = f"rcg {name} [--config FILE ...] [--key value ...]"
     if config_file:
         parser.add_argument("-c", "--config", action="config", help="YAML file of values; may be given several times")
-        argv = prepared(argv, _list_arguments(function))
+    words = prepared(argv, _list_arguments(function)) if config_file else [underscored(word) for word in argv]
     parser.add_function_arguments(function, as_positional=False, sub_configs=True)
-    with one_line_errors(parser, argv):
-        parsed = parser.parse_args(list(argv))
-    objects = parser.instantiate(parsed)
+    with one_line_errors(parser, words):
+        parsed = parser.parse_args(with_flags(words, parser))
+    with construction_errors(parser, words):
+        objects = parser.instantiate(parsed)
     values = {key: value for key, value in vars(objects).items() if key in inspect.signature(function).parameters}
     check_arguments(function, values, "--")
     with remedied(lambda: in_command(values)):
@@ -151,3 +150,19 @@ class one_line_errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, argparse.ArgumentError | TypeError | ValueError | KeyError):
             raise UserError(explain(str(error), self.parser, self.argv)) from error
+
+
+@contextmanager
+def construction_errors(parser: ArgumentParser, argv: Sequence[str] = ()) -> Iterator[None]:
+    """Turn the parser's report of a class that rejects its arguments into a UserError; other errors stay."""
+    try:
+        yield
+    except ValueError as error:  # jsonargparse's, which holds those of all alternative types
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise UserError(str(cause)) from error
+        if cause is not error and isinstance(cause, ValueError | ImportError):
+            raise UserError(explain(str(error), parser, argv)) from error
+        raise

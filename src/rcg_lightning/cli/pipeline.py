@@ -41,7 +41,10 @@ def pipeline(
 
 def main(name: str, argv: list[str]) -> None:
     """Parse the command line of `rcg pipeline`; the pipeline needs no --config before it."""
-    if argv and not argv[0].startswith("-"):
-        argv = ["--config", *argv]
+    for i, (before, word) in enumerate(zip(["", *argv], argv)):
+        follows_flag = before in ("--dry-run", "--dry_run") and word not in ("true", "false")
+        if not word.startswith("-") and (follows_flag or "=" in before or not before.startswith("-")):
+            argv = [*argv[:i], "--config", *argv[i:]]
+            break
     examples = ["rcg pipeline digits", "rcg pipeline digits --seeds 3", "rcg pipeline folder --set.root my_images"]
     call(pipeline, name, argv, examples, names=False, config_file=False)

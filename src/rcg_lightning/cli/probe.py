@@ -45,8 +45,6 @@ def probe(
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg probe`; --json needs no value."""
-    argv = ["--json=true" if word == "--json" else word for word in argv]
     examples = [
         "rcg probe --config digits/data --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
         "rcg probe --config digits/data --data.stores [runs/store] --data.eval_stores [runs/eval_store]",

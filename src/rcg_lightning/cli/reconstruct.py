@@ -68,8 +68,6 @@ def reconstruct(
 
 
 def main(name: str, argv: list[str]) -> None:
-    """Parse the command line of `rcg reconstruct`; --json needs no value."""
-    argv = ["--json=true" if word == "--json" else word for word in argv]
     examples = [
         "rcg reconstruct --codec VQTokens --codec.folder runs/tokenizer/autoencoder --data.source Digits",
         "rcg reconstruct … --extractor InceptionExtractor --lpips alex --images 12 --out runs/reconstruction.json",

@@ -1,19 +1,23 @@
 """`rcg fit | validate | test | predict`: LightningCLI over every stage of the project."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from rcg_lightning import class_modules  # noqa: F401
-from rcg_lightning.artifacts import file_sha256
+from rcg_lightning.artifacts import file_sha256, replacing
 from rcg_lightning.callbacks.prediction_writer import predict_store
-from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.flags import with_flags
+from rcg_lightning.cli.messages import NOTHING_SAVED, echo
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
-from rcg_lightning.cli.parsing import Help, one_line_errors, prepared
+from rcg_lightning.cli.parsing import Help, construction_errors, one_line_errors, prepared
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.errors import UserError
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.stage_folder import stage_content
 from rcg_lightning.trainer import Trainer
@@ -49,15 +53,30 @@ or a sample with its condition. To generate samples use `rcg sample`, to encode 
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml when training starts: an earlier failure leaves the folder of a previous run unchanged."""
+    """Writes config.yaml to the run's folder when training starts: an earlier failure leaves that of a previous run."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        pass
+        pass  # Lightning writes here, to the folder of the logger
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.config = self.config.clone()
-        self.config.ckpt_path = None  # the config describes a run from its start
-        super().setup(trainer, pl_module, "fit")
+        if not trainer.is_global_zero:
+            return
+        config = _with_absolute_paths(self.config)
+        config.ckpt_path = None  # the config describes a run from its start
+        folder = config.trainer.default_root_dir = str(Path(trainer.default_root_dir).absolute())
+        with replacing(Path(folder) / self.config_filename) as draft:
+            self.parser.save(config, str(draft), skip_none=False, overwrite=True, multifile=False)
+
+
+def _with_absolute_paths(value: Any) -> Any:
+    """Copy a parsed config with absolute paths, so that it holds in every working directory."""
+    if isinstance(value, Path):
+        return value.absolute()
+    if isinstance(value, Namespace):
+        return Namespace(**{key: _with_absolute_paths(item) for key, item in vars(value).items()})
+    if isinstance(value, dict):
+        return {key: _with_absolute_paths(item) for key, item in value.items()}
+    return [_with_absolute_paths(item) for item in value] if isinstance(value, list) else value
 
 
 class StartFrom(pl.Callback):
@@ -87,22 +106,31 @@ class StageCLI(LightningCLI):
         for action in parser._actions:
             if action.dest == "ckpt_path":
                 action.help = "checkpoint of this stage; `last` is the latest in the run's folder"
-        if subcommand == "fit":
-            parser.add_argument(
-                "--init_from",
-                type=Path | None,
-                default=None,
-                help="start from the weights of this checkpoint, stage folder or bundle, as far as they fit",
-            )
+        own = "start from the weights of this checkpoint, stage folder or bundle, as far as they fit"
+        # the config that `rcg fit` saves holds this key, and every subcommand takes that config
+        parser.add_argument(
+            "--init_from", type=Path | None, default=None, help=own if subcommand == "fit" else argparse.SUPPRESS
+        )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         with one_line_errors(parser, args):
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, with_flags(args, parser))
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"--seed_everything: {error}") from error
+
+    def instantiate_classes(self) -> None:
+        with construction_errors(self.parser):
+            super().instantiate_classes()
 
     def _parse_ckpt_path(self) -> None:
         """Raise a UserError if the checkpoint is missing, damaged or of another kind of stage."""
         config = self.config[self.config.subcommand]
+        require(isinstance(config.trainer, Namespace), "trainer should hold keys and values, such as max_steps: 1000")
         given = config.get("ckpt_path")
         if given is None:
             require(self.config.subcommand == "fit", "no trained weights are given: give --ckpt_path")
@@ -121,8 +149,13 @@ class StageCLI(LightningCLI):
         config.ckpt_path = str(path)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with remedied(self._remedy):
-            super()._run_subcommand(subcommand)
+        try:
+            with remedied(self._remedy):
+                super()._run_subcommand(subcommand)
+        except BaseException as error:
+            if not (Path(self.trainer.default_root_dir) / "last.ckpt").is_file():
+                error.add_note(NOTHING_SAVED)
+            raise
 
     def _remedy(self) -> str:
         """Advise how to run the subcommand with less memory."""
@@ -149,9 +182,6 @@ class StageCLI(LightningCLI):
         }  # weights are always loaded safely, predictions never stored in memory
         return {name: values | skipped for name, values in LightningCLI.subcommands().items() if name in USAGE}
 
-    def test(self, **kwargs: Any) -> None:
-        self.trainer.validate(**kwargs)
-
     def predict(self, model: Stage, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Write a store of predictions for the evaluation images."""
         trainer, folder = self.trainer, Path(self.trainer.default_root_dir) / "predictions"
@@ -166,6 +196,8 @@ class StageCLI(LightningCLI):
 
 def main(name: str, argv: list[str]) -> None:
     """Run one of Lightning's commands."""
+    asked = any(word.partition("=")[0] in ("--init_from", "--init-from") for word in argv)
+    require(not asked or name == "fit", "--init_from is of `rcg fit`: --ckpt_path gives the weights here")
     common = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": Help}
     cli = StageCLI(
         Stage,
@@ -176,7 +208,6 @@ def main(name: str, argv: list[str]) -> None:
         args=[name, *prepared(argv)],
         seed_everything_default=0,
         save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,  # a stage configures its own
         parser_kwargs={**common, **{command: {**common, "description": DESCRIPTION[command]} for command in USAGE}},
     )

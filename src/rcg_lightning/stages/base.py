@@ -98,6 +98,17 @@ class Stage(ConfigMixin, LightningModule):
         size: Any = float(len(batch["index"]))
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=size, sync_dist=True)
 
+    # a data set has one split for evaluation, so Lightning's test loop measures what its validation loop does
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return columns of a store: the stage's output for each image."""
         raise UserError(f"{type(self).__name__} predicts nothing for an image: evaluate it with `rcg validate`")

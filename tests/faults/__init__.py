@@ -1,1 +1,0 @@
-"""Injected faults: kills, full disks, signals, damaged and hostile files. `python -m tests.faults` runs them."""
