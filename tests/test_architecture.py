@@ -12,6 +12,7 @@ LAYERS = {
     "arguments": 0,
     "errors": 0,
     "interruption": 0,
+    "limits": 0,
     "artifacts": 0,
     "integrity": 0,
     "config": 0,

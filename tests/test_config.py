@@ -1,12 +1,14 @@
 import copy
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from rcg_lightning.config import ConfigMixin, construct, describe
+import rcg_lightning.core.guidance
+from rcg_lightning.config import ConfigMixin, HubName, construct, describe
 from rcg_lightning.core.diffusion import Velocity
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import DDIM, LinspaceSpacing
@@ -66,6 +68,38 @@ def test_paths_stay_on_their_machine():
     assert construct(describe(original)).folder is None
 
 
+class Fetched(ConfigMixin):
+    def __init__(self, hub: HubName | None = None, folders: list[Path] | None = None) -> None:
+        self.hub, self.folders = hub, folders
+
+
+def test_a_description_holds_no_location_and_none_is_followed():
+    original = Fetched("someone/something", [Path("/data")])
+    assert describe(original)["init_args"] == {"hub": None, "folders": None}
+    kept = construct(describe(original))
+    assert (kept.hub, kept.folders) == (None, None)
+    for arguments in ({"hub": "someone/something"}, {"folders": ["/etc"]}):
+        with pytest.raises(UserError, match=r"names a location, Fetched.*do not use it"):
+            construct({"class_path": f"{__name__}.Fetched", "init_args": arguments})
+
+
+def test_no_module_is_imported_because_a_file_names_it(tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'witness')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for path in ("planted.Net", "rcg_lightning.planted.Net", "wave.Wave_read", "rcg_lightning.cli.__main__.Net"):
+        with pytest.raises(UserError, match="no class"):
+            construct({"class_path": path})
+    assert not (tmp_path / "witness").exists()
+    assert not {"planted", "wave"} & sys.modules.keys()
+
+
+def test_a_module_of_this_package_is_imported_on_demand(monkeypatch):
+    monkeypatch.setattr(rcg_lightning.core, "guidance", rcg_lightning.core.guidance)  # both are restored
+    monkeypatch.delitem(sys.modules, "rcg_lightning.core.guidance")
+    assert construct({"class_path": "rcg_lightning.core.guidance.Guidance", "init_args": {"scale": 2.0}}).scale == 2
+
+
 def test_a_value_without_a_plain_description_is_rejected():
     for value in (torch.zeros(2), lambda: 0, torch.nn.Linear(1, 1)):
         with pytest.raises(TypeError, match="no plain description"):
@@ -120,10 +154,16 @@ def within(description):
     return {"class_path": f"{__name__}.Tool", "init_args": {"size": 1, "parts": [description]}}
 
 
-@pytest.mark.parametrize("path", ["nowhere.Nothing", "rcg_lightning.config.Nothing", "Nothing", "", ".Tool"])
+@pytest.mark.parametrize("path", ["nowhere.Nothing", "rcg_lightning.config.Nothing", "Nothing", "", ".Tool", 5, None])
 def test_an_unknown_class_is_an_error(path):
     with pytest.raises(UserError, match="no class"):
         construct({"class_path": path})
+
+
+@pytest.mark.parametrize("arguments", ["size", ["size"], 3])
+def test_arguments_that_are_no_dictionary_are_an_error(arguments):
+    with pytest.raises(UserError, match="no dictionary"):
+        construct({"class_path": f"{__name__}.Tool", "init_args": arguments})
 
 
 def test_wrong_arguments_are_an_error():

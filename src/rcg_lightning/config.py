@@ -5,19 +5,27 @@ rebuilds the right classes, whether the object came from a config file or from P
 """
 
 import importlib
+import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from types import ModuleType
+from typing import Annotated, Any, Self, get_args, get_type_hints
 
 from rcg_lightning.arguments import bound_arguments, check_arguments
 from rcg_lightning.errors import UserError
+
+_PACKAGE = __name__.partition(".")[0]
+_LOCATION = object()
+HubName = Annotated[str, _LOCATION]  # names a repository of the Hugging Face hub; never described, like a path
 
 
 class ConfigMixin:
     """Mixin that records the constructor's arguments; every injected class of the project inherits from it.
 
-    Arguments are numbers, strings, lists, dictionaries, other ``ConfigMixin`` objects, or a ``pathlib.Path``. A path
-    holds on this machine only: it is given at run time and never described.
+    Arguments are numbers, strings, lists, dictionaries, other ``ConfigMixin`` objects, or a location: a
+    ``pathlib.Path`` or a ``HubName``. A location is given at run time by the user. It is never described, and a
+    description that names one is rejected.
 
     The arguments are checked against the constructor's annotations before it runs, wherever they come from.
     """
@@ -33,10 +41,13 @@ class ConfigMixin:
 
 
 def describe(value: Any) -> Any:
-    """Return ``value`` as plain data (numbers, strings, lists, dictionaries); paths become ``None``."""
+    """Return ``value`` as plain data (numbers, strings, lists, dictionaries); locations become ``None``."""
     if isinstance(value, ConfigMixin):
         kind = type(value)
-        arguments = {name: describe(argument) for name, argument in value._arguments.items()}
+        places = locations(kind)
+        arguments = {
+            name: None if name in places else describe(argument) for name, argument in value._arguments.items()
+        }
         return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
     if isinstance(value, Path):
         return None
@@ -52,10 +63,12 @@ def describe(value: Any) -> Any:
 def construct(description: Any) -> Any:
     """Rebuild an object from its description: the inverse of ``describe``.
 
-    Only subclasses of ``ConfigMixin`` are ever called, so a checkpoint from a stranger cannot run other code.
+    Only subclasses of ``ConfigMixin`` are ever called, so a checkpoint from a stranger cannot run other code, and it
+    cannot make this machine read a path or fetch a file.
 
     Raises:
-        UserError: the class does not exist here, is not a ``ConfigMixin`` class or does not take these arguments.
+        UserError: the class does not exist here, is not a ``ConfigMixin`` class, does not take these arguments, or one
+            of them is a location.
     """
     if isinstance(description, list):
         return [construct(item) for item in description]
@@ -63,8 +76,16 @@ def construct(description: Any) -> Any:
         return description
     if "class_path" not in description:
         return {key: construct(item) for key, item in description.items()}
-    kind = find_class(description["class_path"])
-    arguments = {name: construct(item) for name, item in description.get("init_args", {}).items()}
+    kind, given = find_class(description["class_path"]), description.get("init_args", {})
+    if not isinstance(given, Mapping):
+        raise UserError(f"{kind.__name__} cannot be rebuilt from its description: its init_args are no dictionary")
+    for name in locations(kind):
+        if given.get(name) is not None:
+            raise UserError(
+                f"the file names a location, {kind.__name__}.{name} = {str(given[name])[:80]!r}: this version "
+                "stores none; do not use it unless you know who made it"
+            )
+    arguments = {name: construct(item) for name, item in given.items()}
     try:
         return kind(**arguments)
     except TypeError as error:
@@ -72,12 +93,48 @@ def construct(description: Any) -> Any:
 
 
 def find_class(class_path: str) -> type[ConfigMixin]:
-    """Return the ``ConfigMixin`` class that ``class_path`` names."""
-    module, _, name = class_path.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"no class {class_path} here: was the file made by another version or a plugin?") from error
+    """Return the ``ConfigMixin`` class that ``class_path`` names.
+
+    Only modules of this package are imported. A class of any other module is found if that module is loaded: importing
+    whatever a file names would run code that the user never chose.
+    """
+    module_name, _, name = class_path.rpartition(".") if isinstance(class_path, str) else ("", "", "")
+    module = _module(module_name)
+    if module is None:
+        raise UserError(
+            f"no class {class_path} here: was the file made by another version? If it is your own class, name its "
+            "module with --plugin (in Python, import it first)"
+        )
+    kind = getattr(module, name, None)
+    if kind is None:
+        raise UserError(f"no class {class_path} here: was the file made by another version?")
     if not (isinstance(kind, type) and issubclass(kind, ConfigMixin)):
         raise UserError(f"{class_path} is not a class that a checkpoint may name")
     return kind
+
+
+def _module(name: str) -> ModuleType | None:
+    """Return a loaded module, or one of this package, which is imported from the package's own folder."""
+    package, *rest = name.split(".")
+    if package == _PACKAGE and all(part.isidentifier() and not part.startswith("_") for part in rest):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            return None
+    return sys.modules.get(name)
+
+
+@cache
+def locations(kind: type[ConfigMixin]) -> frozenset[str]:
+    """Return the names of a class's arguments that are locations: a path, or a name on a hub."""
+    try:
+        hints = get_type_hints(kind.__init__, include_extras=True)
+    except NameError:  # an annotation that exists for type checkers only
+        hints = {}
+    return frozenset(name for name, hint in hints.items() if _names_location(hint))
+
+
+def _names_location(hint: Any) -> bool:
+    if hint is Path or _LOCATION in getattr(hint, "__metadata__", ()):
+        return True
+    return any(_names_location(part) for part in get_args(hint))

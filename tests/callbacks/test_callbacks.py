@@ -1,6 +1,7 @@
 """Short trainings on the digits with all callbacks."""
 
 import errno
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -135,20 +136,25 @@ def test_a_new_run_does_not_overwrite_an_earlier_checkpoint(make_stage, digits, 
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_intact(make_stage, digits, trainer, tmp_path, monkeypatch):
-    fit = trainer(tmp_path, 4, checkpoint_every=2)
-    write = type(fit.strategy.checkpoint_io).__mro__[1].save_checkpoint
+    write, written = Path.write_bytes, []
 
-    def full(self, checkpoint, path, *rest):
-        write(self, checkpoint, path, *rest)
-        if checkpoint["global_step"] > 2:
-            with open(path, "rb+") as file:
-                file.truncate(100)
+    def full(path, content):
+        written.append(path)
+        write(path, content[:100] if len(written) > 1 else content)
+        if len(written) > 1:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(type(fit.strategy.checkpoint_io).__mro__[1], "save_checkpoint", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    fit = trainer(tmp_path, 4, checkpoint_every=2)
     with pytest.raises(UserError, match=r"last\.ckpt .*No space left"):
         fit.fit(make_stage(), digits())
     assert steps_of(tmp_path) == {"last.ckpt": 2}
+
+
+def test_a_checkpoint_needs_no_room_outside_the_run(make_stage, digits, trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    trainer(tmp_path / "run", 1).fit(make_stage(), digits())
+    assert steps_of(tmp_path / "run") == {"last.ckpt": 1}
 
 
 def test_checkpoints_hold_no_path_of_the_machine(make_stage, digits, trainer, tmp_path):

@@ -49,7 +49,7 @@ def test_a_stopped_search_continues(rcg, store, tmp_path, monkeypatch):
     monkeypatch.setattr(StoredNeighbours, "find", until_stopped)
     code, _, error = rcg(*words, tmp_path / "near")
     assert code == 130
-    assert "the same command continues" in error
+    assert "continue with: rcg neighbours" in error
     assert [path.name for path in (tmp_path / "near").glob("0*.json")] == ["000000.json"]
     assert rcg(*words, tmp_path / "near")[0] == 0
     assert calls == [0, 512, 512, 1024]

@@ -149,12 +149,13 @@ def test_broken_files_inside_a_loaders_workers(tmp_path, on_bad):
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_without_a_readable_image_uses_another_class(tmp_path):
+def test_no_image_of_another_class_replaces_a_broken_one(tmp_path):
     folder_of(tmp_path, each=2)
     for i in range(2):
         (tmp_path / "b" / f"{i:03d}.png").write_bytes(b"x")
     images = ImageFolder(tmp_path, eval_share=0).train()
-    assert torch.equal(images.load(3), images.load(0))
+    with pytest.raises(UserError, match=r"none of the images with the class of .*b/001\.png"):
+        images.load(3)
 
 
 def test_a_folder_without_a_readable_image_is_rejected(tmp_path):

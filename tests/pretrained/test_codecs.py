@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_an_online_codec_describes_its_autoencoder(tmp_path):
         again.use_autoencoder(other)
 
 
-def test_an_autoencoder_on_the_hub_is_fetched_at_its_first_use_and_named_in_the_checkpoint(monkeypatch, tmp_path):
+def test_an_autoencoder_on_the_hub_is_fetched_at_its_first_use_and_never_named_in_a_checkpoint(monkeypatch, tmp_path):
     asked = []
 
     def fetched(source):
@@ -96,10 +97,17 @@ def test_an_autoencoder_on_the_hub_is_fetched_at_its_first_use_and_named_in_the_
     from_store = stored_spec(KLLatents(hub="some/name"), DataSpec((3, 8, 8)))
     codec = construct(describe(KLLatents(hub="some/name")))
     assert codec.shape(from_store) == (4, 4, 4)
+    with pytest.raises(UserError, match="needs its autoencoder"):
+        codec.check_decoding()
+    codec = KLLatents(hub="some/name")
+    assert codec.shape(from_store) == (4, 4, 4)
     assert asked == ["some/name"]
     with pytest.raises(UserError, match=r"the given network is the autoencoder .* made the"):
         codec.decode(torch.zeros(1, 4, 4, 4))
     assert asked == ["some/name"] * 2
+    with pytest.raises(UserError, match="other/name is the autoencoder"):
+        codec.use_autoencoder(Path("other/name"))
+    assert asked[2:] == ["other/name"]
 
 
 def test_columns_that_do_not_fit_are_reported(tmp_path):

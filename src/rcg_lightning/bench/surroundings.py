@@ -12,7 +12,8 @@ from torchvision.transforms import RandomCrop as PillowCrop
 
 from rcg_lightning.bench.evaluation_cost import random_network, streaming
 from rcg_lightning.bench.workload import OfficialCost, Variants, Workload
-from rcg_lightning.data.decode import decode
+from rcg_lightning.data.decode import FORMAT_OF, decode
+from rcg_lightning.data.folder_index import scan_folder
 from rcg_lightning.data.numpy_rng import uniform
 from rcg_lightning.data.transforms import RandomCrop
 from rcg_lightning.metrics.feature_extractors import InceptionExtractor
@@ -92,9 +93,10 @@ DECODERS = {"torchvision": by_torchvision, "Pillow": by_pillow, "Pillow, scaled 
 def jpeg_files(folder: Path | None, count: int = 32) -> list[bytes]:
     """Read the first files of a folder; without a folder, generate noise images of ImageNet's usual size."""
     if folder is not None:
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        index = scan_folder(folder)
+        found = [row for row in range(len(index)) if FORMAT_OF[Path(index.name(row)).suffix.lower()] == "JPEG"]
         require(bool(found), f"{folder} holds no JPEG files: give another folder with --images")
-        return [path.read_bytes() for path in found[:count]]
+        return [index.read(row) for row in found[:count]]
     generated = []
     for seed in range(count):
         coarse = (256 * uniform(47 * 63 * 3, seed)).astype(np.uint8).reshape(47, 63, 3)

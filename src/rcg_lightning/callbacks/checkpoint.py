@@ -1,9 +1,11 @@
 """Checkpoints written every n steps, each as a whole or not at all."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -15,8 +17,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a draft and renames it: after a kill or on a full disk the earlier checkpoint is intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        # Lightning writes through the system's temporary folder, which may be small, and where a kill leaves the file
         with replacing(Path(path)) as draft:
-            super().save_checkpoint(checkpoint, draft, storage_options)
+            draft.write_bytes(content.getbuffer())
 
 
 class Checkpoint(ModelCheckpoint):

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,12 +154,40 @@ def _unknown_class(error_found: ParserError, found: re.Match[str], parser: Argum
         given, classes = classes[-1], classes[:-1]
     if given.endswith((".yaml", ".yml", ".json")) or "/" in given:
         return f"{error_found.where}: no file {given}"
-    kinds = subclasses(_expected(keys, classes, parser))
+    expected = _expected(keys, classes, parser)
+    own = _own_class(error_found.where, given, expected)
+    if own:
+        return own
+    kinds = subclasses(expected)
     names = sorted({kind.__name__ for kind in kinds})
     near = difflib.get_close_matches(given.rpartition(".")[2], names, n=1, cutoff=0.5)
     if near:
         return f"{error_found.where}: no class {given}: did you mean {near[0]}?"
     return f"{error_found.where}: no class {given}" + (f", known are {', '.join(names)}" if 0 < len(names) < 30 else "")
+
+
+def _own_class(where: str, given: str, expected: Any) -> str | None:
+    """Report what a user's own class, given by its path, lacks; None for the classes of this package."""
+    module_name, _, name = given.rpartition(".")
+    if not module_name or module_name.partition(".")[0] == "rcg_lightning":
+        return None
+    module = sys.modules.get(module_name)  # the parser has tried to import it
+    if module is None:
+        return f"{where}: no class {given}: Python finds no module {module_name}, give its file with --plugin"
+    kind, bases = getattr(module, name, None), _bases(expected)
+    if not isinstance(kind, type) or not bases or issubclass(kind, bases):
+        return None
+    base = bases[0]
+    abstract = [method for method in dir(base) if getattr(getattr(base, method), "__isabstractmethod__", False)]
+    methods = f" and define {', '.join(abstract)}" if abstract else ""
+    return f"{where}: {given} is no {base.__name__}: let it inherit {base.__module__}.{base.__qualname__}{methods}"
+
+
+def _bases(hint: Any) -> tuple[type, ...]:
+    """Return the classes in a type hint."""
+    if isinstance(hint, type) and get_origin(hint) is None:
+        return () if hint.__module__ == "builtins" else (hint,)
+    return tuple(kind for part in get_args(hint) for kind in _bases(part))
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from rcg_lightning import __version__, interruption
 from rcg_lightning.cli.messages import NOTHING_SAVED, echo, flush
 from rcg_lightning.cli.out_of_memory import shortage
+from rcg_lightning.cli.plugins import OPTION, loaded_plugins, split_plugins
 from rcg_lightning.cli.user_mistakes import mistake, one_line
 from rcg_lightning.errors import UserError
 
@@ -75,9 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     # waiting threads that spin cost tenfold on a busy machine; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_traceback = "--traceback" in argv or bool(os.environ.get("RCG_TRACEBACK"))
-    name, *rest = [word for word in argv if word != "--traceback"] or ["--help"]
+    try:
+        plugins, words = split_plugins([word for word in argv if word != "--traceback"])
+    except UserError as error:
+        print(f"rcg: {error}", file=sys.stderr)
+        return 2
+    name, *rest = words or ["--help"]
     title = f"rcg {name}" if name in COMMANDS else "rcg"
-    ended_by = error_of(lambda: answer(name) if name not in COMMANDS else run(name, rest))
+
+    def command() -> None:
+        with loaded_plugins(plugins):
+            run(name, rest)
+
+    ended_by = error_of(command if name in COMMANDS else lambda: answer(name))
     unwritten = error_of(flush)
     if unwritten is not None and (ended_by is None or isinstance(ended_by, SystemExit)):
         ended_by = unwritten
@@ -87,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exception(ended_by)
     code, line = verdict(ended_by)
     if code in (130, 143):
-        line += f"; continue with: {continuation(name, rest, ended_by)}"
+        line += (
+            f"; continue with: {continuation(name, [*rest, *(f'{OPTION}={plugin}' for plugin in plugins)], ended_by)}"
+        )
     if line:
         print(f"{title}: {line}", file=sys.stderr)
     return code
@@ -206,8 +219,9 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, and --traceback",
-            "where in the code an error arose. Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
+            "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, --traceback",
+            "where in the code an error arose, and --plugin NAME_OR_FILE imports a module with your own classes.",
+            "Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
         ]
     )
 

@@ -8,6 +8,7 @@ import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -16,6 +17,7 @@ from rcg_lightning.arguments import check_arguments
 from rcg_lightning.cli.error_messages import explain
 from rcg_lightning.cli.flags import with_flags
 from rcg_lightning.cli.out_of_memory import in_command, remedied
+from rcg_lightning.cli.plugins import find_own_modules
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.config_files import CONFIG_FLAGS, find_config, named_configs, read_config
 from rcg_lightning.errors import UserError
@@ -29,9 +31,11 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     after one of the options ``lists``, separated by spaces or commas, become a list.
     """
     words = [underscored(word) for word in argv]
+    find_own_modules((word.partition("=")[2] or word for word in argv), [Path.cwd()])
     for i, name in named_configs(argv):
         path = find_config(name)
         content = read_config(path)
+        find_own_modules([content], [Path.cwd(), path.parent])
         if not isinstance(content, Mapping):
             raise UserError(f"{path} should hold keys and values, as `--print_config` shows them")
         flag = "--data" if str(content.get("class_path")).endswith("DataModule") else "--config"

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.data.image_dataset import ImageDataset
-from rcg_lightning.data.image_split import ImageSplit, Source
+from rcg_lightning.data.image_split import ImageSplit, Source, check_labels
 from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, ranges_of, rank_range
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.data.store import Store
@@ -96,6 +96,8 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
             found = splits[split]()
             if found is None:
                 raise UserError(f"{type(self.source).__name__} has no validation images: set source.validation_size")
+            if found.labels is not None:
+                check_labels(found, found if split == "train" else self.images("train"))
             self._images[split] = found
         return self._images[split]
 

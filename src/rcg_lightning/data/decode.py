@@ -1,7 +1,11 @@
 """Decode an image file of any format into an 8-bit image."""
 
 import io
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +13,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+from rcg_lightning.limits import PIXELS
+
+with suppress(ImportError):  # an optional plugin, for .heic
+    from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+
+    register_heif_opener()
+
+# EPS runs Ghostscript, WMF is drawn by Windows, and Pillow only identifies the others
+_NO_RASTER = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+Image.init()
+_FORMATS = [name for name in Image.ID if name not in _NO_RASTER]
+# the format of each suffix of a file that can be read, such as ".jpg": "JPEG"
+FORMAT_OF = {s: name for s, name in Image.registered_extensions().items() if name in _FORMATS} | {".mpo": "JPEG"}
+SUFFIXES = tuple(sorted(FORMAT_OF))
 MODES = {1: "L", 3: "RGB"}
 _JPEG = b"\xff\xd8\xff"
 
@@ -26,14 +43,23 @@ def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
     code ignores. JPEG files are decoded by a faster library to the same pixels.
 
     Raises:
-        Unreadable: broken or truncated, not an image, or of a type without a fixed range of values.
+        Unreadable: broken or truncated, not an image, too large, or of a type without a fixed range of values.
     """
-    if channels == 3 and content.startswith(_JPEG):
-        try:
-            return decode_jpeg(_as_tensor(content), ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore
-        except RuntimeError:  # Pillow reads a few files that libjpeg does not, and its messages are better
-            pass
-    return to_tensor(_by_pillow(content, channels, orient))
+    with _opened(io.BytesIO(content)) as image:  # reads the header only, and rejects what claims too many pixels
+        if channels == 3 and content.startswith(_JPEG):
+            try:
+                return decode_jpeg(_as_tensor(content), ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore
+            except RuntimeError:  # Pillow reads a few files that libjpeg does not, and its messages are better
+                pass
+        image.load()
+        turned = ImageOps.exif_transpose(image) if orient else image
+        return to_tensor(_to_eight_bits(turned).convert(MODES[channels]))
+
+
+def is_grey(file: Path) -> bool:
+    """Whether an image file holds grey values only, by its header; raises ``Unreadable`` like ``decode``."""
+    with _opened(file) as image:
+        return Image.getmodebase(image.mode) == "L"
 
 
 def _as_tensor(content: bytes) -> Tensor:
@@ -42,20 +68,28 @@ def _as_tensor(content: bytes) -> Tensor:
         return torch.frombuffer(content, dtype=torch.uint8)
 
 
-def _by_pillow(content: bytes, channels: int, orient: bool) -> Image.Image:
+@contextmanager
+def _opened(file: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """Open an image by Pillow, with our limit of pixels; every error, also of the block, becomes ``Unreadable``."""
+    pillows, limit = Image.MAX_IMAGE_PIXELS, PIXELS.value
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            if orient:
-                image = ImageOps.exif_transpose(image)
-            return _to_eight_bits(image).convert(MODES[channels])
-    except Unreadable:
+        with warnings.catch_warnings():
+            # Pillow warns above its limit, without the file's name, and rejects above twice its limit
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            Image.MAX_IMAGE_PIXELS = limit // 2
+            with Image.open(file, formats=_FORMATS) as image:
+                yield image
+    except (Unreadable, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise Unreadable(f"too large ({error})") from error
+        found = re.search(r"(\d+) pixels", str(error))
+        raise Unreadable(PIXELS.excess(int(found[1]) if found else None)) from error
+    except UnidentifiedImageError as error:
+        raise Unreadable("not in any image format") from error
     except Exception as error:  # broken files make PIL's plugins raise OSError, SyntaxError, struct.error, ValueError …
-        known = not isinstance(error, UnidentifiedImageError) and str(error)
-        raise Unreadable(known or "not in any image format") from error
+        raise Unreadable(str(error) or "not in any image format") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -1,10 +1,15 @@
-"""The index of a folder's images: scanned once, cached, in arrays that the loader's workers share."""
+"""The index of a folder's images: scanned once, cached, in arrays that the loader's workers share.
+
+This is the one place that decides which files of a folder are images: training, evaluation and samples agree on it.
+"""
 
 import json
 import logging
 import os
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +19,9 @@ from rcg_lightning.data.decode import SUFFIXES
 from rcg_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
-_VERSION = 2
+_VERSION = 3
 _SETTLED = 2.0  # seconds after which another change of a folder is certain to change its time stamp
+_reported: set[tuple[Path, str]] = set()  # what this process has reported as left out, once for each folder
 
 
 @dataclass
@@ -28,6 +34,7 @@ class FolderIndex:
         sizes: (N,) int64, bytes of each file.
         folders: (N,) int64, position in ``classes`` of the first folder of the name; -1 for files directly in root.
         classes: names of the folders directly in root, sorted.
+        left_out: number of files that are no images, by the reason: a suffix, ``hidden`` or ``broken link``.
     """
 
     root: Path
@@ -36,6 +43,7 @@ class FolderIndex:
     sizes: np.ndarray
     folders: np.ndarray
     classes: list[str]
+    left_out: dict[str, int] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -67,16 +75,41 @@ def index_folder(root: Path) -> FolderIndex:
     if not root.is_dir():
         raise UserError(f"no folder of images at {root}: give the root of the data set")
     path = cache_folder("folders", fingerprint(str(root.resolve())))
-    cached = _read(path, root)
-    if cached is not None:
-        return cached
-    started = time.time()
-    index, stamps = _scan(root)
-    seconds = time.time() - started
-    log.info("found %d images below %s in %.1f s (index cached in %s)", len(index), root, seconds, path)
-    if started - max(stamp for _, stamp in stamps) / 1e9 > _SETTLED:
-        _write(path, index, stamps)
+    index = _read(path, root)
+    if index is None:
+        started = time.time()
+        index, stamps = _scan(root)
+        seconds = time.time() - started
+        log.info("found %d images below %s in %.1f s (index cached in %s)", len(index), root, seconds, path)
+        if started - max(stamp for _, stamp in stamps) / 1e9 > _SETTLED:
+            _write(path, index, stamps)
+    report_left_out(root, index.left_out)
     return index
+
+
+def scan_folder(root: Path) -> FolderIndex:
+    """Return the index of ``root`` without the cache: for folders of samples, which change often."""
+    index, _ = _scan(root)
+    report_left_out(root, index.left_out)
+    return index
+
+
+def report_left_out(root: Path, left_out: Mapping[str, int]) -> None:
+    """Report in one line, once, how many files in ``root`` are not used, by the reason."""
+    found = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+    if found and (root, found) not in _reported:
+        _reported.add((root, found))
+        log.warning("%s: %d files are no images and are left out (%s)", root, sum(left_out.values()), found)
+
+
+def reason_left_out(name: str) -> str | None:
+    """Return why a file called ``name`` is no image; None where it is one by its name.
+
+    Hidden files are left out because macOS, notebooks and synchronisation keep their own under names of images.
+    """
+    if name.startswith("."):
+        return "hidden"
+    return None if name.lower().endswith(SUFFIXES) else Path(name).suffix.lower()[:16] or "without suffix"
 
 
 def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
@@ -85,6 +118,7 @@ def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
     sizes: list[int] = []
     stamps: list[tuple[str, int]] = []
     classes: list[str] = []
+    left_out: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     pending = [""]
     while pending:
@@ -94,19 +128,39 @@ def _scan(root: Path) -> tuple[FolderIndex, list[tuple[str, int]]]:
             continue
         seen.add((status.st_dev, status.st_ino))
         stamps.append((folder, status.st_mtime_ns))
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
-                    pending.append(name)
-                    if not folder:
-                        classes.append(entry.name)
-                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                    names.append(os.fsencode(name))
-                    sizes.append(entry.stat().st_size)
-    return _assemble(root, names, sizes, sorted(classes)), stamps
+        for entry in _entries(root / folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir() and not entry.name.startswith("."):
+                pending.append(name)
+                if not folder:
+                    classes.append(entry.name)
+                continue
+            reason = reason_left_out(entry.name) or (None if entry.is_file() else "broken link")
+            if reason is None:
+                names.append(os.fsencode(name))
+                sizes.append(entry.stat().st_size)
+            else:
+                left_out[reason] += 1
+    index = _assemble(root, names, sizes, sorted(classes))
+    index.left_out = dict(left_out)
+    return index, stamps
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError as error:
+        raise UserError(f"the folder {folder} cannot be read ({error.strerror}): change its permissions") from error
+
+
+def holds_files(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether there is a file with one of ``suffixes`` anywhere below ``folder``, hidden names aside."""
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name.lower().endswith(suffixes) and not name.startswith(".") for name in files):
+            return True
+    return False
 
 
 def _assemble(root: Path, names: list[bytes], sizes: list[int], classes: list[str]) -> FolderIndex:
@@ -138,13 +192,15 @@ def _read(path: Path, root: Path) -> FolderIndex | None:
         spec = json.loads((path / "index.json").read_text())
         if spec["version"] != _VERSION or spec["root"] != str(root.resolve()):
             return None
+        if spec["suffixes"] != list(SUFFIXES):  # another Pillow, or another plugin of it
+            return None
         if any(os.stat(root / folder).st_mtime_ns != stamp for folder, stamp in spec["stamps"]):
             return None
         folder = path / spec["arrays"]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
         if len(arrays["sizes"]) != spec["images"] or arrays["ends"][-1] != len(arrays["text"]):
             return None
-        return FolderIndex(root=root, classes=spec["classes"], **arrays)
+        return FolderIndex(root=root, classes=spec["classes"], left_out=spec["left_out"], **arrays)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -158,6 +214,8 @@ def _write(path: Path, index: FolderIndex, stamps: list[tuple[str, int]]) -> Non
         "arrays": version,
         "images": len(index),
         "classes": index.classes,
+        "suffixes": SUFFIXES,
+        "left_out": index.left_out,
         "stamps": stamps,
     }
     try:

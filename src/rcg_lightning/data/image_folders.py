@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.artifacts import fingerprint
-from rcg_lightning.data.decode import Unreadable, decode
+from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
 from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, fixed_subset
-from rcg_lightning.data.tar_index import index_tars
+from rcg_lightning.data.split_folders import split_folders
+from rcg_lightning.data.tar_index import index_tars, tar_names
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -35,8 +37,8 @@ class BadImage(UserError):
 class FolderSplit(ImageSplit):
     """Files of a folder: the ``rows`` (N,), ascending, of its ``index``.
 
-    A file that cannot be read stops the run (``on_bad`` = "stop") or is replaced ("skip") by the next readable file,
-    of the same class if possible. It is always the same file, so that stores stay valid.
+    A file that cannot be read stops the run (``on_bad`` = "stop") or is replaced ("skip") by the next readable file of
+    its class. It is always the same file, so that stores stay valid.
     """
 
     def __init__(
@@ -81,14 +83,13 @@ class FolderSplit(ImageSplit):
             image = self._try(other)
             if image is not None:
                 return image
-        raise BadImage(f"none of the {len(self)} images in {self.index.root} can be read: is this the right folder?")
+        same = f"{len(self)} images" if self.labels is None else f"images with the class of {self.name(index)}"
+        raise BadImage(f"none of the {same} in {self.index.root} can be read: is this the right folder?")
 
     def _replacements(self, index: int) -> Iterator[int]:
-        """Yield the other positions in the order in which they replace ``index``: those of its class first."""
+        """Yield the positions that may replace ``index``, in their order: images of its class, as its label stays."""
         labels = self.labels
-        if labels is not None:
-            yield from (other for other in self._after(index) if labels[other] == labels[index])
-        yield from self._after(index)
+        return (other for other in self._after(index) if labels is None or labels[other] == labels[index])
 
     def _after(self, index: int) -> Iterator[int]:
         return ((index + step) % len(self) for step in range(1, len(self)))
@@ -107,7 +108,7 @@ class FolderSplit(ImageSplit):
                     "or set on_bad to skip"
                 ) from error
         self._bad[index] = 1
-        log.warning("skipped %s, which cannot be read: %s", path, reason)
+        log.warning("skipped %s, which cannot be read (%s): the next readable image replaces it", path, reason)
         return None
 
 
@@ -149,11 +150,11 @@ class FolderSource(Source):
         """Return (index, rows) of training and evaluation images."""
         if not self.root.is_dir():
             raise UserError(f"no folder of images at {self.root}: give the root of the data set")
-        train, evaluation = self.root / "train", self._evaluation_folder()
-        if train.is_dir() and evaluation is not None:
+        train, evaluation = self._split_folders()
+        if evaluation is not None:
             first, second = self._index(train), self._index(evaluation)
             return (first, np.arange(len(first))), (second, np.arange(len(second)))
-        index = self._index(train if train.is_dir() else self.root)
+        index = self._index(train)
         for_evaluation = hashed_split(index, self.eval_share)
         require(
             not for_evaluation.all(),
@@ -161,8 +162,9 @@ class FolderSource(Source):
         )
         return (index, np.flatnonzero(~for_evaluation)), (index, np.flatnonzero(for_evaluation))
 
-    def _evaluation_folder(self) -> Path | None:
-        return next((self.root / name for name in ("val", "test") if (self.root / name).is_dir()), None)
+    def _split_folders(self) -> tuple[Path, Path | None]:
+        """Return the folders of the training and evaluation images; the second is None where a hash splits one."""
+        return split_folders(self.root, SUFFIXES)
 
     def _index(self, folder: Path) -> FolderIndex:
         index = index_folder(folder)
@@ -173,6 +175,9 @@ class FolderSource(Source):
 class ImageFolder(FolderSource):
     """Images in one folder per class: ``root/train/<class>/…`` with ``root/val/<class>/…`` (or ``test``), or
     ``root/<class>/…`` alone.
+
+    A class may have any name, also ``test`` or ``train``: the folders in ``root`` are splits only where all of them
+    that hold images have names of splits.
 
     Args:
         root: the folder above these.
@@ -199,18 +204,18 @@ class ImageFolder(FolderSource):
             require(not unknown, f"class folders {unknown[:3]} of {evaluation[0].root} are not in {train[0].root}")
             label = np.asarray([known.index(name) for name in found], np.int64)
             folders = np.where(evaluation[0].folders < 0, -1, label[evaluation[0].folders])
-            evaluation = (FolderIndex(**{**vars(evaluation[0]), "folders": folders, "classes": known}), evaluation[1])
+            evaluation = (replace(evaluation[0], folders=folders, classes=known), evaluation[1])
         return train, evaluation
 
 
 class ImageNet(ImageFolder):
     """ImageNet in its usual layout: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``."""
 
-    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
-        for name in ("train", "val"):
-            folder = self.root / name
+    def _split_folders(self) -> tuple[Path, Path | None]:
+        train, evaluation = self.root / "train", self.root / "val"
+        for folder in (train, evaluation):
             require(folder.is_dir(), f"no {folder}: ImageNet's root holds train/<wnid>/*.JPEG and val/<wnid>/*.JPEG")
-        return super()._split()
+        return train, evaluation
 
 
 class FlatFolder(FolderSource):
@@ -229,10 +234,22 @@ class TarShards(FolderSource):
     ``ImageFolder``.
     """
 
+    def _split_folders(self) -> tuple[Path, Path | None]:
+        train, evaluation = split_folders(self.root, ())  # other folders are not read, so they cannot disagree
+        loose = tar_names(self.root) if train != self.root else []
+        require(not loose, f"{self.root} holds {loose[:1]} next to {train.name}/: put every tar into a split, or none")
+        return train, evaluation
+
     def _index(self, folder: Path) -> FolderIndex:
         index = index_tars(folder)
         require(len(index) > 0, f"no images in the .tar files of {folder}: they should hold key.jpg, key.cls")
         return index
+
+    def _split(self) -> tuple[tuple[FolderIndex, np.ndarray], tuple[FolderIndex, np.ndarray]]:
+        train, evaluation = super()._split()
+        if train[0].classes and evaluation[0].classes:  # an evaluation image of the last class may be missing
+            evaluation = (replace(evaluation[0], classes=train[0].classes), evaluation[1])
+        return train, evaluation
 
     def _labels(self, index: FolderIndex, rows: np.ndarray) -> tuple[np.ndarray | None, int | None]:
         if not index.classes:

@@ -10,6 +10,8 @@ from torch import Tensor
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.data import numpy_rng
+from rcg_lightning.errors import UserError
+from rcg_lightning.limits import CLASSES
 from rcg_lightning.types import require
 
 
@@ -99,6 +101,33 @@ class Source(ConfigMixin):
     def validation(self) -> ImageSplit | None:
         """Return the validation images; None where the source holds none back."""
         return None
+
+
+def check_labels(images: ImageSplit, train: ImageSplit) -> None:
+    """Raise a UserError where labels do not fit the classes of the training images, from which networks are built.
+
+    A network's table has a row for each class and one for no condition, so a larger label would read another row.
+
+    Args:
+        images: a split; without labels it fits.
+        train: the training images of the same source.
+    """
+    labels = images.labels
+    if labels is None:
+        return
+    count = train.classes
+    require(count is not None, f"{images.name(0)} has a class, but the training images have none: give all a class")
+    assert count is not None
+    CLASSES.check(count, f"the labels of {train.name(0)} and others")
+    fits = labels.shape == (len(images),) and labels.dtype.kind in "iu"
+    require(fits, f"labels are {labels.dtype} {labels.shape}, not one whole number for each of {len(images)} images")
+    wrong = (labels < 0) | (labels >= count)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UserError(
+            f"{images.name(first)} has class {labels[first]}, but the training images have {count} classes, from 0: "
+            "correct the label, or add training images of this class"
+        )
 
 
 def check_channels(channels: int) -> int:

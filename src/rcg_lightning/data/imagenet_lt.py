@@ -12,6 +12,7 @@ from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
 from rcg_lightning.data.image_folders import FolderSplit, OnBad, check_on_bad
 from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, fixed_subset
+from rcg_lightning.limits import CLASSES
 from rcg_lightning.types import require
 
 Stratum = Literal["many", "medium", "few"]
@@ -37,11 +38,12 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
     names, labels = [], []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")
-        fits = bool(name) and label.isdecimal()
+        fits = bool(name) and label.isdecimal() and label.isascii()
         require(fits or not line.strip(), f"{path}, line {number} is not a path and a class number: {line[:80]!r}")
         if line.strip():
             names.append(name.strip())
             labels.append(int(label))
+            CLASSES.check(labels[-1] + 1, f"{path}, line {number}")
     require(bool(names), f"the list {path} is empty: give one with a line for each image")
     return names, np.asarray(labels, np.int64)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
+from rcg_lightning.data.decode import FORMAT_OF, Unreadable, decode, is_grey
+from rcg_lightning.data.folder_index import scan_folder
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.errors import UserError
 from rcg_lightning.metrics.npz_files import npz_names, read_npz
@@ -19,6 +19,7 @@ from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
 _BATCH = 256
+_LOOKED_AT = 256  # files of a folder, evenly spaced, whose headers decide its number of channels
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Samples:
         count: N.
         shape: (C, H, W) of each; (R,) of representations.
         read: positions start, stop -> uint8 (stop - start, C, H, W), or float (stop - start, R).
-        format: ``npz``, ``store``, or the kinds of files in a folder: ``png``, ``jpeg``, ``jpeg and png``.
+        format: ``npz``, ``store``, or the formats of the files in a folder: ``png``, ``jpeg``, ``jpeg and png``.
     """
 
     count: int
@@ -99,39 +100,44 @@ def open_representations(path: Path) -> Samples:
 
 
 def _from_folder(folder: Path, channels: int | None) -> Samples:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    index = scan_folder(folder)
+    files = [folder / index.name(row) for row in range(len(index))]
     require(bool(files), f"{folder} holds no images: give the folder that holds the PNG or JPEG files")
-    kinds = Counter("JPEG" if file.suffix.lower() in (".jpg", ".jpeg") else file.suffix[1:].upper() for file in files)
+    kinds = Counter(FORMAT_OF[file.suffix.lower()] for file in files)
     if len(kinds) > 1:
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         log.warning("%s mixes formats (%s): JPEG's losses alone change a Fréchet distance", folder, found)
+    guessed = channels is None
     if channels is None:
-        channels = 1 if _is_grey(files[0]) else 3
+        looked_at = files[:: -(-len(files) // _LOOKED_AT)]
+        channels = 1 if all(_is_grey(file) for file in looked_at) else 3
+    only_grey = guessed and channels == 1
     shape = _image(files[0], channels, None).shape
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.stack([_image(file, channels, shape) for file in files[start:stop]])
+        return np.stack([_image(file, channels, shape, only_grey) for file in files[start:stop]])
 
     return Samples(len(files), (shape[0], shape[1], shape[2]), read, " and ".join(sorted(kinds)).lower())
 
 
 def _is_grey(file: Path) -> bool:
     try:
-        with Image.open(file) as image:
-            return image.mode in ("1", "L", "I", "I;16")
-    except OSError as error:
+        return is_grey(file)
+    except Unreadable as error:
         raise UserError(f"{file} is broken ({error}): remove it or make it again") from error
 
 
-def _image(file: Path, channels: int, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Read one image (C, H, W) uint8; raise a UserError if it is damaged or not of the given shape."""
+def _image(file: Path, channels: int, shape: tuple[int, ...] | None, only_grey: bool = False) -> np.ndarray:
+    """Read one image (C, H, W) uint8; raise a UserError if it is damaged, in colour or not of the given shape."""
     try:
         pixels = decode(file.read_bytes(), channels).numpy()
     except (Unreadable, OSError) as error:
         raise UserError(f"{file} is broken ({error}): remove it or make it again") from error
+    if only_grey and not _is_grey(file):
+        raise UserError(f"{file} is in colour, most images next to it are grey: convert them to one or the other")
     if shape is not None and pixels.shape != shape:
         sizes = [f"{s[2]}x{s[1]}" for s in (pixels.shape, shape)]
-        raise UserError(f"{file} is {sizes[0]}, the images before it {sizes[1]}: samples must have one size")
+        raise UserError(f"{file} is {sizes[0]}, the first image {sizes[1]}: samples must have one size")
     return pixels
 
 

@@ -189,7 +189,7 @@ def run_command(words: list[str], step: Step, command: Command) -> None:
         except UserError as error:
             raise UserError(f"step {step.name}: {error}") from error
         return
-    process = [*step.launcher, sys.executable, "-m", "rcg_lightning.cli", *words]
+    process = [*step.launcher, sys.executable, "-P", "-m", "rcg_lightning.cli", *words]
     result = subprocess.run(process, check=False)
     if result.returncode:
         raise UserError(f"step {step.name} failed with exit code {result.returncode}: {shlex.join(process)}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcg_lightning.config import HubName
 from rcg_lightning.core.counter_rng import LATENT_STREAM, SeededNoise
 from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
 from rcg_lightning.pretrained.autoencoders import KLAutoencoder, VQAutoencoder
@@ -134,14 +135,15 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
     Args:
         folder: of the autoencoder in diffusers' layout, or its file in the original layout.
         stored: see ``AutoencoderCodec``.
-        hub: instead of a folder, the name on the Hugging Face hub, such as stabilityai/sd-vae-ft-ema.
+        hub: instead of a folder, the name on the Hugging Face hub, such as stabilityai/sd-vae-ft-ema; like the
+            folder never part of a checkpoint.
         scale: about 1 over the standard deviation of all latents.
     """
 
     column = "latent"
 
     def __init__(
-        self, folder: Path | None = None, stored: bool = True, hub: str | None = None, scale: float = 0.18215
+        self, folder: Path | None = None, stored: bool = True, hub: HubName | None = None, scale: float = 0.18215
     ) -> None:
         super().__init__(folder, stored)
         self.hub, self.scale = hub, scale
@@ -149,7 +151,8 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
             self._autoencoder = KLAutoencoder(hub)
 
     def open(self, folder: Path) -> KLAutoencoder:
-        return KLAutoencoder(folder)
+        on_hub = len(folder.parts) == 2 and not folder.is_absolute() and not folder.exists()
+        return KLAutoencoder(str(folder) if on_hub else folder)
 
     def encoded(self, image: Tensor) -> Tensor:
         return self.autoencoder.moments(image)
