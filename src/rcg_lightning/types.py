@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import ImageSize, PositiveInt, check_arguments
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
 
@@ -41,8 +42,8 @@ class DataSpec:
         identities: fingerprints by name: ``dataset``, and one for each column (the encoder that made it).
     """
 
-    image: tuple[int, int, int]
-    classes: int | None = None
+    image: tuple[ImageSize, ImageSize, ImageSize]
+    classes: PositiveInt | None = None
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     identities: dict[str, str] = field(default_factory=dict)
 
@@ -57,8 +58,13 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "DataSpec":
-        """Invert ``to_dict``."""
-        return cls(**{**data, "image": tuple(data["image"])})
+        """Invert ``to_dict``; raise UserError for anything else."""
+        try:
+            arguments = {**data, "image": tuple(data["image"])}
+            check_arguments(cls.__init__, arguments, "data spec: ")
+            return cls(**arguments)
+        except (TypeError, KeyError) as error:
+            raise UserError(f"the data spec is damaged ({error}): make the file again") from error
 
 
 @dataclass(frozen=True)

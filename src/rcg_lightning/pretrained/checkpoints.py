@@ -2,7 +2,7 @@
 
 import argparse
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +132,30 @@ def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: s
     faults = {"missing": missing, "not expected": extra, "of another shape": other}
     found = "; ".join(f"{len(names)} {fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
     require(not found, f"{where} does not fit {what}: {found}")
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Raise UserError where weights belong to other networks: those of the same class with other settings."""
+    mine = {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
+    theirs = {name: getattr(value, "shape", None) for name, value in weights.items()}
+    wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name, 0) != theirs.get(name, 0))
+    if wrong:
+        raise UserError(
+            f"the checkpoint belongs to other networks ({len(wrong)} tensors differ, such as {wrong[0]}): give the "
+            "settings it was trained with, or another checkpoint"
+        )
+
+
+def check_description(rebuild: Callable[[], nn.Module], weights: Mapping[str, Any], where: str) -> None:
+    """Raise UserError unless a file's description builds networks of the sizes of its weights.
+
+    The networks are built without memory first: a description may ask for any size.
+    """
+    try:
+        with torch.device("meta"):
+            check_weights(rebuild(), weights)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except Exception as error:  # a damaged or made-up description can fail anywhere
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{where}: its description cannot be rebuilt ({reason}): the file is damaged") from error

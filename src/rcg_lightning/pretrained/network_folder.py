@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rcg_lightning.artifacts import check_format, file_sha256, fingerprint, replacing_folder, write_json
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.checkpoints import check_description
 from rcg_lightning.types import require
 
 DESCRIPTION, WEIGHTS, FORMAT = "network.json", "weights.safetensors", 2
@@ -62,14 +63,16 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     folder = Path(folder)
     description = read_description(folder)
     weights = read_weights(folder, description, DESCRIPTION)
-    with torch.random.fork_rng(devices=[]):
+
+    def rebuilt() -> nn.Module:
         module = construct(description["network"])
-    require(isinstance(module, nn.Module), f"{folder / DESCRIPTION} does not describe a network")
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"the weights in {folder} do not fit its network: {reason}") from error
+        require(isinstance(module, nn.Module), f"{DESCRIPTION} does not describe a network")
+        return module
+
+    check_description(rebuilt, weights, str(folder))
+    with torch.random.fork_rng(devices=[]):
+        module = rebuilt()
+    module.load_state_dict(weights)
     return module, description["settings"]
 
 

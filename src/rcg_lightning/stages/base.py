@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.checkpoints import check_description, check_weights
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.stages.stage_folder import FORMAT, checked_stage, stage_content
 from rcg_lightning.stages.warm_start import take_over
@@ -167,10 +168,14 @@ class Stage(ConfigMixin, LightningModule):
             UserError: no such file, not a checkpoint of this project, or a stage of another class.
         """
         checkpoint = stage_content(path)
-        stage = construct(checkpoint["stage"])
-        if not isinstance(stage, cls):
-            raise UserError(f"{path} holds a {type(stage).__name__}, but a {cls.__name__} is needed")
-        stage.build(DataSpec.from_dict(checkpoint["data_spec"]))
+
+        def rebuilt() -> Self:
+            stage = construct(checkpoint["stage"])
+            require(isinstance(stage, cls), f"it holds a {type(stage).__name__}, but a {cls.__name__} is needed")
+            return stage.build(DataSpec.from_dict(checkpoint["data_spec"]))
+
+        check_description(rebuilt, checkpoint["state_dict"], str(path))
+        stage = rebuilt()
         stage.load_state_dict(checkpoint["state_dict"])
         return stage.to(device).eval()
 
@@ -186,18 +191,6 @@ def match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
                 state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
-def check_weights(module: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Raise UserError where weights belong to other networks: those of the same stage with other settings."""
-    mine = {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
-    theirs = {name: getattr(value, "shape", None) for name, value in weights.items()}
-    wrong = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name, 0) != theirs.get(name, 0))
-    if wrong:
-        raise UserError(
-            f"the checkpoint belongs to other networks ({len(wrong)} tensors differ, such as {wrong[0]}): give the "
-            "settings it was trained with, or another checkpoint"
-        )
 
 
 def check_spec(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> None:
