@@ -93,3 +93,18 @@ def test_damaged_folders_are_rejected_in_one_line(tmp_path, damage):
         load_network(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_a_description_of_another_size_or_class_names_the_folder(tmp_path):
+    save_network(tmp_path / "n", network(), {})
+    path = tmp_path / "n" / "network.json"
+    right = path.read_text()
+    head = json.loads(right)["network"]["init_args"]["head"]["init_args"]
+    wrong = [json.loads(right) for _ in range(2)]
+    wrong[0]["network"]["init_args"]["head"]["init_args"] = {**head, next(iter(head)): 65_000}
+    wrong[1]["network"] = {"class_path": "rcg_lightning.core.guidance.Guidance", "init_args": {}}
+    for description, message in zip(wrong, ("tensors differ", "does not describe a network")):
+        path.write_text(json.dumps(description))
+        with pytest.raises(UserError, match=message) as error:
+            load_network(tmp_path / "n")
+        assert str(tmp_path / "n") in str(error.value)

@@ -1,4 +1,5 @@
 import pickle
+import resource
 
 import pytest
 import torch
@@ -200,3 +201,27 @@ def test_an_unsuitable_file_to_resume_from_is_named(tmp_path, trainer, digits, s
     small = Line().build(DataSpec((1, 4, 4)))
     with pytest.raises(UserError, match="built for images"):
         small.on_load_checkpoint(torch.load(own, weights_only=True))
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("stage", {"width": 50_000}, "tensors differ"),
+        ("stage", {"width": "wide"}, "cannot|width"),
+        ("data_spec", {"image": [1, 9_000, 9_000]}, "tensors differ"),
+        ("data_spec", {"image": [1, 8]}, "data spec"),
+        ("data_spec", {"image": 8}, "data spec is damaged"),
+        ("data_spec", {"more": 8}, "data spec is damaged"),
+        ("data_spec", {"classes": -1}, "data spec: classes should be"),
+    ],
+)
+def test_a_description_that_does_not_fit_its_weights_takes_no_memory(part, change, message, tmp_path, save):
+    path = save(Line().build(SPEC), tmp_path / "a.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    (checkpoint[part]["init_args"] if part == "stage" else checkpoint[part]).update(change)
+    torch.save(checkpoint, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=message) as error:
+        Stage.load(path)
+    assert str(path) in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # kilobytes

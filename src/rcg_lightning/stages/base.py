@@ -1,7 +1,7 @@
 """Base of every training stage: networks built from the data spec, training step, optimizer, checkpoints."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
