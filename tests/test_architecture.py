@@ -15,6 +15,7 @@ LAYERS = {
     "limits": 0,
     "artifacts": 0,
     "integrity": 0,
+    "run_folder": 0,
     "config": 0,
     "config_files": 0,
     "types": 0,

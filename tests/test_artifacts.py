@@ -23,7 +23,6 @@ from rcg_lightning.artifacts import (
     replacing_folder,
     write_json,
     write_text,
-    zip_damage,
 )
 from rcg_lightning.errors import UserError
 
@@ -118,20 +117,7 @@ def test_a_damaged_state_counts_as_missing_with_a_warning(tmp_path, caplog, cont
     assert "\n" not in record.getMessage()
     write_json(path, {"a": 1})
     assert read_state(path) == {"a": 1}
-
-
-def test_a_changed_bit_of_a_checkpoint_is_found(tmp_path):
-    path = tmp_path / "last.ckpt"
-    torch.save({"weight": torch.arange(1000.0)}, path)
-    assert zip_damage(path) is None
-    content = path.read_bytes()
-    middle = content.index(np.float32(500).tobytes() + np.float32(501).tobytes())
-    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    assert "does not match its checksum" in zip_damage(path)
-    for cut in (0, 10, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:cut])
-        assert zip_damage(path)
-    assert zip_damage(tmp_path / "none.ckpt")
+    assert read_state(path, lambda content: "b" in content) == {}
 
 
 # -- fingerprints and locks --------------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ import json
 import logging
 import os
 import shutil
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +42,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.urandom(6).hex()}.draft" if shared else f".{path.name}.draft")
     try:
         yield draft
-        _flush(draft)
+        flush(draft)
         os.replace(draft, path)
     except OSError as error:
         if error.filename in (None, str(draft)):
@@ -76,7 +74,7 @@ def replacing_folder(folder: Path, marker: str, kind: str) -> Iterator[Path]:
         yield draft
         for path in draft.rglob("*"):
             if path.is_file():
-                _flush(path)
+                flush(path)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.rename(folder, old)
@@ -97,7 +95,7 @@ def write_json(path: Path, content: Any, shared: bool = False) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n", shared)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Flush a file to the disk: after a power failure, a file must not exist without its content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -109,32 +107,33 @@ def _flush(path: Path) -> None:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path, fits: Callable[[dict[str, Any]], bool] = lambda content: True) -> dict[str, Any]:
     """Return the JSON object that an earlier run left for the next one; empty if there is none.
 
-    A damaged file counts as missing, with a warning: its work is done again.
+    A file that is damaged, or whose content does not pass ``fits``, counts as missing, with a warning: its work is done
+    again.
     """
     try:
         content = json.loads(path.read_bytes())
+        if isinstance(content, dict) and fits(content):
+            return content
+        reason = "it holds something else"
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        content = " ".join(str(error).split())[:120]
-    if isinstance(content, dict):
-        return content
-    reason = content if isinstance(content, str) else f"it holds a {type(content).__name__}"
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
     log.warning("%s is damaged (%s): what it recorded is done again", path, reason)
     return {}
 
 
-def zip_damage(path: Path) -> str | None:
-    """Describe the damage of a ZIP file, such as a checkpoint; None if it is whole. Reads every byte."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            name = file.testzip()
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        return " ".join(str(error).split())
-    return None if name is None else f"{name} in it does not match its checksum"
+def set_aside(path: Path, name: str) -> Path:
+    """Rename a file or folder to ``name``, or to ``name-1``, ``name-2``, … if that exists, and return the new path."""
+    stem, dot, suffix = name.partition(".") if path.is_file() else (name, "", "")
+    found, number = path.with_name(name), 1
+    while found.exists():
+        found = path.with_name(f"{stem}-{number}{dot}{suffix}")
+        number += 1
+    return path.rename(found)
 
 
 # -- fingerprints ------------------------------------------------------------------------------------------------------

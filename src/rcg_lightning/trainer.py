@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rcg_lightning.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
+from rcg_lightning.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, EarlierRun
 from rcg_lightning.callbacks.compilation import Compilation
 from rcg_lightning.callbacks.ddp_static_graph import DDPStaticGraph
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
@@ -69,7 +69,8 @@ class Trainer(pl.Trainer):
         require(not scaled, f"trainer.precision cannot be {precision}: take bf16-mixed, or 32-true without bf16")
         folder = str(default_root_dir)
         logger = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
-        own: list[Callback] = [Interruption(), Reseed(seed), Checkpoint(checkpoint_every), OneDNNMatmul(onednn)]
+        own: list[Callback] = [EarlierRun(Path(folder)), Interruption(), Reseed(seed), Checkpoint(checkpoint_every)]
+        own += [OneDNNMatmul(onednn)]
         own += [DDPStaticGraph()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []

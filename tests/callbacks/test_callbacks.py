@@ -127,14 +127,6 @@ def test_every_checkpoint_can_be_stored(make_stage, digits, trainer, tmp_path):
     assert steps_of(tmp_path) == {"step=2.ckpt": 2, "step=4.ckpt": 4, "last.ckpt": 4}
 
 
-def test_a_new_run_does_not_overwrite_an_earlier_checkpoint(make_stage, digits, trainer, tmp_path):
-    trainer(tmp_path, 1).fit(make_stage(), digits())
-    trainer(tmp_path, 2).fit(make_stage(), digits())
-    assert steps_of(tmp_path) == {"last-1.ckpt": 1, "last.ckpt": 2}
-    trainer(tmp_path, 3).fit(make_stage(), digits(), ckpt_path=tmp_path / "last.ckpt")
-    assert steps_of(tmp_path) == {"last-1.ckpt": 1, "last.ckpt": 3}
-
-
 def test_a_full_disk_leaves_the_earlier_checkpoint_intact(make_stage, digits, trainer, tmp_path, monkeypatch):
     write, written = Path.write_bytes, []
 

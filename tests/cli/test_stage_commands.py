@@ -49,7 +49,7 @@ def test_a_printed_config_is_readable_and_reproduces_itself(rcg, tmp_path):
     assert rcg("fit", "--config", path, "--print_config")[1] == output
 
 
-def test_training_again_continues_or_leaves_the_earlier_checkpoint(rcg, tmp_path):
+def test_training_again_continues_or_leaves_the_earlier_run(rcg, tmp_path, caplog):
     folder = tmp_path / "run"
     fit = ["fit", *GENERATOR, f"--trainer.default_root_dir={folder}"]
     code, output, error = rcg(*fit, "--trainer.max_steps=2")
@@ -60,8 +60,11 @@ def test_training_again_continues_or_leaves_the_earlier_checkpoint(rcg, tmp_path
     assert rcg(*again, "--trainer.max_steps=3", "--ckpt_path", "last")[0] == 0
     assert step_of(folder / "last.ckpt") == 3
     assert rcg(*again, "--trainer.max_steps=1")[0] == 0
+    assert f"{folder} held another run, which is now in version_0" in caplog.messages
     assert step_of(folder / "last.ckpt") == 1
-    assert step_of(folder / "last-1.ckpt") == 3
+    assert step_of(folder / "version_0" / "last.ckpt") == 3
+    configs = [yaml.safe_load((path / "config.yaml").read_text()) for path in (folder, folder / "version_0")]
+    assert [config["trainer"]["max_steps"] for config in configs] == [1, 3]
     code, output, _ = rcg(*again, "--trainer.fast_dev_run=true")
     assert code == 0
     assert "trained" not in output

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from rcg_lightning.artifacts import replacing
+from rcg_lightning.artifacts import flush, replacing
 from rcg_lightning.errors import UserError
+from rcg_lightning.run_folder import LAST, PREVIOUS, keep_previous, set_run_aside, written_files
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -20,12 +21,36 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         # Lightning writes through the system's temporary folder, which may be small, and where a kill leaves the file
-        with replacing(Path(path)) as draft:
+        path = Path(path)
+        with replacing(path) as draft:
             draft.write_bytes(content.getbuffer())
+            if path.name == LAST:
+                flush(draft)  # a full disk shows here at the latest
+                keep_previous(path)
+
+
+class EarlierRun(pl.Callback):
+    """Moves the files of another run in the same folder to ``version_N`` when training starts.
+
+    Not before: a start that fails leaves them. A run that continues from a checkpoint in its folder keeps its files.
+
+    Args:
+        folder: of the run; what it holds now is the earlier run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files = written_files(folder)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        folder, start = Path(trainer.default_root_dir), trainer.ckpt_path
+        continues = start is not None and Path(start).resolve().parent == folder.resolve()
+        if trainer.is_global_zero and not continues and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            set_run_aside(folder, self.files)
+        self.files = []
 
 
 class Checkpoint(ModelCheckpoint):
-    """Writes ``last.ckpt`` to the run's folder every n steps and at the end.
+    """Writes ``last.ckpt`` to the run's folder every n steps and at the end; until then also keeps the one before.
 
     Args:
         every: optimizer steps between two checkpoints.
@@ -55,28 +80,16 @@ class Checkpoint(ModelCheckpoint):
             raise UserError(f"{reason}: free some space and continue from it") from error
         self._saved_at = trainer.global_step
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        last = Path(trainer.default_root_dir) / "last.ckpt"
-        fresh = trainer.ckpt_path is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trainer.is_global_zero and fresh and last.is_file():
-            set_aside(last)
-
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step != self._saved_at and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / "last.ckpt"))
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.global_step != self._saved_at:
+            self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / LAST))
+        if trainer.is_global_zero:
+            (Path(trainer.default_root_dir) / PREVIOUS).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # ModelCheckpoint's state is paths of this machine, which do not belong in a checkpoint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
-
-
-def set_aside(last: Path) -> Path:
-    """Rename an earlier run's checkpoint, so that a new run in the same folder does not overwrite it."""
-    number = 1
-    while (renamed := last.with_name(f"last-{number}.ckpt")).exists():
-        number += 1
-    last.rename(renamed)
-    return renamed

@@ -18,6 +18,7 @@ from rcg_lightning.cli.parsing import Help, construction_errors, one_line_errors
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.errors import UserError
+from rcg_lightning.run_folder import LAST, newest_checkpoint
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.stage_folder import stage_content
 from rcg_lightning.trainer import Trainer
@@ -137,7 +138,7 @@ class StageCLI(LightningCLI):
             if config.init_from is not None:
                 stage_content(config.init_from)
             return
-        path = Path(config.trainer.default_root_dir) / "last.ckpt" if str(given) == "last" else Path(given)
+        path = self._last(Path(config.trainer.default_root_dir)) if str(given) == "last" else Path(given)
         require(
             not path.is_dir(),
             f"{path} is a folder, which holds weights but no training state: --ckpt_path takes a .ckpt file, and "
@@ -148,12 +149,19 @@ class StageCLI(LightningCLI):
         require(found == wanted, f"{path} holds a {found}, the config a {wanted}: give the right checkpoint or config")
         config.ckpt_path = str(path)
 
+    def _last(self, folder: Path) -> Path:
+        """Return the newest checkpoint of a run; to continue training, the newest one that is whole."""
+        path = newest_checkpoint(folder) if self.config.subcommand == "fit" else folder / LAST
+        if path is None or not path.is_file():
+            raise UserError(f"no checkpoint at {folder / LAST}: leave out --ckpt_path to begin, or correct the folder")
+        return path
+
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             with remedied(self._remedy):
                 super()._run_subcommand(subcommand)
         except BaseException as error:
-            if not (Path(self.trainer.default_root_dir) / "last.ckpt").is_file():
+            if not (Path(self.trainer.default_root_dir) / LAST).is_file():
                 error.add_note(NOTHING_SAVED)
             raise
 

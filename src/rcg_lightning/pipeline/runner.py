@@ -21,12 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from rcg_lightning import interruption
-from rcg_lightning.artifacts import fingerprint, write_json
+from rcg_lightning.artifacts import fingerprint, set_aside
 from rcg_lightning.config_files import find_config, named_configs, read_config
 from rcg_lightning.errors import UserError
+from rcg_lightning.pipeline.records import (
+    files_of,
+    is_whole,
+    read_record,
+    sizes_of,
+    unrecorded_seconds,
+    write_record,
+)
 from rcg_lightning.pipeline.spec import PLACEHOLDER, Pipeline, Step
+from rcg_lightning.run_folder import newest_checkpoint
 
 TABLE = "table"
+TABLE_FILES = ("results.json", "results.md", "grid.png", "protocol.json")
 Command = Callable[[str, Sequence[str]], None]  # runs an `rcg` command by name, with its arguments, in this process
 Report = Callable[[str], None]  # shows a line to the user
 
@@ -56,7 +66,7 @@ class Run:
         folder = str(self.folder(step, seed))
         values: dict[str, Any] = {"seed": int.from_bytes(own[:4], "big") >> 1, "run": seed}
         values |= {name: self.folder(self.pipeline.steps[name], seed) for name in step.upstream}
-        words = shlex.split(PLACEHOLDER.sub(lambda found: str(values[found[1]]), step.run))
+        words = shlex.split(PLACEHOLDER.sub(lambda found: shlex.quote(str(values[found[1]])), step.run))
         if words[0] == "fit":
             words += ["--trainer.default_root_dir", folder, "--seed_everything", str(values["seed"])]
             words += [f"--{part}.seed={values['seed']}" for part in ("trainer", "model", "data")]
@@ -88,20 +98,13 @@ class Run:
 
     def record(self, step: Step, seed: int) -> dict[str, Any]:
         """Read the record of a step's last run; empty if it never started."""
-        try:
-            return json.loads(self.record_path(step, seed).read_text())
-        except (OSError, ValueError):
-            return {}
+        return read_record(self.record_path(step, seed))
 
     def is_done(self, step: Step, seed: int) -> bool:
         """Whether a step finished with its current settings, and none of its files is missing or truncated."""
         record = self.record(step, seed)
         finished = record.get("key") == self.key(step, seed) and record.get("seconds") is not None
-        return finished and self._is_whole(step, seed, record)
-
-    def _is_whole(self, step: Step, seed: int, record: dict[str, Any]) -> bool:
-        folder, sizes = self.folder(step, seed), record["files"]
-        return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
+        return finished and is_whole(self.folder(step, seed), record)
 
     def execute(self, step: Step, seed: int, command: Command, report: Report) -> None:
         """Run a step; continue a killed run of the same command."""
@@ -110,21 +113,22 @@ class Run:
         changed = record.get("key") != key
         if changed or record.get("seconds") is not None:  # a finished step gets here only if files are missing
             why = "its settings have changed" if changed else "files are missing or truncated"
-            aside = _put_aside(folder, str(record.get("key", "unknown")))
-            if aside is not None:
+            why = why if record else "its record is missing or damaged"
+            if folder.exists():  # a changed config deletes no days of training
+                aside = set_aside(folder, f"{folder.name}.until-{record.get('key', 'unknown')[:8]}")
                 report(f"{folder}: {why}; the old folder is now {aside.name}")
             record = {}
         folder.mkdir(parents=True, exist_ok=True)
         words = self.words(step, seed)
-        spent = record.get("spent", 0.0) + _unrecorded(folder, path)
-        _write(path, {"key": key, "command": words, "spent": spent, "seconds": None})
-        if words[0] == "fit" and (folder / "last.ckpt").is_file():
-            words += ["--ckpt_path", str(folder / "last.ckpt")]
+        spent = record.get("spent", 0.0) + unrecorded_seconds(folder, path)
+        write_record(path, {"key": key, "command": words, "spent": spent, "seconds": None})
+        checkpoint = newest_checkpoint(folder) if words[0] == "fit" else None
+        words += ["--ckpt_path", str(checkpoint)] if checkpoint else []
         start = time.perf_counter()
         run_command(words, step, command)
         seconds = spent + time.perf_counter() - start
-        files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(_made_in(folder))}
-        _write(path, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
+        files = sizes_of(folder, files_of(folder))
+        write_record(path, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table's rows: the path of the samples, and the time of their step and all its upstreams."""
@@ -157,12 +161,13 @@ class Run:
         ]
         key = fingerprint([self.key(step, self.seeds[0]), keys])
         stamp = self.root / "table.json"
-        fresh = stamp.is_file() and json.loads(stamp.read_text()).get("key") == key
-        if not (fresh and (self.root / "results.md").is_file() and (self.root / "results.json").is_file()):
-            _write(self.root / "rows.json", rows)
+        record = read_record(stamp)
+        if record.get("key") != key or not is_whole(self.root, record):
+            write_record(self.root / "rows.json", rows)
             words = [*self.words(step, self.seeds[0]), "--rows", str(self.root / "rows.json")]
             run_command(words, step, command)
-            _write(stamp, {"key": key})
+            made = (path for path in map(self.root.joinpath, TABLE_FILES) if path.is_file())
+            write_record(stamp, {"key": key, "files": sizes_of(self.root, made)})
         report((self.root / "results.md").read_text())
         report(f"results: {self.root / 'results.json'}   images: {self.root / 'grid.png'}")
 
@@ -209,35 +214,3 @@ def _clean_process() -> Iterator[None]:
             from rcg_lightning.trainer import reset_torch
 
             reset_torch()
-
-
-def _made_in(folder: Path) -> Iterator[Path]:
-    """Yield the files of a step, without logs, which others may write."""
-    return (path for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name)
-
-
-def _unrecorded(folder: Path, record: Path) -> float:
-    """Return the seconds that a killed run worked until it last wrote a file."""
-    if not record.is_file():
-        return 0.0
-    return max([path.stat().st_mtime - record.stat().st_mtime for path in _made_in(folder)] + [0.0])
-
-
-def _put_aside(folder: Path, key: str) -> Path | None:
-    """Rename the folder of an outdated step and return the new path: a changed config deletes no days of training."""
-    if not folder.exists():
-        return None
-    aside = folder.with_name(f"{folder.name}.until-{key[:8]}")
-    number = 1
-    while aside.exists():
-        aside = folder.with_name(f"{folder.name}.until-{key[:8]}-{number}")
-        number += 1
-    return folder.rename(aside)
-
-
-def _write(path: Path, content: Any) -> None:
-    """Write JSON, complete or not at all."""
-    try:
-        write_json(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room and run it again") from error

@@ -1,0 +1,57 @@
+"""Records of what a pipeline has finished: for each step its key, command, time and files."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rcg_lightning.artifacts import read_state, write_json
+from rcg_lightning.errors import UserError
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of a step's last run; empty if it never started, or, with a warning, if it is damaged."""
+    return read_state(path, _is_record)
+
+
+def _is_record(content: dict[str, Any]) -> bool:
+    spent, seconds, files = content.get("spent", 0), content.get("seconds"), content.get("files", {})
+    finished = seconds is None or (isinstance(seconds, int | float) and "files" in content)
+    sizes = isinstance(files, dict) and all(isinstance(size, int) for size in files.values())
+    return isinstance(content.get("key"), str) and isinstance(spent, int | float) and finished and sizes
+
+
+def write_record(path: Path, content: Any) -> None:
+    """Write plain data as JSON, complete or not at all."""
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; make room and run it again") from error
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """Yield the files of a step, without logs, which others may write, and hidden files, such as locks."""
+    return (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "tfevents" not in path.name and not path.name.startswith(".")
+    )
+
+
+def sizes_of(folder: Path, files: Iterable[Path]) -> dict[str, int]:
+    """Return the size in bytes of each file, by its path in ``folder``."""
+    return {str(file.relative_to(folder)): file.stat().st_size for file in sorted(files)}
+
+
+def is_whole(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether all recorded files exist, in their recorded sizes; not where none are recorded."""
+    sizes = record.get("files")
+    return sizes is not None and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes
+    )
+
+
+def unrecorded_seconds(folder: Path, record: Path) -> float:
+    """Return the seconds that a killed run worked until it last wrote a file."""
+    if not record.is_file():
+        return 0.0
+    return max([path.stat().st_mtime - record.stat().st_mtime for path in files_of(folder)] + [0.0])

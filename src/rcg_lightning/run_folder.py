@@ -1,0 +1,90 @@
+"""The folder of a training run: its checkpoints, and the files of an earlier run in the same folder.
+
+Nothing here imports torch.
+"""
+
+import logging
+import os
+import zipfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from rcg_lightning.artifacts import set_aside
+from rcg_lightning.errors import UserError
+from rcg_lightning.integrity import check_torch_file, unless_verified
+
+log = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"  # the checkpoint before the last, until training ends
+_WRITTEN = (LAST, PREVIOUS, "best.ckpt", "step=*.ckpt", "config.yaml", "hparams.yaml", "events.out.tfevents.*")
+
+
+def keep_previous(path: Path) -> None:
+    """Give the checkpoint at ``path``, which is about to be replaced, the name ``previous.ckpt`` too."""
+    draft, previous = path.with_name(f".{PREVIOUS}.draft"), path.with_name(PREVIOUS)
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(path, draft)
+    except FileNotFoundError:
+        return  # the first checkpoint
+    except OSError:  # a file system without hard links
+        os.replace(path, draft)
+    os.replace(draft, previous)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run to continue from; None if there is none.
+
+    A damaged ``last.ckpt`` gets another name, with a warning, and ``previous.ckpt`` takes its place.
+    """
+    paths = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+    faults = {path: damage(path) for path in paths[:1]}
+    faults |= {path: damage(path) for path in paths[1:] if any(faults.values())}
+    whole = next((path for path, fault in faults.items() if fault is None), None)
+    for path, fault in faults.items():
+        if fault is not None:
+            instead = "training begins again" if whole is None else f"training continues from {whole.name}"
+            log.warning("%s; %s", fault, instead)
+            _rename_damaged(path)
+    return whole
+
+
+def damage(path: Path) -> str | None:
+    """Describe the damage of a checkpoint; None if it is whole."""
+    if not zipfile.is_zipfile(path):
+        return f"{path} is damaged or incomplete"
+    try:
+        unless_verified([path], lambda: check_torch_file(path))
+    except UserError as error:
+        return str(error).partition(":")[0]
+    return None
+
+
+def _rename_damaged(path: Path) -> None:
+    with suppress(FileNotFoundError):  # another process of this run was first
+        set_aside(path, f"{path.stem}.damaged")
+
+
+def written_files(folder: Path) -> list[Path]:
+    """Return what training runs have written to ``folder``: checkpoints, config, logs and exported networks."""
+    found = [path for pattern in _WRITTEN for path in sorted(folder.glob(pattern))]
+    return found + [path.parent for path in sorted(folder.glob("*/network.json"))]
+
+
+def set_run_aside(folder: Path, files: Iterable[Path]) -> None:
+    """Move the files of an earlier run in ``folder`` to a new folder ``version_0``, ``version_1``, … in it.
+
+    Logs alone, of a run that failed before it began, stay.
+    """
+    files = [path for path in files if path.exists()]
+    if all("tfevents" in path.name for path in files):
+        return
+    number = 0
+    while (version := folder / f"version_{number}").exists():
+        number += 1
+    version.mkdir()
+    for path in files:
+        path.rename(version / path.name)
+    log.warning("%s held another run, which is now in %s", folder, version.name)
