@@ -3,21 +3,24 @@
 Nothing here imports torch or numpy.
 """
 
+import json
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from rcg_lightning.artifacts import cache_folder, fingerprint, write_text
+from rcg_lightning.artifacts import cache_folder, check_format, fingerprint, write_text
 from rcg_lightning.errors import UserError
 
 CHUNK = 1 << 20  # bytes in memory at once
 MARKED = 1 << 28  # bytes from which a passed check is also remembered for later processes
 CHECKS = 1  # version of the checks: remembered results of other versions do not count
+CHECKSUM = "checksum"  # entry of a description: fingerprint of the other entries
 _TICK = 0.1  # seconds: clocks of file systems are coarser than two writes of one program
 _passed: set[str] = set()
 
@@ -76,3 +79,38 @@ def _bad_record(path: Path) -> str | None:
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError):
         return name
     return None
+
+
+# -- descriptions ------------------------------------------------------------------------------------------------------
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain content with its own checksum, as ``read_sealed`` expects it in a JSON file."""
+    plain = json.loads(json.dumps(content))  # tuples and numbers as keys would change on reading
+    return {**plain, CHECKSUM: fingerprint(plain)}
+
+
+def read_sealed(path: Path, keys: set[str], form: int, what: str, remedy: str) -> dict[str, Any]:
+    """Return the content of a JSON file that was written ``sealed``.
+
+    Args:
+        path: the file.
+        keys: its entries, next to ``format`` and the checksum.
+        form: number of the format that this version reads.
+        what: the described artifact and its path, for messages.
+        remedy: how to make it again.
+
+    Raises:
+        UserError: the file is of another format or has changed. Earlier versions wrote no checksum; that is accepted.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged, it is not readable ({error}): {remedy}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{path} does not describe {what}: {remedy}")
+    check_format(content["format"], form, what, remedy)
+    stated = content.pop(CHECKSUM, None)
+    if content.keys() != keys | {"format"} or stated not in (None, fingerprint(content)):
+        raise UserError(f"{path} is damaged or was edited, it does not match its own checksum: {remedy}")
+    return content

@@ -140,8 +140,9 @@ def test_damage_is_found(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"000002\.h\.npy is damaged"):
-        store.verify()
+    for find in (store.verify, lambda: Store.open(folder)):
+        with pytest.raises(UserError, match=r"000002\.h\.npy is damaged"):
+            find()
     path.write_bytes(content[:-8])
     with pytest.raises(UserError, match="bytes"):
         Store.open(folder)
@@ -154,6 +155,46 @@ def test_damage_is_found(tmp_path):
     (folder / "manifest.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(UserError, match="format 99"):
         Store.open(folder)
+
+
+def test_no_flipped_byte_is_read(tmp_path):
+    folder = tmp_path / "s"
+    expected = make(folder).whole("h")
+    for name in ("manifest.json", "000001.h.npy", "000004.tokens.npy"):
+        path, content = folder / name, (folder / name).read_bytes()
+        for at in range(0, len(content), 3):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+            try:
+                store = Store.open(folder)
+            except UserError as error:
+                found = str(error)
+            else:  # a space became a line's end or the like
+                found = str(folder)
+                assert path.suffix == ".json"
+                assert np.array_equal(store.whole("h"), expected)
+                assert store.identity == IDENTITY
+            assert str(folder) in found
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_value_that_is_not_finite_is_found_on_opening(tmp_path, monkeypatch, value):
+    shards = writer(tmp_path / "s").shards
+
+    def broken(shard):
+        found = values(shard)
+        if shard.number == 3:
+            found["h"][2, 1, 0] = value
+        return found
+
+    maker = writer(tmp_path / "s")
+    monkeypatch.setattr(maker, "_checked", lambda name, array, shard: array)  # as other code would write it
+    for shard in shards:
+        maker.write(shard, broken(shard))
+    maker.finish()
+    message = r"000003\.h\.npy holds NaN or infinity, first in row 2 \(image 17\), view 1"
+    with pytest.raises(UserError, match=message):
+        Store.open(tmp_path / "s")
 
 
 def test_a_store_that_does_not_belong_is_rejected(tmp_path):

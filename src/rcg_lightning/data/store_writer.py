@@ -13,6 +13,7 @@ import numpy as np
 from rcg_lightning.artifacts import check_format, file_sha256, replacing, write_json
 from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
 from rcg_lightning.errors import UserError
+from rcg_lightning.integrity import sealed
 from rcg_lightning.types import require
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -97,7 +98,7 @@ class StoreWriter:
         shards = [
             {name: {"sha256": spec["sha256"], "bytes": spec["bytes"]} for name, spec in files.items()} for files in done
         ]
-        self._write_json(self.folder / MANIFEST, {**self._spec, "columns": columns, "shards": shards})
+        self._write_json(self.folder / MANIFEST, sealed({**self._spec, "columns": columns, "shards": shards}))
         for draft in self.folder.glob(".*.draft"):  # left by processes that were killed
             draft.unlink(missing_ok=True)
 

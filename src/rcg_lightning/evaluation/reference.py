@@ -1,7 +1,7 @@
 """The real images that samples are compared with: measured once for a data set and an extractor, stored in a file."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
 from rcg_lightning.metrics.fid import Moments
 from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii
+from rcg_lightning.pretrained.network_folder import state_fingerprint
 from rcg_lightning.types import require
 
 BATCH = 256  # fixed: features of one image set always come from the same batches, so they agree to the last digit
 MAX_STORED_FEATURES = 10_000  # of each set, for neighbour metrics, whose cost is quadratic
 MAX_STORED_BYTES = 512 * 2**20  # of training images, for distances in pixels
-FORMAT = 3
+FORMAT = 4  # 4 has a checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +102,9 @@ class Reference:
         if self.radii is not None:
             tensors["radii"] = self.radii
         tensors = {name: value.contiguous() for name, value in tensors.items()}
+        written = {"reference": json.dumps(spec), "checksum": _checksum(spec, tensors)}
         with replacing(path, shared=True) as draft:
-            save_file(tensors, draft, {"reference": json.dumps(spec)})
+            save_file(tensors, draft, written)
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
@@ -111,10 +113,12 @@ class Reference:
         try:
             with safe_open(path, "pt") as file:
                 spec = json.loads(file.metadata()["reference"])
+                check_format(spec["format"], FORMAT, f"the reference {path}", "delete it and measure it again")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+                whole = file.metadata()["checksum"] == _checksum(spec, tensors)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a reference, or it is damaged: delete it and measure it again") from error
-        check_format(spec["format"], FORMAT, f"the reference {path}", "delete it and measure it again")
+        require(whole, f"{path} is damaged, it does not match its own checksum: delete it and measure it again")
 
         def split(name: str) -> RealSet | None:
             if name not in spec:
@@ -133,6 +137,10 @@ class Reference:
         train = split("train")
         assert train is not None
         return cls(spec["identity"], train, split("eval"), tensors.get("radii"), spec["copy_threshold"])
+
+
+def _checksum(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    return fingerprint([json.loads(json.dumps(spec)), state_fingerprint(tensors)])
 
 
 def reference_of(

@@ -1,6 +1,5 @@
 """Network folders: a network's description as JSON, and its weights."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rcg_lightning.artifacts import check_format, file_sha256, fingerprint, replacing_folder, write_json
+from rcg_lightning.artifacts import file_sha256, fingerprint, replacing_folder, write_json
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
+from rcg_lightning.integrity import read_sealed, sealed
 from rcg_lightning.pretrained.checkpoints import check_description
 from rcg_lightning.types import require
 
@@ -51,7 +51,7 @@ def write_folder(
     """
     with replacing_folder(folder, name, kind) as draft:
         save_file({key: plain_copy(tensor) for key, tensor in tensors.items()}, draft / WEIGHTS)
-        write_json(draft / name, {**description, "sha256": file_sha256(draft / WEIGHTS)})
+        write_json(draft / name, sealed({**description, "sha256": file_sha256(draft / WEIGHTS)}))
 
 
 def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -92,15 +92,7 @@ def read_folder_description(folder: Path, name: str, keys: set[str], kind: str) 
     """
     path = Path(folder) / name
     require(path.is_file(), f"{folder} is no {kind} folder: it holds no {name}")
-    try:
-        description = json.loads(path.read_text())
-        described = {"format", "sha256"} <= set(description)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not readable: {error}") from error
-    if described:
-        check_format(description["format"], FORMAT, f"the {kind} in {folder}", REMEDY)
-    require(described and keys <= set(description), f"{path} is not the description of a {kind}")
-    return description
+    return read_sealed(path, keys | {"sha256"}, FORMAT, f"the {kind} in {folder}", REMEDY)
 
 
 def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dict[str, Tensor]:
