@@ -34,6 +34,7 @@ LAYERS = {
     "official": 5,
     "pipeline": 5,
     "bench": 5,
+    "verification": 5,
     "cli": 6,
 }
 PACKAGE = "rcg_lightning"

@@ -14,12 +14,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rcg_lightning.artifacts import cache_folder, check_format, fingerprint, write_text
+from rcg_lightning.artifacts import cache_folder, check_format, file_sha256, fingerprint, write_text
 from rcg_lightning.errors import UserError
 
-CHUNK = 1 << 20  # bytes in memory at once
 MARKED = 1 << 28  # bytes from which a passed check is also remembered for later processes
 CHECKS = 1  # version of the checks: remembered results of other versions do not count
+SUMS = "SHA256SUMS"  # file of checksums in the format of the program sha256sum
 CHECKSUM = "checksum"  # entry of a description: fingerprint of the other entries
 _TICK = 0.1  # seconds: clocks of file systems are coarser than two writes of one program
 _passed: set[str] = set()
@@ -56,28 +56,29 @@ def check_torch_file(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return
-    bad = _bad_record(path)
-    if bad is not None:
-        raise UserError(f"{path} is damaged or incomplete ({bad}): use an earlier one, or fetch or copy it again")
+    damage = zip_damage(path)
+    if damage is not None:
+        raise UserError(f"{path} cannot be read, it is damaged or incomplete ({damage}): fetch or copy it again")
 
 
-def _bad_record(path: Path) -> str | None:
-    """Return why a zip is damaged; None for a whole one."""
-    name = "its end is missing"
+def zip_damage(path: Path) -> str | None:
+    """Describe the damage of a ZIP file, such as a checkpoint; None if it is whole. Reads every byte, in pieces."""
+    name = None
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
+        with zipfile.ZipFile(path) as file:
+            records = file.infolist()
             if not any(record.CRC for record in records):
-                return None  # torch was told to compute none
+                return None  # torch can write files without checksums
             size = sum(record.file_size for record in records)
             with tqdm(desc=f"checking {path.name}", total=size, unit="B", unit_scale=True, delay=3, leave=False) as bar:
                 for record in records:
-                    name = f"record {record.filename!r}"
-                    with archive.open(record) as content:
-                        while piece := content.read(CHUNK):
+                    name = record.filename
+                    with file.open(record) as content:
+                        while piece := content.read(1 << 20):
                             bar.update(len(piece))
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError):
-        return name
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        return reason if name is None else f"{name} in it does not match its checksum"
     return None
 
 
@@ -88,6 +89,12 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return plain content with its own checksum, as ``read_sealed`` expects it in a JSON file."""
     plain = json.loads(json.dumps(content))  # tuples and numbers as keys would change on reading
     return {**plain, CHECKSUM: fingerprint(plain)}
+
+
+def matches_seal(content: Mapping[str, Any]) -> bool:
+    """Whether plain content matches its own checksum, if it has one."""
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    return content.get(CHECKSUM) in (None, fingerprint(rest))
 
 
 def read_sealed(path: Path, keys: set[str], form: int, what: str, remedy: str) -> dict[str, Any]:
@@ -110,7 +117,33 @@ def read_sealed(path: Path, keys: set[str], form: int, what: str, remedy: str) -
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} does not describe {what}: {remedy}")
     check_format(content["format"], form, what, remedy)
-    stated = content.pop(CHECKSUM, None)
-    if content.keys() != keys | {"format"} or stated not in (None, fingerprint(content)):
+    intact = matches_seal(content)
+    content.pop(CHECKSUM, None)
+    if not intact or content.keys() != keys | {"format"}:
         raise UserError(f"{path} is damaged or was edited, it does not match its own checksum: {remedy}")
     return content
+
+
+# -- folders of other programs' files ----------------------------------------------------------------------------------
+
+
+def write_sums(folder: Path) -> None:
+    """Write the checksums of a folder's files next to them, as the program sha256sum does."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_text(folder / SUMS, "".join(f"{file_sha256(path)}  {path.relative_to(folder)}\n" for path in files))
+
+
+def read_sums(path: Path) -> dict[Path, str]:
+    """Return the files that a list of checksums names, each with its SHA-256."""
+    rows = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    if any(len(row) != 2 or len(row[0]) != 64 for row in rows):
+        raise UserError(f"{path} is damaged: its lines should be a SHA-256 and a file's name")
+    return {path.parent / name.lstrip("*"): sha256.lower() for sha256, name in rows}
+
+
+def check_sums(folder: Path) -> None:
+    """Raise a UserError where a file of ``folder`` differs from the list of checksums next to it, if there is one."""
+    if (folder / SUMS).is_file():
+        for path, sha256 in read_sums(folder / SUMS).items():
+            if not path.is_file() or file_sha256(path) != sha256:
+                raise UserError(f"{path} is missing or damaged, it does not match {SUMS} next to it: copy it again")

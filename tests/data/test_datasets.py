@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.offline import COUNT, write_mnist
 from rcg_lightning.config import construct, describe
 from rcg_lightning.data.datasets import CIFAR10, MNIST, Digits, FashionMNIST
 from rcg_lightning.data.decode import to_pil
@@ -67,13 +68,43 @@ def test_the_message_about_a_missing_data_set_gives_its_layout(kind, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_failed_download_is_reported(tmp_path, monkeypatch):
-    def unreachable(*_args, **_kwargs):
+def downloads(monkeypatch, write):
+    """Mock torchvision's download of MNIST: ``write`` receives the folder of the raw files."""
+
+    def download(data):
+        write(Path(data.raw_folder))
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", download)
+    monkeypatch.setattr("rcg_lightning.data.datasets.require_answer", lambda *urls: None)
+
+
+def test_a_broken_download_leaves_nothing_and_is_reported(tmp_path, monkeypatch):
+    def cut_off(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "train-images-idx3-ubyte").write_bytes(b"half")
         raise RuntimeError("no route")
 
-    monkeypatch.setattr("torchvision.datasets.MNIST.download", unreachable)
-    with pytest.raises(UserError, match="downloaded"):
+    downloads(monkeypatch, cut_off)
+    with pytest.raises(UserError, match=r"downloaded.*no route"):
         MNIST(tmp_path).prepare()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_replaces_damaged_files_once_it_is_whole(tmp_path, monkeypatch):
+    def write(folder):
+        if not folder.exists():
+            write_mnist(folder, np.random.default_rng(0))
+
+    downloads(monkeypatch, write)
+    raw = tmp_path / "MNIST" / "raw"
+    MNIST(tmp_path).prepare()
+    whole = (raw / "train-images-idx3-ubyte").read_bytes()
+    (raw / "train-images-idx3-ubyte").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="damaged, and download is off"):
+        MNIST(tmp_path, download=False).train()
+    assert len(MNIST(tmp_path).train()) == COUNT
+    assert (raw / "train-images-idx3-ubyte").read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
 
 
 def test_cifar10_is_read_from_torchvisions_layout(tmp_path, monkeypatch):

@@ -76,9 +76,12 @@ def test_a_reference_is_measured_once(data, extractor, samples, tmp_path, monkey
     again = reference_of(data, extractor, tmp_path / "cache")
     assert score(samples, again, extractor) == score(samples, first, extractor)
     (file,) = (tmp_path / "cache").iterdir()
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match="damaged"):
-        reference_of(data, extractor, tmp_path / "cache")
+    whole = file.read_bytes()
+    damaged = [whole[:-100], b"", *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in (0, 90, 5000, -1))]
+    for content in damaged:
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"{file.name}.*damaged"):
+            reference_of(data, extractor, tmp_path / "cache")
 
 
 def test_published_statistics_give_a_distance_and_no_neighbour_metrics(data, extractor, samples, tmp_path):

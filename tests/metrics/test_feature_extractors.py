@@ -6,7 +6,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.metrics.feature_extractors import (
-    INCEPTION_FILE,
     ClassifierExtractor,
     EncoderExtractor,
     InceptionExtractor,
@@ -49,27 +48,13 @@ def test_spatial_features_are_seven_channels_of_the_adm_suites_layer_with_channe
     assert expected.std() > 0
 
 
-def test_the_message_about_missing_inception_weights_gives_url_and_path(tmp_path, monkeypatch):
-    def offline(url, path, *args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        InceptionExtractor().setup()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in ("https://", INCEPTION_FILE, str(tmp_path / "checkpoints"), "weights"):
-        assert part in message
-
-
 def test_inception_weights_are_never_unpickled(tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "touched"), "w"))
 
     torch.save({"Conv2d_1a_3x3.conv.weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match="not opened"):
+    with pytest.raises(UserError, match="objects in addition to weights"):
         InceptionExtractor(tmp_path / "evil.pth").setup()
     assert not (tmp_path / "touched").exists()
 

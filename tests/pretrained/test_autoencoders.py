@@ -125,13 +125,14 @@ def test_a_file_of_another_kind_is_reported(tmp_path):
         load_kl(folder)
 
 
-def test_an_error_of_diffusers_becomes_one_line(monkeypatch):
+def test_an_error_of_diffusers_becomes_one_line(tmp_path, monkeypatch):
     def absent(*_args, **_more):
-        raise OSError("no such name\non the hub")
+        raise OSError("no such\nlayer")
 
+    folder = save_kl(tmp_path / "kl")
     monkeypatch.setattr("diffusers.AutoencoderKL.from_pretrained", absent)
-    with pytest.raises(UserError, match="some/name cannot be read as a KL autoencoder: no such name on the hub"):
-        load_kl("some/name")
+    with pytest.raises(UserError, match="kl cannot be read as a KL autoencoder: no such layer"):
+        load_kl(folder)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(UserError, match=r"pip install 'rcg-lightning\[latents\]'"):
         load_kl("some/name")

@@ -56,6 +56,7 @@ COMMANDS = {
         "read official files (MoCo v3, RDM, MAGE, DiT, …), or write them",
     ),
     "bundle": ("rcg_lightning.cli.bundle:main", "put generator, prior, autoencoder, encoder into one folder"),
+    "verify": ("rcg_lightning.cli.verify:main", "find damaged files: stores, checkpoints, bundles, whole run folders"),
     "evaluate": ("rcg_lightning.cli.evaluate:main", "score samples: FID or FD, IS, precision, recall, copies"),
     "reconstruct": ("rcg_lightning.cli.reconstruct:main", "score a codec: rFID, PSNR, SSIM, LPIPS"),
     "probe": ("rcg_lightning.cli.probe:main", "probe an encoder: uniformity, effective rank, kNN, linear probe"),

@@ -1,13 +1,19 @@
 """Data sets by name: those in memory; image_folders.py has the folders of images."""
 
+import os
 from abc import abstractmethod
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from rcg_lightning.data.image_split import ArraySplit, ImageSplit, Source, check_channels, fixed_subset
 from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.downloads import reason_of, require_answer, short_waits
 from rcg_lightning.types import require
+
+_UNREADABLE = (RuntimeError, OSError, ValueError, AssertionError, EOFError)  # torchvision's errors about its files
 
 
 def _in_memory(
@@ -89,9 +95,16 @@ class TorchvisionSource(Source):
         self.limit, self.classes = limit, classes
         self.download = download
 
+    @property
+    def _kind(self) -> Any:
+        """torchvision's class, which has the same name."""
+        from torchvision import datasets
+
+        return getattr(datasets, type(self).__name__)
+
     @abstractmethod
-    def _read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return (N, C, H, W) uint8 and (N,) labels; RuntimeError where files are missing or broken."""
+    def _arrays(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return (N, C, H, W) uint8 and (N,) labels of an instance of ``_kind``."""
 
     def prepare(self) -> None:
         self._load(True)
@@ -117,17 +130,38 @@ class TorchvisionSource(Source):
 
     def _load(self, train: bool) -> tuple[np.ndarray, np.ndarray]:
         try:
-            return self._read(train, download=False)
-        except (RuntimeError, OSError, ValueError):
-            pass  # missing or broken: the download shows which
+            return self._read(train)
+        except _UNREADABLE as error:
+            reason = error
         try:
-            return self._read(train, download=self.download)
-        except (RuntimeError, OSError, ValueError) as error:
-            reason = "could not be downloaded" if self.download else "is missing, and download is off"
-            raise UserError(
-                f"{type(self).__name__} {reason}: put {self.layout} into {self.root} "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:160]})"
-            ) from error
+            if self.download:
+                self._fetch()
+                return self._read(train)
+        except _UNREADABLE as error:
+            reason = error
+        problem = "could not be downloaded" if self.download else "is missing or damaged, and download is off"
+        raise UserError(
+            f"{type(self).__name__} {problem}: put {self.layout} into {self.root} ({reason_of(reason)})"
+        ) from reason
+
+    def _read(self, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        return self._arrays(self._kind(self.root, train=train, download=False))
+
+    def _fetch(self) -> None:
+        """Download all files, and move them to ``root`` once torchvision has checked and unpacked them.
+
+        torchvision itself writes to the final paths, where it takes a file that a killed download left for a whole one.
+        """
+        kind = self._kind
+        require_answer(*(kind.mirrors if hasattr(kind, "mirrors") else [kind.url]))
+        self.root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=self.root) as draft, short_waits():
+            for train in (True, False):
+                kind(draft, train=train, download=True)
+            for file in [path for path in Path(draft).rglob("*") if path.is_file()]:
+                target = self.root / file.relative_to(draft)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
 
 
 class MNIST(TorchvisionSource):
@@ -136,11 +170,7 @@ class MNIST(TorchvisionSource):
     natural_channels = 1
     layout = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
 
-    def _read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
-        from torchvision import datasets
-
-        kind = getattr(datasets, type(self).__name__)
-        data = kind(self.root, train=train, download=download)
+    def _arrays(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
         return data.data.numpy()[:, None], data.targets.numpy()
 
 
@@ -156,8 +186,5 @@ class CIFAR10(TorchvisionSource):
     natural_channels = 3
     layout = "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}"
 
-    def _read(self, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
-        from torchvision.datasets import CIFAR10 as Files
-
-        data = Files(self.root, train=train, download=download)
+    def _arrays(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
         return data.data.transpose(0, 3, 1, 2), np.asarray(data.targets, np.int64)

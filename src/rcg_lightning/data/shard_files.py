@@ -8,6 +8,14 @@ import numpy as np
 _PIECE = 1 << 24  # bytes in memory at once, a multiple of every item's size
 
 
+def size_fault(path: Path, size: int) -> str | None:
+    """Return what is wrong with the number of bytes of a file; None where nothing is."""
+    if not path.is_file():
+        return "is missing"
+    found = path.stat().st_size
+    return None if found == size else f"has {found} bytes, not {size}"
+
+
 def fault(path: Path, sha256: str, dtype: str, shape: tuple[int, ...], start: int) -> str | None:
     """Return what is wrong with a shard of a column; None where nothing is.
 
@@ -21,7 +29,7 @@ def fault(path: Path, sha256: str, dtype: str, shape: tuple[int, ...], start: in
     damaged = "is damaged, it does not match its checksum"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # numpy parses a header as Python, which fails in many ways
         return f"is damaged, it cannot be read ({' '.join(str(error).split())[:80]})"
     if array.shape != shape or str(array.dtype) != dtype:
         return damaged

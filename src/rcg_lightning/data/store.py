@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rcg_lightning.data.shard_files import fault
+from rcg_lightning.data.shard_files import fault, size_fault
 from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
 from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 from rcg_lightning.errors import UserError
@@ -59,10 +59,19 @@ class Store:
         each core. That a large store passed is remembered until a file changes; see ``integrity.unless_verified``.
 
         Raises:
-            UserError: there is no store, it is incomplete or of another format, a file is missing or damaged, or a value
-                is not finite.
+            UserError: there is no store; it is incomplete or of another format; a file is missing or damaged, or holds
+                a value that is not finite.
         """
-        path = Path(path).expanduser()
+        store = cls.described(Path(path).expanduser())
+        for file, column, shard in store._columns_of_shards():
+            wrong = size_fault(file, store._files[shard.number][column]["bytes"])
+            require(wrong is None, store._line(file, shard, wrong))
+        unless_verified([file for file, _, _ in store._columns_of_shards()], store.verify)
+        return store
+
+    @classmethod
+    def described(cls, path: Path) -> "Store":
+        """Return the complete store in folder ``path`` by its description; its other files are not looked at."""
         require(path.is_dir(), f"no store at {path}: make it with rcg extract")
         if not (path / MANIFEST).exists():
             if (path / IDENTITY).exists():
@@ -71,10 +80,10 @@ class Store:
         manifest = read_sealed(path / MANIFEST, _ENTRIES, FORMAT, f"the store at {path}", REMEDY)
         try:
             store = cls(path, manifest)
-            store._check_sizes()
+            whole = all(files.keys() == store.columns.keys() for files in store._files)
+            require(whole and len(store._files) == len(store._shards), f"{path / MANIFEST} does not list all shards")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path / MANIFEST} is damaged ({error}): remove it and run extract again") from error
-        unless_verified([file for file, _, _ in store._columns_of_shards()], store.verify)
         return store
 
     def __len__(self) -> int:
@@ -109,27 +118,31 @@ class Store:
 
     def verify(self) -> None:
         """Read every file; raise a UserError for the first that has changed or holds a value that is not finite."""
-        with closing(self.faults()) as faults:
-            for line in faults:
-                raise UserError(line)
+        with closing(self.examined()) as found:
+            for _, line in found:
+                require(line is None, str(line))
 
-    def faults(self) -> Iterator[str]:
-        """Read every file and yield a line for each that has changed or holds a value that is not finite."""
+    def examined(self) -> Iterator[tuple[Path, str | None]]:
+        """Read every file, and yield it with what is wrong with it: it has changed, or a value is not finite."""
 
-        def of(file: tuple[Path, str, Shard]) -> str | None:
+        def line(file: tuple[Path, str, Shard]) -> str | None:
             path, column, shard = file
-            spec, sha256 = self.columns[column], self._files[shard.number][column]["sha256"]
+            spec, recorded = self.columns[column], self._files[shard.number][column]
             shape = (shard.stop - shard.start, self.views, *spec["shape"])
-            found = fault(path, sha256, spec["dtype"], shape, shard.start)
-            return found and f"{path} {found}: remove it with {shard.stem}.json and {MANIFEST}, extract again"
+            wrong = size_fault(path, recorded["bytes"])
+            wrong = wrong or fault(path, recorded["sha256"], spec["dtype"], shape, shard.start)
+            return wrong and self._line(path, shard, wrong)
 
         files = list(self._columns_of_shards())
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # reading and hashing release the interpreter's lock
         try:
-            found = tqdm(pool.map(of, files), f"checking {self.path}", len(files), delay=3, leave=False)
-            yield from filter(None, found)
+            found = tqdm(pool.map(line, files), f"checking {self.path}", len(files), delay=3, leave=False)
+            yield from zip((path for path, _, _ in files), found)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _line(self, path: Path, shard: Shard, wrong: str | None) -> str:
+        return f"{path} {wrong}: remove it with {shard.stem}.json and {MANIFEST}, and run extract again"
 
     def check(self, **expected: Any) -> None:
         """Raise a UserError unless the identity has these entries; the message gives both values."""
@@ -159,19 +172,6 @@ class Store:
         for shard, files in zip(self._shards, self._files):
             for column in files:
                 yield self._path(column, shard), column, shard
-
-    def _check_sizes(self) -> None:
-        require(
-            len(self._files) == len(self._shards) and all(files.keys() == self.columns.keys() for files in self._files),
-            f"{self.path / MANIFEST} does not list all shards: extract again",
-        )
-        for path, column, shard in self._columns_of_shards():
-            found, expected = path.stat().st_size if path.exists() else 0, self._files[shard.number][column]["bytes"]
-            if found != expected:
-                raise UserError(
-                    f"{path} has {found} bytes, not {expected}: "
-                    f"remove {shard.stem}.json and {MANIFEST} there and run extract again"
-                )
 
 
 def representation_store(path: Path) -> Store:

@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.checkpoints import read_checkpoint
+from rcg_lightning.pretrained.downloads import published
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.pretrained.network_folder import load_network, read_description
 from rcg_lightning.types import require
 
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d"  # its beginning
+INCEPTION_FILE = f"weights-inception-2015-12-05-{INCEPTION_SHA256}.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 SPATIAL_CHANNELS, SPATIAL_SIDE = 7, 17
 
@@ -145,22 +146,14 @@ class InceptionExtractor(FeatureExtractor):
             require(self.weights.is_file(), f"no Inception weights at {self.weights}: get {INCEPTION_URL}")
             return self.weights
         path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False)
-            except (OSError, RuntimeError) as error:
-                raise UserError(
-                    f"the Inception weights could not be downloaded ({error}): get {INCEPTION_URL} and put it at "
-                    f"{path}, or give the file as --extractor.weights, or score with another extractor"
-                ) from error
-        return path
+        otherwise = "give the file as --extractor.weights, or score with another extractor"
+        return published("the Inception weights", INCEPTION_URL, path, INCEPTION_SHA256, otherwise)
 
     def _make(self) -> nn.Module:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         # its constructor unpickles the file it receives, so it receives a copy of weights that were read safely
-        torch.save(_read_weights(self._find()), checked := io.BytesIO())
+        torch.save(read_checkpoint(self._find(), "Inception"), checked := io.BytesIO())
         checked.seek(0)
         layers = ["2048", "logits_unbiased"]
         try:
@@ -287,13 +280,3 @@ class EncoderExtractor(FeatureExtractor):
 
     def extract(self, images: Tensor) -> Features:
         return Features(self.encoder(images.float() / 255))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; only tensors are unpickled."""
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as weights: download it again from {INCEPTION_URL}") from error
-    except Exception as error:  # pickle has exceptions of its own
-        raise UserError(f"{path} holds more than tensors and is not opened: get {INCEPTION_URL}") from error

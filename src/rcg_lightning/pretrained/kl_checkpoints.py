@@ -8,10 +8,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rcg_lightning.errors import UserError
+from rcg_lightning.integrity import check_sums
 from rcg_lightning.pretrained.checkpoints import entry, read_checkpoint, recognise, strip
+from rcg_lightning.pretrained.downloads import hub_file
 from rcg_lightning.types import require
 
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
 
@@ -32,16 +35,28 @@ def load_kl(source: Path | str) -> nn.Module:
     try:
         if isinstance(source, Path) and source.is_file():
             return _from_file(AutoencoderKL, source)
-        readable = not isinstance(source, Path) or (source / "config.json").is_file()
+        folder = source if isinstance(source, Path) or Path(source).is_dir() else _from_hub(source)
+        readable = (Path(folder) / "config.json").is_file()
         require(readable, f"{source} holds no KL autoencoder: give a folder with config.json, or a file of weights")
+        check_sums(Path(folder))
         kind: Any = AutoencoderKL
-        model, report = kind.from_pretrained(str(source), output_loading_info=True, low_cpu_mem_usage=False)
+        model, report = kind.from_pretrained(
+            str(folder), output_loading_info=True, low_cpu_mem_usage=False, local_files_only=True
+        )
     except FAILURES as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{source} cannot be read as a KL autoencoder: {reason}") from error
     wrong = [str(name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[kind]]
     require(not wrong, f"{source} holds another autoencoder or a part of one: {', '.join(wrong[:3])} do not fit")
     return model
+
+
+def _from_hub(name: str) -> Path:
+    """Return the folder in the hub's cache that holds config and weights of a repository, fetched if necessary."""
+    what, use = f"the weights of {name}", "give its folder, with config.json"
+    weights = hub_file(name, WEIGHTS, None, what, use)
+    # of the same commit, which the folder is named by
+    return hub_file(name, ["config.json"], weights.parent.name, what, use).parent
 
 
 def _from_file(kind: Any, path: Path) -> nn.Module:

@@ -97,16 +97,22 @@ def read_folder_description(folder: Path, name: str, keys: set[str], kind: str) 
 
 def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """Return the weights in a folder, which must match ``description``, read from its file ``name``."""
+    check_digest(folder, description, name)
+    weights = Path(folder) / WEIGHTS
+    try:
+        return load_file(weights)
+    except SafetensorError as error:
+        raise UserError(f"{weights} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def check_digest(folder: Path, description: Mapping[str, Any], name: str) -> None:
+    """Raise a UserError unless the weights in a folder match their checksum in ``description``, its file ``name``."""
     weights = Path(folder) / WEIGHTS
     require(weights.is_file(), f"{weights} is missing: copy the whole folder")
     require(
         file_sha256(weights) == description["sha256"],
         f"{weights} does not match {name} next to it: it is damaged or was replaced, export it again",
     )
-    try:
-        return load_file(weights)
-    except SafetensorError as error:
-        raise UserError(f"{weights} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def plain_copy(tensor: Tensor) -> Tensor:

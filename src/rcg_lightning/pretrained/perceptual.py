@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,14 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.downloads import published, reason_of
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.types import require
 
 LPIPSBackbone = Literal["alex", "vgg", "squeeze"]
 _FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+URL = "https://download.pytorch.org/models/"
 SMALLEST = 32  # pixels a side, because LPIPS' networks pool
 
 
@@ -86,11 +87,9 @@ def perceptual_similarity(backbone: LPIPSBackbone) -> LearnedPerceptualImagePatc
     """Return torchmetrics' LPIPS for images in [0, 1]; raise UserError if its network's weights are missing."""
     require(backbone in _FILES, f"LPIPS has networks {', '.join(_FILES)}, not {backbone!r}")
     file = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[backbone]
+    sha256 = file.stem.rpartition("-")[2]  # torchvision names files by the beginning of their checksum
+    published("the weights of LPIPS", URL + file.name, file, sha256, "leave LPIPS out")
     try:
         return LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
-    except (URLError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"the weights of LPIPS could not be loaded ({reason}): get "
-            f"https://download.pytorch.org/models/{file.name} and put it at {file}, or leave LPIPS out"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"the weights of LPIPS in {file} could not be loaded ({reason_of(error)})") from error

@@ -1,24 +1,20 @@
 """Encoders from timm: any of its models, by name."""
 
 import difflib
-import os
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import timm
-from huggingface_hub import constants as hub
 from timm.data.config import resolve_data_config
 from torch import nn
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.checkpoints import State, entry, read_checkpoint
+from rcg_lightning.pretrained.downloads import hub_file
 from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.normalisation import Normalisation
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.types import require
-
-HUB_TIMEOUT = 5.0  # seconds to wait for the hub's answer, without another try
 
 
 class TimmEncoder(Encoder):
@@ -106,10 +102,7 @@ def tags(name: str) -> list[str]:
 
 
 def published_file(name: str, config: Any) -> Path:
-    """Return the file of a model's published weights, downloaded from the hub if it is not in the cache.
-
-    Without a network, timm itself would try for most of a minute; this asks once.
-    """
+    """Return the file of a model's published weights, downloaded from the hub if it is not in the cache."""
     require(
         bool(config.hf_hub_id),
         f"timm has no hub address for the weights of {name}: fetch {config.url or 'them'} and give the file as weights",
@@ -117,27 +110,4 @@ def published_file(name: str, config: Any) -> Path:
     repository, _, revision = config.hf_hub_id.partition("@")
     wanted = config.hf_hub_filename or "pytorch_model.bin"
     candidates = [wanted.replace("pytorch_model.bin", "model.safetensors"), wanted]
-    for file in candidates:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None)
-        if isinstance(cached, str):
-            return Path(cached)
-    advice = (
-        f"the weights of {name} are not on this machine: fetch {candidates[0]} from {hub.ENDPOINT}/{repository} "
-        f"on one that has a network and give the file as weights, or copy that machine's cache to {hub.HF_HUB_CACHE}"
-    )
-    if hub.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        raise UserError(f"{advice} (HF_HUB_OFFLINE is set)")
-    return fetch(repository, candidates, revision or None, advice)
-
-
-def fetch(repository: str, candidates: list[str], revision: str | None, advice: str) -> Path:
-    """Download the first candidate that the repository has, after one short check that the hub answers."""
-    reason: Exception | None = None
-    for file in candidates:
-        try:
-            url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
-            huggingface_hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT)
-            return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
-        except Exception as error:  # its type depends on the hub client's version: no network, no such file, no access
-            reason = error
-    raise UserError(f"{advice} ({type(reason).__name__}: {' '.join(str(reason).split())[:120]})") from reason
+    return hub_file(repository, candidates, revision or None, f"the weights of {name}", "give it as weights")

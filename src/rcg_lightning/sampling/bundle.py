@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from rcg_lightning.artifacts import replacing_folder
+from rcg_lightning.integrity import write_sums
 from rcg_lightning.pretrained.kl_checkpoints import load_kl
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
@@ -57,6 +58,8 @@ def write_bundle(
                 shutil.copytree(path, draft / name)
             else:
                 load_kl(path).save_pretrained(draft / name)  # type: ignore[operator]
+            if not (draft / name / NETWORK).is_file():
+                write_sums(draft / name)  # files of diffusers have no checksums
     return list(bundle_parts(out))
 
 

@@ -47,10 +47,15 @@ def stage_content(path: Path) -> dict[str, Any]:
             (path / DESCRIPTION).is_file(),
             f"no checkpoint at {path}: the folder holds {found}, but neither {DESCRIPTION} nor a generator/",
         )
-        description = read_folder_description(path, DESCRIPTION, {"stage", "data_spec"}, "stage")
+        description = read_stage_description(path)
         return {**description, "state_dict": read_weights(path, description, DESCRIPTION)}
     require(path.is_file(), f"no checkpoint at {path}: run the step that writes it, or correct the path")
     return checked_stage(read_checkpoint(path, "a stage"), str(path))
+
+
+def read_stage_description(folder: Path) -> dict[str, Any]:
+    """Return the description in a stage folder, plain data: ``stage``, ``data_spec`` and ``sha256``."""
+    return read_folder_description(folder, DESCRIPTION, {"stage", "data_spec"}, "stage")
 
 
 def checked_stage(checkpoint: dict[str, Any], name: str) -> dict[str, Any]:
