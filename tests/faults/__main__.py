@@ -18,9 +18,11 @@ ROOT = Path(__file__).parents[2]
 
 def all_cases(world, seed: int) -> list[Case]:
     """Return every case, in the order of the table."""
-    from . import kills
+    from . import damage, disk, hostile, kills, ranks, signals
 
-    return [*kills.kills(world, seed), *kills.writes(world, seed)]
+    kinds = (kills.kills, kills.writes, signals.signals, ranks.ranks, disk.disks, damage.states, damage.flips)
+    kinds += (hostile.hostile,)
+    return [case for kind in kinds for case in kind(world, seed)]
 
 
 def options() -> argparse.Namespace:

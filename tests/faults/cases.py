@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -63,6 +64,14 @@ def expect_code(ended: Ended, code: int, what: str) -> None:
     expect(ended.code == code, f"{what} ended with rc {ended.code}: {last_lines(ended.output)}")
 
 
+def expect_one_line(ended: Ended, mentions: Sequence[str] = ()) -> None:
+    """Raise a Deviation unless a command ended with rc 2 and one line, which holds one of the words."""
+    expect_code(ended, 2, "the command")
+    lines = re.findall(r"\brcg [\w-]+: .*", ended.output)
+    expect(len(lines) == 1 and "Traceback" not in ended.output, f"not one line: {ended.output[-300:]}")
+    expect(not mentions or any(word in lines[0] for word in mentions), f"the line names no file or option: {lines[0]}")
+
+
 def last_lines(output: str) -> str:
     """Return the end of a command's output, in one line."""
     return " | ".join(line.strip() for line in output.strip().splitlines()[-3:])[-400:]
@@ -84,7 +93,7 @@ def run_cases(cases: Sequence[Case], folder: Path, jobs: int) -> Iterator[Outcom
     while waiting or running:
         while waiting and len(running) < jobs:
             case = waiting.pop(0)
-            own = folder / case.title.replace("/", "-").replace(" ", "_")
+            own = folder / re.sub(r"\W+", "-", case.title)[:80]
             shutil.rmtree(own, ignore_errors=True)
             own.mkdir(parents=True)
             running[_fork(case, own)] = case, own, time.monotonic()

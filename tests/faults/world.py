@@ -73,6 +73,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs: dict[str, Undisturbed] = {}
+        self.commands = COMMANDS
 
     def path(self, name: str) -> Path:
         return self.folder / name

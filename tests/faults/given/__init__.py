@@ -1,0 +1,1 @@
+"""Hostile and nonsensical inputs, one file for each kind; each yields ``Given``."""
