@@ -7,12 +7,14 @@ SEEDS ?= 1
 # two threads that spin while they wait cost tenfold on a busy machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-fast lint types check lock clean
+.PHONY: help setup demo test test-fast faults faults-tenth lint types check lock clean
 
 help:
 	@echo "make demo    train all four stages on real digits, print the table, draw the samples (SEEDS=3 for error bars)"
 	@echo "make test    all tests, as CI does"
 	@echo "make test-fast  without the slow and the distributed ones, under three minutes"
+	@echo "make faults  inject kills, full disks, damaged and hostile files, and report every deviation; under an hour"
+	@echo "make faults-tenth  a tenth of that, as CI does"
 	@echo "make check   lint, types and tests, as CI does"
 	@echo "make lock    pin the versions of requirements.txt again"
 
@@ -36,6 +38,12 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow and not distributed"
+
+faults: setup
+	$(BIN)/python -m tests.faults
+
+faults-tenth: setup
+	$(BIN)/python -m tests.faults --share 0.1
 
 lint: setup
 	$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests
