@@ -153,6 +153,20 @@ def test_jitter_changes_images_with_its_probability():
     assert 0.7 < changed.float().mean() < 0.9
 
 
+def test_jitter_applies_each_operation_once_in_an_order_of_its_own_for_each_image():
+    image, strengths = torch.rand(12, 3, 6, 6), (0.4, 0.4, 0.2, 0.1)
+    torch.manual_seed(5)
+    orders = torch.rand(12, 4).argsort(dim=1)
+    amounts = (torch.rand(12, 4) * 2 - 1) * torch.tensor(strengths)
+    operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    expected = image.clone()
+    for i, order in enumerate(orders.tolist()):
+        for number in order:
+            expected[i : i + 1] = operations[number](expected[i : i + 1], amounts[i : i + 1, number])
+    torch.manual_seed(5)
+    torch.testing.assert_close(colour_jitter(image, strengths, 1.0), expected)
+
+
 def test_grey_images_have_equal_channels():
     grey = random_grey(torch.rand(400, 3, 2, 2), 0.2)
     equal = (grey == grey[:, :1]).flatten(1).all(1).float().mean()

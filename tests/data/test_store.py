@@ -271,6 +271,14 @@ def test_wrong_columns_are_rejected(tmp_path):
         Store.open(tmp_path / "s").read("h", np.asarray([N]))
 
 
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (-1, 1, 1)])
+def test_a_store_without_an_image_a_view_or_rows_in_a_shard_is_rejected(tmp_path, sizes):
+    with pytest.raises(UserError):
+        StoreWriter(tmp_path / "s", *sizes, {})
+    assert not (tmp_path / "s").exists()
+    assert StoreWriter(tmp_path / "s", 1, 1, 1, {}).pending()
+
+
 def test_batches_are_collected_into_shards(tmp_path):
     maker = writer(tmp_path / "s")
     collector = ShardCollector(maker)

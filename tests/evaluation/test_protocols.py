@@ -12,6 +12,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.protocols import (
     Protocol,
     bind_data,
+    bind_representations,
     bind_samples,
     bind_statistics,
     find_protocol,
@@ -98,3 +99,8 @@ def test_a_reference_is_bound_with_its_checksum(data, extractor, samples, tmp_pa
     assert first["identity"] != other["identity"]
     assert score(samples, one, extractor)["fd"] == pytest.approx(0, abs=1e-9)
     assert replace(one, name="x").train.images is None
+
+
+def test_representations_need_a_store_of_the_training_images(digits):
+    with pytest.raises(UserError, match=r"as --data\.stores"):
+        bind_representations(digits())

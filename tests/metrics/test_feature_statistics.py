@@ -161,6 +161,7 @@ def test_wrong_files_and_features_are_rejected(tmp_path):
         fid(one, other)
     with pytest.raises(UserError, match="at least 2"):
         statistics(random_images(1, 0)).compute()
+    assert statistics(random_images(2, 0)).compute().moments.count == 2
     without_classes = FeatureStatistics(2)
     with pytest.raises(UserError, match="NaN"):
         without_classes.update(torch.tensor([[0.0, float("nan")]]))

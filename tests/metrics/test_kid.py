@@ -37,5 +37,6 @@ def test_the_seed_selects_the_subsets_and_small_sets_are_used_whole():
 def test_too_few_and_different_features_are_rejected():
     with pytest.raises(UserError, match="at least 2"):
         kid(cloud(1, 0), cloud(50, 1))
+    assert isinstance(kid(cloud(2, 0), cloud(50, 1))[0], float)
     with pytest.raises(UserError, match="one extractor"):
         kid(cloud(9, 0, dim=2), cloud(50, 1))

@@ -229,3 +229,16 @@ def test_networks_that_do_not_fit_are_named():
         digits_stage(predictor=Predictor(15, 64, 16)).build(DIGITS)
     with pytest.raises(UserError, match="predictor's dim"):
         digits_stage(predictor=Predictor(16, 64, 8)).build(DIGITS)
+
+
+def test_neighbours_are_not_voted_on_without_labels(monkeypatch):
+    stage = digits_stage().build(DIGITS).eval()
+    monkeypatch.setattr(stage, "log", lambda *_, **__: pytest.fail("nothing can be measured without labels"))
+    image = torch.rand(4, 1, 8, 8)
+    features = stage.features(image)
+    for bank, batch in (
+        (features, {"image": image, "label": torch.zeros(4, dtype=torch.int64)}),
+        (features | {"label": torch.zeros(4, dtype=torch.int64)}, {"image": image}),
+    ):
+        stage.bank = bank
+        stage.validation_step(batch, 0)
