@@ -40,10 +40,10 @@ class Range:
     def __repr__(self) -> str:
         """The text of help and messages: at least 1, in [0, 1)."""
         if self.high is None:
-            return f"above {self.low:,}" if self.above else f"at least {self.low:,}"
+            return f"above {self.low}" if self.above else f"at least {self.low}"
         if self.low is None:
-            return f"below {self.high:,}" if self.below else f"at most {self.high:,}"
-        return f"in {'(' if self.above else '['}{self.low:,}, {self.high:,}{')' if self.below else ']'}"
+            return f"below {self.high}" if self.below else f"at most {self.high}"
+        return f"in {'(' if self.above else '['}{self.low}, {self.high}{')' if self.below else ']'}"
 
 
 PositiveInt = Annotated[int, Range(1)]
@@ -51,12 +51,28 @@ NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, above=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 UnitInterval = Annotated[float, Range(0, 1)]
+Share = Annotated[float, Range(0, 1, above=True)]
 BelowOne = Annotated[float, Range(0, 1, below=True)]  # an EMA decay, a dropout: 1 would leave nothing
 # networks are built from these: the upper bounds keep a typo from allocating terabytes
 Width = Annotated[int, Range(1, 2**16)]
 Depth = Annotated[int, Range(1, 1000)]
 ImageSize = Annotated[int, Range(1, 2**14)]
+Multiplier = Annotated[int, Range(1, 64)]  # of a width
+MLPRatio = Annotated[float, Range(0, 64, above=True)]
 Timesteps = Annotated[int, Range(1, 1_000_000)]
+Seed = Annotated[int, Range(-(2**62), 2**62)]  # leaves room in int64 for the seeds that follow it
+SampleNumber = Annotated[int, Range(1, 10**9)]
+SampleCount = Annotated[int, Range(2, 10**9)]  # for statistics, which one sample does not have
+Count = Annotated[int, Range(1, 2**20)]  # of classes, codes, words: the rows of a table
+
+
+@functools.cache
+def annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a function's arguments by name, with their ranges."""
+    try:
+        return get_type_hints(function, include_extras=True) if inspect.isfunction(function) else {}
+    except NameError:  # an annotation that exists for type checkers only
+        return {}
 
 
 class Checked:
@@ -88,7 +104,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
         arguments: by name; a name without annotation is not checked.
         prefix: of the name in the message, such as ``--`` or ``EMA: ``.
     """
-    hints = _hints(function)
+    hints = annotations(function)
     for name, value in arguments.items():
         problem = _problem(value, hints[name], name) if name in hints else None
         if problem is not None:
@@ -110,11 +126,6 @@ class _Problem(NamedTuple):
     expected: str
     value: Any
     kind_fits: bool = False
-
-
-@functools.cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(function, include_extras=True) if inspect.isfunction(function) else {}
 
 
 def _problem(value: Any, hint: Any, where: str) -> _Problem | None:
@@ -187,7 +198,8 @@ def _name(hint: Any) -> str:
     if origin is Annotated:
         return _name(parts[0])
     if origin is Literal:
-        return f"one of {', '.join(map(repr, parts))}" if len(parts) > 1 else repr(parts[0])
+        *first, last = map(str, parts)
+        return f"one of {', '.join(first)}, {last}" if len(first) > 1 else " or ".join([*first, last])
     if origin in (Union, types.UnionType):
         *first, last = dict.fromkeys(_name(part) for part in parts)
         return f"{', '.join(first)} or {last}" if first else last

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, Self, get_args
 
-from rcg_lightning.arguments import bound_arguments, check_arguments
+from rcg_lightning.arguments import annotations, bound_arguments, check_arguments
 from rcg_lightning.errors import UserError
 
 _PACKAGE = __name__.partition(".")[0]
@@ -127,11 +127,7 @@ def _module(name: str) -> ModuleType | None:
 @cache
 def locations(kind: type[ConfigMixin]) -> frozenset[str]:
     """Return the names of a class's arguments that are locations: a path, or a name on a hub."""
-    try:
-        hints = get_type_hints(kind.__init__, include_extras=True)
-    except NameError:  # an annotation that exists for type checkers only
-        hints = {}
-    return frozenset(name for name, hint in hints.items() if _names_location(hint))
+    return frozenset(name for name, hint in annotations(kind.__init__).items() if _names_location(hint))
 
 
 def _names_location(hint: Any) -> bool:

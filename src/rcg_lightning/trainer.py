@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from rcg_lightning.arguments import Checked, NonNegativeInt, PositiveInt, Share, UnitInterval, check_arguments
 from rcg_lightning.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, EarlierRun
 from rcg_lightning.callbacks.compilation import Compilation
 from rcg_lightning.callbacks.ddp_static_graph import DDPStaticGraph
@@ -23,9 +24,10 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+Devices = PositiveInt | Literal[-1] | str  # -1 is every device of the machine
 
 
-class Trainer(pl.Trainer):
+class Trainer(Checked, pl.Trainer):
     """Trains by steps on an endless stream, logs to TensorBoard; a resumed run is bit-equal to an unbroken one.
 
     Args:
@@ -50,14 +52,14 @@ class Trainer(pl.Trainer):
     def __init__(
         self,
         default_root_dir: str | Path = "runs/latest",
-        max_steps: int = 1000,
-        devices: int | str | list[int] = 1,
+        max_steps: PositiveInt = 1000,
+        devices: Devices | list[NonNegativeInt] = 1,
         precision: str | int | None = None,
-        checkpoint_every: int = 1000,
-        val_check_interval: int | None = None,
+        checkpoint_every: PositiveInt = 1000,
+        val_check_interval: PositiveInt | None = None,
         callbacks: list[Callback] | None = None,
         logger: Logger | list[Logger] | bool | None = None,
-        log_every_n_steps: int = 50,
+        log_every_n_steps: PositiveInt = 50,
         seed: int = 0,
         strategy: str | Strategy = "auto",
         compile: bool | Mode = False,
@@ -65,6 +67,7 @@ class Trainer(pl.Trainer):
         onednn: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        check_arguments(_lightning_settings, kwargs, "Trainer: ")
         scaled = str(precision) in ("16", "16-mixed")
         require(not scaled, f"trainer.precision cannot be {precision}: take bf16-mixed, or 32-true without bf16")
         folder = str(default_root_dir)
@@ -105,6 +108,19 @@ class Trainer(pl.Trainer):
             raise UserError(f"the trainer's settings: {' '.join(str(error).split())}") from error
 
     test = pl.Trainer.validate  # callbacks measure at validation, and a data set has one split for evaluation
+
+
+def _lightning_settings(
+    accumulate_grad_batches: PositiveInt,
+    fast_dev_run: bool | NonNegativeInt,
+    limit_predict_batches: PositiveInt | Share | None,
+    limit_test_batches: PositiveInt | Share | None,
+    limit_train_batches: PositiveInt | Share | None,
+    limit_val_batches: NonNegativeInt | UnitInterval | None,
+    num_nodes: PositiveInt,
+    overfit_batches: NonNegativeInt | UnitInterval,
+) -> None:
+    """The ranges of Lightning's own settings, some of which it takes for no work at all."""
 
 
 def default_precision() -> str:

@@ -122,7 +122,7 @@ def test_an_rdm_writes_a_store_that_a_generator_reads(rcg, sample, toy, tmp_path
         ("none", ["--prior", "{toy}/rdm/last.ckpt"], "--prior is of no use"),
         ("none", ["--classes", "3"], "conditioned on classes"),
         ("class", ["--classes", "-1"], "class -1 is out of range: 0 to 9"),
-        ("class", ["--number", "0"], "--number is at least 1"),
+        ("class", ["--number", "0"], "--number should be in [1, 1000000000], not 0"),
         ("representation", ["--variations-of", "nope.png"], "need --encoder"),
         ("representation", ["--variations-of", "nope.png", *ENCODER], "nope.png cannot be read"),
         ("representation", ["--interpolate", "a.png", *ENCODER], "--interpolate takes two"),

@@ -109,7 +109,7 @@ def test_min_snr_has_its_published_forms():
     torch.testing.assert_close(MinSNR()(Clean(), signal, sigma), bounded)
     torch.testing.assert_close(MinSNR()(Noise(), signal, sigma), bounded / snr, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(MinSNR()(Velocity(), signal, sigma), bounded / (snr + 1), rtol=1e-4, atol=1e-6)
-    with pytest.raises(UserError, match="positive"):
+    with pytest.raises(UserError, match="gamma should be above 0"):
         MinSNR(0)
 
 

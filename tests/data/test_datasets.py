@@ -146,5 +146,5 @@ def test_a_subset_of_classes_keeps_its_labels():
         assert np.array_equal(part.array, whole.array[selected])
         assert np.array_equal(part.labels, whole.labels[selected])
         assert part.classes == 10
-    with pytest.raises(UserError, match="0 to 9"):
+    with pytest.raises(UserError, match=r"classes\[0\] should be in \[0, 9\]"):
         Digits(classes=[10]).train()

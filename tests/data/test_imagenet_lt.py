@@ -75,7 +75,7 @@ def test_a_limit_keeps_labels_with_their_images(root):
 
 
 def test_wrong_arguments_and_lists_are_rejected(root):
-    with pytest.raises(UserError, match="many, medium, few, not 'fewer'"):
+    with pytest.raises(UserError, match="many, medium, few or null, not 'fewer'"):
         ImageNetLT(root, stratum="fewer")
     with pytest.raises(UserError, match="test or val, not 'eval'"):
         ImageNetLT(root, eval_list="eval")

@@ -133,7 +133,7 @@ def test_unsuitable_settings_are_named(make_stage, encoder_at):
         aligned(make_stage, encoder, depth=4).build(SPEC)
     with pytest.raises(UserError, match="ModulatedMLP"):
         make_stage(denoiser=Denoiser(ModulatedMLP(8, 1)), alignment=Alignment(encoder)).build(SPEC)
-    with pytest.raises(UserError, match="positive"):
+    with pytest.raises(UserError, match="weight should be above 0"):
         Alignment(encoder, weight=0.0)
 
 

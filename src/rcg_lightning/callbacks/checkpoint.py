@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from rcg_lightning.arguments import Checked, PositiveInt
 from rcg_lightning.artifacts import flush, replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.run_folder import LAST, PREVIOUS, keep_previous, set_run_aside, written_files
@@ -49,7 +50,7 @@ class EarlierRun(pl.Callback):
         self.files = []
 
 
-class Checkpoint(ModelCheckpoint):
+class Checkpoint(Checked, ModelCheckpoint):
     """Writes ``last.ckpt`` to the run's folder every n steps and at the end; until then also keeps the one before.
 
     Args:
@@ -57,7 +58,7 @@ class Checkpoint(ModelCheckpoint):
         keep_all: also store each one under its step number.
     """
 
-    def __init__(self, every: int = 1000, keep_all: bool = False) -> None:
+    def __init__(self, every: PositiveInt = 1000, keep_all: bool = False) -> None:
         super().__init__(
             filename="{step}" if keep_all else "last",
             save_last=keep_all,

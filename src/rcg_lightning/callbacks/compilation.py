@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from rcg_lightning.arguments import Checked
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.sampling import SamplingModule
 from rcg_lightning.types import require
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 GRAPHS = ("reduce-overhead", "max-autotune")  # modes that record CUDA graphs
 
 
-class Compilation(Callback):
+class Compilation(Checked, Callback):
     """Compiles the networks of a stage during training, or those of a sampling module during prediction.
 
     Where compilation fails, the run continues uncompiled after one warning. Only calls are replaced: the modules, and

@@ -5,10 +5,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from rcg_lightning.types import require
+from rcg_lightning.arguments import Checked, PositiveInt
 
 
-class EveryNth(Callback):
+class EveryNth(Checked, Callback):
     """Base of callbacks that act at every n-th validation of a training, also across resumes, where ``due`` is set.
 
     A validation outside training, such as that of ``rcg validate``, is always due.
@@ -17,9 +17,7 @@ class EveryNth(Callback):
         every: n; the n-th validation of a training is the first one due.
     """
 
-    def __init__(self, every: int = 1) -> None:
-        name = type(self).__name__
-        require(every > 0, f"{name} acts at every n-th validation, with n at least 1, not {every}")
+    def __init__(self, every: PositiveInt = 1) -> None:
         self.every = every
         self.due = False
         self._validations = 0

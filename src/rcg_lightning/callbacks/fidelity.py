@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
+from rcg_lightning.arguments import PositiveInt, SampleCount
 from rcg_lightning.callbacks.every_nth import EveryNth
 from rcg_lightning.evaluation.reference import reference_of
 from rcg_lightning.evaluation.reference_files import read_statistics
@@ -32,9 +33,9 @@ class Fidelity(EveryNth):
     def __init__(
         self,
         extractor: FeatureExtractor,
-        count: int = 5000,
+        count: SampleCount = 5000,
         statistics: Path | None = None,
-        every: int = 1,
+        every: PositiveInt = 1,
         coverage: bool = False,
     ) -> None:
         super().__init__(every)

@@ -17,11 +17,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from rcg_lightning.arguments import Checked
+
 LARGE = 2**22  # multiplications above which oneDNN is faster
 _depth = 0
 
 
-class OneDNNMatmul(Callback):
+class OneDNNMatmul(Checked, Callback):
     """Computes large matmuls on CPUs by oneDNN while the trainer runs.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from rcg_lightning.arguments import PositiveInt, SampleCount
 from rcg_lightning.callbacks.every_nth import EveryNth
 from rcg_lightning.metrics.parzen import ParzenImages, choose_bandwidth, log_likelihoods, pixels
 from rcg_lightning.stages.generator import Generator
@@ -28,9 +29,10 @@ class ParzenStopping(EveryNth):
         every: act at every n-th validation.
     """
 
-    def __init__(self, count: int = 10_000, patience: int | None = None, every: int = 1) -> None:
+    def __init__(
+        self, count: SampleCount = 10_000, patience: PositiveInt | None = None, every: PositiveInt = 1
+    ) -> None:
         super().__init__(every)
-        require(count > 1, f"ParzenStopping takes at least 2 samples, not {count}")
         self.count, self.patience = count, patience
         self._best, self._not_better = float("-inf"), 0
         self._real: ParzenImages | None = None

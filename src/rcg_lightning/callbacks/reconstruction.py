@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from rcg_lightning.arguments import Checked, PositiveInt
 from rcg_lightning.callbacks.image_log import log_grid
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.metric_name import metric_name
@@ -12,7 +13,7 @@ from rcg_lightning.stages.tokenizer import TokenizerStage
 from rcg_lightning.types import Batch, require, to_uint8
 
 
-class Reconstructions(Callback):
+class Reconstructions(Checked, Callback):
     """Logs metrics of the reconstructions of all evaluation images, and a grid of some images and reconstructions.
 
     The names of the metrics give feature extractor and number of images: ``rfd/classifier_451``, ``ssim/pixels_451``.
@@ -24,7 +25,7 @@ class Reconstructions(Callback):
     """
 
     def __init__(
-        self, extractor: FeatureExtractor | None = None, lpips: LPIPSBackbone | None = None, columns: int = 16
+        self, extractor: FeatureExtractor | None = None, lpips: LPIPSBackbone | None = None, columns: PositiveInt = 16
     ) -> None:
         self.extractor, self.columns = extractor, columns
         self.lpips: LPIPSBackbone | None = lpips

@@ -3,6 +3,7 @@
 import lightning.pytorch as pl
 import torch
 
+from rcg_lightning.arguments import PositiveInt, SampleCount
 from rcg_lightning.callbacks.every_nth import EveryNth
 from rcg_lightning.errors import UserError
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
@@ -26,7 +27,9 @@ class RepresentationDistance(EveryNth):
         every: act at every n-th validation.
     """
 
-    def __init__(self, count: int | None = None, max_count: int = 50_000, every: int = 1) -> None:
+    def __init__(
+        self, count: SampleCount | None = None, max_count: SampleCount = 50_000, every: PositiveInt = 1
+    ) -> None:
         super().__init__(every)
         self.count, self.max_count = count, max_count
         self._real: RealRepresentations | None = None

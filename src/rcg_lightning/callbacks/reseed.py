@@ -4,10 +4,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from rcg_lightning.arguments import Checked
 from rcg_lightning.data import numpy_rng
 
 
-class Reseed(Callback):
+class Reseed(Checked, Callback):
     """Seed torch before every batch from (seed, batch, rank): a resumed run has the noise of an unbroken one.
 
     No generator state has to be saved. Validation has its own seed for each batch, so that its losses can be compared

@@ -3,6 +3,7 @@
 import lightning.pytorch as pl
 import torch
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.callbacks.every_nth import EveryNth
 from rcg_lightning.callbacks.image_log import log_grid
 from rcg_lightning.stages.generator import Generator
@@ -21,7 +22,7 @@ class SampleGrid(EveryNth):
         every: act at every n-th validation.
     """
 
-    def __init__(self, count: int = 64, columns: int = 8, every: int = 1) -> None:
+    def __init__(self, count: PositiveInt = 64, columns: PositiveInt = 8, every: PositiveInt = 1) -> None:
         super().__init__(every)
         self.count, self.columns = count, columns
         self._batch: Batch = {}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import write_json, write_text
 from rcg_lightning.bench.report import Row, comparison, machine, read_bench, table
 from rcg_lightning.bench.suite import chosen, workloads
@@ -18,8 +19,8 @@ def bench(
     compare: Path | None = None,
     profile: Path | None = None,
     images: Path | None = None,
-    times: int = 5,
-    threads: int = 1,
+    times: PositiveInt = 5,
+    threads: PositiveInt = 1,
     device: str | None = None,
     baseline: bool = False,
     markdown: Path | None = None,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.store import representation_store
@@ -11,10 +12,10 @@ from rcg_lightning.data.stored_clusters import fit_centres, read_centres, write_
 def cluster(
     store: Path,
     out: Path,
-    count: int = 10,
+    count: PositiveInt = 10,
     seed: int = 0,
-    restarts: int = 4,
-    max_images: int = 200_000,
+    restarts: PositiveInt = 4,
+    max_images: PositiveInt = 200_000,
     centres: Path | None = None,
 ) -> None:
     """Cluster representations by k-means and write each image's cluster, which can replace a class label.

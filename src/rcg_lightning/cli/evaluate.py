@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from rcg_lightning.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, SampleCount, Seed, UnitInterval
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
 from rcg_lightning.core.samplers import Sampler
@@ -28,7 +29,7 @@ from rcg_lightning.sampling.scoring import (
     score_generated,
     seeds_to_score,
 )
-from rcg_lightning.trainer import Mode, Trainer, pick_device
+from rcg_lightning.trainer import Devices, Mode, Trainer, pick_device
 from rcg_lightning.types import require
 
 
@@ -40,35 +41,35 @@ def evaluate(
     reference_samples: Path | None = None,
     protocol: str | None = None,
     reference: Path | None = None,
-    number: int | None = None,
-    first_seed: int = 0,
-    seeds: int = 1,
+    number: SampleCount | None = None,
+    first_seed: Seed = 0,
+    seeds: PositiveInt = 1,
     labels: Labels | None = None,
     quantisation: Quantisation | None = None,
     prior: Path | None = None,
     instances: Path | None = None,
     autoencoder: Path | None = None,
-    guidance: float | None = None,
+    guidance: NonNegativeFloat | None = None,
     ramp: bool | None = None,
-    interval: list[float] | None = None,
-    guided_channels: int | None = None,
+    interval: list[UnitInterval] | None = None,
+    guided_channels: PositiveInt | None = None,
     weak: Path | None = None,
     weak_ema: str | None = None,
     ema: str | None = None,
     sampler: Sampler | None = None,
-    batch_size: int = 256,
-    tile: int | None = None,
+    batch_size: PositiveInt = 256,
+    tile: PositiveInt | None = None,
     compile: bool | Mode = False,
     all: bool = False,
-    memorisation: int = 0,
+    memorisation: NonNegativeInt = 0,
     memorisation_in: Literal["pixels", "features"] = "pixels",
     parzen: bool = False,
     out: Path | None = None,
     json: bool = False,
     against: Path | None = None,
     accelerator: str = "auto",
-    devices: int | str = 1,
-    num_nodes: int = 1,
+    devices: Devices = 1,
+    num_nodes: PositiveInt = 1,
     precision: str | None = None,
 ) -> None:
     """Score samples against real images: Fréchet distance, Inception Score, precision, recall, copies.
@@ -121,7 +122,6 @@ def evaluate(
     """
     asked = Protocol() if protocol is None else find_protocol(protocol)
     used = asked.with_settings(number=number, labels=labels, quantisation=quantisation)
-    require(seeds > 0, f"--seeds is at least 1, not {seeds}")
     real = RealSource(data, statistics, reference_samples and samples_folder(reference_samples), reference)
     analysis = SampleAnalysis(memorisation, memorisation_in, parzen)
     analysis.check(data, out)

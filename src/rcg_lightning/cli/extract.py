@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
@@ -11,7 +12,7 @@ from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.stages.extract import Extraction
-from rcg_lightning.trainer import Trainer
+from rcg_lightning.trainer import Devices, Trainer
 
 
 def extract(
@@ -20,11 +21,11 @@ def extract(
     encoder: Encoder | None = None,
     codec: AutoencoderCodec | list[AutoencoderCodec] | None = None,
     split: Literal["train", "eval"] = "train",
-    shard_rows: int = 16384,
+    shard_rows: PositiveInt = 16384,
     floats: Literal["float16", "float32"] = "float32",
     accelerator: str = "auto",
-    devices: int | str = 1,
-    num_nodes: int = 1,
+    devices: Devices = 1,
+    num_nodes: PositiveInt = 1,
     precision: str | None = None,
 ) -> None:
     """Encode a data set by an encoder and autoencoders into a store; each image is read once for all of them.

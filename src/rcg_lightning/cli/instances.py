@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.data_module import ImageDataModule
@@ -9,7 +10,7 @@ from rcg_lightning.data.instances import write_instances
 
 
 def instances(
-    data: ImageDataModule, out: Path, count: int | None = None, seed: int = 0, max_images: int = 200_000
+    data: ImageDataModule, out: Path, count: PositiveInt | None = None, seed: int = 0, max_images: PositiveInt = 200_000
 ) -> None:
     """Write the instances to generate from: all training images, or the images nearest to k-means centres.
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.neighbours import ExactIndex
@@ -21,7 +22,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 def neighbours(
     store: Path,
     out: Path,
-    k: int = 50,
+    k: PositiveInt = 50,
     memory: str = "2GB",
     index: Literal["exact", "faiss"] = "exact",
     accelerator: str = "auto",

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import locked
 from rcg_lightning.cli.main import COMMANDS, run
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.config_files import find_config
-from rcg_lightning.errors import UserError
 from rcg_lightning.pipeline.runner import Run
 from rcg_lightning.pipeline.spec import read_pipeline
 
@@ -15,7 +15,11 @@ STEP_COMMANDS = COMMANDS.keys() - {"pipeline"}
 
 
 def pipeline(
-    config: Path, seeds: int = 1, root: Path = Path("runs"), set: dict[str, str] | None = None, dry_run: bool = False
+    config: Path,
+    seeds: PositiveInt = 1,
+    root: Path = Path("runs"),
+    set: dict[str, str] | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Run every step of a pipeline that is not up to date, then print the table of its results.
 
@@ -27,8 +31,6 @@ def pipeline(
         dry_run: only print the commands.
     """
     parsed = read_pipeline(find_config(str(config), "pipeline"), STEP_COMMANDS, set)
-    if seeds < 1:
-        raise UserError(f"--seeds is at least 1, not {seeds}")
     steps = Run(parsed, root / parsed.name, list(range(seeds)))
     if dry_run:
         steps.work(run, echo, dry_run)

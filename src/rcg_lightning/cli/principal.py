@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from rcg_lightning.arguments import SampleCount, Width
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
@@ -14,7 +15,7 @@ from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained_encoder import encoder_settings
 
 
-def principal(data: ImageDataModule, out: Path, dim: int = 32, max_images: int = 20_000) -> None:
+def principal(data: ImageDataModule, out: Path, dim: Width = 32, max_images: SampleCount = 20_000) -> None:
     """Fit principal components of the training images' pixels and save them as an encoder (TrainedEncoder).
 
     On simple images this baseline equals a trained encoder.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleCount
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
@@ -10,15 +11,14 @@ from rcg_lightning.evaluation.probe import probe_representations
 from rcg_lightning.metrics.probes import NEIGHBOURS, REGULARISATION
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.trainer import pick_device
-from rcg_lightning.types import require
 
 
 def probe(
     data: ImageDataModule,
     encoder: Encoder | None = None,
-    neighbours: int = NEIGHBOURS,
-    regularisation: float = REGULARISATION,
-    max_images: int = 200_000,
+    neighbours: PositiveInt = NEIGHBOURS,
+    regularisation: NonNegativeFloat = REGULARISATION,
+    max_images: SampleCount = 200_000,
     out: Path | None = None,
     json: bool = False,
     accelerator: str = "auto",
@@ -37,7 +37,6 @@ def probe(
         json: print the same JSON and nothing else.
         accelerator: cpu, gpu, mps or auto.
     """
-    require(max_images > 1, f"a probe needs at least 2 training images, not {max_images}")
     content = probe_representations(data, encoder, neighbours, regularisation, max_images, pick_device(accelerator))
     if data.images("train").labels is None and not json:
         echo("these data have no labels: no accuracies")

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
+from rcg_lightning.arguments import NonNegativeInt, PositiveInt, SampleCount
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.reconstruction import CodecEvaluation
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.reconstruction import LPIPSBackbone
-from rcg_lightning.trainer import Trainer
+from rcg_lightning.trainer import Devices, Trainer
 from rcg_lightning.types import Codec, require
 
 
@@ -19,14 +20,14 @@ def reconstruct(
     extractor: FeatureExtractor | None = None,
     lpips: LPIPSBackbone | None = None,
     split: Literal["train", "eval"] = "eval",
-    number: int | None = None,
-    images: int = 0,
-    batch_size: int = 64,
+    number: SampleCount | None = None,
+    images: NonNegativeInt = 0,
+    batch_size: PositiveInt = 64,
     out: Path | None = None,
     json: bool = False,
     accelerator: str = "auto",
-    devices: int | str = 1,
-    num_nodes: int = 1,
+    devices: Devices = 1,
+    num_nodes: PositiveInt = 1,
     precision: str | None = None,
 ) -> None:
     """Score the reconstructions of a codec: PSNR, SSIM, LPIPS and the Fréchet distance to the originals (rFID).

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleNumber, Seed, UnitInterval
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.core.samplers import Sampler
@@ -21,22 +22,22 @@ from rcg_lightning.sampling.loading import (
     set_weak_model,
     stored_representations,
 )
-from rcg_lightning.trainer import Mode, Trainer
+from rcg_lightning.trainer import Devices, Mode, Trainer
 from rcg_lightning.types import require
 
 
 def sample(
     checkpoint: Path,
     out: Path,
-    number: int = 64,
-    first_seed: int = 0,
+    number: SampleNumber = 64,
+    first_seed: Seed = 0,
     prior: Path | None = None,
     instances: Path | None = None,
     autoencoder: Path | None = None,
-    guidance: float | None = None,
+    guidance: NonNegativeFloat | None = None,
     ramp: bool | None = None,
-    interval: list[float] | None = None,
-    guided_channels: int | None = None,
+    interval: list[UnitInterval] | None = None,
+    guided_channels: PositiveInt | None = None,
     weak: Path | None = None,
     weak_ema: str | None = None,
     sampler: Sampler | None = None,
@@ -50,12 +51,12 @@ def sample(
     png: bool = True,
     npz: bool = False,
     grid: bool = True,
-    batch_size: int = 256,
-    tile: int | None = None,
+    batch_size: PositiveInt = 256,
+    tile: PositiveInt | None = None,
     compile: bool | Mode = False,
     accelerator: str = "auto",
-    devices: int | str = 1,
-    num_nodes: int = 1,
+    devices: Devices = 1,
+    num_nodes: PositiveInt = 1,
     precision: str | None = None,
 ) -> None:
     """Generate images from seeds: unconditional, by class, as variations of images, or as an interpolation of two.
@@ -98,7 +99,6 @@ def sample(
         num_nodes: number of machines of the job.
         precision: None takes bf16-mixed on GPUs that support it and 32-true elsewhere.
     """
-    require(number > 0, f"--number is at least 1, not {number}")
     require(not (variations_of and interpolate), "--variations-of and --interpolate exclude each other: give only one")
     given = bool(variations_of or interpolate or representations)
     loaded = load(checkpoint, prior, given, autoencoder, instances)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleCount, Seed, Timesteps, UnitInterval
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.core.samplers import Sampler
@@ -14,7 +15,7 @@ from rcg_lightning.sampling.scoring import NUMBER, image_of, loaded_features
 from rcg_lightning.sampling.sweep import SCORED, ScoreCache, ScoringSetup, score_settings, write_sweep
 from rcg_lightning.sampling.sweep_sampling import Precision, SampleRequest, SweepSampling
 from rcg_lightning.sampling.sweep_settings import settings_of
-from rcg_lightning.trainer import default_precision, pick_device
+from rcg_lightning.trainer import Devices, default_precision, pick_device
 from rcg_lightning.types import require
 
 
@@ -30,31 +31,31 @@ def sweep(
     instances: Path | None = None,
     autoencoder: Path | None = None,
     representations: Path | None = None,
-    guidance: list[float] | None = None,
+    guidance: list[NonNegativeFloat] | None = None,
     intervals: list[str] | None = None,
-    steps: list[int] | None = None,
-    eta: list[float] | None = None,
+    steps: list[Timesteps] | None = None,
+    eta: list[UnitInterval] | None = None,
     ema: list[str] | None = None,
-    temperature: list[float] | None = None,
-    prior_temperature: list[float] | None = None,
+    temperature: list[NonNegativeFloat] | None = None,
+    prior_temperature: list[NonNegativeFloat] | None = None,
     crossed: bool = True,
     ramp: bool | None = None,
-    interval: list[float] | None = None,
-    guided_channels: int | None = None,
+    interval: list[UnitInterval] | None = None,
+    guided_channels: PositiveInt | None = None,
     weak: Path | None = None,
     weak_ema: str | None = None,
     sampler: Sampler | None = None,
-    number: int | None = None,
-    first_seed: int = 0,
-    seeds: int = 1,
+    number: SampleCount | None = None,
+    first_seed: Seed = 0,
+    seeds: PositiveInt = 1,
     balanced: bool = False,
     all: bool = False,
     by: str = "fd",
-    batch_size: int = 256,
-    tile: int | None = None,
+    batch_size: PositiveInt = 256,
+    tile: PositiveInt | None = None,
     accelerator: str = "auto",
-    devices: int | str = 1,
-    num_nodes: int = 1,
+    devices: Devices = 1,
+    num_nodes: PositiveInt = 1,
     precision: Precision | None = None,
 ) -> None:
     """Score a generator at many sampling settings: a table, plots, and the best setting.
@@ -104,7 +105,6 @@ def sweep(
     named = Protocol() if protocol is None else find_protocol(protocol)
     used = named.with_settings(number=number, labels="balanced" if balanced else None)
     count = NUMBER if used.number is None else used.number
-    require(count > 1 and seeds > 0, f"a sweep needs at least 2 samples and 1 seed, not {count} and {seeds}")
     require(prior is None or representations is None, "--prior and --representations exclude each other: give only one")
     axes = {
         "guidance": guidance,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rcg_lightning.arguments import NonNegativeInt, PositiveInt, Seed
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
@@ -10,7 +11,6 @@ from rcg_lightning.data.tag_data_module import TagDataModule
 from rcg_lightning.evaluation.results import content_of
 from rcg_lightning.sampling.tagging import Split, Tagging, Truth, Vocabulary, load_tagger
 from rcg_lightning.trainer import pick_device
-from rcg_lightning.types import require
 
 
 def tag(
@@ -19,13 +19,13 @@ def tag(
     vectors: Path,
     split: Split = "eval",
     truth: Truth = "tags",
-    samples: int = 100,
-    nearest: int = 20,
-    tags: int = 10,
+    samples: PositiveInt = 100,
+    nearest: PositiveInt = 20,
+    tags: PositiveInt = 10,
     all_words: bool = False,
-    neighbours: int = 20,
-    first_seed: int = 0,
-    show: int = 5,
+    neighbours: PositiveInt = 20,
+    first_seed: Seed = 0,
+    show: NonNegativeInt = 5,
     out: Path | None = None,
     json: bool = False,
     accelerator: str = "auto",
@@ -52,7 +52,6 @@ def tag(
         json: print the same JSON and nothing else.
         accelerator: cpu, gpu, mps or auto.
     """
-    require(samples > 0, f"--samples is at least 1, not {samples}")
     data.prepare_data()
     generator = load_tagger(checkpoint, data, split, pick_device(accelerator))
     known = Vocabulary.read(generator, vectors, all_words)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch.nn import functional as F
 
+from rcg_lightning.arguments import PositiveInt, Width
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.tag_data_module import TagDataModule
@@ -14,12 +15,12 @@ from rcg_lightning.types import require
 def word_vectors(
     data: TagDataModule,
     out: Path,
-    dim: int = 200,
-    window: int | None = None,
-    epochs: int = 5,
-    negative: int = 5,
+    dim: Width = 200,
+    window: PositiveInt | None = None,
+    epochs: PositiveInt = 5,
+    negative: PositiveInt = 5,
     seed: int = 0,
-    threads: int = 1,
+    threads: PositiveInt = 1,
 ) -> None:
     """Train word vectors, with each training image's tags as a sentence, and write a word2vec file.
 

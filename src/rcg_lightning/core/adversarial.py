@@ -5,14 +5,15 @@ A discriminator outputs a logit for each example or for each of its patches: any
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, Range, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.samplers import Sampler
-from rcg_lightning.types import require
 
 
 class AdversarialLoss(ConfigMixin):
@@ -45,8 +46,7 @@ class Logistic(AdversarialLoss):
             confident.
     """
 
-    def __init__(self, real_target: float = 1.0) -> None:
-        require(0.5 < real_target <= 1, f"real_target is a probability above 0.5, not {real_target}")
+    def __init__(self, real_target: Annotated[float, Range(0.5, 1, above=True)] = 1.0) -> None:
         self.real_target = real_target
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -88,8 +88,7 @@ class GradientPenalty(ConfigMixin):
         every: n; the penalty is multiplied by n.
     """
 
-    def __init__(self, weight: float = 10.0, every: int = 1) -> None:
-        require(every > 0, f"a penalty is applied every 1 or more steps, not every {every}")
+    def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1) -> None:
         self.weight, self.every = weight, every
 
     def due(self, step: int) -> bool:
@@ -121,8 +120,13 @@ class PathLength(ConfigMixin):
         shrink: n: computed on 1 / n of the examples of a batch.
     """
 
-    def __init__(self, weight: float = 2.0, every: int = 4, decay: float = 0.01, shrink: int = 2) -> None:
-        require(every > 0 and shrink > 0, f"PathLength: every and shrink are at least 1, not {every} and {shrink}")
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 2.0,
+        every: PositiveInt = 4,
+        decay: UnitInterval = 0.01,
+        shrink: PositiveInt = 2,
+    ) -> None:
         self.weight, self.every, self.decay, self.shrink = weight, every, decay, shrink
 
     def due(self, step: int) -> bool:
@@ -144,7 +148,7 @@ class LeCam(ConfigMixin):
         decay: share of the running means that new values replace.
     """
 
-    def __init__(self, weight: float = 0.3, decay: float = 0.01) -> None:
+    def __init__(self, weight: NonNegativeFloat = 0.3, decay: UnitInterval = 0.01) -> None:
         self.weight, self.decay = weight, decay
 
     def __call__(self, real: Tensor, fake: Tensor, means: Tensor) -> Tensor:
@@ -184,7 +188,7 @@ class OneStep(Sampler):
         temperature: factor of the noise; below 1 samples are more typical and less diverse, as with truncation.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: NonNegativeFloat = 1.0) -> None:
         super().__init__(1, temperature)
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcg_lightning.arguments import UnitInterval
 from rcg_lightning.config import ConfigMixin
-from rcg_lightning.types import require
 
 
 class Augmentation(ConfigMixin):
@@ -48,8 +48,7 @@ class Translation(Augmentation):
         ratio: largest shift over the image's side, rounded to pixels.
     """
 
-    def __init__(self, ratio: float = 0.125) -> None:
-        require(0 <= ratio <= 1, f"Translation: ratio is a share of the image's side, in [0, 1], not {ratio}")
+    def __init__(self, ratio: UnitInterval = 0.125) -> None:
         self.ratio = ratio
 
     def augment(self, x: Tensor) -> Tensor:
@@ -72,8 +71,7 @@ class Cutout(Augmentation):
         ratio: side of the rectangle over that of the image, rounded to pixels.
     """
 
-    def __init__(self, ratio: float = 0.5) -> None:
-        require(0 <= ratio <= 1, f"Cutout: ratio is a share of the image's side, in [0, 1], not {ratio}")
+    def __init__(self, ratio: UnitInterval = 0.5) -> None:
         self.ratio = ratio
 
     def augment(self, x: Tensor) -> Tensor:

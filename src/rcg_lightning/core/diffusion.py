@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import PositiveFloat
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.schedule import Schedule
-from rcg_lightning.types import require
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ class MinSNR(Weighting):
     The squared error of another output is first scaled to that of x̂₀, so the rule is the same for every prediction.
     """
 
-    def __init__(self, gamma: float = 5.0) -> None:
-        require(gamma > 0, f"gamma bounds a ratio: it must be positive, not {gamma}")
+    def __init__(self, gamma: PositiveFloat = 5.0) -> None:
         self.gamma = gamma
 
     def __call__(self, prediction: Prediction, signal: Tensor, sigma: Tensor) -> Tensor:

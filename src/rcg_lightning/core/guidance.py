@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -22,12 +23,12 @@ class Guidance(ConfigMixin):
 
     def __init__(
         self,
-        scale: float = 1.0,
+        scale: NonNegativeFloat = 1.0,
         ramp: bool = False,
-        interval: tuple[float, float] = (0.0, 1.0),
-        channels: int | None = None,
+        interval: tuple[UnitInterval, UnitInterval] = (0.0, 1.0),
+        channels: PositiveInt | None = None,
     ) -> None:
-        require(0 <= interval[0] <= interval[1] <= 1, f"a guidance interval must ascend within [0, 1], not {interval}")
+        require(interval[0] <= interval[1], f"Guidance: interval should ascend, not {interval}")
         self.scale, self.ramp, self.interval, self.channels = scale, ramp, (interval[0], interval[1]), channels
 
     def scale_at(self, progress: float) -> float:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcg_lightning.arguments import NonNegativeFloat, PositiveFloat, Share, Timesteps, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.samplers import Sampler
@@ -28,8 +29,10 @@ class MaskRatio(ConfigMixin):
         high: largest ratio.
     """
 
-    def __init__(self, mean: float = 0.75, deviation: float = 0.25, low: float = 0.5, high: float = 1.0) -> None:
-        require(0 < low <= high <= 1 and deviation > 0, f"mask ratios lie in (0, 1], not in [{low}, {high}]")
+    def __init__(
+        self, mean: UnitInterval = 0.75, deviation: PositiveFloat = 0.25, low: Share = 0.5, high: Share = 1.0
+    ) -> None:
+        require(low <= high, f"MaskRatio: low should be at most high, not {low} and {high}")
         self.mean, self.deviation, self.low, self.high = mean, deviation, low, high
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -161,9 +164,8 @@ class ParallelDecoding(Sampler):
             step. RCG uses 6 for MAGE-B and 11 for MAGE-L.
     """
 
-    def __init__(self, steps: int = 20, temperature: float = 6.0) -> None:
+    def __init__(self, steps: Timesteps = 20, temperature: NonNegativeFloat = 6.0) -> None:
         super().__init__(steps, temperature)
-        require(steps > 0, f"parallel decoding takes at least one step, not {steps}")
 
     def run(self, predict: Predict, noise: DecodingNoise, tokens: int) -> Tensor:
         """Return tokens (B, N) int64 in [0, K)."""

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import NonNegativeFloat, PositiveFloat, Timesteps, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.diffusion import Posterior, Transition, bridge_variance
@@ -80,8 +81,7 @@ class Sampler(ConfigMixin):
         temperature: factor of all noise; below 1 samples are less diverse.
     """
 
-    def __init__(self, steps: int, temperature: float = 1.0) -> None:
-        require(0 <= temperature < math.inf, f"a temperature is 0 or more, not {temperature}")
+    def __init__(self, steps: Timesteps, temperature: NonNegativeFloat = 1.0) -> None:
         self.steps, self.temperature = steps, temperature
 
 
@@ -116,7 +116,13 @@ class DiffusionSampler(Sampler):
         temperature: factor of the initial noise and of the noise in each step.
     """
 
-    def __init__(self, steps: int, spacing: TimestepSpacing, clip: float | None, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        steps: Timesteps,
+        spacing: TimestepSpacing,
+        clip: PositiveFloat | None,
+        temperature: NonNegativeFloat = 1.0,
+    ) -> None:
         super().__init__(steps, temperature)
         self.spacing, self.clip = spacing, clip
 
@@ -167,11 +173,11 @@ class DDIM(DiffusionSampler):
 
     def __init__(
         self,
-        steps: int = 50,
-        eta: float = 0.0,
+        steps: Timesteps = 50,
+        eta: UnitInterval = 0.0,
         spacing: TimestepSpacing | None = None,
-        clip: float | None = None,
-        temperature: float = 1.0,
+        clip: PositiveFloat | None = None,
+        temperature: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__(steps, spacing or LeadingSpacing(), clip, temperature)
         self.eta = eta
@@ -189,10 +195,10 @@ class Euler(DDIM):
 
     def __init__(
         self,
-        steps: int = 50,
+        steps: Timesteps = 50,
         spacing: TimestepSpacing | None = None,
-        clip: float | None = None,
-        temperature: float = 1.0,
+        clip: PositiveFloat | None = None,
+        temperature: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__(steps, 0.0, spacing or TrailingSpacing(), clip, temperature)
 
@@ -242,10 +248,10 @@ class Ancestral(DiffusionSampler):
 
     def __init__(
         self,
-        steps: int = 250,
+        steps: Timesteps = 250,
         spacing: TimestepSpacing | None = None,
-        clip: float | None = None,
-        temperature: float = 1.0,
+        clip: PositiveFloat | None = None,
+        temperature: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__(steps, spacing or LinspaceSpacing(), clip, temperature)
 

@@ -6,12 +6,15 @@ diffusion has signal² + sigma² = 1 and integer timesteps. A flow has real time
 
 import math
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import BelowOne, PositiveFloat, Range, Timesteps
 from rcg_lightning.config import ConfigMixin
-from rcg_lightning.types import require
+
+Beta = Annotated[float, Range(0, 1, above=True, below=True)]  # the variance added at a timestep
 
 
 class Schedule(ConfigMixin):
@@ -21,8 +24,7 @@ class Schedule(ConfigMixin):
         steps: T, the number of integer timesteps, which are those that samplers visit.
     """
 
-    def __init__(self, steps: int = 1000) -> None:
-        require(steps > 0, f"a schedule needs at least one step, not {steps}")
+    def __init__(self, steps: Timesteps = 1000) -> None:
         self.steps = steps
 
     @abstractmethod
@@ -45,7 +47,7 @@ class VariancePreserving(Schedule):
         steps: T, the number of timesteps.
     """
 
-    def __init__(self, steps: int = 1000) -> None:
+    def __init__(self, steps: Timesteps = 1000) -> None:
         super().__init__(steps)
         with torch.device("cpu"):  # MPS has no float64, and a network may be built on the meta device
             alphas_bar = torch.cumprod(1 - self.betas(), 0)
@@ -80,7 +82,7 @@ class VariancePreserving(Schedule):
 class LinearSchedule(VariancePreserving):
     """β linear in the timestep, from 1e-4 to 0.02 (DDPM, DiT, ADM)."""
 
-    def __init__(self, steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> None:
+    def __init__(self, steps: Timesteps = 1000, start: Beta = 1e-4, end: Beta = 0.02) -> None:
         self.start, self.end = start, end
         super().__init__(steps)
 
@@ -91,7 +93,7 @@ class LinearSchedule(VariancePreserving):
 class ScaledLinearSchedule(VariancePreserving):
     """√β linear in the timestep, from √0.0015 to √0.0195 (official RDM and LDM, which call it linear)."""
 
-    def __init__(self, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> None:
+    def __init__(self, steps: Timesteps = 1000, start: Beta = 0.0015, end: Beta = 0.0195) -> None:
         self.start, self.end = start, end
         super().__init__(steps)
 
@@ -102,7 +104,7 @@ class ScaledLinearSchedule(VariancePreserving):
 class CosineSchedule(VariancePreserving):
     """ᾱ follows a squared cosine (Nichol & Dhariwal 2021, eq. 17); β is at most 0.999."""
 
-    def __init__(self, steps: int = 1000, offset: float = 0.008) -> None:
+    def __init__(self, steps: Timesteps = 1000, offset: BelowOne = 0.008) -> None:
         self.offset = offset
         super().__init__(steps)
 
@@ -147,8 +149,7 @@ class LogitNormal(TimestepDistribution):
         deviation: standard deviation of the logit; a small one favours the middle.
     """
 
-    def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
-        require(deviation > 0, f"a standard deviation must be positive, not {deviation}")
+    def __init__(self, mean: float = 0.0, deviation: PositiveFloat = 1.0) -> None:
         self.mean, self.deviation = mean, deviation
 
     def __call__(self, u: Tensor) -> Tensor:

@@ -6,15 +6,21 @@ reseeds the generator before each batch resumes bit for bit. Only noise is sampl
 
 import math
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcg_lightning.arguments import BelowOne, PositiveFloat, Range, Share, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R 601, which Pillow and torchvision use
+
+
+# strengths of brightness, contrast, saturation and hue; half a turn reaches every hue
+Jitter = tuple[UnitInterval, UnitInterval, UnitInterval, Annotated[float, Range(0, 0.5)]]
 
 
 class Augmentation(ConfigMixin):
@@ -54,13 +60,13 @@ class SmallGreyAugmentation(Augmentation):
 
     def __init__(
         self,
-        scale: float = 0.15,
-        rotation: float = 10.0,
-        shear: float = 0.1,
-        shift: float = 0.08,
-        contrast: float = 0.3,
-        blur: float = 0.3,
-        noise: float = 0.05,
+        scale: BelowOne = 0.15,
+        rotation: Annotated[float, Range(0, 180)] = 10.0,
+        shear: UnitInterval = 0.1,
+        shift: UnitInterval = 0.08,
+        contrast: UnitInterval = 0.3,
+        blur: UnitInterval = 0.3,
+        noise: UnitInterval = 0.05,
     ) -> None:
         self.spread = torch.tensor([scale, math.radians(rotation), shear, 2 * shift, 2 * shift, contrast])
         self.blur = blur
@@ -97,13 +103,12 @@ class SmallColourAugmentation(Augmentation):
 
     def __init__(
         self,
-        area: float = 0.2,
+        area: Share = 0.2,
         flip: bool = True,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
-        jitter_probability: float = 0.8,
-        grey_probability: float = 0.2,
+        jitter: Jitter = (0.4, 0.4, 0.4, 0.1),
+        jitter_probability: UnitInterval = 0.8,
+        grey_probability: UnitInterval = 0.2,
     ) -> None:
-        require(0 < area <= 1, f"SmallColourAugmentation: area is {area}, it must be above 0 and at most 1")
         self.area = area
         self.flip = flip
         self.jitter = tuple(jitter)
@@ -132,13 +137,14 @@ class MoCoV3Colour(Augmentation):
 
     def __init__(
         self,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
-        jitter_probability: float = 0.8,
-        grey_probability: float = 0.2,
-        blur: tuple[float, float] = (0.1, 2.0),
-        blur_probability: float = 1.0,
-        solarize_probability: float = 0.0,
+        jitter: Jitter = (0.4, 0.4, 0.2, 0.1),
+        jitter_probability: UnitInterval = 0.8,
+        grey_probability: UnitInterval = 0.2,
+        blur: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
+        blur_probability: UnitInterval = 1.0,
+        solarize_probability: UnitInterval = 0.0,
     ) -> None:
+        require(blur[0] <= blur[1], f"MoCoV3Colour: blur should ascend, not {blur}")
         self.jitter = tuple(jitter)
         self.jitter_probability = jitter_probability
         self.grey_probability = grey_probability

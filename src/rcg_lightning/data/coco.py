@@ -5,12 +5,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from rcg_lightning.arguments import NonNegativeInt, PositiveInt
 from rcg_lightning.artifacts import cache_folder, fingerprint, write_json
 from rcg_lightning.data.folder_index import index_folder
-from rcg_lightning.data.image_folders import FolderSplit, OnBad, check_on_bad
-from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, fixed_subset
+from rcg_lightning.data.image_folders import FolderSplit, OnBad
+from rcg_lightning.data.image_split import Channels, ImageSplit, Source, fixed_subset
 from rcg_lightning.data.imagenet_lt import find_images
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
@@ -61,21 +62,18 @@ class CocoStuff(Source):
         root: Path,
         subset: Subset = "eval",
         lists: Path | None = None,
-        validation: int = VALIDATION,
-        channels: int = 3,
+        validation: NonNegativeInt = VALIDATION,
+        channels: Channels = 3,
         on_bad: OnBad = "skip",
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
         orient: bool = False,
     ) -> None:
         self.root = Path(root).expanduser()
         self.lists = None if lists is None else Path(lists).expanduser()
-        known = ", ".join(get_args(Subset))
-        require(subset in get_args(Subset), f"the subsets of COCO-Stuff are {known}, not {subset!r}")
-        require(validation >= 0, f"validation is a number of images, not {validation}")
         self.subset: Subset = subset
         self.validation_size = validation
-        self.on_bad: OnBad = check_on_bad(on_bad)
-        self.channels, self.limit, self.orient = check_channels(channels), limit, orient
+        self.on_bad: OnBad = on_bad
+        self.channels, self.limit, self.orient = channels, limit, orient
 
     def train(self) -> ImageSplit:
         names = self._listed("train") if self.lists is not None else [scene.name for scene in self._scenes("train")]

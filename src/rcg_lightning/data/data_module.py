@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rcg_lightning.arguments import NonNegativeInt, PositiveInt
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.data.image_dataset import ImageDataset
 from rcg_lightning.data.image_split import ImageSplit, Source, check_labels
@@ -48,8 +49,8 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         self,
         source: Source,
         transform: Transform | None = None,
-        batch_size: int = 128,
-        workers: int = 0,
+        batch_size: PositiveInt = 128,
+        workers: NonNegativeInt = 0,
         stores: list[Path] | None = None,
         eval_stores: list[Path] | None = None,
         views: Views | None = None,
@@ -63,7 +64,6 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         self.store_paths = {"train": list(stores or []), "eval": list(eval_stores or [])}
         self.views = views
         self.seed = seed
-        require(batch_size > 0 and workers >= 0, "batch_size is at least 1 and workers at least 0")
         require(
             views is None or not views.crops or self.transform.n_random > 0,
             f"views with random crops need a transform with random crops, not {type(self.transform).__name__}",

@@ -4,11 +4,12 @@ import os
 from abc import abstractmethod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from rcg_lightning.data.image_split import ArraySplit, ImageSplit, Source, check_channels, fixed_subset
+from rcg_lightning.arguments import NonNegativeInt, PositiveInt, Range
+from rcg_lightning.data.image_split import ArraySplit, Channels, ImageSplit, Source, fixed_subset
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.downloads import reason_of, require_answer, short_waits
 from rcg_lightning.types import require
@@ -21,7 +22,7 @@ def _in_memory(
 ) -> ArraySplit:
     """Select images (N, C, H, W) uint8 with labels (N,); repeat grey, or convert colour to grey as PIL does."""
     if classes is not None:
-        require(bool(classes) and set(classes) <= set(range(10)), f"classes of {title} are 0 to 9, not {classes}")
+        require(bool(classes), f"classes of {title} should be some of 0 to 9, or null for all")
         selected = np.isin(labels, classes)
         array, labels = array[selected], labels[selected]
     rows = fixed_subset(len(array), limit)
@@ -43,8 +44,13 @@ class Digits(Source):
         classes: use these classes only, in both splits; labels do not change.
     """
 
-    def __init__(self, channels: int = 1, limit: int | None = None, classes: list[int] | None = None) -> None:
-        self.channels = check_channels(channels)
+    def __init__(
+        self,
+        channels: Channels = 1,
+        limit: PositiveInt | None = None,
+        classes: list[Annotated[int, Range(0, 9)]] | None = None,
+    ) -> None:
+        self.channels = channels
         self.limit, self.classes = limit, classes
 
     def train(self) -> ImageSplit:
@@ -82,16 +88,15 @@ class TorchvisionSource(Source):
     def __init__(
         self,
         root: Path,
-        channels: int | None = None,
-        limit: int | None = None,
+        channels: Channels | None = None,
+        limit: PositiveInt | None = None,
         download: bool = True,
-        classes: list[int] | None = None,
-        validation_size: int = 0,
+        classes: list[Annotated[int, Range(0, 9)]] | None = None,
+        validation_size: NonNegativeInt = 0,
     ) -> None:
-        require(validation_size >= 0, f"validation_size is a number of images, not {validation_size}")
         self.validation_size = validation_size
         self.root = Path(root).expanduser()
-        self.channels = check_channels(self.natural_channels if channels is None else channels)
+        self.channels = self.natural_channels if channels is None else channels
         self.limit, self.classes = limit, classes
         self.download = download
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import BelowOne, PositiveInt
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.decode import SUFFIXES, Unreadable, decode
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
-from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, fixed_subset
+from rcg_lightning.data.image_split import Channels, ImageSplit, Source, fixed_subset
 from rcg_lightning.data.split_folders import split_folders
 from rcg_lightning.data.tar_index import index_tars, tar_names
 from rcg_lightning.errors import UserError
@@ -118,19 +119,18 @@ class FolderSource(Source):
     def __init__(
         self,
         root: Path,
-        channels: int = 3,
+        channels: Channels = 3,
         on_bad: OnBad = "skip",
-        eval_share: float = 0.1,
-        limit: int | None = None,
+        eval_share: BelowOne = 0.1,
+        limit: PositiveInt | None = None,
         orient: bool = False,
     ) -> None:
         self.root = Path(root).expanduser()
-        self.channels = check_channels(channels)
-        self.on_bad: OnBad = check_on_bad(on_bad)
+        self.channels = channels
+        self.on_bad: OnBad = on_bad
         self.eval_share = eval_share
         self.limit = limit
         self.orient = orient
-        require(0 <= eval_share < 1, f"eval_share is the fraction of evaluation images, in [0, 1), not {eval_share}")
 
     def train(self) -> ImageSplit:
         index, rows = self._split()[0]
@@ -259,12 +259,6 @@ class TarShards(FolderSource):
             unlabelled = index.root / index.name(rows[int(labels.argmin())])
             raise UserError(f"{unlabelled} has no class: add its .cls file, or remove all of them")
         return np.ascontiguousarray(labels), len(index.classes)
-
-
-def check_on_bad(on_bad: OnBad) -> OnBad:
-    """Return ``on_bad`` if it is ``skip`` or ``stop``."""
-    require(on_bad in ("skip", "stop"), f"on_bad is skip or stop, not {on_bad}")
-    return on_bad
 
 
 def hashed_split(index: FolderIndex, share: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -82,6 +83,9 @@ class ArraySplit(ImageSplit):
         return fingerprint(list(self.array.shape), (array.data for array in arrays))
 
 
+Channels = Literal[1, 3]  # grey or RGB
+
+
 class Source(ConfigMixin):
     """Base of data sets: the splits "train" (``train()``), "eval" (``evaluation()``) and "validation".
 
@@ -130,15 +134,8 @@ def check_labels(images: ImageSplit, train: ImageSplit) -> None:
         )
 
 
-def check_channels(channels: int) -> int:
-    """Return ``channels`` if it is 1 or 3."""
-    require(channels in (1, 3), f"channels of a source is 1 (grey) or 3 (RGB), not {channels}")
-    return channels
-
-
 def fixed_subset(size: int, limit: int | None) -> np.ndarray:
     """Return the positions, ascending, of ``limit`` of ``size`` images: the first of a fixed random permutation."""
     if limit is None or limit >= size:
         return np.arange(size)
-    require(limit > 0, f"limit of a source is a positive number of images, not {limit}")
     return np.sort(numpy_rng.permutation(size, 0)[:limit])

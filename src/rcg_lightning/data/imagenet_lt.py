@@ -4,14 +4,15 @@ import itertools
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.folder_index import FolderIndex, index_folder
-from rcg_lightning.data.image_folders import FolderSplit, OnBad, check_on_bad
-from rcg_lightning.data.image_split import ImageSplit, Source, check_channels, fixed_subset
+from rcg_lightning.data.image_folders import FolderSplit, OnBad
+from rcg_lightning.data.image_split import Channels, ImageSplit, Source, fixed_subset
 from rcg_lightning.limits import CLASSES
 from rcg_lightning.types import require
 
@@ -97,20 +98,17 @@ class ImageNetLT(Source):
         lists: Path | None = None,
         stratum: Stratum | None = None,
         eval_list: Literal["test", "val"] = "test",
-        channels: int = 3,
+        channels: Channels = 3,
         on_bad: OnBad = "skip",
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
         orient: bool = False,
     ) -> None:
         self.root = Path(root).expanduser()
         self.lists = self.root if lists is None else Path(lists).expanduser()
-        known = ", ".join(get_args(Stratum))
-        require(stratum is None or stratum in STRATA, f"the strata of ImageNet-LT are {known}, not {stratum!r}")
-        require(eval_list in ("test", "val"), f"eval_list of ImageNet-LT is test or val, not {eval_list!r}")
         self.stratum: Stratum | None = stratum
         self.eval_list = eval_list
-        self.on_bad: OnBad = check_on_bad(on_bad)
-        self.channels, self.limit, self.orient = check_channels(channels), limit, orient
+        self.on_bad: OnBad = on_bad
+        self.channels, self.limit, self.orient = channels, limit, orient
 
     def train(self) -> ImageSplit:
         return self._images("train", self.limit)

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rcg_lightning.arguments import Checked, PositiveInt
 from rcg_lightning.data.index_samplers import FixedBatches, Keys, ranges_of, rank_range
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.types import Batch, require
@@ -35,7 +36,7 @@ class SeedDataset(Dataset[Batch]):
         return batch
 
 
-class SeedDataModule(LightningDataModule):
+class SeedDataModule(Checked, LightningDataModule):
     """Seeds for ``Trainer.predict``: those of the shards that ``only`` selects, else the range of this process.
 
     Args:
@@ -45,11 +46,10 @@ class SeedDataModule(LightningDataModule):
     """
 
     def __init__(
-        self, seeds: Sequence[int], batch_size: int = 256, carried: Mapping[str, Tensor] | None = None
+        self, seeds: Sequence[int], batch_size: PositiveInt = 256, carried: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__()
         require(len(seeds) > 0, "sampling needs at least one seed: give a number greater than 0")
-        require(batch_size > 0, f"a batch holds at least one seed, not {batch_size}")
         self.dataset = SeedDataset(torch.tensor(seeds, dtype=torch.int64), carried or {})
         self.batch_size = batch_size
         self._ranges: list[tuple[int, int]] | None = None

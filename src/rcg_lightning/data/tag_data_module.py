@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rcg_lightning.arguments import NonNegativeInt, PositiveInt
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, rank_range
@@ -91,20 +92,18 @@ class TagDataModule(ImageDataModule):
     def __init__(
         self,
         source: TaggedSource,
-        min_count: int = 1,
+        min_count: PositiveInt = 1,
         vectors: Path | None = None,
         untagged: Literal["skip", "stop"] = "skip",
         transform: Transform | None = None,
-        batch_size: int = 100,
-        workers: int = 0,
+        batch_size: PositiveInt = 100,
+        workers: NonNegativeInt = 0,
         stores: list[Path] | None = None,
         eval_stores: list[Path] | None = None,
         views: Views | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(source, transform, batch_size, workers, stores, eval_stores, views, seed)
-        require(min_count > 0, f"min_count is at least 1, not {min_count}")
-        require(untagged in ("skip", "stop"), f"untagged is skip or stop, not {untagged}")
         self.min_count, self.vectors, self.untagged = min_count, vectors, untagged
         self._tags: dict[str, TagLists] = {}
         self._vocabulary: list[str] | None = None

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rcg_lightning.arguments import BelowOne, PositiveInt
 from rcg_lightning.data.datasets import Digits
 from rcg_lightning.data.image_folders import FolderIndex, FolderSource, FolderSplit, OnBad
-from rcg_lightning.data.image_split import ImageSplit, Source
+from rcg_lightning.data.image_split import Channels, ImageSplit, Source
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
@@ -54,17 +55,16 @@ class MIRFlickr(TaggedSource, FolderSource):
         tag_folder: Path | None = None,
         annotation_folder: Path | None = None,
         extra: bool = True,
-        examples: int | None = None,
-        channels: int = 3,
+        examples: PositiveInt | None = None,
+        channels: Channels = 3,
         on_bad: OnBad = "skip",
-        eval_share: float = 0.1,
-        limit: int | None = None,
+        eval_share: BelowOne = 0.1,
+        limit: PositiveInt | None = None,
         orient: bool = False,
     ) -> None:
         super().__init__(root, channels, on_bad, eval_share, limit, orient)
         self.tag_folder, self.annotation_folder = tag_folder, annotation_folder
         self.extra, self.examples = extra, examples
-        require(examples is None or examples > 0, f"examples is a positive number of tags, not {examples}")
 
     def tags(self, images: ImageSplit) -> TagLists:
         return self._tags_of(_names(images))
@@ -141,10 +141,10 @@ class TagTable(TaggedSource, FolderSource):
         self,
         root: Path,
         table: Path | None = None,
-        channels: int = 3,
+        channels: Channels = 3,
         on_bad: OnBad = "skip",
-        eval_share: float = 0.1,
-        limit: int | None = None,
+        eval_share: BelowOne = 0.1,
+        limit: PositiveInt | None = None,
         orient: bool = False,
     ) -> None:
         super().__init__(root, channels, on_bad, eval_share, limit, orient)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from rcg_lightning.arguments import ImageSize, NonNegativeInt, PositiveFloat, Share
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.data.decode import to_pil, to_tensor
 from rcg_lightning.types import require
@@ -83,7 +84,7 @@ class Resized(Transform):
 
     size: int
 
-    def __init__(self, size: int, flip: bool = False, pillow: bool = False) -> None:
+    def __init__(self, size: ImageSize, flip: bool = False, pillow: bool = False) -> None:
         super().__init__(flip)
         self.size, self.pillow = size, pillow
 
@@ -117,7 +118,9 @@ class CenterCrop(Resized):
     Agrees with torchvision's ``Resize(resize, BICUBIC)`` and ``CenterCrop(size)``.
     """
 
-    def __init__(self, size: int, resize: int | None = None, flip: bool = False, pillow: bool = False) -> None:
+    def __init__(
+        self, size: ImageSize, resize: ImageSize | None = None, flip: bool = False, pillow: bool = False
+    ) -> None:
         super().__init__(size, flip, pillow)
         self.resize = size if resize is None else resize
         require(self.resize >= size, f"a crop of {size} does not fit into an image resized to {self.resize}")
@@ -165,18 +168,18 @@ class RandomResizedCrop(CenterCrop):
 
     def __init__(
         self,
-        size: int,
-        scale: tuple[float, float] = (0.2, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        resize: int | None = None,
+        size: ImageSize,
+        scale: tuple[Share, Share] = (0.2, 1.0),
+        ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
+        resize: ImageSize | None = None,
         flip: bool = False,
         pillow: bool = False,
     ) -> None:
         super().__init__(size, resize, flip, pillow)
         self.scale = (scale[0], scale[1])
         self.ratio = (ratio[0], ratio[1])
-        require(0 < scale[0] <= scale[1] <= 1, f"scale is a range of area fractions in (0, 1], not {scale}")
-        require(0 < ratio[0] <= ratio[1], f"ratio is a range of width to height, not {ratio}")
+        require(scale[0] <= scale[1], f"RandomResizedCrop: scale should ascend, not {scale}")
+        require(ratio[0] <= ratio[1], f"RandomResizedCrop: ratio should ascend, not {ratio}")
 
     def apply(self, image: Tensor, u: np.ndarray | None) -> Tensor:
         if u is None:
@@ -211,8 +214,7 @@ class Views(ConfigMixin):
     ``flips`` doubles them: view v is then crop ``v // 2``, mirrored where v is odd. Without flips, view v is crop v.
     """
 
-    def __init__(self, crops: int = 0, flips: bool = False, seed: int = 0) -> None:
-        require(crops >= 0, f"crops is a number of crops, or 0 for the deterministic version, not {crops}")
+    def __init__(self, crops: NonNegativeInt = 0, flips: bool = False, seed: int = 0) -> None:
         self.crops = crops
         self.flips = flips
         self.seed = seed

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.config import ConfigMixin, describe
 from rcg_lightning.data.data_module import ImageDataModule
@@ -54,16 +55,16 @@ class Protocol(ConfigMixin):
     def __init__(
         self,
         name: str = "own",
-        version: int = 1,
+        version: PositiveInt = 1,
         extractor: FeatureExtractor | None = None,
         weights: str | None = None,
         reference: Split | None = None,
-        number: int | None = None,
+        number: PositiveInt | None = None,
         labels: Labels = "generated",
         quantisation: Quantisation = "round",
         resize: str | None = None,
         format: str = "png",
-        neighbours: int = NEIGHBOURS,
+        neighbours: PositiveInt = NEIGHBOURS,
     ) -> None:
         self.name, self.version, self.extractor, self.weights = name, version, extractor, weights
         self.reference: Split | None = reference

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import PositiveFloat, PositiveInt, Width
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNetwork, NormalNoise, doublings
 from rcg_lightning.networks.spectral import EPS, SpectralConv, SpectralLinear
 from rcg_lightning.types import require
@@ -165,11 +166,11 @@ class BigGANGenerator(GeneratorNetwork):
 
     def __init__(
         self,
-        channels: int = 96,
-        noise_dim: int = 120,
+        channels: Width = 96,
+        noise_dim: Width = 120,
         hierarchical: bool = True,
-        attention: list[int] | None = None,
-        eps: float = EPS,
+        attention: list[PositiveInt] | None = None,
+        eps: PositiveFloat = EPS,
     ) -> None:
         super().__init__()
         self.channels, self.noise_dim, self.hierarchical = channels, noise_dim, hierarchical
@@ -213,7 +214,9 @@ class BigGANDiscriminator(DiscriminatorNetwork):
         eps: of the spectral normalisation.
     """
 
-    def __init__(self, channels: int = 96, attention: list[int] | None = None, eps: float = EPS) -> None:
+    def __init__(
+        self, channels: Width = 96, attention: list[PositiveInt] | None = None, eps: PositiveFloat = EPS
+    ) -> None:
         super().__init__()
         self.channels, self.attention, self.eps = channels, attention or [], eps
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, PositiveFloat, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNetwork, NoiseDistribution, UniformNoise
 from rcg_lightning.types import require
@@ -36,7 +37,7 @@ class Rectified(Units):
         count: number of units.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: Width) -> None:
         self.count = self.width = count
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class Maxout(Units):
         pieces: linear pieces of a unit.
     """
 
-    def __init__(self, count: int, pieces: int) -> None:
+    def __init__(self, count: Width, pieces: Width) -> None:
         self.count, self.pieces, self.width = count, pieces, count * pieces
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -86,15 +87,15 @@ class ConditionalGenerator(GeneratorNetwork):
 
     def __init__(
         self,
-        noise_dim: int = 100,
-        noise_units: int = 200,
-        condition_units: int = 1000,
-        joint_units: int | None = 1200,
+        noise_dim: Width = 100,
+        noise_units: Width = 200,
+        condition_units: Width = 1000,
+        joint_units: Width | None = 1200,
         squashed: bool = True,
-        dropout: float = 0.5,
+        dropout: BelowOne = 0.5,
         dropout_in_sampling: bool = False,
         noise_distribution: NoiseDistribution | None = None,
-        init_range: float = 0.05,
+        init_range: PositiveFloat = 0.05,
     ) -> None:
         super().__init__()
         self.noise_dim, self.noise_units, self.condition_units = noise_dim, noise_units, condition_units
@@ -156,9 +157,9 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         condition: Units | None = None,
         joint: Units | None = None,
         images: bool = True,
-        dropout: float = 0.5,
-        input_dropout: float = 0.0,
-        init_range: float = 0.005,
+        dropout: BelowOne = 0.5,
+        input_dropout: BelowOne = 0.0,
+        init_range: PositiveFloat = 0.005,
     ) -> None:
         super().__init__()
         self.example, self.condition = example or Maxout(240, 5), condition or Maxout(50, 5)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Count
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.convnet import ResNet18, SmallConvNet
 
@@ -20,7 +21,7 @@ class Classifier(ConfigMixin, nn.Module):
 
     scale: Tensor
 
-    def __init__(self, backbone: SmallConvNet | ResNet18, classes: int) -> None:
+    def __init__(self, backbone: SmallConvNet | ResNet18, classes: Count) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.dim, classes)

@@ -5,6 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, NonNegativeFloat, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.embedding_layers import Maps
@@ -94,9 +95,9 @@ class Conditioner(ConfigMixin, nn.Module):
 
     def __init__(
         self,
-        dim: int | list[int] | None = None,
-        drop: float = 0.1,
-        noise: float = 0.0,
+        dim: Width | list[Width] | None = None,
+        drop: BelowOne = 0.1,
+        noise: NonNegativeFloat = 0.0,
         project: bool = True,
         zero_start: bool = False,
         maps: Maps | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torchvision
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import ImageSize, PositiveInt, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -22,12 +23,13 @@ class SmallConvNet(ConfigMixin, nn.Module):
 
     def __init__(
         self,
-        channels: int = 3,
-        size: int = 32,
-        widths: Sequence[int] = (16, 32, 32, 64, 64),
-        strides: Sequence[int] | None = None,
+        channels: Width = 3,
+        size: ImageSize = 32,
+        widths: Sequence[Width] = (16, 32, 32, 64, 64),
+        strides: Sequence[PositiveInt] | None = None,
     ) -> None:
         super().__init__()
+        require(len(widths) > 0, "SmallConvNet: widths should hold a width for each convolution, at least one")
         strides = spread_strides(size, len(widths)) if strides is None else strides
         require(len(strides) == len(widths), f"{len(widths)} widths need as many strides, got {len(strides)}")
         inputs = [channels, *widths[:-1]]
@@ -64,7 +66,7 @@ class ResNet18(ConfigMixin, torchvision.models.ResNet):
         channels: channels of the image.
     """
 
-    def __init__(self, channels: int = 3) -> None:
+    def __init__(self, channels: Width = 3) -> None:
         super().__init__(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2])
         self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")

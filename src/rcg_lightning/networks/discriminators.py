@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Depth, Width
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork
 from rcg_lightning.types import require
 
@@ -19,9 +20,8 @@ class PatchDiscriminator(DiscriminatorNetwork):
         layers: number of halvings; with three a patch is 70 pixels wide, with one 16.
     """
 
-    def __init__(self, width: int = 64, layers: int = 3) -> None:
+    def __init__(self, width: Width = 64, layers: Depth = 3) -> None:
         super().__init__()
-        require(layers > 0, f"PatchDiscriminator halves the image at least once, not {layers} times")
         self.width, self.layers = width, layers
 
     def condition_width(self, shape: tuple[int, ...]) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Depth, MLPRatio, Width
 from rcg_lightning.networks.layers import SelfAttention, mlp_silu, run_block, sincos_table, sinusoidal_embedding
 from rcg_lightning.types import Backbone, require
 
@@ -60,11 +61,11 @@ class DiT(Backbone):
 
     def __init__(
         self,
-        patch: int | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        mlp_ratio: float = 4.0,
+        patch: Width | None = None,
+        width: Width | None = None,
+        depth: Depth | None = None,
+        heads: Width | None = None,
+        mlp_ratio: MLPRatio = 4.0,
         checkpointing: bool = False,
         size: str = "XL/2",
     ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, NonNegativeInt
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -26,9 +27,9 @@ class EMA(ConfigMixin, nn.Module):
 
     def __init__(
         self,
-        decay: float | dict[str, float] = 0.9999,
+        decay: BelowOne | dict[str, BelowOne] = 0.9999,
         warmup: bool = False,
-        start: int = 0,
+        start: NonNegativeInt = 0,
         buffers: bool = False,
     ) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Depth, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -19,8 +20,7 @@ class MLPHead(ConfigMixin, nn.Sequential):
         last_affine: whether the last BatchNorm has a scale and a shift; MoCo v3's has none.
     """
 
-    def __init__(self, in_dim: int, hidden: int, dim: int, layers: int = 3, last_affine: bool = False) -> None:
-        require(layers >= 1, f"a head needs at least one layer, got layers: {layers}")
+    def __init__(self, in_dim: Width, hidden: Width, dim: Width, layers: Depth = 3, last_affine: bool = False) -> None:
         sizes = [in_dim, *[hidden] * (layers - 1), dim]
         modules: list[nn.Module] = []
         for i in range(layers):
@@ -35,14 +35,14 @@ class MLPHead(ConfigMixin, nn.Sequential):
 class ProjectionHead(MLPHead):
     """MoCo v3's projection head: three layers, 4096 wide, 256 out."""
 
-    def __init__(self, in_dim: int, hidden: int = 4096, dim: int = 256, layers: int = 3) -> None:
+    def __init__(self, in_dim: Width, hidden: Width = 4096, dim: Width = 256, layers: Depth = 3) -> None:
         super().__init__(in_dim, hidden, dim, layers)
 
 
 class Predictor(MLPHead):
     """MoCo v3's predictor: two layers, as wide at the end as at the start."""
 
-    def __init__(self, in_dim: int = 256, hidden: int = 4096, dim: int = 256, layers: int = 2) -> None:
+    def __init__(self, in_dim: Width = 256, hidden: Width = 4096, dim: Width = 256, layers: Depth = 2) -> None:
         super().__init__(in_dim, hidden, dim, layers)
 
 
@@ -52,7 +52,7 @@ class BottleneckHead(ConfigMixin, nn.Module):
     As in RCG, without the L2 normalisation and the prototypes that follow in training.
     """
 
-    def __init__(self, in_dim: int, hidden: int = 2048, dim: int = 256) -> None:
+    def __init__(self, in_dim: Width, hidden: Width = 2048, dim: Width = 256) -> None:
         super().__init__()
         self.dim = dim
         self.mlp = nn.Sequential(
@@ -70,7 +70,7 @@ class BottleneckHead(ConfigMixin, nn.Module):
 class LinearHead(ConfigMixin, nn.Linear):
     """A linear classifier: (B, in_dim) -> logits (B, dim)."""
 
-    def __init__(self, in_dim: int, dim: int) -> None:
+    def __init__(self, in_dim: Width, dim: Width) -> None:
         super().__init__(in_dim, dim)
         self.dim = dim
 
@@ -83,6 +83,7 @@ class Projected(ConfigMixin, nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
+        require(hasattr(head, "dim"), f"Projected: head should have a dim, which {type(head).__name__} has not")
         self.backbone = backbone
         self.head = head
         self.dim: int = head.dim  # type: ignore[assignment]

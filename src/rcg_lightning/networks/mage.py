@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, Depth, MLPRatio, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.layers import SelfAttention, run_block
 from rcg_lightning.types import require
@@ -74,16 +75,16 @@ class MAGE(ConfigMixin, nn.Module):
 
     def __init__(
         self,
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        decoder_width: int | None = None,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.1,
+        width: Width | None = None,
+        depth: Depth | None = None,
+        heads: Width | None = None,
+        decoder_width: Width | None = None,
+        decoder_depth: Depth = 8,
+        decoder_heads: Width = 16,
+        mlp_ratio: MLPRatio = 4.0,
+        dropout: BelowOne = 0.1,
         checkpointing: bool = False,
-        attention_dropout: float | None = None,
+        attention_dropout: BelowOne | None = None,
         size: str = "B",
     ) -> None:
         super().__init__()

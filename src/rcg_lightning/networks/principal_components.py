@@ -1,8 +1,11 @@
 """Principal components of the pixels: a baseline encoder without a neural network."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -20,11 +23,13 @@ class PrincipalComponents(ConfigMixin, nn.Module):
     mean: Tensor
     components: Tensor
 
-    def __init__(self, shape: list[int], dim: int) -> None:
+    def __init__(self, shape: tuple[Width, Width, Width], dim: Width) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.dim = dim
-        size = self.shape[0] * self.shape[1] * self.shape[2]
+        size = math.prod(shape)
+        check_size(size)
+        require(dim <= size, f"images of {size} dimensions have no {dim} principal components")
         self.register_buffer("mean", torch.zeros(size))  # (P,)
         self.register_buffer("components", torch.zeros(dim, size))  # (dim, P)
 
@@ -37,6 +42,11 @@ class PrincipalComponents(ConfigMixin, nn.Module):
         return (image.flatten(1) - self.mean) @ self.components.T
 
 
+def check_size(size: int) -> None:
+    """Raise UserError for images of too many dimensions."""
+    require(size <= LARGEST, f"images of {size} dimensions are too large for principal components: {LARGEST} at most")
+
+
 @torch.no_grad()
 def fit_principal_components(images: Tensor, dim: int, whiten: bool = False) -> PrincipalComponents:
     """Return the ``dim`` directions of largest variance of ``images`` (N, C, H, W) float.
@@ -46,7 +56,7 @@ def fit_principal_components(images: Tensor, dim: int, whiten: bool = False) -> 
     """
     flat = images.detach().cpu().double().flatten(1)  # (N, P)
     count, size = flat.shape
-    require(size <= LARGEST, f"images of {size} dimensions are too large for principal components: {LARGEST} at most")
+    check_size(size)
     require(dim <= min(count - 1, size), f"{count} images of {size} dimensions have no {dim} principal components")
     mean = flat.mean(0)
     centred = flat - mean
@@ -56,7 +66,7 @@ def fit_principal_components(images: Tensor, dim: int, whiten: bool = False) -> 
     components = components * largest.sign()
     if whiten:
         components = components / variances.flip(0)[:dim, None].clamp_min(1e-12).sqrt()
-    network = PrincipalComponents(list(images.shape[1:]), dim)
+    network = PrincipalComponents(images.shape[1:], dim)
     network.mean.copy_(mean)
     network.components.copy_(components)
     return network

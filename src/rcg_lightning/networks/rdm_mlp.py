@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, Depth, Width
 from rcg_lightning.networks.layers import mlp_silu, run_block, sinusoidal_embedding
 from rcg_lightning.types import Backbone, require
 
@@ -45,11 +46,11 @@ class ResidualMLP(Backbone):
 
     def __init__(
         self,
-        width: int = 1536,
-        depth: int = 12,
-        bottleneck: int | None = None,
-        time_dim: int | None = None,
-        dropout: float = 0.0,
+        width: Width = 1536,
+        depth: Depth = 12,
+        bottleneck: Width | None = None,
+        time_dim: Width | None = None,
+        dropout: BelowOne = 0.0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -109,11 +110,11 @@ class ModulatedMLP(ResidualMLP):
 
     def __init__(
         self,
-        width: int = 192,
-        depth: int = 3,
-        bottleneck: int | None = None,
-        time_dim: int | None = None,
-        dropout: float = 0.0,
+        width: Width = 192,
+        depth: Depth = 3,
+        bottleneck: Width | None = None,
+        time_dim: Width | None = None,
+        dropout: BelowOne = 0.0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(width, depth, bottleneck, time_dim, dropout, checkpointing)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import PositiveFloat
 from rcg_lightning.networks.embedding_layers import Maps
 
 EPS = 1e-6  # as in the official training code
@@ -94,7 +95,7 @@ class SpectralMaps(Maps):
         eps: keeps norms above zero.
     """
 
-    def __init__(self, tables: bool = False, eps: float = EPS) -> None:
+    def __init__(self, tables: bool = False, eps: PositiveFloat = EPS) -> None:
         self.tables, self.eps = tables, eps
 
     def linear(self, dim_in: int, dim: int) -> nn.Linear:

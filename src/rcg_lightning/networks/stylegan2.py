@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Count, Depth, NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval, Width
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork, GeneratorNetwork, NormalNoise, doublings
 from rcg_lightning.networks.stylegan2_blocks import (
     CLAMP,
@@ -22,7 +23,6 @@ from rcg_lightning.networks.stylegan2_blocks import (
     minibatch_stddev,
     scaled_leaky_relu,
 )
-from rcg_lightning.types import require
 
 
 def widths_of(shape: tuple[int, ...], channel_base: int, channel_max: int) -> dict[int, int]:
@@ -88,16 +88,16 @@ class StyleGAN2Generator(GeneratorNetwork):
 
     def __init__(
         self,
-        noise_dim: int = 512,
-        width: int = 512,
-        layers: int = 8,
-        channel_base: int = 16384,
-        channel_max: int = 512,
-        mixing: float = 0.9,
-        truncation: float = 1.0,
-        momentum: float = 0.995,
-        lr_multiplier: float = 0.01,
-        clamp: float | None = CLAMP,
+        noise_dim: Width = 512,
+        width: Width = 512,
+        layers: Depth = 8,
+        channel_base: Count = 16384,
+        channel_max: Width = 512,
+        mixing: UnitInterval = 0.9,
+        truncation: NonNegativeFloat = 1.0,
+        momentum: UnitInterval = 0.995,
+        lr_multiplier: PositiveFloat = 0.01,
+        clamp: PositiveFloat | None = CLAMP,
     ) -> None:
         super().__init__()
         self.noise_dim, self.width, self.layers = noise_dim, width, layers
@@ -188,15 +188,14 @@ class StyleGAN2Discriminator(DiscriminatorNetwork):
 
     def __init__(
         self,
-        layers: int = 8,
-        channel_base: int = 16384,
-        channel_max: int = 512,
-        group: int = 4,
-        lr_multiplier: float = 0.01,
-        clamp: float | None = CLAMP,
+        layers: Depth = 8,
+        channel_base: Count = 16384,
+        channel_max: Width = 512,
+        group: PositiveInt = 4,
+        lr_multiplier: PositiveFloat = 0.01,
+        clamp: PositiveFloat | None = CLAMP,
     ) -> None:
         super().__init__()
-        require(group > 0, f"StyleGAN2Discriminator: group must be at least 1, not {group}")
         self.layers, self.channel_base, self.channel_max, self.group = layers, channel_base, channel_max, group
         self.lr_multiplier, self.clamp = lr_multiplier, clamp
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, Depth, Multiplier, PositiveInt, Width
 from rcg_lightning.networks.layers import mlp_silu, run_block, sinusoidal_embedding
 from rcg_lightning.networks.unet_blocks import (
     AttentionBlock,
@@ -43,13 +44,13 @@ class UNet(Backbone):
 
     def __init__(
         self,
-        width: int = 256,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4, 4),
-        depth: int = 2,
-        attention: Sequence[int] = (8, 16, 32),
-        head_width: int = 64,
-        groups: int = 32,
-        dropout: float = 0.0,
+        width: Width = 256,
+        multipliers: Sequence[Multiplier] = (1, 1, 2, 2, 4, 4),
+        depth: Depth = 2,
+        attention: Sequence[PositiveInt] = (8, 16, 32),
+        head_width: Width = 64,
+        groups: Width = 32,
+        dropout: BelowOne = 0.0,
         modulated: bool = True,
         residual_resizing: bool = True,
         checkpointing: bool = False,
@@ -58,6 +59,7 @@ class UNet(Backbone):
         require(
             width % 2 == 0 and width % groups == 0, f"a U-Net's width must be divisible by 2 and {groups}, not {width}"
         )
+        require(len(multipliers) > 0, "a U-Net has at least one level: give a multiplier for each")
         self.width, self.depth, self.head_width, self.groups = width, depth, head_width, groups
         self.widths, self.attention = [width * factor for factor in multipliers], set(attention)
         self.dropout, self.modulated, self.residual_resizing = dropout, modulated, residual_resizing
@@ -163,14 +165,14 @@ class CrossAttentionUNet(UNet):
 
     def __init__(
         self,
-        width: int = 256,
-        multipliers: Sequence[int] = (1, 2, 4),
-        depth: int = 2,
-        attention: Sequence[int] = (1, 2, 4),
-        head_width: int = 32,
-        groups: int = 32,
-        dropout: float = 0.0,
-        transformers: int = 1,
+        width: Width = 256,
+        multipliers: Sequence[Multiplier] = (1, 2, 4),
+        depth: Depth = 2,
+        attention: Sequence[PositiveInt] = (1, 2, 4),
+        head_width: Width = 32,
+        groups: Width = 32,
+        dropout: BelowOne = 0.0,
+        transformers: Depth = 1,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(width, multipliers, depth, attention, head_width, groups, dropout, False, False, checkpointing)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rcg_lightning.arguments import Depth, ImageSize, MLPRatio, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.layers import run_block
 from rcg_lightning.types import require
@@ -40,19 +41,21 @@ class VisionTransformer(ConfigMixin, timm_vit.VisionTransformer):
 
     def __init__(
         self,
-        image_size: int = 224,
-        patch: int = 16,
-        channels: int = 3,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
+        image_size: ImageSize = 224,
+        patch: Width = 16,
+        channels: Width = 3,
+        width: Width = 768,
+        depth: Depth = 12,
+        heads: Width = 12,
+        mlp_ratio: MLPRatio = 4.0,
         freeze_patches: bool = True,
         checkpointing: bool = False,
     ) -> None:
         require(
             image_size % patch == 0, f"an image of {image_size} pixels cannot be split into patches of {patch}: pad it"
         )
+        fits = image_size <= 256 * patch  # attention compares all patches with each other
+        require(fits, f"VisionTransformer: an image has 256 x 256 patches at most, not {image_size // patch} a side")
         require(width % heads == 0, f"a width of {width} cannot be split into {heads} attention heads")
         super().__init__(
             img_size=image_size,

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Count, Depth, Multiplier, PositiveInt, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.networks.autoencoder_blocks import (
     EPS,
@@ -42,13 +43,13 @@ class VQNetwork(ConfigMixin, nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        width: int,
-        multipliers: Sequence[int],
-        blocks: int,
-        codes: int,
-        dim: int,
-        groups: int,
+        channels: Width,
+        width: Width,
+        multipliers: Sequence[Multiplier],
+        blocks: Depth,
+        codes: Count,
+        dim: Width,
+        groups: Width,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -57,8 +58,7 @@ class VQNetwork(ConfigMixin, nn.Module):
             f"every level of an autoencoder needs channels divisible by its {groups} groups, not {width} times "
             f"{list(multipliers)}: set another width or number of groups",
         )
-        enough = blocks > 0 and codes > 1 and dim > 0
-        require(enough, "an autoencoder needs at least 1 block in a level, 2 codes and 1 dimension")
+        require(codes > 1, f"{type(self).__name__}: codes should be at least 2, not {codes}")
         self.channels, self.blocks, self.codes, self.dim, self.groups = channels, blocks, codes, dim, groups
         self.width, self.widths = width, [width * factor for factor in multipliers]
         self.encoder, self.decoder = self.make_encoder(), self.make_decoder()
@@ -191,13 +191,13 @@ class MaskGITVQGAN(VQNetwork):
 
     def __init__(
         self,
-        channels: int = 3,
-        width: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 2,
-        codes: int = 1024,
-        dim: int = 256,
-        groups: int = 32,
+        channels: Width = 3,
+        width: Width = 128,
+        multipliers: Sequence[Multiplier] = (1, 1, 2, 2, 4),
+        blocks: Depth = 2,
+        codes: Count = 1024,
+        dim: Width = 256,
+        groups: Width = 32,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(channels, width, multipliers, blocks, codes, dim, groups, checkpointing)
@@ -227,14 +227,14 @@ class VQGAN(VQNetwork):
 
     def __init__(
         self,
-        channels: int = 3,
-        width: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 4),
-        blocks: int = 2,
-        codes: int = 16384,
-        dim: int = 4,
-        groups: int = 32,
-        attention: Sequence[int] = (8,),
+        channels: Width = 3,
+        width: Width = 128,
+        multipliers: Sequence[Multiplier] = (1, 2, 2, 4),
+        blocks: Depth = 2,
+        codes: Count = 16384,
+        dim: Width = 4,
+        groups: Width = 32,
+        attention: Sequence[PositiveInt] = (8,),
         checkpointing: bool = False,
     ) -> None:
         self.attention = set(attention)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcg_lightning.arguments import PositiveFloat
 from rcg_lightning.config import HubName
 from rcg_lightning.core.counter_rng import LATENT_STREAM, SeededNoise
 from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
@@ -143,7 +144,11 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
     column = "latent"
 
     def __init__(
-        self, folder: Path | None = None, stored: bool = True, hub: HubName | None = None, scale: float = 0.18215
+        self,
+        folder: Path | None = None,
+        stored: bool = True,
+        hub: HubName | None = None,
+        scale: PositiveFloat = 0.18215,
     ) -> None:
         super().__init__(folder, stored)
         self.hub, self.scale = hub, scale

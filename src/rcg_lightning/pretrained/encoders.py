@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import ConfigMixin, describe
 from rcg_lightning.networks.heads import BottleneckHead, LinearHead, Projected, ProjectionHead
@@ -163,7 +164,7 @@ class OfficialEncoder(Encoder):
         self,
         weights: Path | None = None,
         head: bool = True,
-        heads: int | None = None,
+        heads: PositiveInt | None = None,
         normalise: Normalisation | None = None,
     ) -> None:
         super().__init__(normalise)

@@ -1,11 +1,13 @@
 """Preprocessing: from an image in [0, 1] to the input of an encoder's network."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rcg_lightning.arguments import ImageSize, PositiveFloat, Share, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -34,18 +36,15 @@ class Preprocess(ConfigMixin, nn.Module):
 
     def __init__(
         self,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        size: int | None = None,
-        crop: float | None = None,
+        mean: Sequence[UnitInterval] = IMAGENET_MEAN,
+        std: Sequence[PositiveFloat] = IMAGENET_STD,
+        size: ImageSize | None = None,
+        crop: Share | None = None,
         antialias: bool = False,
-        interpolation: str = "bicubic",
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
     ) -> None:
         super().__init__()
-        require(len(mean) == len(std), f"mean and std need one value for each channel, got {mean} and {std}")
-        require(
-            interpolation in ("bicubic", "bilinear"), f"interpolation is bicubic or bilinear, not {interpolation!r}"
-        )
+        require(0 < len(mean) == len(std), f"mean and std need one value for each channel, got {mean} and {std}")
         self.size, self.crop, self.antialias, self.interpolation = size, crop, antialias, interpolation
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # (C, 1, 1)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)  # (C, 1, 1)

@@ -8,6 +8,7 @@ import timm
 from timm.data.config import resolve_data_config
 from torch import nn
 
+from rcg_lightning.arguments import ImageSize
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.checkpoints import State, entry, read_checkpoint
 from rcg_lightning.pretrained.downloads import hub_file
@@ -35,7 +36,7 @@ class TimmEncoder(Encoder):
         weights: Path | None = None,
         pretrained: bool = True,
         pool: str | None = None,
-        size: int | None = None,
+        size: ImageSize | None = None,
         normalise: Normalisation | None = None,
     ) -> None:
         super().__init__(normalise)

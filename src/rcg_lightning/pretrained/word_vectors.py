@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rcg_lightning.arguments import PositiveFloat
 from rcg_lightning.artifacts import fingerprint, replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import Batch, Codec, DataSpec, require
@@ -212,8 +213,7 @@ class WordVectors(Codec):
     stream = 2
     needs = frozenset({"tag"})
 
-    def __init__(self, vectors: Path | None = None, length: float | None = None) -> None:
-        require(length is None or length > 0, f"the length of word vectors is positive, not {length}")
+    def __init__(self, vectors: Path | None = None, length: PositiveFloat | None = None) -> None:
         self.vectors, self.length = vectors, length
         self._table: Tensor | None = None
 

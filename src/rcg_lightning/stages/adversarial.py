@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.core.adversarial import (
     AdversarialLoss,
     GradientPenalty,
@@ -89,11 +90,11 @@ class AdversarialStage(AlternatingStage, Generator):
         lecam: LeCam | None = None,
         path_length: PathLength | None = None,
         augmentation: Augmentation | None = None,
-        n_critic: int = 1,
-        accumulate: int = 1,
+        n_critic: PositiveInt = 1,
+        accumulate: PositiveInt = 1,
         ema: EMA | None = None,
         ema_conditioner: bool = True,
-        tile: int = 64,
+        tile: PositiveInt = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -102,7 +103,6 @@ class AdversarialStage(AlternatingStage, Generator):
         conditioners = [each for each in (conditioner, discriminator_conditioner) if each is not None]
         unguided = "an adversarial generator is not guided, so its condition is never dropped"
         require(all(each.drop == 0 for each in conditioners), f"{unguided}: set drop to 0 in both conditioners")
-        require(n_critic > 0, f"AdversarialStage: n_critic is at least 1, not {n_critic}")
         self.generator, self.discriminator = generator, discriminator
         self.discriminator_optimizer = discriminator_optimizer
         self.discriminator_conditioner = discriminator_conditioner

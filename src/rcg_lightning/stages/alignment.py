@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Depth, PositiveFloat, Width
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.dit import DiT
@@ -31,9 +32,8 @@ class Alignment(ConfigMixin, nn.Module):
         hidden: width of the projector, a three-layer MLP.
     """
 
-    def __init__(self, encoder: Encoder, depth: int = 8, weight: float = 0.5, hidden: int = 2048) -> None:
+    def __init__(self, encoder: Encoder, depth: Depth = 8, weight: PositiveFloat = 0.5, hidden: Width = 2048) -> None:
         super().__init__()
-        require(weight > 0, f"the weight of an alignment is positive, not {weight}: leave the alignment out for none")
         self.encoder, self.depth, self.weight, self.hidden = encoder, depth, weight, hidden
 
     def build(self, network: nn.Module, spec: DataSpec) -> DataSpec:

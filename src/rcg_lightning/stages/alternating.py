@@ -96,7 +96,6 @@ class AlternatingStage(Stage):
         supported = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         name = type(self).__name__
         require(supported, f"{name} has several optimizers: train it with trainer.strategy auto or ddp")
-        require(self.accumulate > 0, f"{name}: accumulate is at least 1, not {self.accumulate}")
 
     def configure_optimizers(self) -> Any:
         optimizers, schedulers = [], []

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from rcg_lightning.arguments import BelowOne, PositiveFloat, Width
 from rcg_lightning.data.augmentations import Augmentation
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
 from rcg_lightning.data.image_split import fixed_subset
@@ -39,10 +40,10 @@ class ClassifierStage(Stage):
     def __init__(
         self,
         optimizer: Optimizer | None = None,
-        widths: Sequence[int] = (16, 32, 32, 64, 64),
+        widths: Sequence[Width] = (16, 32, 32, 64, 64),
         augmentation: Augmentation | None = None,
-        label_smoothing: float = 0.1,
-        variance: float = 0.25,
+        label_smoothing: BelowOne = 0.1,
+        variance: PositiveFloat = 0.25,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer or AdamW(lr=4e-3, weight_decay=0.05, lr_schedule=CosineLR(warmup=30)), seed)

@@ -5,9 +5,9 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, NonNegativeFloat, PositiveInt
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.stages.distributed import all_reduce_sum, is_distributed
-from rcg_lightning.types import require
 
 
 class CodebookTraining(ConfigMixin, nn.Module):
@@ -25,9 +25,8 @@ class CodebookTraining(ConfigMixin, nn.Module):
     counts: Tensor
     trained_by_gradient = True
 
-    def __init__(self, commitment: float = 0.25, patience: int | None = 100) -> None:
+    def __init__(self, commitment: NonNegativeFloat = 0.25, patience: PositiveInt | None = 100) -> None:
         super().__init__()
-        require(patience is None or patience > 0, f"patience is at least 1 step, not {patience}")
         self.commitment, self.patience = commitment, patience
         self._outputs: Tensor | None = None  # encoder outputs (n, D) of the last part of a batch
         self._new: list[Tensor] = []  # sums over this step's batch, one for each of statistics()
@@ -103,9 +102,10 @@ class EMACodebook(CodebookTraining):
     ema_sums: Tensor
     trained_by_gradient = False
 
-    def __init__(self, decay: float = 0.99, commitment: float = 0.25, patience: int | None = 100) -> None:
+    def __init__(
+        self, decay: BelowOne = 0.99, commitment: NonNegativeFloat = 0.25, patience: PositiveInt | None = 100
+    ) -> None:
         super().__init__(commitment, patience)
-        require(0 <= decay < 1, f"decay lies in [0, 1), not {decay}")
         self.decay = decay
 
     def build(self, codes: nn.Parameter) -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.config import describe
 from rcg_lightning.core.counter_rng import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.diffusion import Posterior
@@ -44,7 +45,7 @@ class DiffusionStage(Generator):
         guidance: Guidance | None = None,
         ema_conditioner: bool = True,
         stratified: bool = False,
-        tile: int = 64,
+        tile: PositiveInt = 64,
         seed: int = 0,
         timestep_distribution: TimestepDistribution | None = None,
         alignment: Alignment | None = None,

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import describe
 from rcg_lightning.core.counter_rng import tile_rows
@@ -49,11 +50,10 @@ class Generator(Stage):
         ema: EMA | None = None,
         guidance: Guidance | None = None,
         ema_conditioner: bool = True,
-        tile: int = 64,
+        tile: PositiveInt = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, seed)
-        require(tile > 0, f"a tile holds at least one sample, not {tile}")
         self.codec, self.condition, self.conditioner = codec, condition, conditioner
         self.ema, self.guidance = ema, guidance or Guidance()
         self.ema_conditioner, self.tile = ema_conditioner, tile
@@ -204,6 +204,9 @@ class Generator(Stage):
         """Raise a UserError where there is neither a null condition nor a weaker model to guide away from."""
         if guidance.scale != 1 and self._weak is None:
             self.conditioner.null(1)
+        channels = self.codec.shape(self.spec)[0] if self.spec is not None else None
+        fits = channels is None or guidance.channels is None or guidance.channels <= channels
+        require(fits, f"guidance.channels should be at most {channels}, the channels here, not {guidance.channels}")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample under the condition of each image; the seed is the image's position in the data set."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import BelowOne, PositiveInt
 from rcg_lightning.core.counter_rng import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import (
@@ -51,8 +52,8 @@ class MaskedStage(Generator):
         guidance: Guidance | None = None,
         ema_conditioner: bool = True,
         mask_ratio: MaskRatio | None = None,
-        smoothing: float = 0.1,
-        tile: int = 64,
+        smoothing: BelowOne = 0.1,
+        tile: PositiveInt = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(codec, condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed)

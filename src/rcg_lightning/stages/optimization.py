@@ -6,13 +6,14 @@ Learning rates are absolute. In a config, write the effective batch size of a le
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from rcg_lightning.arguments import BelowOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, Range, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -20,7 +21,7 @@ from rcg_lightning.types import require
 class LRSchedule(ConfigMixin):
     """Learning-rate schedule: the factor of the base rate at each step. Warm-up is linear, in optimizer steps."""
 
-    def __init__(self, warmup: int = 0) -> None:
+    def __init__(self, warmup: NonNegativeInt = 0) -> None:
         self.warmup = warmup
 
     def factor(self, step: int, total: int) -> float:
@@ -46,7 +47,7 @@ class ConstantLR(LRSchedule):
 class CosineLR(LRSchedule):
     """Warm-up, then half a cosine down to ``final`` times the base rate at the last step."""
 
-    def __init__(self, warmup: int = 0, final: float = 0.0) -> None:
+    def __init__(self, warmup: NonNegativeInt = 0, final: UnitInterval = 0.0) -> None:
         super().__init__(warmup)
         self.final = final
 
@@ -61,9 +62,10 @@ class ExponentialLR(LRSchedule):
     Goodfellow et al. (2014) and Mirza & Osindero (2014) divide .1 by 1.000004 and by 1.00004, down to 1e-6.
     """
 
-    def __init__(self, ratio: float, floor: float = 0.0, warmup: int = 0) -> None:
+    def __init__(
+        self, ratio: Annotated[float, Range(1)], floor: UnitInterval = 0.0, warmup: NonNegativeInt = 0
+    ) -> None:
         super().__init__(warmup)
-        require(ratio >= 1, f"the ratio of an exponential learning rate is at least 1, not {ratio}")
         self.ratio, self.floor = ratio, floor
 
     def after_warmup(self, step: int, total: int) -> float:
@@ -79,7 +81,7 @@ class Optimizer(ConfigMixin):
         clip: largest gradient norm; None for no clipping.
     """
 
-    def __init__(self, lr: float, lr_schedule: LRSchedule, clip: float | None) -> None:
+    def __init__(self, lr: NonNegativeFloat, lr_schedule: LRSchedule, clip: PositiveFloat | None) -> None:
         self.lr, self.lr_schedule, self.clip = lr, lr_schedule, clip
 
     def make(self, modules: Iterable[nn.Module], total_steps: int) -> tuple[TorchOptimizer, LambdaLR]:
@@ -103,13 +105,13 @@ class AdamW(Optimizer):
 
     def __init__(
         self,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.01,
-        eps: float = 1e-8,
+        lr: NonNegativeFloat = 1e-3,
+        betas: tuple[BelowOne, BelowOne] = (0.9, 0.999),
+        weight_decay: NonNegativeFloat = 0.01,
+        eps: NonNegativeFloat = 1e-8,
         decay_vectors: bool = True,
         lr_schedule: LRSchedule | None = None,
-        clip: float | None = None,
+        clip: PositiveFloat | None = None,
     ) -> None:
         super().__init__(lr, lr_schedule or ConstantLR(), clip)
         self.betas, self.weight_decay, self.eps, self.decay_vectors = betas, weight_decay, eps, decay_vectors
@@ -141,14 +143,14 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        lr: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        lr: NonNegativeFloat = 0.1,
+        momentum: BelowOne = 0.9,
+        weight_decay: NonNegativeFloat = 0.0,
         lr_schedule: LRSchedule | None = None,
-        clip: float | None = None,
-        final_momentum: float | None = None,
-        momentum_steps: int = 0,
-        max_norm: float | None = None,
+        clip: PositiveFloat | None = None,
+        final_momentum: BelowOne | None = None,
+        momentum_steps: NonNegativeInt = 0,
+        max_norm: PositiveFloat | None = None,
     ) -> None:
         super().__init__(lr, lr_schedule or ConstantLR(), clip)
         self.momentum, self.weight_decay, self.max_norm = momentum, weight_decay, max_norm

@@ -3,6 +3,7 @@
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import Checked
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.stages.generator import Generator
@@ -27,7 +28,7 @@ class SamplingModule(LightningModule):
         return [*self.generator.sampling_networks(self.ema_name), *prior_networks]
 
 
-class GuidedSampling(SamplingModule):
+class GuidedSampling(Checked, SamplingModule):
     """Predicts a generator's sample for each seed: a column of images or representations.
 
     Args:

@@ -11,6 +11,7 @@ import torch.distributed
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import PositiveFloat, PositiveInt, UnitInterval
 from rcg_lightning.config import construct, describe
 from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
 from rcg_lightning.data.augmentations import Augmentation
@@ -61,18 +62,16 @@ class MoCoV3Stage(Stage):
         view1: Augmentation,
         view2: Augmentation,
         optimizer: Optimizer,
-        momentum: float = 0.99,
-        final_momentum: float = 1.0,
-        temperature: float = 0.2,
+        momentum: UnitInterval = 0.99,
+        final_momentum: UnitInterval = 1.0,
+        temperature: PositiveFloat = 0.2,
         preprocess: Preprocess | None = None,
         head: bool = True,
-        bank_size: int = 4096,
-        neighbours: int = 20,
+        bank_size: PositiveInt = 4096,
+        neighbours: PositiveInt = 20,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, seed)
-        require(0 <= momentum <= 1, f"MoCoV3Stage: momentum is {momentum}, it must lie in [0, 1]")
-        require(temperature > 0, f"MoCoV3Stage: temperature is {temperature}, it must be positive")
         self.encoder, self.predictor = encoder, predictor
         self.view1, self.view2 = view1, view2
         self.momentum, self.final_momentum, self.temperature = momentum, final_momentum, temperature

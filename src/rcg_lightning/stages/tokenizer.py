@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from rcg_lightning.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.core.adversarial import AdversarialLoss, GradientPenalty, Hinge, accuracy, adaptive_weight
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork
@@ -41,12 +42,11 @@ class Adversary(ConfigMixin):
         discriminator: DiscriminatorNetwork,
         optimizer: Optimizer,
         loss: AdversarialLoss | None = None,
-        weight: float = 0.8,
-        start: int = 0,
+        weight: NonNegativeFloat = 0.8,
+        start: NonNegativeInt = 0,
         adaptive: bool = True,
         penalty: GradientPenalty | None = None,
     ) -> None:
-        require(start >= 0, f"the first step of an adversary is 0 or later, not {start}")
         self.discriminator, self.optimizer, self.loss = discriminator, optimizer, loss or Hinge()
         self.weight, self.start, self.adaptive, self.penalty = weight, start, adaptive, penalty
 
@@ -80,12 +80,12 @@ class TokenizerStage(AlternatingStage):
         network: VQNetwork,
         optimizer: Optimizer,
         codebook: CodebookTraining | None = None,
-        l1_weight: float = 1.0,
-        l2_weight: float = 0.0,
+        l1_weight: NonNegativeFloat = 1.0,
+        l2_weight: NonNegativeFloat = 0.0,
         perceptual: PerceptualLoss | None = None,
-        perceptual_weight: float = 1.0,
+        perceptual_weight: NonNegativeFloat = 1.0,
         adversary: Adversary | None = None,
-        accumulate: int = 1,
+        accumulate: PositiveInt = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, seed)
