@@ -1,7 +1,12 @@
+"""The trainer's own settings: ranges, and one decision about precision from the accelerator that training uses."""
+
 import pytest
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.trainer import Trainer
+from rcg_lightning.pretrained.frozen import Frozen
+from rcg_lightning.trainer import Trainer, default_precision, on_cuda, reset_torch
 
 
 @pytest.mark.parametrize(
@@ -39,3 +44,63 @@ def test_settings_with_which_nothing_would_be_trained_are_rejected(settings, tmp
 )
 def test_settings_in_range_are_accepted(settings, tmp_path):
     Trainer(tmp_path, accelerator="cpu", logger=False, **settings)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU that has bf16, as far as torch is asked."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "precision"),
+    [("auto", "bf16-mixed"), ("gpu", "bf16-mixed"), ("cuda", "bf16-mixed"), ("cpu", "32-true"), ("mps", "32-true")],
+)
+def test_the_accelerator_decides_about_precision_not_the_machine(gpu, accelerator, precision):
+    assert default_precision(accelerator) == precision
+
+
+def test_an_accelerator_object_decides_too(gpu):
+    assert default_precision(CPUAccelerator()) == "32-true"
+    assert default_precision(CUDAAccelerator()) == "bf16-mixed"
+
+
+def test_without_a_gpu_everything_is_float32():
+    if not torch.cuda.is_available():
+        assert not on_cuda("auto")
+        assert default_precision("gpu") == "32-true"
+
+
+def test_training_on_the_cpu_of_a_machine_with_a_gpu(gpu, tmp_path, digits):
+    torch.backends.cuda.matmul.allow_tf32 = True
+    trainer = Trainer(tmp_path, 1, accelerator="cpu", logger=False, enable_progress_bar=False)
+    assert trainer.precision == "32-true"
+    assert not torch.backends.cuda.matmul.allow_tf32
+    data = digits()
+    data.trainer = trainer
+    assert not data.train_dataloader().pin_memory
+
+
+def test_frozen_networks_do_not_use_tf32_and_put_back_what_they_change():
+    seen = []
+
+    class Watch(torch.nn.Module):
+        def forward(self, x):
+            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return x
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    Frozen(Watch)(torch.zeros(1))
+    assert seen == [(False, False)]
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+    reset_torch()
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.accelerators import Accelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -35,8 +36,10 @@ class Trainer(Checked, pl.Trainer):
         max_steps: optimizer steps to train for.
         devices: processes on each machine. The default is one, because each process adds its batch to the effective
             batch size.
-        precision: None is bf16-mixed on GPUs that have it and 32-true elsewhere. 16-mixed is rejected: its gradient
-            scaler works neither with fused optimizers nor with stages that read their gradients.
+        precision: None is bf16-mixed if the accelerator is a GPU that has it, and 32-true elsewhere. 16-mixed is
+            rejected: its gradient scaler works neither with fused optimizers nor with stages that read their gradients.
+        tf32: compute float32 matmuls and convolutions on NVIDIA GPUs by TF32, which is several times faster and has 10
+            bits of mantissa. Frozen networks always compute in full float32.
         checkpoint_every: optimizer steps between checkpoints.
         val_check_interval: optimizer steps between validations; None validates at the end only.
         callbacks: further callbacks.
@@ -55,6 +58,7 @@ class Trainer(Checked, pl.Trainer):
         max_steps: PositiveInt = 1000,
         devices: Devices | list[NonNegativeInt] = 1,
         precision: str | int | None = None,
+        tf32: bool = True,
         checkpoint_every: PositiveInt = 1000,
         val_check_interval: PositiveInt | None = None,
         callbacks: list[Callback] | None = None,
@@ -81,6 +85,8 @@ class Trainer(Checked, pl.Trainer):
         self.channels_last = channels_last  # read by Stage.configure_model
         validation_steps = val_check_interval or max(max_steps, 1)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
+        accelerator = kwargs.get("accelerator", "auto")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32 and on_cuda(accelerator)
         given = kwargs.pop("plugins", None) or []
         plugins = given if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -93,7 +99,7 @@ class Trainer(Checked, pl.Trainer):
                 devices=devices,
                 strategy=strategy,
                 max_epochs=-1,
-                precision=default_precision() if precision is None else precision,  # type: ignore[arg-type]
+                precision=default_precision(accelerator) if precision is None else precision,  # type: ignore[arg-type]
                 val_check_interval=validation_steps * accumulate,
                 check_val_every_n_epoch=None,
                 num_sanity_val_steps=0,
@@ -123,9 +129,15 @@ def _lightning_settings(
     """The ranges of Lightning's own settings, some of which it takes for no work at all."""
 
 
-def default_precision() -> str:
+def on_cuda(accelerator: str | Accelerator) -> bool:
+    """Whether Lightning's ``accelerator`` is an NVIDIA GPU of this machine; ``cpu`` is none, whatever there is."""
+    chosen = isinstance(accelerator, CUDAAccelerator) or accelerator in ("auto", "gpu", "cuda")
+    return chosen and torch.cuda.is_available()
+
+
+def default_precision(accelerator: str | Accelerator) -> str:
     """bf16-mixed on a GPU with bf16 hardware, else 32-true: on CPUs and by emulation bf16 is far slower."""
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bf16 = on_cuda(accelerator) and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
@@ -142,6 +154,7 @@ def reset_torch() -> None:
     gc.collect()
     torch.set_grad_enabled(True)
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     if torch.cuda.is_available():

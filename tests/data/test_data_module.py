@@ -156,7 +156,11 @@ def test_two_processes_train_on_the_images_of_one():
     later = StreamSampler(100, 8, 3, start=lambda: 16)
     assert [keys.index.tolist() for keys in islice(later, 38)] == one[2:]
     datamodule.trainer = SimpleNamespace(
-        global_rank=1, world_size=2, lightning_module=None, state=SimpleNamespace(fn="fit")
+        global_rank=1,
+        world_size=2,
+        lightning_module=None,
+        state=SimpleNamespace(fn="fit"),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     rows = torch.cat([batch["index"] for batch in datamodule.val_dataloader()])
     assert rows.tolist() == list(range(225, 451))

@@ -121,7 +121,7 @@ def sweep(
     makes = loaded.generator.codec.makes
     require(makes == "image", f"{checkpoint} makes {makes}s, not images: sweep a generator of images")
     device = pick_device(accelerator)
-    chosen = precision or (default_precision() if device.type == "cuda" else "32-true")
+    chosen = precision or default_precision(accelerator)
     asked = SampleRequest(count, first_seed, seeds, batch_size, chosen, accelerator, devices, num_nodes)  # type: ignore[arg-type]
     set_weak_model(loaded.generator, weak, weak_ema)
     set_tile(loaded.generator, tile)

@@ -280,7 +280,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
             collate_fn=_unchanged,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             prefetch_factor=4 if self.workers else None,
         )
 

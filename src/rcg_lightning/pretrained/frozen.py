@@ -1,17 +1,31 @@
 """Frozen networks: used, not trained, and outside the module tree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute float32 matmuls and convolutions on NVIDIA GPUs in full precision."""
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before
+
+
 class Frozen:
     """A network outside the module tree: never in a state dict, an EMA copy, an optimizer or DDP.
 
     It is in eval mode and its weights take no gradient, but a gradient can pass to its input, as a perceptual loss
-    needs. It follows its input's device. It computes in ``dtype``, also inside autocast.
+    needs. It follows its input's device. It computes in ``dtype``, also inside autocast, and in full float32 also where
+    training uses TF32: metrics and the identities of stored columns depend on its values.
 
     Args:
         make: builds the network on the CPU; picklable where worker processes need the network.
@@ -62,7 +76,7 @@ class Frozen:
             with torch.inference_mode(False):
                 module.to(device)
             self._device = device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), without_tf32():
             return use(module, *(self._cast(value) for value in inputs))
 
     def _cast(self, value: Any) -> Any:
