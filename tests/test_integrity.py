@@ -4,10 +4,11 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rcg_lightning import integrity
 from rcg_lightning.errors import UserError
-from rcg_lightning.integrity import check_torch_file, unless_verified
+from rcg_lightning.integrity import check_torch_file, unless_verified, write_sums
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 
 
@@ -99,3 +100,15 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path, monkeypatch):
     for _ in range(2):
         unless_verified([path], lambda: checks.append(1))
     assert len(checks) == 2
+
+
+def test_a_list_of_checksums_next_to_weights_counts(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(9)}, path)
+    read_checkpoint(path, "a model")
+    write_sums(tmp_path)
+    read_checkpoint(path, "a model")
+    (tmp_path / "other.txt").write_text("not listed")
+    flip(path, os.path.getsize(path) - 1)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged, by SHA256SUMS"):
+        read_checkpoint(path, "a model")

@@ -107,11 +107,13 @@ def test_every_damaged_file_has_a_line(runs, capsys):
         os.truncate(runs / "seed0" / "store" / f"00000{number}.representation.npy", 40)
     os.truncate(runs / "old.pth", 100)
     (runs / "png" / "0.png").unlink()
+    (runs / "moved").symlink_to(runs / "elsewhere")
     code, lines, error = verified(runs, capsys)
     assert code == 2
-    assert [next(n for n in ("000000", "000002", "old.pth", "0.png") if n in line) for line in sorted(lines)]
-    assert len(lines) == 4
-    assert "4 of" in error
+    for name in ("000000", "000002", "old.pth", "0.png", "elsewhere"):
+        assert sum(f"{name}" in line for line in lines) == 1, name
+    assert len(lines) == 5
+    assert "5 of" in error
 
 
 def test_an_unfinished_store_and_other_paths_are_reported(runs, capsys):

@@ -129,21 +129,31 @@ def read_sealed(path: Path, keys: set[str], form: int, what: str, remedy: str) -
 
 def write_sums(folder: Path) -> None:
     """Write the checksums of a folder's files next to them, as the program sha256sum does."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
     write_text(folder / SUMS, "".join(f"{file_sha256(path)}  {path.relative_to(folder)}\n" for path in files))
 
 
 def read_sums(path: Path) -> dict[Path, str]:
     """Return the files that a list of checksums names, each with its SHA-256."""
-    rows = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip() and line[0] != "#"]
+    rows = [line.split(maxsplit=1) for line in lines]
     if any(len(row) != 2 or len(row[0]) != 64 for row in rows):
-        raise UserError(f"{path} is damaged: its lines should be a SHA-256 and a file's name")
-    return {path.parent / name.lstrip("*"): sha256.lower() for sha256, name in rows}
+        raise UserError(f"{path} is damaged: its lines should be a SHA-256 and a file's name, as sha256sum writes them")
+    return {path.parent / name.removeprefix("*"): sha256.lower() for sha256, name in rows}
 
 
-def check_sums(folder: Path) -> None:
-    """Raise a UserError where a file of ``folder`` differs from the list of checksums next to it, if there is one."""
-    if (folder / SUMS).is_file():
-        for path, sha256 in read_sums(folder / SUMS).items():
-            if not path.is_file() or file_sha256(path) != sha256:
-                raise UserError(f"{path} is missing or damaged, it does not match {SUMS} next to it: copy it again")
+def check_sums(path: Path) -> None:
+    """Raise a UserError where a file, or one in a folder, differs from the list of checksums there, if there is one."""
+    listed = (path if path.is_dir() else path.parent) / SUMS
+    if listed.is_file():
+        for file, sha256 in read_sums(listed).items():
+            wrong = sum_fault(file, sha256) if path.is_dir() or file == path else None
+            if wrong is not None:
+                raise UserError(wrong)
+
+
+def sum_fault(path: Path, sha256: str) -> str | None:
+    """Return a line about a file that is missing or has another SHA-256 than a list of checksums; else None."""
+    if path.is_file() and file_sha256(path) == sha256:
+        return None
+    return f"{path} is {'damaged' if path.is_file() else 'missing'}, by {SUMS} in its folder: fetch or copy it again"

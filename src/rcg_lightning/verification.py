@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.data.shard_files import size_fault
 from rcg_lightning.data.shards import IDENTITY, MANIFEST
 from rcg_lightning.data.store import Store
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.reference import Reference
-from rcg_lightning.integrity import SUMS, check_torch_file, matches_seal, read_sums, zip_damage
+from rcg_lightning.integrity import SUMS, check_torch_file, matches_seal, read_sums, sum_fault, zip_damage
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import WEIGHTS, check_digest, read_description
@@ -48,6 +47,11 @@ def _of_folder(folder: Path, seen: set[Path]) -> Iterator[Finding]:
     if folder.resolve() in seen:  # links can form a circle
         return
     seen.add(folder.resolve())
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        yield Finding(folder, f"{folder} cannot be read ({error.strerror or error})")
+        return
     if (folder / MANIFEST).exists() or (folder / IDENTITY).exists():
         yield from _of_store(folder)
         return
@@ -56,8 +60,10 @@ def _of_folder(folder: Path, seen: set[Path]) -> Iterator[Finding]:
         if (folder / name).exists():
             yield from _of_network(folder, name, read)
             listed |= {folder / name, folder / WEIGHTS}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
+    for path in entries:
+        if not path.exists():
+            yield Finding(path, f"{path} is a link to {path.readlink()}, which is missing")
+        elif path.is_dir() and not path.name.startswith("."):
             yield from _of_folder(path, seen)
         elif path.is_file() and path not in listed:
             yield from _of_file(path)
@@ -92,8 +98,7 @@ def _of_sums(path: Path) -> Iterator[Finding]:
         yield Finding(path, str(error))
         return {path}
     for file, sha256 in sums.items():
-        wrong = "is missing" if not file.is_file() else None if file_sha256(file) == sha256 else "is damaged"
-        yield Finding(file, wrong and f"{file} {wrong}, by {SUMS} next to it: copy it again")
+        yield Finding(file, sum_fault(file, sha256))
     return {path, *sums}
 
 
@@ -103,7 +108,8 @@ def _of_file(path: Path) -> Iterator[Finding]:
     if kind is None or path.name.endswith(".draft"):
         return
     check, checksum = _CHECKS[kind]
-    yield Finding(path, _fault(path, lambda: check(path)), checksum(path))
+    fault = _fault(path, lambda: check(path))
+    yield Finding(path, fault, fault is None and checksum(path))
     if kind == "json":
         yield from _of_record(path)
 

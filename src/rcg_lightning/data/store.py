@@ -6,7 +6,7 @@ processes can write a store (store_writer.py), and they can be stopped and conti
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -122,7 +122,7 @@ class Store:
             for _, line in found:
                 require(line is None, str(line))
 
-    def examined(self) -> Iterator[tuple[Path, str | None]]:
+    def examined(self) -> Generator[tuple[Path, str | None], None, None]:
         """Read every file, and yield it with what is wrong with it: it has changed, or a value is not finite."""
 
         def line(file: tuple[Path, str, Shard]) -> str | None:

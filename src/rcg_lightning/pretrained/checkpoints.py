@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.integrity import check_torch_file, unless_verified
+from rcg_lightning.integrity import check_sums, check_torch_file, unless_verified
 from rcg_lightning.types import require
 
 State = dict[str, Tensor]
@@ -31,6 +31,7 @@ def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
     require(path is not None, f"{what} needs its weights: give the path of the file as weights")
     path = Path(path)  # type: ignore[arg-type]
     require(path.is_file(), f"{path} does not exist: give the path of the weights of {what}")
+    unless_verified([path], lambda: check_sums(path))
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
