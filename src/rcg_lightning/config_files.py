@@ -4,13 +4,15 @@ Nothing here imports torch.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rcg_lightning.errors import UserError
+from rcg_lightning.limits import CONFIG_VALUES
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_FLAGS = ("--config", "-c")
@@ -65,34 +67,60 @@ def named_configs(argv: Sequence[str]) -> list[tuple[int, str]]:
     return found
 
 
-def read_config(path: Path, within: tuple[Path, ...] = ()) -> Any:
+def read_config(path: Path, within: tuple[Path, ...] = (), values: Iterator[int] | None = None) -> Any:
     """Read a config with the fragments that it includes; a UserError names file and line of an error.
 
     Args:
         within: the files that include this one.
+        values: counts the values of all these files, which have a limit.
     """
     if path.resolve() in within:
         raise UserError(f"{path} includes itself: remove that line")
+    counted = itertools.count(1) if values is None else values
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        check_aliases(text, str(path))
+        content = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-99-99 is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{path}{line}: no valid YAML ({reason})") from error
 
     def expand(value: Any) -> Any:
+        CONFIG_VALUES.check(next(counted), f"{path} with all that it includes")
         if isinstance(value, Mapping):
             return {str(key): expand(item) for key, item in value.items()}
         if isinstance(value, list):
             return [expand(item) for item in value]
         if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
-            return read_config(path.parent / value, (*within, path.resolve()))
+            return read_config(path.parent / value, (*within, path.resolve()), counted)
         return value
 
     try:
         return expand(content)
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply to be a config") from error
+
+
+def check_aliases(text: str, where: str) -> None:
+    """Raise a UserError where YAML's aliases stand for more values than a config has: nine lines can be a billion."""
+    if "*" not in text:
+        return
+    sizes: dict[int, int] = {}  # of each node with its aliases written out
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = CONFIG_VALUES.value + 1  # an alias inside its own value is endless
+            pairs = node.value if isinstance(node, yaml.MappingNode) else [(item,) for item in _items(node)]
+            sizes[id(node)] = 1 + sum(size(item) for pair in pairs for item in pair)
+        return sizes[id(node)]
+
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    CONFIG_VALUES.check(0 if root is None else size(root), f"{where}: YAML that, with its aliases,")
+
+
+def _items(node: yaml.Node) -> list[yaml.Node]:
+    return node.value if isinstance(node, yaml.SequenceNode) else []

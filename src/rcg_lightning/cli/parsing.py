@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_loader
+from jsonargparse._loaders_dumpers import yaml_load
 
 from rcg_lightning.arguments import check_arguments
 from rcg_lightning.cli.error_messages import explain
@@ -19,7 +22,7 @@ from rcg_lightning.cli.flags import with_flags
 from rcg_lightning.cli.out_of_memory import in_command, remedied
 from rcg_lightning.cli.plugins import find_own_modules
 from rcg_lightning.config import ConfigMixin
-from rcg_lightning.config_files import CONFIG_FLAGS, find_config, named_configs, read_config
+from rcg_lightning.config_files import CONFIG_FLAGS, check_aliases, find_config, named_configs, read_config
 from rcg_lightning.errors import UserError
 
 
@@ -64,16 +67,30 @@ def _with_lists(words: list[str], options: Sequence[str]) -> list[str]:
         values = [value] if equals else []
         while (pending := next(rest, None)) is not None and not pending.startswith("--"):
             values.append(pending)
-        if len(values) == 1 and values[0].startswith("["):
+        if len(values) == 1 and values[0].startswith("[") and not os.path.lexists(values[0]):
             out.append(f"{option}={values[0]}")
         else:
-            items = [item for value in values for item in value.split(",") if item]
-            out += (
-                [f"{option}={json.dumps([int(i) if i.lstrip('-').isdigit() else i for i in items])}"]
-                if items
-                else [option]
-            )
+            items = [item for value in values for item in _items(value)]
+            out.append(f"{option}={json.dumps(items)}" if items else option)
     return out
+
+
+def _items(value: str) -> list[str | int]:
+    """Return the items of a word, separated by commas; the name of a file is one item, whatever it holds."""
+    if os.path.lexists(value):
+        return [value]
+    return [int(item) if item.lstrip("-").isdigit() else item for item in value.split(",") if item]
+
+
+def _load_yaml(text: str) -> Any:
+    """Parse YAML for jsonargparse: without endless aliases, and a path stays as it is, whatever it means as YAML."""
+    if text.startswith(("/", "./", "../", "~/")) or os.path.lexists(text):
+        return text
+    check_aliases(text, "a value or config that is given")
+    return yaml_load(text)
+
+
+set_loader("yaml", _load_yaml, (yaml.YAMLError,))
 
 
 class Help(DefaultHelpFormatter):

@@ -32,7 +32,7 @@ from rcg_lightning.pipeline.records import (
     unrecorded_seconds,
     write_record,
 )
-from rcg_lightning.pipeline.spec import PLACEHOLDER, Pipeline, Step
+from rcg_lightning.pipeline.spec import Pipeline, Step
 from rcg_lightning.run_folder import newest_checkpoint
 
 TABLE = "table"
@@ -66,7 +66,7 @@ class Run:
         folder = str(self.folder(step, seed))
         values: dict[str, Any] = {"seed": int.from_bytes(own[:4], "big") >> 1, "run": seed}
         values |= {name: self.folder(self.pipeline.steps[name], seed) for name in step.upstream}
-        words = shlex.split(PLACEHOLDER.sub(lambda found: shlex.quote(str(values[found[1]])), step.run))
+        words = step.words(values)
         if words[0] == "fit":
             words += ["--trainer.default_root_dir", folder, "--seed_everything", str(values["seed"])]
             words += [f"--{part}.seed={values['seed']}" for part in ("trainer", "model", "data")]
@@ -83,7 +83,7 @@ class Run:
             upstream = [self.key(self.pipeline.steps[name], seed) for name in step.upstream]
             configs = [read_config(find_config(config)) for _, config in named_configs(self.words(step, seed))]
             plain = json.dumps(configs, sort_keys=True, default=str)  # YAML has dates, JSON has none
-            self._keys[name] = fingerprint([step.run, 0 if step.shared else seed, plain, upstream])
+            self._keys[name] = fingerprint([step.text, 0 if step.shared else seed, plain, upstream])
         return self._keys[name]
 
     def todo(self) -> list[tuple[Step, int]]:
@@ -154,7 +154,7 @@ class Run:
         """Compare the rows, unless the table is up to date, and report it."""
         if self.pipeline.table is None:
             return
-        step = Step(TABLE, self.pipeline.table, shared=True)
+        step = Step(TABLE, self.pipeline.table, shared=True, arguments=self.pipeline.arguments)
         rows = self.rows()
         keys = [
             self.key(self.pipeline.steps[name], seed) for seed in self.seeds for name in self.pipeline.rows.values()

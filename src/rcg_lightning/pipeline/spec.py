@@ -4,10 +4,11 @@ Nothing here imports torch.
 """
 
 import difflib
+import json
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Step:
         shared: run once for all seeds.
         devices: number of processes; several run outside this process.
         launcher: words before the command, where a job launcher such as srun starts it.
+        arguments: values of the pipeline's arguments, whose names are placeholders too.
     """
 
     name: str
@@ -35,11 +37,45 @@ class Step:
     shared: bool = False
     devices: int = 1
     launcher: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def upstream(self) -> list[str]:
         """Names of the steps whose folders this one reads."""
-        return [name for name in dict.fromkeys(PLACEHOLDER.findall(self.run)) if name not in _OWN]
+        others = _OWN | self.arguments.keys()
+        return [name for name in dict.fromkeys(PLACEHOLDER.findall(self.run)) if name not in others]
+
+    @property
+    def text(self) -> str:
+        """The command with the values of the arguments, as a shell would read them."""
+        return PLACEHOLDER.sub(
+            lambda found: shlex.quote(self.arguments[found[1]]) if found[1] in self.arguments else found[0], self.run
+        )
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the words of the command with all placeholders filled in.
+
+        A value is never split or read again, whatever characters it holds: words are split first, and an item of a
+        list such as ``[{store},{clusters}]`` is quoted as YAML needs it.
+        """
+        given = {**values, **self.arguments}
+
+        def fill(word: str) -> str:
+            return PLACEHOLDER.sub(lambda found: str(given[found[1]]), word)
+
+        def filled(word: str) -> str:
+            before, bracket, items = word.partition("[")
+            if not (
+                bracket and items.endswith("]") and PLACEHOLDER.search(items) and re.fullmatch(r"(--.*=)?", before)
+            ):
+                return fill(word)
+            return f"{before}[{','.join(_list_item(fill(item.strip())) for item in items[:-1].split(','))}]"
+
+        return [filled(word) for word in shlex.split(self.run)]
+
+
+def _list_item(text: str) -> str:
+    return text if re.fullmatch(r"[\w./+-]+", text, re.ASCII) else json.dumps(text)
 
 
 @dataclass(frozen=True)
@@ -51,12 +87,14 @@ class Pipeline:
         steps: by name, in an order in which every step comes after its upstreams.
         table: the command that compares the rows, without ``--rows`` and ``--out``; None for no table.
         rows: condition -> the step that makes its samples.
+        arguments: the values of the file's arguments.
     """
 
     name: str
     steps: dict[str, Step]
     table: str | None
     rows: dict[str, str]
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_pipeline(path: Path, commands: Collection[str], given: Mapping[str, str] | None = None) -> Pipeline:
@@ -68,12 +106,12 @@ def read_pipeline(path: Path, commands: Collection[str], given: Mapping[str, str
     """
     content = read_config(path)
     _known_keys(path, content, {"steps"}, {"name", "table", "arguments"})
-    content = _with_arguments(path, content, given or {})
+    arguments = _arguments(path, content, given or {})
     if not isinstance(content["steps"], Mapping) or not content["steps"]:
         raise UserError(f"{path}: steps should be names, each with a command to run")
     steps: dict[str, Step] = {}
     for name, entry in content["steps"].items():
-        steps[name] = _read_step(path, name, entry, steps, commands)
+        steps[name] = _read_step(path, name, entry, steps, commands, arguments)
     table = content.get("table") or {}
     _known_keys(f"{path}, table", table, {"run", "rows"} if table else set(), {"run", "rows"})
     rows = table.get("rows", {})
@@ -81,32 +119,31 @@ def read_pipeline(path: Path, commands: Collection[str], given: Mapping[str, str
     for step in rows.values():
         if step not in steps:
             raise UserError(f"{path}: the table reads {step}, which is not a step{_near(str(step), steps)}")
-    return Pipeline(str(content.get("name", path.stem)), steps, table.get("run"), dict(rows))
+    return Pipeline(str(content.get("name", path.stem)), steps, table.get("run"), dict(rows), arguments)
 
 
-def _with_arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """Fill the values of arguments into every command of a pipeline file."""
+def _arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the value of each argument of a pipeline file."""
     arguments = content.get("arguments") or {}
     for name in given:
         if name not in arguments:
             known = f": its arguments are {', '.join(arguments)}" if arguments else ": it takes none"
             raise UserError(f"{path} has no argument {name}{_near(name, arguments) or known}")
-    values = {name: shlex.quote(str(value)) for name, value in {**arguments, **given}.items()}
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: fill(item) for key, item in value.items()}
-        if isinstance(value, str):
-            return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), value)
-        return value
-
+    values = {name: str(value) for name, value in {**arguments, **given}.items()}
     clash = sorted(values.keys() & ({*content["steps"]} | _OWN if isinstance(content["steps"], Mapping) else _OWN))
     if clash:
         raise UserError(f"{path}: argument {clash[0]} has the name of a step or of a built-in placeholder")
-    return {key: fill(value) for key, value in content.items()}
+    return values
 
 
-def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step], commands: Collection[str]) -> Step:
+def _read_step(
+    path: Path,
+    name: str,
+    entry: Any,
+    before: Mapping[str, Step],
+    commands: Collection[str],
+    arguments: Mapping[str, str],
+) -> Step:
     where = f"{path}, step {name}"
     if not re.fullmatch(r"\w+", name) or name in _OWN | {"table"}:
         raise UserError(f"{where}: a step's name is one word, and not seed, run or table")
@@ -119,7 +156,8 @@ def _read_step(path: Path, name: str, entry: Any, before: Mapping[str, Step], co
     command = run.split()[0]
     if command not in commands:
         raise UserError(f"{where}: a step cannot run {command}{_near(command, commands)}")
-    step = Step(name, run, shared, devices, tuple(shlex.split(entry.get("launcher", ""))))
+    launcher = Step(name, entry.get("launcher", ""), arguments=arguments).words({})
+    step = Step(name, run, shared, devices, tuple(launcher), arguments)
     for other in step.upstream:
         if other not in before:
             raise UserError(f"{where} reads {{{other}}}, which is not an earlier step{_near(other, before)}")
