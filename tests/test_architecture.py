@@ -13,6 +13,7 @@ LAYERS = {
     "errors": 0,
     "interruption": 0,
     "limits": 0,
+    "array_files": 0,
     "artifacts": 0,
     "integrity": 0,
     "run_folder": 0,

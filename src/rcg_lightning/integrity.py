@@ -112,7 +112,7 @@ def read_sealed(path: Path, keys: set[str], form: int, what: str, remedy: str) -
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged, it is not readable ({error}): {remedy}") from error
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} does not describe {what}: {remedy}")

@@ -2,6 +2,9 @@
 
 import io
 import logging
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -204,6 +207,65 @@ def test_one_huge_image_is_skipped_and_named(tmp_path, caplog):
         assert torch.equal(images.load(0), images.load(1))
     assert "bomb.jpg" in caplog.text
     assert "RCG_LIMIT_PIXELS" in caplog.text
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path, caplog):
+    image(tmp_path / "good.png", "RGB")
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(10**12)  # sparse: it takes no room
+    images = FlatFolder(tmp_path, eval_share=0).train()
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(images.load(1), images.load(0))
+    assert "large.png" in caplog.text
+    with pytest.raises(UserError, match=r"large\.png is broken \(its 1,000,000,000,000 bytes"):
+        list(open_samples(tmp_path, 3))
+
+
+MEMORY = """
+import resource, sys, time
+from pathlib import Path
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.image_folders import FlatFolder
+from rcg_lightning.evaluation.sample_readers import open_samples
+from rcg_lightning.errors import UserError
+from rcg_lightning.metrics.fid import Moments
+folder = Path(sys.argv[1])
+list(open_samples(folder / "good"))
+before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+for read in (
+    lambda: FlatFolder(folder / "jpeg", on_bad="stop", eval_share=0).train().load(0),
+    lambda: FlatFolder(folder / "png", on_bad="stop", eval_share=0).train().load(0),
+    lambda: open_samples(folder / "bomb.npz"),
+    lambda: Moments.load(folder / "bomb.npz"),
+):
+    try:
+        read()
+    except UserError as error:
+        print(error)
+print(time.process_time() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_bombs_take_neither_time_nor_memory(tmp_path):
+    image(tmp_path / "good" / "0.png")
+    for kind in ("JPEG", "PNG"):
+        (tmp_path / kind.lower()).mkdir()
+        (tmp_path / kind.lower() / "bomb.jpg").write_bytes(bomb(kind))
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name in ("arr_0.npy", "mu.npy", "sigma.npy"):
+            with file.open(name, "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(
+                    member, {"descr": "|u1", "fortran_order": False, "shape": (800, 512, 512, 3)}
+                )
+                for _ in range(200):
+                    member.write(bytes(2**20))
+    run = [sys.executable, "-c", MEMORY, str(tmp_path)]
+    *messages, last = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(messages) == 4
+    assert all("RCG_LIMIT_" in message for message in messages)
+    seconds, megabytes = map(float, last.split())
+    assert seconds < 4  # for all four
+    assert megabytes < 200
 
 
 def test_the_limit_of_pixels_can_be_set(tmp_path, monkeypatch, recwarn):

@@ -31,6 +31,9 @@ MODES = {1: "L", 3: "RGB"}
 _JPEG = b"\xff\xd8\xff"
 
 
+_MAX_BYTES_PER_PIXEL = 16  # of a file: four channels of 32 bits, not compressed
+
+
 class Unreadable(Exception):
     """A file that cannot be decoded; the message gives the reason."""
 
@@ -54,6 +57,19 @@ def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
         image.load()
         turned = ImageOps.exif_transpose(image) if orient else image
         return to_tensor(_to_eight_bits(turned).convert(MODES[channels]))
+
+
+def image_bytes(path: Path) -> bytes:
+    """Return the content of an image file; raises ``Unreadable`` where it is too large to be one, or OSError."""
+    check_bytes(path.stat().st_size)
+    return path.read_bytes()
+
+
+def check_bytes(size: int) -> None:
+    """Raise ``Unreadable`` where an image file of ``size`` bytes is larger than an image of the most pixels."""
+    limit = _MAX_BYTES_PER_PIXEL * PIXELS.value
+    if size > limit:
+        raise Unreadable(f"its {size:,} bytes are more than the largest image has: {PIXELS.variable} sets its pixels")
 
 
 def is_grey(file: Path) -> bool:

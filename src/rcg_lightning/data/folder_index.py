@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rcg_lightning.artifacts import cache_folder, fingerprint, write_json
-from rcg_lightning.data.decode import SUFFIXES
+from rcg_lightning.data.decode import SUFFIXES, image_bytes
 from rcg_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,8 @@ class FolderIndex:
         return os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]].tobytes())
 
     def read(self, row: int) -> bytes:
-        """Return the content of file ``row``."""
-        with open(self.root / self.name(row), "rb") as file:
-            return file.read()
+        """Return the content of file ``row``, as ``image_bytes`` does."""
+        return image_bytes(self.root / self.name(row))
 
     def fingerprint(self, rows: np.ndarray) -> str:
         """Return a hash of the names and sizes of ``rows``, ascending."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from rcg_lightning.data.manifest import check_manifest
 from rcg_lightning.data.shard_files import fault, size_fault
 from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
 from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
@@ -79,9 +80,8 @@ class Store:
             raise UserError(f"{path} is not a store (no {MANIFEST}): give the folder that rcg extract made")
         manifest = read_sealed(path / MANIFEST, _ENTRIES, FORMAT, f"the store at {path}", REMEDY)
         try:
+            check_manifest(manifest, path / MANIFEST)
             store = cls(path, manifest)
-            whole = all(files.keys() == store.columns.keys() for files in store._files)
-            require(whole and len(store._files) == len(store._shards), f"{path / MANIFEST} does not list all shards")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path / MANIFEST} is damaged ({error}): remove it and run extract again") from error
         return store
@@ -105,6 +105,7 @@ class Store:
             inside = np.flatnonzero(shards == number)
             rows = index[inside] - number * self.shard_rows
             out[inside] = self._map(column, int(number))[rows, view[inside]]
+            self._check_values(column, int(number), out[inside])
         return out
 
     def whole(self, column: str) -> np.ndarray:
@@ -114,6 +115,7 @@ class Store:
         out = np.empty((self.size, self.views, *spec["shape"]), spec["dtype"])
         for shard in self._shards:
             out[shard.start : shard.stop] = self._map(column, shard.number)
+            self._check_values(column, shard.number, out[shard.start : shard.stop])
         return out
 
     def verify(self) -> None:
@@ -166,6 +168,14 @@ class Store:
             path = self._path(column, self._shards[number])
             found = self._maps[column, number] = np.load(path, mmap_mode="r", allow_pickle=False)
         return found
+
+    def _check_values(self, column: str, number: int, values: np.ndarray) -> None:
+        """Raise a UserError where a value of an integer column is none of its ``count``: it indexes a table."""
+        count = self.columns[column].get("count")
+        if count is None or not values.size or (values.min() >= 0 and values.max() < count):
+            return
+        path = self._path(column, self._shards[number])
+        raise UserError(f"{path} holds {values.min()} to {values.max()}, not 0 to {count - 1}: make the store again")
 
     def _columns_of_shards(self) -> Iterator[tuple[Path, str, Shard]]:
         """Yield every file with its column and shard."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rcg_lightning.artifacts import check_format, file_sha256, replacing, write_json
+from rcg_lightning.data.manifest import check_column_name
 from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
 from rcg_lightning.errors import UserError
 from rcg_lightning.integrity import sealed
@@ -134,9 +135,8 @@ class StoreWriter:
             array.shape[:2] == expected,
             f"column {name!r} of shard {shard.stem} has shape {array.shape}, not {expected} …",
         )
-        require(
-            name.isidentifier() and array.dtype.kind in "fiu", f"column {name!r} of type {array.dtype} cannot be stored"
-        )
+        check_column_name(name, self.folder)
+        require(array.dtype.kind in "fiu", f"column {name!r} of type {array.dtype} cannot be stored")
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 array = array.astype(self.floats)

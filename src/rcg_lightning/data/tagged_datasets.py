@@ -101,7 +101,7 @@ class MIRFlickr(TaggedSource, FolderSource):
             return {}
         require(folder.is_dir(), f"no folder of annotations at {folder}: give the folder with clouds.txt and the like")
         for file in sorted(folder.glob("*.txt")):
-            if file.stem.endswith("_r1") or file.stem.lower().startswith("readme"):
+            if file.stem.endswith("_r1") or file.stem.lower().startswith(("readme", ".")):
                 continue
             for number in _lines(file):
                 wrong = f"{file} should list numbers of images, one per line, but holds {number[:20]!r}"

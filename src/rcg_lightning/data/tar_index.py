@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rcg_lightning.artifacts import cache_folder, fingerprint, replacing
-from rcg_lightning.data.decode import SUFFIXES
+from rcg_lightning.data.decode import SUFFIXES, check_bytes
 from rcg_lightning.data.folder_index import FolderIndex, join_names, reason_left_out, report_left_out
 from rcg_lightning.errors import UserError
 from rcg_lightning.limits import CLASSES
@@ -41,6 +41,7 @@ class TarIndex(FolderIndex):
     files: list[str]
 
     def read(self, row: int) -> bytes:
+        check_bytes(int(self.sizes[row]))
         with open(self.root / self.files[self.shards[row]], "rb") as file:
             return os.pread(file.fileno(), int(self.sizes[row]), int(self.offsets[row]))
 

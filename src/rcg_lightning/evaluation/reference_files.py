@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from rcg_lightning.array_files import npz_names
 from rcg_lightning.artifacts import cache_folder, file_sha256, fingerprint
 from rcg_lightning.evaluation.reference import FORMAT, MAX_STORED_FEATURES, RealSet, Reference
 from rcg_lightning.evaluation.sample_readers import open_samples
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.fid import Moments
-from rcg_lightning.metrics.npz_files import npz_names
 from rcg_lightning.metrics.prdc import NEIGHBOURS
 from rcg_lightning.types import require
 

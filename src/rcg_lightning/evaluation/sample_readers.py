@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcg_lightning.data.decode import FORMAT_OF, Unreadable, decode, is_grey
+from rcg_lightning.array_files import npz_names, read_npz
+from rcg_lightning.data.decode import FORMAT_OF, Unreadable, decode, image_bytes, is_grey
 from rcg_lightning.data.folder_index import scan_folder
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.errors import UserError
-from rcg_lightning.metrics.npz_files import npz_names, read_npz
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _is_grey(file: Path) -> bool:
 def _image(file: Path, channels: int, shape: tuple[int, ...] | None, only_grey: bool = False) -> np.ndarray:
     """Read one image (C, H, W) uint8; raise a UserError if it is damaged, in colour or not of the given shape."""
     try:
-        pixels = decode(file.read_bytes(), channels).numpy()
+        pixels = decode(image_bytes(file), channels).numpy()
     except (Unreadable, OSError) as error:
         raise UserError(f"{file} is broken ({error}): remove it or make it again") from error
     if only_grey and not _is_grey(file):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcg_lightning.array_files import read_npz
 from rcg_lightning.artifacts import replacing
 from rcg_lightning.core.frechet import frechet_distance
-from rcg_lightning.metrics.npz_files import read_npz
 from rcg_lightning.types import require
 
 

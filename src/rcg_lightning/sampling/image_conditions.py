@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.core.interpolation import lerp, slerp
-from rcg_lightning.data.decode import Unreadable, decode
+from rcg_lightning.data.decode import Unreadable, decode, image_bytes
 from rcg_lightning.data.transforms import CenterCrop
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
@@ -49,7 +49,7 @@ def _read(image: Path, shape: tuple[int, int, int]) -> Tensor:
     channels, height, width = shape
     require(height == width, f"only square images can be encoded here, the generator's images are {height}x{width}")
     try:
-        decoded = decode(image.read_bytes(), channels)
+        decoded = decode(image_bytes(image), channels)
     except (OSError, Unreadable) as error:
         raise UserError(f"{image} cannot be read as an image ({error}): give another image") from error
     return CenterCrop(height)(decoded)[None] / 255
