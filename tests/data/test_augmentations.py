@@ -99,6 +99,16 @@ def test_crops_stay_inside_the_image():
     torch.testing.assert_close(cropped, torch.ones_like(cropped))
 
 
+def test_crops_cover_the_given_share_of_the_image():
+    ramp = torch.linspace(0, 1, 64).expand(2000, 1, 64, 64)
+    settings = {"flip": False, "jitter_probability": 0, "grey_probability": 0}
+    width = (lambda x: x[..., -1] - x[..., 0])(SmallColourAugmentation(area=0.25, **settings)(ramp))[:, 0, 0]
+    height = (lambda x: x[..., -1, :] - x[..., 0, :])(SmallColourAugmentation(area=0.25, **settings)(ramp.mT))[:, 0, 0]
+    for side in (width, height):  # least: half of the side, at the ratio 3 : 4
+        assert 0.41 < side.min() < 0.5
+        assert 0.7 < side.mean() < 0.82
+
+
 def test_half_of_the_images_are_mirrored():
     image = torch.zeros(400, 3, 16, 16)
     image[..., :8] = 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rcg_lightning.data.kmeans import kmeans
+from rcg_lightning.data.kmeans import _first_centroids, kmeans
 from rcg_lightning.errors import UserError
 
 
@@ -33,3 +33,11 @@ def test_kmeans_with_as_many_clusters_as_points_and_with_equal_points():
     assert torch.isfinite(kmeans(torch.ones(10, 2), 3).centroids).all()
     with pytest.raises(UserError, match="fewer clusters"):
         kmeans(points, 6)
+
+
+def test_first_centroids_are_far_from_each_other():
+    centres, points, _ = blobs(k=2)
+    points = points - points.mean(0) + 100  # far from the origin, where a sum of two points means nothing
+    for seed in range(20):
+        one, other = _first_centroids(points, 2, seed)
+        assert (one - other).norm() > 0.9 * (centres[0] - centres[1]).norm()

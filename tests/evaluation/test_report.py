@@ -46,6 +46,7 @@ def test_reference_values_are_rows(data, extractor):
     assert rows[1].metrics["copy_rate"] < 0.05
     assert rows[1].to_dict()["part"] == EVALUATION
     assert rows[0].samples.shape == (18, 1, 8, 8)
+    assert reference_rows(data, reference_of(data, extractor, None), extractor, n=1) == []
 
 
 def test_a_grid_shows_every_pixel_enlarged():
