@@ -18,7 +18,17 @@ log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # the checkpoint before the last, until training ends
-_WRITTEN = (LAST, PREVIOUS, "best.ckpt", "step=*.ckpt", "config.yaml", "hparams.yaml", "events.out.tfevents.*")
+DIVERGED = "diverged.ckpt"  # finite weights of a run that has diverged
+_WRITTEN = (
+    LAST,
+    PREVIOUS,
+    DIVERGED,
+    "best.ckpt",
+    "step=*.ckpt",
+    "config.yaml",
+    "hparams.yaml",
+    "events.out.tfevents.*",
+)
 
 
 def keep_previous(path: Path) -> None:

@@ -3,7 +3,7 @@
 import gc
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -14,16 +14,18 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rcg_lightning.arguments import Checked, NonNegativeInt, PositiveInt, Share, UnitInterval, check_arguments
+from rcg_lightning.arguments import Checked, NonNegativeInt, PositiveInt, Range, Share, UnitInterval, check_arguments
 from rcg_lightning.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, EarlierRun
 from rcg_lightning.callbacks.compilation import Compilation
 from rcg_lightning.callbacks.ddp_static_graph import DDPStaticGraph
+from rcg_lightning.callbacks.divergence import Divergence
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
 from rcg_lightning.callbacks.onednn import OneDNNMatmul
 from rcg_lightning.callbacks.reseed import Reseed
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
+SpikeFactor = Annotated[float, Range(1, above=True)]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Devices = PositiveInt | Literal[-1] | str  # -1 is every device of the machine
 
@@ -49,6 +51,9 @@ class Trainer(Checked, pl.Trainer):
         strategy: distributed strategy; auto and ddp reduce the gradients as those of a static graph.
         compile: compile the networks for training: true, or a mode of ``torch.compile``.
         channels_last: store the weights of convolutions channels last; measure whether it is faster.
+        max_skipped_steps: steps in a row that may be skipped because their loss or gradients are not finite; one more
+            ends the run.
+        spike_guard: also skip a step whose gradient norm is this many times the median of the last 100; None for off.
         onednn: compute large matmuls on CPUs by oneDNN; None where it is faster.
     """
 
@@ -69,6 +74,8 @@ class Trainer(Checked, pl.Trainer):
         compile: bool | Mode = False,
         channels_last: bool = False,
         onednn: bool | None = None,
+        max_skipped_steps: NonNegativeInt = 10,
+        spike_guard: SpikeFactor | None = None,
         **kwargs: Any,
     ) -> None:
         check_arguments(_lightning_settings, kwargs, "Trainer: ")
@@ -76,13 +83,14 @@ class Trainer(Checked, pl.Trainer):
         require(not scaled, f"trainer.precision cannot be {precision}: take bf16-mixed, or 32-true without bf16")
         folder = str(default_root_dir)
         logger = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
-        own: list[Callback] = [EarlierRun(Path(folder)), Interruption(), Reseed(seed), Checkpoint(checkpoint_every)]
-        own += [OneDNNMatmul(onednn)]
+        own: list[Callback] = [EarlierRun(Path(folder)), Interruption(), Reseed(seed), Divergence()]
+        own += [Checkpoint(checkpoint_every), OneDNNMatmul(onednn)]
         own += [DDPStaticGraph()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
         own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if logger else []
         self.channels_last = channels_last  # read by Stage.configure_model
+        self.max_skipped_steps, self.spike_guard = max_skipped_steps, spike_guard  # read by stages
         validation_steps = val_check_interval or max(max_steps, 1)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
         accelerator = kwargs.get("accelerator", "auto")

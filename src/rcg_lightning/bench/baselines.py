@@ -86,8 +86,8 @@ def clip_one_by_one(parameters: list[nn.Parameter], clip: float | None) -> Tenso
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=False)
 
 
-def move_one_by_one(ema_weights: list[Tensor], weights: list[Tensor], rate: float) -> None:
-    """``EMA.move`` by three operations per EMA weight."""
+def move_one_by_one(ema_weights: list[Tensor], weights: list[Tensor], rate: float, skip: Tensor | None = None) -> None:
+    """``EMA.move`` by three operations per EMA weight; the baseline skips no step."""
     for ema_weight, weight in zip(ema_weights, weights):
         ema_weight.sub_(rate * (ema_weight - weight))
 

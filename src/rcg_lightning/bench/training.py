@@ -30,14 +30,17 @@ class TrainingStep:
 
     def __call__(self) -> None:
         """Take a step as in training."""
-        self.losses()["loss"].backward()
-        if self.stage.optimizer.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.stage.optimizer.clip)
+        self.stage.guard.begin_step()
+        self.stage.backward(self.losses()["loss"])
+        self.stage.guard.check(self.optimizer, self.stage.optimizer.clip, step=1)
         self.optimizer.step()
+        self.stage.guard.updates.clear()
         self._finish()
 
     def baseline(self, columns: Columns | None = None) -> None:
         """Take the step as the baseline does, on newly computed columns if given."""
+        self.stage.guard.begin_step()  # the baseline skips no step
+        vars(self.optimizer).pop("found_inf", None)
         with baseline_networks(self.stage), baseline_optimizer(self.optimizer):
             self.losses(columns)["loss"].backward()
             clip_one_by_one(self.parameters, self.stage.optimizer.clip)
@@ -52,7 +55,7 @@ class TrainingStep:
     def _finish(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.rate.step()
-        self.stage.after_step()
+        self.stage.finish_step()
 
 
 def training_variants(

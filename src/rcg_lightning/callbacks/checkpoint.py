@@ -13,6 +13,8 @@ from rcg_lightning.arguments import Checked, PositiveInt
 from rcg_lightning.artifacts import flush, replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.run_folder import LAST, PREVIOUS, keep_previous, set_run_aside, written_files
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.divergence import steady
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -68,12 +70,24 @@ class Checkpoint(Checked, ModelCheckpoint):
             enable_version_counter=False,
         )
         self._saved_at = -1
+        self._overdue: int | None = None  # step whose checkpoint waits for a step that is not skipped
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.dirpath = trainer.default_root_dir
         super().setup(trainer, pl_module, stage)
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if self._overdue is not None and trainer.global_step > self._overdue:
+            self._overdue, metrics = None, self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, metrics)
+            self._save_last_checkpoint(trainer, metrics)
+        super().on_train_batch_end(trainer, *args)
+
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        stage = trainer.lightning_module
+        if isinstance(stage, Stage) and not steady(trainer, stage.guard):
+            self._overdue = trainer.global_step  # the weights may be the cause: nothing is overwritten by them
+            return
         try:
             super()._save_checkpoint(trainer, filepath)
         except OSError as error:

@@ -58,8 +58,13 @@ class EMA(ConfigMixin, nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def update(self, modules: Mapping[str, nn.Module]) -> None:
-        """Update all EMA weights from ``modules`` by a few multi-tensor operations, without waiting for the device."""
+    def update(self, modules: Mapping[str, nn.Module], skip: Tensor | None = None) -> None:
+        """Update all EMA weights from ``modules`` by a few multi-tensor operations, without waiting for the device.
+
+        Args:
+            modules: those of ``build``.
+            skip: () float32 on the device, 1 where the step of ``modules`` was skipped: then the weights stay.
+        """
         self.updates += 1
         warm_decay = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
         weights = [p for module in modules.values() for p in module.parameters()]
@@ -72,14 +77,14 @@ class EMA(ConfigMixin, nn.Module):
             averaged_buffers = [b for b, copied in zip(ema_buffers, is_copied) if not copied]
             ema_weights: list[Tensor] = [*copies.parameters(), *averaged_buffers]
             rate = 1.0 if self.updates <= self.start else 1 - min(decay, warm_decay)
-            self.move(ema_weights, weights, rate)
+            self.move(ema_weights, weights, rate, skip)
             pairs = [(ema, buffer) for ema, buffer, copied in zip(ema_buffers, buffers, is_copied) if copied]
             if pairs:
                 torch._foreach_copy_([ema for ema, _ in pairs], [buffer for _, buffer in pairs])
 
-    def move(self, ema_weights: list[Tensor], weights: list[Tensor], rate: float) -> None:
-        """Interpolate ``ema_weights`` towards ``weights`` by ``rate``, all in one operation."""
-        torch._foreach_lerp_(ema_weights, weights, rate)
+    def move(self, ema_weights: list[Tensor], weights: list[Tensor], rate: float, skip: Tensor | None = None) -> None:
+        """Interpolate ``ema_weights`` towards ``weights`` by ``rate`` as ``lerp_unless`` does."""
+        lerp_unless(skip, ema_weights, weights, rate)
 
     def get_extra_state(self) -> Tensor:
         """Return the number of updates, as a tensor because a state dict holds tensors."""
@@ -87,6 +92,26 @@ class EMA(ConfigMixin, nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.updates = int(state)
+
+
+@torch.no_grad()
+def lerp_unless(skip: Tensor | None, averages: list[Tensor], weights: list[Tensor], rate: float) -> None:
+    """Interpolate ``averages`` towards ``weights`` by ``rate`` in one operation, unless ``skip`` is 1 on the device.
+
+    Args:
+        skip: () float32; None for never. With rate 1, averages that equal the weights stay as they are anyway.
+        averages: tensors with the memory layout of ``weights``.
+        weights: as many tensors.
+        rate: in [0, 1].
+    """
+    if skip is None or rate == 1:
+        torch._foreach_lerp_(averages, weights, rate)
+    elif skip.device.type in ("cpu", "cuda") and len({tensor.dtype for tensor in (*averages, *weights)}) == 1:
+        # average - rate · (average - weight), as a step of SGD with weight decay 1, whose fused kernel can be skipped
+        settings = {"weight_decay": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+        torch._fused_sgd_(averages, weights, [], lr=rate, maximize=True, found_inf=skip, **settings)
+    else:
+        torch._foreach_lerp_(averages, [torch.where(skip > 0, a, w) for a, w in zip(averages, weights)], rate)
 
 
 def _key(name: str) -> str:

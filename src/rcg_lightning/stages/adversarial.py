@@ -154,6 +154,9 @@ class AdversarialStage(AlternatingStage, Generator):
             OptimizedNetwork("generator", [self.generator, self.conditioner], self.optimizer, self.generator_losses),
         ]
 
+    def step_state(self) -> list[Tensor]:
+        return [*super().step_state(), self.accuracies]
+
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         raw, n = self.condition.observe(batch), len(batch["index"])
         losses = {"loss": self.loss.generator(self.discriminate(self.generate(batch, raw), raw, n))}

@@ -111,6 +111,7 @@ class AlternatingStage(Stage):
         networks = self.optimized_networks()
         parts = split(batch, self.accumulate * max(network.updates for network in networks))
         logs: dict[str, list[Tensor]] = defaultdict(list)
+        self.guard.begin_step()
         optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
         with self._without_ddp_reduction():
             for network, optimizer, scheduler in zip(networks, optimizers, schedulers, strict=True):
@@ -124,7 +125,7 @@ class AlternatingStage(Stage):
                 scheduler.step()
         all_reduce_mean(b for n in networks for m in n.modules for b in m.buffers() if b.is_floating_point())
         self.steps += 1
-        self.after_step()
+        self.finish_step()
         for name, values in logs.items():
             self.log(f"train/{name}", torch.stack(values).mean())
 
@@ -153,16 +154,12 @@ class AlternatingStage(Stage):
         optimizer.zero_grad()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the norm of the network's gradients at logged steps, and clip them."""
+        """Clip the network's gradients, and log their norm at logged steps."""
         assert self._in_update is not None
         network, logs = self._in_update
+        norm = self.guard.check(optimizer, network.optimizer.clip, self.steps + 1, network.name)
         if (self.steps + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            gradients = [p.grad for p in network.parameters() if p.grad is not None]
-            logs[f"{network.name}_gradient"].append(torch.nn.utils.get_total_norm(gradients))
-        if self._is_main(network):
-            self.configure_gradient_clipping(optimizer)
-        elif network.optimizer.clip is not None:
-            self.clip_gradients(optimizer, network.optimizer.clip, "norm")
+            logs[f"{network.name}_gradient"].append(norm)
 
     def _without_ddp_reduction(self) -> AbstractContextManager[Any]:
         strategy = self.trainer.strategy

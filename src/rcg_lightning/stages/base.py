@@ -7,13 +7,17 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
+from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.checkpoints import check_description, check_weights
+from rcg_lightning.stages.divergence import require_finite
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.stages.stage_folder import FORMAT, checked_stage, stage_content
+from rcg_lightning.stages.step_guard import StepGuard
 from rcg_lightning.stages.warm_start import take_over
 from rcg_lightning.types import Batch, DataSpec, require
 
@@ -34,6 +38,7 @@ class Stage(ConfigMixin, LightningModule):
     def __init__(self, optimizer: Optimizer, seed: int = 0) -> None:
         super().__init__()
         self.optimizer, self.seed = optimizer, seed
+        self.guard = StepGuard()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -50,6 +55,12 @@ class Stage(ConfigMixin, LightningModule):
 
     def after_step(self) -> None:
         """Update EMA weights and counters: called after each optimizer step, before anything is saved."""
+
+    def step_state(self) -> list[Tensor]:
+        """What a training step changes and a skipped one does not, besides optimized weights and moving averages."""
+        averages = {id(b) for module in self.modules() if isinstance(module, EMA) for b in module.buffers()}
+        saved = self.state_dict().keys()  # the others are tables
+        return [buffer for name, buffer in self.named_buffers() if name in saved and id(buffer) not in averages]
 
     def trained_modules(self) -> Iterable[nn.Module]:
         """The modules that the optimizer updates."""
@@ -85,6 +96,8 @@ class Stage(ConfigMixin, LightningModule):
     def on_train_start(self) -> None:
         for optimizer in self.trainer.optimizers:  # a run may continue with other settings than it began with
             match_memory_layout(optimizer)
+        self.guard.spike = getattr(self.trainer, "spike_guard", None)
+        self.guard.start(self.step_state())
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -118,18 +131,34 @@ class Stage(ConfigMixin, LightningModule):
         optimizer, scheduler = self.optimizer.make(self.trained_modules(), self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.guard.add_loss(loss)
+        # 1, or nan for a loss that is not finite: all its gradients are nan then, and so are their means over processes
+        gradient = torch.add(torch.ones_like(loss), loss.detach(), alpha=0)
+        super().backward(loss, *args, gradient=gradient, **kwargs)
+
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        if self.optimizer.clip is not None:
+        if isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            self.guard.check(optimizer, self.optimizer.clip, self.trainer.global_step + 1)
+        elif self.optimizer.clip is not None:  # each process has a part of the gradients, which its norm would miss
             self.clip_gradients(optimizer, self.optimizer.clip, "norm")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # not in on_train_batch_end: callbacks that save run before that hook
+        self.guard.begin_step()
         super().optimizer_step(*args, **kwargs)
+        self.finish_step()
+
+    def finish_step(self) -> None:
+        """Complete a step whose optimizers are done."""
+        self.guard.restore_buffers()
         self.after_step()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_finite(checkpoint, self.guard, self._trainer)
+        checkpoint["step_guard"] = self.guard.state_dict()
         checkpoint["format"], checkpoint["stage"] = FORMAT, describe(self)
         checkpoint["data_spec"] = self.spec.to_dict() if self.spec else None
 
@@ -139,6 +168,7 @@ class Stage(ConfigMixin, LightningModule):
         require(found == mine, f"the checkpoint holds a {found}, not a {mine}: give one that this stage wrote")
         self.build(DataSpec.from_dict(checkpoint["data_spec"]))
         check_weights(self, checkpoint["state_dict"])
+        self.guard.load_state_dict(checkpoint.get("step_guard", {}))
 
     def start_from(self, path: Path) -> list[str]:
         """Take over the weights at ``path`` that fit, before training; return a report, line by line.

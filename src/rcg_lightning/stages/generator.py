@@ -112,7 +112,7 @@ class Generator(Stage):
 
     def after_step(self) -> None:
         if self.ema is not None:
-            self.ema.update(self._ema_modules())
+            self.ema.update(self._ema_modules(), self.guard.skip)
 
     def _ema_modules(self) -> Mapping[str, nn.Module]:
         modules = {"network": self.network}

@@ -170,9 +170,12 @@ class SGD(Optimizer):
 
     def create(self, named: dict[str, nn.Parameter]) -> TorchOptimizer:
         fused = _fusible(named)
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             named.values(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
         )
+        if self.momentum:  # the fused kernel does not initialise the buffers in a first step that it skips
+            optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in named.values()})
+        return optimizer
 
     def _momentum(self, step: int) -> float:
         assert self.final_momentum is not None

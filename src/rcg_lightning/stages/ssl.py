@@ -19,6 +19,7 @@ from rcg_lightning.data.data_module import ImageDataModule, as_floats
 from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.data.neighbours import knn_accuracy
 from rcg_lightning.errors import UserError
+from rcg_lightning.networks.ema import lerp_unless
 from rcg_lightning.networks.heads import MLPHead, Projected
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
@@ -148,7 +149,8 @@ class MoCoV3Stage(Stage):
     def after_step(self) -> None:
         self.steps += 1
         momentum = cosine_momentum(self.steps, self.trainer.max_steps, self.momentum, self.final_momentum)
-        torch._foreach_lerp_(list(self.momentum_encoder.parameters()), list(self.encoder.parameters()), 1 - momentum)
+        averages, weights = list(self.momentum_encoder.parameters()), list(self.encoder.parameters())
+        lerp_unless(self.guard.skip, averages, weights, 1 - momentum)
 
     def get_extra_state(self) -> Tensor:
         """The step count, as a tensor because a state dict holds tensors."""

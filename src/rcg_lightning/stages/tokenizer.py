@@ -186,8 +186,12 @@ class TokenizerStage(AlternatingStage):
         """Images (B, C, H, W) in [0, 1] -> the discriminator's logits."""
         return self.discriminator(2 * image - 1, image.new_zeros(len(image), 0))
 
+    def step_state(self) -> list[Tensor]:
+        return [*super().step_state(), self.network.codebook.weight]  # after_step writes to it
+
     def after_step(self) -> None:
         self.codebook.after_step(self.network.codebook.weight, self.steps)
+        self.guard.restore_buffers()
 
     # -- encoding and decoding -----------------------------------------------------------------------------------------
 

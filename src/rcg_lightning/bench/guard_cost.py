@@ -1,0 +1,59 @@
+"""Cost of watching training steps for values that are not finite: python -m rcg_lightning.bench.guard_cost."""
+
+import time
+from statistics import median
+
+import torch
+from torch import nn
+
+from rcg_lightning.bench.generators import DiTTraining
+from rcg_lightning.bench.host_syncs import HostSyncs
+from rcg_lightning.bench.representations import RDMTraining
+from rcg_lightning.bench.training import TrainingStep
+
+TIMES = 15
+
+
+def unwatched(step: TrainingStep) -> None:
+    """Take a step without the guard."""
+    step.stage.guard.begin_step()
+    vars(step.optimizer).pop("found_inf", None)
+    step.losses()["loss"].backward()
+    if step.stage.optimizer.clip is not None:
+        nn.utils.clip_grad_norm_(step.parameters, step.stage.optimizer.clip)
+    step.optimizer.step()
+    step.optimizer.zero_grad(set_to_none=True)
+    step.rate.step()
+    step.stage.after_step()
+
+
+def compare(name: str, step: TrainingStep) -> str:
+    """Time both steps in turn; return their medians, the median ratio, and the operators that the guard adds."""
+    calls = []
+    for work in (lambda: unwatched(step), step):
+        work()
+        with HostSyncs() as syncs:
+            work()
+        calls.append(syncs.calls)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(TIMES):
+        for work, times in zip((lambda: unwatched(step), step), seconds):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
+    ratio = median(after / before for before, after in zip(*seconds))
+    added = calls[1] - calls[0]
+    more = ", ".join(f"{count} {operator}" for operator, count in sorted(added.items()))
+    return f"{name}: {median(seconds[0]):.3f} s, watched {median(seconds[1]):.3f} s, ratio {ratio:.3f}; adds {more}"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for workload in (RDMTraining(128), DiTTraining(2, "B/2")):
+        step = workload.prepare(torch.device("cpu")).fast
+        assert isinstance(step, TrainingStep)
+        print(compare(workload.name, step), flush=True)
+
+
+if __name__ == "__main__":
+    main()
