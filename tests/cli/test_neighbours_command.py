@@ -93,6 +93,6 @@ def test_amounts_of_memory():
         1_000_000_000,
         8_000_000_000,
     ]
-    for wrong in ("", "GB", "2PB", "1..5GB", "-1GB"):
+    for wrong in ("", "GB", "2PB", "1..5GB", "-1GB", "0MB", "1e999GB"):
         with pytest.raises(UserError, match="--memory is an amount"):
             bytes_of(wrong)

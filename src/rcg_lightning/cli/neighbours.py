@@ -12,7 +12,6 @@ from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.neighbours import ExactIndex
 from rcg_lightning.data.store import representation_store
 from rcg_lightning.data.stored_neighbours import FaissIndex, StoredNeighbours, faiss_module
-from rcg_lightning.errors import UserError
 from rcg_lightning.trainer import pick_device
 from rcg_lightning.types import require
 
@@ -58,9 +57,11 @@ def bytes_of(text: str) -> int:
     found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
     number, unit = found.groups() if found else ("", "")
     try:
-        return int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError):
-        raise UserError(f"--memory is an amount such as 500MB or 2GB, not {text!r}") from None
+        amount = int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        amount = 0
+    require(amount > 0, f"--memory is an amount such as 500MB or 2GB, not {text!r}")
+    return amount
 
 
 def main(name: str, argv: list[str]) -> None:
