@@ -29,7 +29,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="part of the cases to run, the same ones each time")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments, positions and choices")
-    parser.add_argument("--only", default=None, help="run the cases whose title contains this text")
+    parser.add_argument("--only", action="append", help="run the cases whose title contains this text")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--json", type=Path, default=None, help="write every outcome to this file")
     parser.add_argument("--markdown", type=Path, default=None, help="write the table to this file")
@@ -49,7 +49,7 @@ def main() -> int:
     world = World(folder / "world")
     cases = all_cases(world, given.seed)
     if given.only:
-        cases = [case for case in cases if given.only in case.title]
+        cases = [case for case in cases if any(text in case.title for text in given.only)]
     cases = share_of(cases, given.share) if given.share < 1 else cases
     if given.list:
         print("\n".join(case.title for case in cases))

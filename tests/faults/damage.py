@@ -1,8 +1,10 @@
 """Torn, empty and foreign state files, and flipped bytes: healed, rejected, or without any effect on the result."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .cases import Case, expect, expect_code, expect_one_line
@@ -55,25 +57,24 @@ def states(world: World, seed: int) -> list[Case]:
     cases = []
     for file in files:
         for damage in DAMAGES:
-            check = lambda f, a=(file, damage): _heal(world, *a, f)  # noqa: E731
+            check = partial(_heal, world, file, damage, "")
             cases.append(Case("state file", f"{file} {damage}", HEALED, check, ("pipeline",)))
     for damage in ("torn", "empty", "zeros"):
-        check = lambda f, d=damage: _heal(world, "seed0/rdm/last.ckpt", d, f, unfinished="rdm")  # noqa: E731
+        check = partial(_heal, world, "seed0/rdm/last.ckpt", damage, "rdm")
         cases.append(Case("state file", f"last.ckpt of an unfinished step {damage}", HEALED, check, ("pipeline",)))
     return cases
 
 
-def _heal(world: World, file: str, damage: str, folder: Path, unfinished: str = "") -> None:
+def _heal(world: World, file: str, damage: str, unfinished: str, folder: Path) -> None:
     out = folder / "run"
     shutil.copytree(world.path("pipeline"), out)
     path = out / "small" / file
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     if unfinished:
         record = out / "small" / "seed0" / f".{unfinished}.json"
-        text = record.read_text()
-        record.write_text(
-            text[: text.index('"files"')].rstrip(" ,\n").replace('"seconds": ', '"seconds": null, "was": ') + "}"
-        )
+        content = json.loads(record.read_text())
+        del content["files"]
+        record.write_text(json.dumps({**content, "seconds": None}))
     ended = rcg(world.argv("pipeline", out), folder)
     expect_code(ended, 0, "the pipeline")
     expect("Traceback" not in ended.output, f"a traceback: {ended.output[-300:]}")
@@ -87,12 +88,12 @@ def flips(world: World, seed: int) -> list[Case]:
     for name, file, reader in READ:
         command = reader.split()[0]
         for kind in ("flipped byte 1", "flipped byte 2", "cut short"):
-            check = lambda f, a=(name, file, reader, kind, seed): _damage(world, *a, f)  # noqa: E731
+            check = partial(_damage, world, name, file, reader, kind, seed)
             needs = (name, reader) if reader in world.commands else (name,)
             cases.append(Case(kind.rstrip(" 12"), f"{name} {file}, {command}, {kind}", FOUND, check, needs))
     for name, file in dict.fromkeys((name, file) for name, file, _ in READ):
         for kind in ("flipped byte 1", "flipped byte 2"):
-            check = lambda f, a=(name, file, "verify {at}", kind, seed): _damage(world, *a, f)  # noqa: E731
+            check = partial(_damage, world, name, file, "verify {at}", kind, seed)
             cases.append(Case("rcg verify", f"{name} {file}, {kind}", VERIFIED, check, (name,)))
     return cases
 

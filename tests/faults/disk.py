@@ -2,6 +2,8 @@
 
 import random
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .cases import Case, expect, expect_one_line
@@ -42,19 +44,18 @@ def disks(world: World, seed: int) -> list[Case]:
     cases = []
     for name, pattern, nth in WRITES:
         byte = int(2 ** random.Random(f"{seed} disk {name} {pattern}").uniform(0, 8))
-        fault = lambda p=pattern, b=byte, n=nth: at_write(p, b, full_disk, n)  # noqa: E731
-        cases.append(_case(world, name, pattern, fault))
+        cases.append(_case(world, name, pattern, partial(at_write, pattern, byte, full_disk, nth)))
     for name, pattern in RENAMES:
-        cases.append(_case(world, name, f"rename to {pattern}", lambda p=pattern: at_rename(p, full_disk)))
+        cases.append(_case(world, name, f"rename to {pattern}", partial(at_rename, pattern, full_disk)))
     return cases
 
 
-def _case(world: World, name: str, pattern: str, fault) -> Case:
+def _case(world: World, name: str, pattern: str, fault: Callable[[], None]) -> Case:
     title = f"{name} " + re.sub(r"[^\w. ]", "", pattern)
-    return Case("disk full", title, EXPECTED, lambda folder: _fill(world, name, fault, folder), (name,))
+    return Case("disk full", title, EXPECTED, partial(_fill, world, name, fault), (name,))
 
 
-def _fill(world: World, name: str, fault, folder: Path) -> None:
+def _fill(world: World, name: str, fault: Callable[[], None], folder: Path) -> None:
     ended = rcg(world.argv(name, folder / "run"), folder, fault)
     if ended.code != 0:  # a cache or a log may be left out: then the results must be right, which is checked below
         expect_one_line(ended)

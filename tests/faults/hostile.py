@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .cases import Case, expect, expect_one_line
@@ -61,8 +62,7 @@ def hostile(world: World, seed: int) -> list[Case]:
     """Cases of every input."""
     needs = tuple({*BASELINES.values(), "conditioned", "rdm"})
     return [
-        Case(f"hostile {given.kind}", given.name, EXPECTED, lambda f, g=given: _give(world, g, f), needs)
-        for given in inputs()
+        Case(f"hostile {given.kind}", given.name, EXPECTED, partial(_give, world, given), needs) for given in inputs()
     ]
 
 
@@ -72,9 +72,13 @@ def _give(world: World, given: Given, folder: Path) -> None:
     os.environ["RCG_FAULTS_MARK"] = str(folder / MARK)
     given.make(world, at)
     line = f"import os, pathlib; pathlib.Path({str(folder / MARK)!r}).touch()\nclass Evil:\n    pass\n"
-    (folder / f"{MODULE}.py").write_text(line)
+    (folder / "modules").mkdir()
+    (folder / "modules" / f"{MODULE}.py").write_text(line)
     words = world.filled(given.command.replace("{at}", str(at)), out)
-    ended = start(words, folder, lambda: sys.path.insert(0, str(folder))).wait(HANGS)
+    # a config on the command line is the user's own and may name installed classes; files made by others may not
+    importable = given.kind != "config"
+    running = start(words, folder, (lambda: sys.path.insert(0, str(folder / "modules"))) if importable else None)
+    ended = running.wait(HANGS)
     expect(not (folder / MARK).exists(), "code of the input was run")
     escaped = [path for place in (folder, folder.parent, Path("/tmp")) for path in place.glob(f"*{ESCAPED}*")]
     expect(not escaped, f"written outside the folder: {escaped}")

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from functools import partial
 from pathlib import Path
 
 from .cases import Case, Deviation, expect, expect_code
@@ -25,7 +26,7 @@ def kills(world: World, seed: int) -> list[Case]:
         draw = random.Random(f"{seed} kill {title}")
         times = min(1 + (draw.random() < 0.3), KILLS - count)
         moments = [draw.random() for _ in range(times)]
-        cases.append(Case("kill -9", title, SAME, lambda f, n=name, m=moments: _kill(world, n, m, f), (name,)))
+        cases.append(Case("kill -9", title, SAME, partial(_kill, world, name, moments), (name,)))
         count += times
     return cases
 
@@ -65,21 +66,24 @@ def writes(world: World, seed: int) -> list[Case]:
         nth, point = draw.randrange(1, 4), ("byte", "byte", "before rename", "after rename")[number % 4]
         title = f"{name} {number}, checkpoint {nth}, {point}"
         byte = draw.random()
-        check = lambda f, a=(name, nth, point, byte): _kill_in_write(world, *a, f)  # noqa: E731
+        check = partial(_kill_in_write, world, name, nth, point, byte)
         cases.append(Case("kill -9 in a checkpoint", title, SAME, check, (name,)))
     return cases
 
 
 def _kill_in_write(world: World, name: str, nth: int, point: str, byte: float, folder: Path) -> None:
     size = (world.path(name) / "last.ckpt").stat().st_size
-    die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     out, pattern = folder / "run", r"last\.ckpt"
     if point == "byte":
-        before = lambda: at_write(pattern, int(byte * size), die, nth)  # noqa: E731
+        before = partial(at_write, pattern, int(byte * size), _die, nth)
     else:
-        before = lambda: at_rename(pattern, die, nth, after=point == "after rename")  # noqa: E731
+        before = partial(at_rename, pattern, _die, nth, after=point == "after rename")
     ended = rcg(world.argv(name, out), folder, before)
     if ended.code != -signal.SIGKILL:
         raise Deviation(f"the process wrote no checkpoint {nth} where it should die: rc {ended.code}")
     expect((out / "last.ckpt").exists() == (nth > 1 or point == "after rename"), "an earlier checkpoint is gone")
     continues(world, name, folder)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

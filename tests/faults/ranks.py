@@ -4,6 +4,7 @@ import random
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 from .cases import Case, expect
@@ -22,7 +23,7 @@ def ranks(world: World, seed: int) -> list[Case]:
     for name in RUNS:
         for rank in range(2):
             moment = random.Random(f"{seed} rank {name} {rank}").random()
-            check = lambda f, a=(name, rank, moment): _kill_rank(world, *a, f)  # noqa: E731
+            check = partial(_kill_rank, world, name, rank, moment)
             cases.append(Case("kill -9 of a rank", f"{name} {rank}", EXPECTED, check, (name,)))
     return cases
 

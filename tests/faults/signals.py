@@ -3,6 +3,7 @@
 import random
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
 from .cases import Case, expect, expect_code
@@ -24,7 +25,7 @@ def signals(world: World, seed: int) -> list[Case]:
     for number in EXPECTED:
         for name in RUNS:
             moment = random.Random(f"{seed} {number.name} {name}").uniform(0, 0.8)
-            check = lambda f, a=(name, number, moment): _interrupt(world, *a, f)  # noqa: E731
+            check = partial(_interrupt, world, name, number, moment)
             cases.append(Case(number.name, name, EXPECTED[number][1], check, (name,)))
     return cases
 

@@ -59,6 +59,7 @@ def _set(file: Path, path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
+    content.pop("checksum", None)  # as a stranger would
     file.write_text(json.dumps(content))
 
 
