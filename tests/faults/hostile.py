@@ -80,7 +80,8 @@ def _give(world: World, given: Given, folder: Path) -> None:
     running = start(words, folder, (lambda: sys.path.insert(0, str(folder / "modules"))) if importable else None)
     ended = running.wait(HANGS)
     expect(not (folder / MARK).exists(), "code of the input was run")
-    escaped = [path for place in (folder, folder.parent, Path("/tmp")) for path in place.glob(f"*{ESCAPED}*")]
+    escaped = [path for place in (at.parent, folder.parent) for path in place.glob(f"{ESCAPED}*")]
+    escaped += Path("/tmp").glob(f"rcg-{ESCAPED}*")
     expect(not escaped, f"written outside the folder: {escaped}")
     expect(ended.code != -9, f"it did not end within {HANGS} s")
     _within_limits(ended, world, words[0])
