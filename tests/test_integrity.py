@@ -1,6 +1,7 @@
 """Damage is found: every flipped byte either changes nothing that is read or is reported."""
 
 import os
+import zipfile
 
 import pytest
 import torch
@@ -54,6 +55,14 @@ def test_a_truncated_checkpoint_is_reported(checkpoint, left):
     os.truncate(checkpoint, int(os.path.getsize(checkpoint) * left))
     with pytest.raises(UserError, match=r"last\.ckpt"):
         read_checkpoint(checkpoint, "a stage")
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_rejected(tmp_path):
+    path = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", bytes(2**20))
+    with pytest.raises(UserError, match=r"bomb.ckpt .* claims 1048576 bytes"):
+        check_torch_file(path)
 
 
 def test_a_checkpoint_without_checksums_passes(tmp_path):

@@ -56,20 +56,26 @@ def check_torch_file(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return
-    damage = zip_damage(path)
+    damage = zip_damage(path, stored=True)
     if damage is not None:
         raise UserError(f"{path} cannot be read, it is damaged or incomplete ({damage}): fetch or copy it again")
 
 
-def zip_damage(path: Path) -> str | None:
-    """Describe the damage of a ZIP file, such as a checkpoint; None if it is whole. Reads every byte, in pieces."""
+def zip_damage(path: Path, stored: bool = False) -> str | None:
+    """Describe the damage of a ZIP file, such as a checkpoint; None if it is whole. Reads every byte, in pieces.
+
+    Args:
+        stored: nothing in it may be compressed, as in files of torch: a small file could take any memory.
+    """
     name = None
     try:
         with zipfile.ZipFile(path) as file:
             records = file.infolist()
+            size = sum(record.file_size for record in records)
+            if stored and size > path.stat().st_size:
+                return f"it claims {size} bytes, more than the file has"
             if not any(record.CRC for record in records):
                 return None  # torch can write files without checksums
-            size = sum(record.file_size for record in records)
             with tqdm(desc=f"checking {path.name}", total=size, unit="B", unit_scale=True, delay=3, leave=False) as bar:
                 for record in records:
                     name = record.filename

@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 
 from rcg_lightning.errors import UserError
+from rcg_lightning.evaluation.comparison import read_entries
 from rcg_lightning.evaluation.image_grid import image_grid, labelled_grid
 from rcg_lightning.evaluation.reference import reference_of
 from rcg_lightning.evaluation.report import EVALUATION, REAL, RESAMPLED, Row, reference_rows, table, write_results
+from rcg_lightning.evaluation.results import read_content
 
 
 def row(condition, seed, fd, **more):
@@ -67,3 +69,10 @@ def test_labels_are_left_of_their_row(samples):
     assert short.height == long.height
     with pytest.raises(UserError, match="at least one row"):
         labelled_grid([])
+
+
+@pytest.mark.parametrize("read", [read_content, read_entries])
+def test_a_file_of_brackets_is_named(tmp_path, read):
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"x\.json cannot be read"):
+        read(tmp_path / "x.json")

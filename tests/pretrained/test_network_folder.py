@@ -95,6 +95,16 @@ def test_damaged_folders_are_rejected_in_one_line(tmp_path, damage):
     assert str(folder) in str(caught.value)
 
 
+def test_settings_that_are_no_names_and_values_name_the_file(tmp_path):
+    save_network(tmp_path / "n", network(), {"head": True})
+    path = tmp_path / "n" / "network.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    path.write_text(json.dumps({**content, "settings": [1]}))
+    with pytest.raises(UserError, match=r"settings in .*network\.json"):
+        load_network(tmp_path / "n")
+
+
 def test_a_description_of_another_size_or_class_names_the_folder(tmp_path):
     save_network(tmp_path / "n", network(), {})
     path = tmp_path / "n" / "network.json"

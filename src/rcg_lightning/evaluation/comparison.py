@@ -25,7 +25,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     """Read a JSON list of {"condition", "seed", "samples", "seconds"}, or raise UserError."""
     try:
         listed = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a JSON list of rows: {error}") from error
     wanted = {"condition", "seed", "samples"}
     entries = listed if isinstance(listed, list) else []

@@ -30,7 +30,7 @@ def read_content(path: Path) -> dict[str, Any]:
     """Read the results that a command stored, or raise UserError."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a file of metrics: {error}") from error
     require(isinstance(found, dict), f"{path} holds no metrics: give a file that `rcg evaluate --out` wrote")
     return found

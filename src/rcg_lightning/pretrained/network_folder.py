@@ -73,7 +73,9 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     with torch.random.fork_rng(devices=[]):
         module = rebuilt()
     module.load_state_dict(weights)
-    return module, description["settings"]
+    settings = description["settings"]
+    require(isinstance(settings, dict), f"the settings in {folder / DESCRIPTION} are not names and values")
+    return module, settings
 
 
 def read_description(folder: Path) -> dict[str, Any]:
