@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from rcg_lightning.artifacts import (
     cache_folder,
     check_format,
+    check_writable,
     file_sha256,
     fingerprint,
     locked,
@@ -67,6 +69,39 @@ def test_a_full_disk_is_reported_under_the_final_name(tmp_path, monkeypatch):
         write_text(tmp_path / "results.md", "text")
     assert caught.value.filename == str(tmp_path / "results.md")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    folder, rename = tmp_path / "network", os.rename
+    for number in range(2):
+        with replacing_folder(folder, "marker", "a network") as draft:
+            (draft / "marker").write_text(str(number))
+
+    def fails(source, target):
+        if str(source).endswith(".draft"):
+            raise OSError(28, "No space left on device", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(OSError, match="No space left") as caught, replacing_folder(folder, "marker", "it") as draft:
+        (draft / "marker").write_text("2")
+    assert caught.value.filename == str(folder)
+    assert (folder / "marker").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["network"]
+
+
+def test_a_path_that_cannot_be_written_is_rejected_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "file", is_file=True)
+    check_writable(tmp_path / "new" / "deep")
+    check_writable(Path("new.json"), is_file=True)
+    with pytest.raises(UserError, match=r"file/out cannot be written: .*file is not a folder"):
+        check_writable(tmp_path / "file" / "out")
+    with pytest.raises(UserError, match="is a folder: give the path of a file"):
+        check_writable(tmp_path, is_file=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # to root everything is writable
+    with pytest.raises(UserError, match="is read-only for you"):
+        check_writable(tmp_path / "out")
 
 
 KILLED = """
@@ -139,6 +174,42 @@ def test_a_lock_is_released_at_the_end(tmp_path):
         pass
     with locked(path, "busy"):
         pass
+
+
+HOLDS = """
+import os, signal, sys, time
+from pathlib import Path
+from rcg_lightning.artifacts import locked
+with locked(Path(sys.argv[1]), "busy"):
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(30)  # like a worker of a data loader that has not noticed yet
+        os._exit(0)
+    print(worker, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_ends_with_its_process_but_not_before(tmp_path):
+    path = tmp_path / ".lock"
+    words = [sys.executable, "-c", HOLDS, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        worker = int(holder.stdout.readline())
+        with pytest.raises(UserError, match="busy"), locked(path, "busy"):
+            pass
+        holder.kill()
+        holder.wait()
+        with locked(path, "busy"):
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog):
+    def none(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with locked(tmp_path / ".lock", "busy"):
+        assert "cannot be locked (No locks available)" in caplog.text
 
 
 # -- artifacts of other versions ---------------------------------------------------------------------------------------

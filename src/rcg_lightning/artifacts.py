@@ -3,6 +3,7 @@
 Nothing here imports torch or numpy, so commands that compute nothing start at once.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rcg_lightning.errors import UserError
 
@@ -68,9 +69,9 @@ def replacing_folder(folder: Path, marker: str, kind: str) -> Iterator[Path]:
     if folder.exists() and not (folder / marker).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not {kind}: give another path")
     draft, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("draft", "old"))
-    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
-    draft.mkdir(parents=True)
     try:
+        shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
+        draft.mkdir(parents=True)
         yield draft
         for path in draft.rglob("*"):
             if path.is_file():
@@ -80,8 +81,27 @@ def replacing_folder(folder: Path, marker: str, kind: str) -> Iterator[Path]:
             os.rename(folder, old)
         os.rename(draft, folder)
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if old.is_dir() and not folder.exists():
+            os.rename(old, folder)
+        if str(error.filename).startswith(str(draft)):
+            error.filename = str(folder)  # the path that the user knows
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_writable(path: Path, is_file: bool = False) -> None:
+    """Raise a UserError where a file or folder cannot be written: before the work, not after it."""
+    if is_file and path.is_dir():
+        raise UserError(f"{path} is a folder: give the path of a file to write")
+    nearest = path if path.is_dir() else path.parent
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{path} cannot be written: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {nearest} is read-only for you")
 
 
 def write_text(path: Path, text: str, shared: bool = False) -> None:
@@ -172,13 +192,39 @@ def check_format(found: Any, current: int, what: str, remedy: str) -> None:
 # -- locks -------------------------------------------------------------------------------------------------------------
 
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_lock_files: set[IO[str]] = set()
+
+
 @contextmanager
 def locked(path: Path, message: str) -> Iterator[None]:
-    """Hold the lock file ``path``, which a killed process releases; raise a UserError if another process holds it."""
+    """Hold the lock file ``path``; raise a UserError if another process holds it.
+
+    The system releases the lock of a process that ends in any way. On NFS it holds between machines, unless the mount
+    has local locks (``nolock``, ``local_lock``); a file system without locks gives a warning.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(message) from error
-        yield
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.warning("%s cannot be locked (%s): start nothing else in this folder", path, error.strerror)
+        _lock_files.add(file)
+        try:
+            yield
+        finally:
+            _lock_files.discard(file)
+
+
+def _leave_locks() -> None:
+    """Close the lock files in a forked process, such as a loader's worker: it may outlive a killed parent."""
+    for file in _lock_files:
+        file.close()
+    _lock_files.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)

@@ -129,7 +129,13 @@ def test_a_bundle_holds_the_autoencoder(rcg, raised, generator, tmp_path):
     checkpoint, folder = generator
     words = ["bundle", "--generator", checkpoint, "--out", tmp_path / "bundle", "--autoencoder"]
     assert "made the tokens here" in raised(*words, save_vq(tmp_path / "other", seed=1))
+    (folder / "secret").symlink_to("/etc/hostname")  # what lies next to a network is no part of it
+    (folder / "weights.safetensors").rename(tmp_path / "weights")
+    (folder / "weights.safetensors").symlink_to(tmp_path / "weights")  # as in the cache of the hub
     assert rcg(*words, folder)[0] == 0
+    copied = list((tmp_path / "bundle" / "autoencoder").iterdir())
+    assert {path.name for path in copied} == {"network.json", "weights.safetensors"}
+    assert not any(path.is_symlink() for path in copied)
     for more in ([], ["--autoencoder", tmp_path / "bundle"]):
         out = ["--out", tmp_path / f"samples{len(more)}"]
         given = checkpoint if more else tmp_path / "bundle"

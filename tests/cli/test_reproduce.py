@@ -94,3 +94,12 @@ def test_it_needs_no_torch():
     line = "import sys; from rcg_lightning.cli.main import main; assert main(['reproduce', 'guidance']) == 0; "
     line += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", line], check=True, capture_output=True)
+
+
+def test_results_that_cannot_be_written_are_rejected_before_the_work(raised, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "is a folder: give the path of a file" in raised("reproduce", "depth", "--out", tmp_path)
+    assert "file is not a folder" in raised("reproduce", "depth", "--out", tmp_path / "file" / "out.json")
+    words = ["bundle", "--generator", tmp_path / "none.ckpt", "--out"]
+    assert "file is not a folder" in raised(*words, tmp_path / "file" / "bundle")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -2,11 +2,14 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from rcg_lightning.artifacts import locked
+from rcg_lightning.cli.stages import default_folder
 from rcg_lightning.data.store import Store
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
@@ -69,6 +72,22 @@ def test_training_again_continues_or_leaves_the_earlier_run(rcg, tmp_path, caplo
     assert code == 0
     assert "trained" not in output
     assert step_of(folder / "last.ckpt") == 1
+
+
+def test_one_training_at_a_time_in_a_folder(raised, tmp_path):
+    fit = ["fit", *GENERATOR, f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=1"]
+    with locked(tmp_path / ".lock", "it is free"):
+        assert f"another rcg fit is running in {tmp_path}" in raised(*fit)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_each_config_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text("")
+    assert default_folder(["--config", "digits/rdm"]) == Path("runs/digits-rdm")
+    assert default_folder(["--config=digits/rdm", "-c", "small.yaml"]) == Path("runs/digits-rdm-small")
+    assert default_folder(["--model", "MoCoV3Stage"]) == Path("runs/MoCoV3Stage")
+    assert default_folder([]) == Path("runs/latest")
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(rcg, raised, tmp_path, monkeypatch):

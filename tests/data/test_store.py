@@ -157,6 +157,28 @@ def test_damage_is_found(tmp_path):
         Store.open(folder)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"columns": {"h": 3}}'])
+@pytest.mark.parametrize("name", ["000002.json", "identity.json", "manifest.json"])
+def test_damaged_descriptions_are_written_again(tmp_path, name, content):
+    make(tmp_path / "whole")
+    for complete in (True, False):
+        folder = tmp_path / f"damaged-{complete}"
+        make(folder)
+        if not complete:
+            (folder / "manifest.json").unlink()
+        (folder / name).write_text(content)
+        make(folder).verify()
+        assert [(folder / p.name).read_bytes() == p.read_bytes() for p in (tmp_path / "whole").iterdir()].count(
+            False
+        ) == 0
+
+
+def test_a_file_that_is_cut_short_is_extracted_again(tmp_path):
+    make(tmp_path)
+    (tmp_path / "000002.h.npy").write_bytes(b"torn")
+    make(tmp_path).verify()
+
+
 def test_no_flipped_byte_is_read(tmp_path):
     folder = tmp_path / "s"
     expected = make(folder).whole("h")

@@ -70,7 +70,7 @@ def test_names_contain_extractor_number_and_reference(data, extractor, samples):
     }
 
 
-def test_a_reference_is_measured_once(data, extractor, samples, tmp_path, monkeypatch):
+def test_a_reference_is_measured_once(data, extractor, samples, tmp_path, monkeypatch, caplog):
     first = reference_of(data, extractor, tmp_path / "cache")
     monkeypatch.setattr(Reference, "measure", None)  # calling it again would fail
     again = reference_of(data, extractor, tmp_path / "cache")
@@ -81,7 +81,12 @@ def test_a_reference_is_measured_once(data, extractor, samples, tmp_path, monkey
     for content in damaged:
         file.write_bytes(content)
         with pytest.raises(UserError, match=f"{file.name}.*damaged"):
-            reference_of(data, extractor, tmp_path / "cache")
+            Reference.load(file)
+    monkeypatch.undo()
+    healed = reference_of(data, extractor, tmp_path / "cache")
+    assert "measuring it again" in caplog.text
+    assert score(samples, healed, extractor) == score(samples, first, extractor)
+    assert Reference.load(file).identity == first.identity
 
 
 def test_published_statistics_give_a_distance_and_no_neighbour_metrics(data, extractor, samples, tmp_path):

@@ -258,10 +258,21 @@ def test_seeds_repeat_all_but_shared_steps():
         ("steps: {a: fit}", "step a should hold devices, launcher, run, shared"),
         ("steps: {a: {rnu: fit}}", "step a: unknown key rnu: did you mean run?"),
         ("steps: {a: {shared: true}}", "step a lacks run"),
-        ("steps: {a: {run: ''}}", "run should be an rcg command"),
+        ("steps: {a: {run: ''}}", "step a: run should be a command"),
         ("steps: {a: {run: fitt --config x}}", "cannot run fitt: did you mean fit?"),
         ("steps: {a: {run: fit, devices: 0}}", "devices a number of at least 1"),
         ("steps: {seed: {run: fit}}", "a step's name is one word"),
+        ("steps: {seed0: {run: fit}}", "a step's name is one word"),
+        ("steps: {../a: {run: fit}}", "a step's name is one word"),
+        ("steps: {/tmp/a: {run: fit}}", "a step's name is one word"),
+        (f"steps: {{{'a' * 200}: {{run: fit}}}}", "a step's name is one word"),
+        ("steps: {a: {run: 'fit \"'}}", "run cannot be split into words (No closing quotation)"),
+        ("steps: {a: {run: fit, launcher: 3}}", "step a: launcher should be a command"),
+        ("steps: {a: {run: fit}}\ntable: {run: 3, rows: {x: a}}", "table: run should be a command"),
+        *(
+            (f"name: {name}\nsteps: {{a: {{run: fit}}}}", "name should be that of a folder")
+            for name in ("../x", "/tmp/x", "''", ".", "..", "a/b", "[]", ".hidden", '"a\\0b"', "null")
+        ),
         (
             "steps: {store: {run: fit}, b: {run: 'fit {stroe}'}}",
             "{stroe}, which is not an earlier step: did you mean store?",

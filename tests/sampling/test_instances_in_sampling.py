@@ -48,9 +48,11 @@ def test_instances_are_chosen_by_seed_or_given(rcg, icgan, toy, tmp_path):
     assert np.array_equal(few, many[4:7])
     others = ["--instances", toy / "eval_store", "--classes", "1,2"]
     assert samples(rcg, tmp_path / "others", icgan, *others, "--number", 4).shape == (4, 8, 8, 1)
+    (icgan / "bank" / "secret").symlink_to("/etc/hostname")
     code, _, error = rcg("bundle", "--generator", icgan / "gan" / "last.ckpt", *bank, "--out", tmp_path / "bundle")
     assert code == 0, error
     assert "instances" in bundle_parts(tmp_path / "bundle")
+    assert not (tmp_path / "bundle" / "instances" / "secret").exists()
     words = ["--checkpoint", tmp_path / "bundle", "--number", 12, "--npz", "true", "--out", tmp_path / "bundled"]
     assert rcg("sample", *words, "--accelerator", "cpu")[0] == 0
     assert np.array_equal(np.load(tmp_path / "bundled" / "samples.npz")["arr_0"], many)

@@ -23,6 +23,7 @@ from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.codecs import Representations
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.sampling.loading import Loaded
+from rcg_lightning.sampling.sweep import ScoreCache
 from rcg_lightning.sampling.sweep_sampling import SampleRequest, SweepSampling
 from rcg_lightning.sampling.sweep_settings import plain_settings, settings_of, variant
 from rcg_lightning.stages.generator import Generator
@@ -229,9 +230,17 @@ def test_other_mistakes_are_rejected(raised, models, words):
     assert "cannot be guided" in raised("sweep", *none, *rest, "--guidance", "1,2")
     assert "--prior_temperature belongs to the RDM" in raised("sweep", *none, *rest, "--prior_temperature", "0.5")
     assert "not images" in raised("sweep", "--checkpoint", models / "rdm.ckpt", *rest, "--steps", "2")
-    (models / "sweep").mkdir(exist_ok=True)
-    (models / "sweep" / "scored.json").write_text("{")
-    assert "scored.json cannot be read" in raised(*words, "--guidance", "2")
+
+
+@pytest.mark.parametrize("content", ["{", "", "[]", '{"a": 1}', '{"a": {"metrics": {"fd": "low"}}}'])
+def test_damaged_scores_are_set_aside(tmp_path, content, caplog):
+    path = tmp_path / "scored.json"
+    path.write_text(content)
+    cache = ScoreCache(path)
+    assert "scored.json is damaged" in caplog.text
+    cache.add("key", {"metrics": {"fd": 1.0}})
+    assert ScoreCache(path).records == {"key": {"metrics": {"fd": 1.0}}}
+    assert (tmp_path / "scored.json.damaged").read_text() == content
 
 
 def test_a_variant_leaves_other_settings_unchanged():

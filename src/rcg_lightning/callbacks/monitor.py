@@ -1,7 +1,10 @@
 """Interruption of a run, progress bar, and speed and hyperparameters in the logs."""
 
+import signal
+import threading
 import time
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,15 +18,46 @@ from rcg_lightning.config import ConfigMixin, describe
 
 
 class Interruption(Callback):
-    """Ends a run whose keyboard interrupt was swallowed by other code."""
+    """Ends a run whose keyboard interrupt was swallowed by other code; after SIGTERM, ends prediction between batches.
+
+    Lightning itself ends training and validation after SIGTERM, but not prediction.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        interruption.begin_loop()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        interruption.end_loop()
+
+    def on_exception(self, *_: Any) -> None:
+        interruption.end_loop()
+
+    def on_train_start(self, *_: Any) -> None:
+        interruption.check()  # of a SIGTERM that came before Lightning handled it
 
     def on_train_batch_start(self, *_: Any) -> None:
-        interruption.check()
+        interruption.check_keyboard()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        interruption.check_keyboard()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        launcher = trainer.strategy.launcher
+
+        def terminate(number: int, frame: FrameType | None) -> None:
+            if launcher is not None:
+                launcher.kill(number)  # the processes that this one started
+            interruption.terminate(number, frame)
+
+        # Lightning's handler would wait for all processes, of which some may have finished; it restores ours later
+        signal.signal(signal.SIGTERM, terminate)
 
     def on_predict_batch_start(self, *_: Any) -> None:
         interruption.check()
 
-    def on_validation_batch_start(self, *_: Any) -> None:
+    def on_predict_batch_end(self, *_: Any) -> None:
         interruption.check()
 
 
@@ -37,6 +71,11 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=10, leave=True)
         self._read_at = -1.0
         self._shown: dict[str, Any] = {}
+
+    def on_exception(self, *_: Any) -> None:
+        for bar in (self._train_progress_bar, self._val_progress_bar, self._predict_progress_bar):
+            if bar is not None:
+                bar.close()  # the message of the error begins a line
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         now = time.monotonic()

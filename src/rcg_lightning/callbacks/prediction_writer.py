@@ -7,6 +7,7 @@ import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from rcg_lightning import interruption
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import ShardCollector, StoreWriter
 
@@ -47,9 +48,15 @@ def predict_store(
     ``module`` first.
     """
     trainer.callbacks.append(PredictionWriter(writer))  # type: ignore[attr-defined]
-    if writer.pending(trainer.global_rank, trainer.world_size) or trainer.world_size > 1:
-        trainer.predict(module, datamodule=data, return_predictions=False, ckpt_path=ckpt_path)
-    trainer.strategy.barrier("every shard is written")
+    try:
+        if writer.pending(trainer.global_rank, trainer.world_size) or trainer.world_size > 1:
+            trainer.predict(module, datamodule=data, return_predictions=False, ckpt_path=ckpt_path)
+        trainer.strategy.barrier("every shard is written")
+        interruption.check()
+    except BaseException as error:
+        missing, count = len(writer.pending()), len(writer.shards)
+        error.add_note(f"{count - missing} of {count} shards of {writer.folder} are written")
+        raise
     if trainer.is_global_zero:
         writer.finish(columns_meta)
     trainer.strategy.barrier("the manifest is written")

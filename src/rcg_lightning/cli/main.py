@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"rcg {name}" if name in COMMANDS else "rcg"
 
     def command() -> None:
+        interruption.end_with_main_process()
         with loaded_plugins(plugins):
             run(name, rest)
 
@@ -114,7 +115,7 @@ def error_of(action: Callable[[], None]) -> BaseException | None:
             action()
             interruption.check()
     except BaseException as error:
-        return error
+        return interruption.Terminated.of(error) if interruption.was_terminated() else error
     return None
 
 
@@ -135,10 +136,12 @@ def verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UserError):
         return 2, " ".join(str(error).split())
     # Lightning leaves the process itself after an interruption
+    remains = "; ".join(getattr(error, "__notes__", [])) or "what was saved stays"
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-        return 130, "interrupted; what was saved stays"
-    if type(error).__name__ == "SIGTERMException":  # Lightning's
-        return 143, "terminated; what was saved stays"
+        return 130, f"interrupted; {remains}"
+    of_lightning = type(error).__name__ == "SIGTERMException"  # not imported here
+    if of_lightning or isinstance(error, interruption.Terminated):
+        return 143, f"terminated; {remains}"
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None), ""
     if isinstance(error, BrokenPipeError):  # as of a program that SIGPIPE ends
@@ -173,7 +176,8 @@ def is_full(error: BaseException) -> bool:
     """Whether a full disk or quota caused an error; some libraries report it only in the message."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error) or (error.__cause__ is not None and is_full(error.__cause__))
+    words = ("No space left on device", "PytorchStreamWriter failed writing")  # of safetensors, of torch
+    return any(text in str(error) for text in words) or (error.__cause__ is not None and is_full(error.__cause__))
 
 
 def run(name: str, argv: Sequence[str]) -> None:

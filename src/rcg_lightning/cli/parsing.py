@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_loader
 from jsonargparse._loaders_dumpers import yaml_load
 
 from rcg_lightning.arguments import check_arguments
+from rcg_lightning.artifacts import check_writable
 from rcg_lightning.cli.error_messages import explain
 from rcg_lightning.cli.flags import with_flags
 from rcg_lightning.cli.out_of_memory import in_command, remedied
@@ -134,6 +135,10 @@ def call(
         objects = parser.instantiate(parsed)
     values = {key: value for key, value in vars(objects).items() if key in inspect.signature(function).parameters}
     check_arguments(function, values, "--")
+    parameters = inspect.signature(function).parameters
+    for key in values.keys() & {"out", "markdown"}:
+        if values[key] is not None:  # an output that is optional is a file of results
+            check_writable(values[key], is_file=parameters[key].default is None)
     with remedied(lambda: in_command(values)):
         return function(**values)
 

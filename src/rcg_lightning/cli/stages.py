@@ -1,6 +1,9 @@
 """`rcg fit | validate | test | predict`: LightningCLI over every stage of the project."""
 
 import argparse
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,13 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from rcg_lightning import class_modules  # noqa: F401
-from rcg_lightning.artifacts import file_sha256, replacing
+from rcg_lightning.artifacts import file_sha256, locked, replacing
 from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.cli.flags import with_flags
 from rcg_lightning.cli.messages import NOTHING_SAVED, echo
 from rcg_lightning.cli.out_of_memory import halved, in_training, remedied
 from rcg_lightning.cli.parsing import Help, construction_errors, one_line_errors, prepared
+from rcg_lightning.config_files import named_configs
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.errors import UserError
@@ -158,12 +162,20 @@ class StageCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            with remedied(self._remedy):
+            with remedied(self._remedy), self._lock(subcommand):
                 super()._run_subcommand(subcommand)
         except BaseException as error:
             if not (Path(self.trainer.default_root_dir) / LAST).is_file():
                 error.add_note(NOTHING_SAVED)
             raise
+
+    def _lock(self, subcommand: str) -> AbstractContextManager[None]:
+        """Return a context in which no other training may run in this run's folder."""
+        trainer, folder = self.trainer, Path(self.trainer.default_root_dir)
+        if subcommand != "fit" or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return nullcontext()
+        busy = f"another rcg fit is running in {folder}: wait for it, or give another --trainer.default_root_dir"
+        return locked(folder / ".lock", busy)
 
     def _remedy(self) -> str:
         """Advise how to run the subcommand with less memory."""
@@ -202,6 +214,14 @@ class StageCLI(LightningCLI):
             echo(f"{folder}: {', '.join(sorted(store.columns))} of {store.size} evaluation images")
 
 
+def default_folder(argv: Sequence[str]) -> Path:
+    """Return the folder of a run that names none: runs/digits-rdm for ``--config digits/rdm``."""
+    names = [name for _, name in named_configs(argv)]
+    parts = [Path(name).stem if Path(name).is_file() else name.removesuffix(".yaml") for name in names]
+    models = [value for word, value in pairwise(argv) if word == "--model"]  # without configs
+    return Path("runs", "-".join(parts or models).replace("/", "-") or "latest")
+
+
 def main(name: str, argv: list[str]) -> None:
     """Run one of Lightning's commands."""
     asked = any(word.partition("=")[0] in ("--init_from", "--init-from") for word in argv)
@@ -215,6 +235,7 @@ def main(name: str, argv: list[str]) -> None:
         trainer_class=Trainer,
         args=[name, *prepared(argv)],
         seed_everything_default=0,
+        trainer_defaults={"default_root_dir": str(default_folder(argv))},
         save_config_callback=SaveConfig,
         auto_configure_optimizers=False,  # a stage configures its own
         parser_kwargs={**common, **{command: {**common, "description": DESCRIPTION[command]} for command in USAGE}},

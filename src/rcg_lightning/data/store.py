@@ -177,6 +177,13 @@ class Store:
         path = self._path(column, self._shards[number])
         raise UserError(f"{path} holds {values.min()} to {values.max()}, not 0 to {count - 1}: make the store again")
 
+    def files(self) -> list[Path]:
+        """Return the files that a copy of the store needs: manifest, identity and shards."""
+        arrays = [path for path, _, _ in self._columns_of_shards()]
+        records = [self.path / f"{shard.stem}.json" for shard in self._shards]
+        described = [self.path / IDENTITY, *records]  # without them a copy can be read, but not continued
+        return [self.path / MANIFEST, *(path for path in described if path.is_file()), *arrays]
+
     def _columns_of_shards(self) -> Iterator[tuple[Path, str, Shard]]:
         """Yield every file with its column and shard."""
         for shard, files in zip(self._shards, self._files):

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rcg_lightning.artifacts import check_format, file_sha256, replacing, write_json
+from rcg_lightning.artifacts import check_format, file_sha256, read_state, replacing, write_json
 from rcg_lightning.data.manifest import check_column_name
+from rcg_lightning.data.shard_files import size_fault
 from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
 from rcg_lightning.errors import UserError
 from rcg_lightning.integrity import sealed
@@ -54,7 +55,7 @@ class StoreWriter:
 
     def pending(self, rank: int = 0, world: int = 1) -> list[Shard]:
         """Return the missing shards of process ``rank`` of ``world``, which writes shards rank, rank + world, …"""
-        return [shard for shard in self.shards[rank::world] if not self._done(shard).exists()]
+        return [shard for shard in self.shards[rank::world] if not self._written(shard)]
 
     def write(self, shard: Shard, columns: Mapping[str, np.ndarray]) -> None:
         """Write a shard's columns, each (rows, V, *shape); after a crash the shard is complete or absent.
@@ -88,7 +89,7 @@ class StoreWriter:
         missing = self.pending()
         if missing:
             raise UserError(f"{len(missing)} of {len(self.shards)} shards of {self.folder} are missing: extract again")
-        done = [json.loads(self._done(shard).read_text())["columns"] for shard in self.shards]
+        done = [self._written(shard) for shard in self.shards]
         columns = {name: {"shape": spec["shape"], "dtype": spec["dtype"]} for name, spec in done[0].items()}
         for shard, files in zip(self.shards, done):
             found = {name: {"shape": spec["shape"], "dtype": spec["dtype"]} for name, spec in files.items()}
@@ -110,17 +111,25 @@ class StoreWriter:
         except OSError as error:
             raise UserError(f"cannot make a store at {self.folder}: {error.strerror}") from error
         path = self.folder / IDENTITY
-        begun = any(self.folder.glob("[0-9]*.json"))
-        if not path.exists() or not begun:  # an identity without shards is replaced
+        records = [record for record in self.folder.glob("[0-9]*.json") if record.stem.isdigit()]
+        if not path.exists() or not records:  # an identity without shards is replaced
             others = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
             if others and not path.exists():
                 raise UserError(f"{self.folder} holds {others[0]!r} but no store: give an empty or new folder")
             self._write_json(path, self._spec)
             return
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: remove the folder and extract again") from error
+        own = read_state(path, _is_identity)
+        found = own or read_state(self.folder / MANIFEST, _is_identity)
+        if found:
+            self._require_same(found)
+        else:  # whose shards these are is unknown
+            for record in records:
+                record.unlink(missing_ok=True)
+        if not own:
+            self._write_json(path, self._spec)
+
+    def _require_same(self, found: Mapping[str, Any]) -> None:
+        """Raise a UserError unless the identity found in the folder is that of this store."""
         check_format(found.get("format"), FORMAT, f"the store in {self.folder}", f"remove the folder and {REMEDY}")
         for name, expected in _flat(self._spec).items():
             if _flat(found).get(name) != expected:
@@ -156,6 +165,15 @@ class StoreWriter:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(_no_room(self.folder, needed, free))
+
+    def _written(self, shard: Shard) -> dict[str, dict[str, Any]]:
+        """Return the spec of the columns of a shard; empty where it is missing, damaged or cut short."""
+        columns: dict[str, dict[str, Any]] = read_state(self._done(shard), _is_record).get("columns", {})
+        whole = all(
+            size_fault(self.folder / f"{shard.stem}.{name}.npy", spec["bytes"]) is None
+            for name, spec in columns.items()
+        )
+        return columns if whole else {}
 
     def _done(self, shard: Shard) -> Path:
         return self.folder / f"{shard.stem}.json"
@@ -199,6 +217,20 @@ class ShardCollector:
         if filled.all():
             self.writer.write(shard, part)
             del self._parts[shard.number], self._filled[shard.number]
+
+
+def _is_identity(content: Mapping[str, Any]) -> bool:
+    return isinstance(content.get("identity"), dict)
+
+
+def _is_record(content: Mapping[str, Any]) -> bool:
+    """Whether this is the record of a shard, as ``StoreWriter.write`` writes it."""
+    columns, keys = content.get("columns"), {"sha256", "bytes", "dtype", "shape"}
+    return (
+        bool(columns)
+        and isinstance(columns, dict)
+        and all(isinstance(spec, dict) and keys <= spec.keys() for spec in columns.values())
+    )
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:

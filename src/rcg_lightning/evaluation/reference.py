@@ -1,6 +1,7 @@
 """The real images that samples are compared with: measured once for a data set and an extractor, stored in a file."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from rcg_lightning.metrics.fid import Moments
 from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii
 from rcg_lightning.pretrained.network_folder import state_fingerprint
 from rcg_lightning.types import require
+
+log = logging.getLogger(__name__)
 
 BATCH = 256  # fixed: features of one image set always come from the same batches, so they agree to the last digit
 MAX_STORED_FEATURES = 10_000  # of each set, for neighbour metrics, whose cost is quadratic
@@ -138,6 +141,15 @@ class Reference:
         assert train is not None
         return cls(spec["identity"], train, split("eval"), tensors.get("radii"), spec["copy_threshold"])
 
+    @classmethod
+    def cached(cls, path: Path) -> "Reference | None":
+        """Read a file in a cache; None where it is missing, or, with a warning, damaged."""
+        try:
+            return cls.load(path) if path.is_file() else None
+        except UserError as error:
+            log.warning("%s; measuring it again", error)
+            return None
+
 
 def _checksum(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return fingerprint([json.loads(json.dumps(spec)), state_fingerprint(tensors)])
@@ -152,8 +164,9 @@ def reference_of(
     """
     identity = reference_identity(data, extractor)
     path = None if folder is None else folder / f"reference-{extractor.name}-{identity}.safetensors"
-    if path is not None and path.is_file():
-        return Reference.load(path)
+    stored = None if path is None else Reference.cached(path)
+    if stored is not None:
+        return stored
     evaluation = real_images(data, "eval") if len(data.images("eval")) > 1 else None
     reference = Reference.measure(real_images(data, "train"), evaluation, extractor, identity, device)
     if path is not None:

@@ -67,8 +67,9 @@ def _measured(path: Path, extractor: FeatureExtractor, device: torch.device | st
     inputs = [file_sha256(path), extractor.identity, extractor.spatial_dim, NEIGHBOURS, MAX_STORED_FEATURES, FORMAT]
     identity = fingerprint(inputs)
     stored = folder / f"statistics-{extractor.name}-{identity}.safetensors"
-    if stored.is_file():
-        return Reference.load(stored)
+    known = Reference.cached(stored)
+    if known is not None:
+        return known
     found = Reference.measure(open_samples(path), None, extractor, identity, device)
     found = replace(
         found, train=replace(found.train, images=None)

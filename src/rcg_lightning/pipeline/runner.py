@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +195,22 @@ def run_command(words: list[str], step: Step, command: Command) -> None:
             raise UserError(f"step {step.name}: {error}") from error
         return
     process = [*step.launcher, sys.executable, "-P", "-m", "rcg_lightning.cli", *words]
-    result = subprocess.run(process, check=False)
-    if result.returncode:
-        raise UserError(f"step {step.name} failed with exit code {result.returncode}: {shlex.join(process)}")
+    code = _returncode(process)
+    if code:
+        raise UserError(f"step {step.name} failed with exit code {code}: {shlex.join(process)}")
+
+
+def _returncode(words: list[str], grace: float = 25) -> int:
+    """Run a command in a new process and return its exit code; if this process is interrupted, that one ends first."""
+    with subprocess.Popen(words) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
+            process.kill()
+            raise
 
 
 @contextmanager

@@ -119,7 +119,25 @@ def read_pipeline(path: Path, commands: Collection[str], given: Mapping[str, str
     for step in rows.values():
         if step not in steps:
             raise UserError(f"{path}: the table reads {step}, which is not a step{_near(str(step), steps)}")
-    return Pipeline(str(content.get("name", path.stem)), steps, table.get("run"), dict(rows), arguments)
+    _check_words(f"{path}, table: run", table.get("run", "compare"))
+    return Pipeline(_name(path, content.get("name", path.stem)), steps, table.get("run"), dict(rows), arguments)
+
+
+def _name(path: Path, name: Any) -> str:
+    """Return a pipeline's name, which must be that of a folder."""
+    if not (isinstance(name, str | int) and re.fullmatch(r"[\w][\w. +-]{,99}", str(name))):
+        raise UserError(f"{path}: name should be that of a folder: letters, digits, _, -, + and dots, not {name!r}")
+    return str(name)
+
+
+def _check_words(where: str, value: Any) -> None:
+    """Raise a UserError unless ``value`` is a command that can be split into words."""
+    try:
+        words = shlex.split(value) if isinstance(value, str) else []
+    except ValueError as error:
+        raise UserError(f"{where} cannot be split into words ({error}): {value}") from error
+    if not words:
+        raise UserError(f"{where} should be a command, such as fit --config digits/encoder, not {value!r}")
 
 
 def _arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
@@ -145,18 +163,21 @@ def _read_step(
     arguments: Mapping[str, str],
 ) -> Step:
     where = f"{path}, step {name}"
-    if not re.fullmatch(r"\w+", name) or name in _OWN | {"table"}:
-        raise UserError(f"{where}: a step's name is one word, and not seed, run or table")
+    word = isinstance(name, str) and re.fullmatch(r"\w{1,100}", name)
+    if not word or name in _OWN | {"table"} or re.fullmatch(r"seed\d+", name):
+        raise UserError(f"{where}: a step's name is one word, and not seed, seed0, run or table")
     _known_keys(where, entry, {"run"}, {"shared", "devices", "launcher"})
     run, shared, devices = entry["run"], entry.get("shared", False), entry.get("devices", 1)
-    if not (isinstance(run, str) and run.split()):
-        raise UserError(f"{where}: run should be an rcg command, such as: fit --config digits/encoder")
+    launcher = entry.get("launcher", "")
+    _check_words(f"{where}: run", run)
+    if launcher != "":
+        _check_words(f"{where}: launcher", launcher)
     if not (isinstance(shared, bool) and isinstance(devices, int) and devices > 0):
         raise UserError(f"{where}: shared is true or false, devices a number of at least 1")
     command = run.split()[0]
     if command not in commands:
         raise UserError(f"{where}: a step cannot run {command}{_near(command, commands)}")
-    launcher = Step(name, entry.get("launcher", ""), arguments=arguments).words({})
+    launcher = Step(name, launcher, arguments=arguments).words({})
     step = Step(name, run, shared, devices, tuple(launcher), arguments)
     for other in step.upstream:
         if other not in before:

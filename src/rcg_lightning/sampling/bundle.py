@@ -1,12 +1,16 @@
 """Bundles: a generator and all that sampling from it needs, in one folder."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from rcg_lightning.artifacts import replacing_folder
+from rcg_lightning.data.store import Store
 from rcg_lightning.integrity import write_sums
+from rcg_lightning.pretrained.kl_checkpoints import WEIGHTS as KL_WEIGHTS
 from rcg_lightning.pretrained.kl_checkpoints import load_kl
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
+from rcg_lightning.pretrained.network_folder import WEIGHTS as NETWORK_WEIGHTS
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.sampling.loading import check_instances, same_encoder
 from rcg_lightning.stages.generator import Generator
@@ -52,15 +56,23 @@ def write_bundle(
         if prior is not None:
             save_stage(draft / "prior", stage_content(prior))
         if instances is not None:
-            shutil.copytree(instances, draft / "instances")
+            _copy(Store.described(instances).files(), draft / "instances")
         for name, path in networks.items():
             if path.is_dir():
-                shutil.copytree(path, draft / name)
+                names = (NETWORK, NETWORK_WEIGHTS, "config.json", *KL_WEIGHTS)
+                _copy([path / name for name in names if (path / name).is_file()], draft / name)
             else:
                 load_kl(path).save_pretrained(draft / name)  # type: ignore[operator]
             if not (draft / name / NETWORK).is_file():
                 write_sums(draft / name)  # files of diffusers have no checksums
     return list(bundle_parts(out))
+
+
+def _copy(files: Iterable[Path], folder: Path) -> None:
+    """Copy files into a new folder: those of links, and nothing else that may lie next to them."""
+    folder.mkdir()
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
 
 
 def network_at(path: Path, name: str) -> Path:

@@ -175,7 +175,11 @@ class Scored:
 
 def score_generated(module: ScoredSampling, seeds: SeedDataModule, trainer: Trainer) -> Scored:
     """Score a generator's samples of ``seeds``."""
-    trainer.predict(module, datamodule=seeds, return_predictions=False)
+    try:
+        trainer.predict(module, datamodule=seeds, return_predictions=False)
+    except BaseException as error:
+        error.add_note("samples that are only scored are not stored")
+        raise
     return Scored(module.metrics, module.number, "memory", trainer.is_global_zero, module.images)
 
 

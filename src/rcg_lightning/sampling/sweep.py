@@ -1,6 +1,5 @@
 """Sweep: score a generator at many sampling settings, reuse earlier scores, and write the report."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from rcg_lightning.artifacts import fingerprint, write_json, write_text
-from rcg_lightning.errors import UserError
+from rcg_lightning.artifacts import fingerprint, read_state, set_aside, write_json, write_text
 from rcg_lightning.evaluation.protocols import Protocol
 from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.scorer import Scorer
@@ -24,24 +22,24 @@ SCORED = "scored.json"  # every setting scored in a folder, by a hash of all inp
 
 
 class ScoreCache:
-    """The metrics of every setting scored so far, in a file that is rewritten after each.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The metrics of every setting scored so far, in a file that is rewritten after each; damaged scores are redone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.records: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): delete it, and its settings are scored again") from error
+        self.records = read_state(path, lambda found: all(_is_score(record) for record in found.values()))
+        if path.is_file() and not self.records:  # someone may still read what the next score would overwrite
+            set_aside(path, f"{path.name}.damaged")
 
     def add(self, key: str, record: dict[str, Any], write: bool = True) -> None:
         """Store one record; of several processes, only one should write."""
         self.records[key] = record
         if write:
             write_json(self.path, self.records)
+
+
+def _is_score(record: Any) -> bool:
+    metrics = record.get("metrics") if isinstance(record, dict) else None
+    return isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
 
 
 @dataclass(frozen=True)

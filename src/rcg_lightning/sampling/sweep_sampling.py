@@ -205,7 +205,7 @@ class SweepSampling:
         balanced = self.balanced and has(prior.condition, ClassCondition)
         inputs = [prior.identity, describe(sampler), asked.first_seed, asked.total, balanced]
         folder = self.out / "representations" / fingerprint(inputs)
-        if not (folder / "store" / MANIFEST).is_file():
+        if not _is_complete(folder / "store"):
             alone = Loaded(prior, None)
             labels = chosen_labels(alone, None, balanced, asked.total)
             seeds = range(asked.first_seed, asked.first_seed + asked.total)
@@ -214,3 +214,12 @@ class SweepSampling:
             data = SeedDataModule(seeds, asked.batch_size, labels)
             write_samples(alone, data, folder / "store", trainer, chosen_guidance(prior), prior.check_sampler(sampler))
         return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a store is complete and whole; a damaged one is completed again."""
+    try:
+        Store.open(folder)
+    except UserError:
+        return False
+    return True
