@@ -55,6 +55,7 @@ def test_a_network_without_a_map_gives_one_position():
         ("vit_tiny_patch16_224", {"img_size": 64}, (192, 4, 4)),
         ("deit_tiny_distilled_patch16_224", {"img_size": 64}, (192, 4, 4)),  # two tokens in front
         ("resnet10t", {}, (512, 2, 2)),
+        ("levit_128s", {"img_size": 64}, (384, 1, 1)),  # tokens of merged patches
         ("swin_tiny_patch4_window7_224", {"img_size": 64}, (768, 2, 2)),  # channels last
     ],
 )
@@ -80,5 +81,14 @@ def test_features_that_are_no_map_are_rejected():
         def forward_features(self, image):
             return image.flatten(1)
 
-    with pytest.raises(UserError, match="neither a map nor tokens"):
-        feature_map(Flat(), torch.rand(2, 1, 4, 4))
+    class Several(torch.nn.Module):
+        def forward_features(self, image):
+            return [image, image]
+
+    class Line(torch.nn.Module):
+        def forward_features(self, image):
+            return image.flatten(2)[:, :, :3].expand(-1, 15, -1)  # 15 tokens form no square
+
+    for network in (Flat(), Several(), Line()):
+        with pytest.raises(UserError, match="neither a map nor tokens"):
+            feature_map(network, torch.rand(2, 1, 4, 4))

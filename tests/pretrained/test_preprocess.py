@@ -14,15 +14,6 @@ def test_images_are_normalised_then_stretched_without_antialias():
     torch.testing.assert_close(Preprocess(size=32)(image), expected)
 
 
-def test_crop_keeps_proportions():
-    image = torch.arange(20.0).expand(1, 1, 10, 20) / 20
-    cropped = Preprocess([0.0], [1.0], size=8, crop=0.8, antialias=True)(image)
-    assert cropped.shape == (1, 1, 8, 8)
-    torch.testing.assert_close(
-        cropped, image[..., 1:9, 6:14]
-    )  # size / crop is the height here: the image is cropped, not resized
-
-
 def test_grey_images_are_repeated_and_others_rejected():
     out = Preprocess([0.0] * 3, [1.0] * 3)(torch.rand(2, 1, 4, 4))
     assert torch.equal(out[:, 0], out[:, 2])

@@ -1,13 +1,12 @@
 """Preprocessing: from an image in [0, 1] to the input of an encoder's network."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcg_lightning.arguments import ImageSize, PositiveFloat, Share, UnitInterval
+from rcg_lightning.arguments import ImageSize, PositiveFloat, UnitInterval
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -18,17 +17,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocess(ConfigMixin, nn.Module):
     """Subtract a mean, divide by a deviation, then resize: (B, C, H, W) in [0, 1] -> (B, len(mean), size, size).
 
-    A grey image is repeated to the channels that the network expects. The result is not clamped, as in the official
-    code, so a bicubic resize may leave the range a little.
+    A grey image is repeated to the channels that the network expects. The resize stretches the image. Its result is not
+    clamped, as in the official code, so a bicubic resize may leave the range a little.
 
     Args:
         mean: for each channel of the network.
         std: for each channel of the network.
         size: height and width that the network expects; None leaves the image's size.
-        crop: None stretches the image to ``size``; a fraction resizes its shorter side to size / crop and cuts out
-            the centre.
         antialias: smooth before shrinking. The official code does not; smoothing changes features by about 1 %.
-        interpolation: ``bicubic`` or ``bilinear``.
     """
 
     mean: Tensor
@@ -39,13 +35,11 @@ class Preprocess(ConfigMixin, nn.Module):
         mean: Sequence[UnitInterval] = IMAGENET_MEAN,
         std: Sequence[PositiveFloat] = IMAGENET_STD,
         size: ImageSize | None = None,
-        crop: Share | None = None,
         antialias: bool = False,
-        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
     ) -> None:
         super().__init__()
         require(0 < len(mean) == len(std), f"mean and std need one value for each channel, got {mean} and {std}")
-        self.size, self.crop, self.antialias, self.interpolation = size, crop, antialias, interpolation
+        self.size, self.antialias = size, antialias
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # (C, 1, 1)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)  # (C, 1, 1)
 
@@ -57,19 +51,16 @@ class Preprocess(ConfigMixin, nn.Module):
             image.shape[1] in (1, channels),
             f"the encoder takes {channels}-channel images, got {image.shape[1]} channels: set the data's channels",
         )
-        image = image.expand(-1, channels, -1, -1)
-        return self.resize((image - self.mean) / self.std)
+        return self.prepare(image.expand(-1, channels, -1, -1))
 
-    def resize(self, image: Tensor) -> Tensor:
-        """Resize (B, C, H, W) to (B, C, size, size), through a centre crop where there is one."""
-        if self.size is None:
+    def prepare(self, image: Tensor) -> Tensor:
+        """Image (B, len(mean), H, W) in [0, 1] -> input of the network."""
+        image = self.normalise(image)
+        if self.size is None or image.shape[-2:] == (self.size, self.size):
             return image
-        height, width = image.shape[-2:]
-        target = (self.size, self.size)
-        if self.crop is not None:
-            scale = self.size / self.crop / min(height, width)
-            target = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
-        if target != (height, width):
-            image = F.interpolate(image, target, mode=self.interpolation, align_corners=False, antialias=self.antialias)
-        top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
-        return image[..., top : top + self.size, left : left + self.size]
+        size = (self.size, self.size)
+        return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=self.antialias)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Subtract the mean and divide by the deviation of each channel."""
+        return (image - self.mean) / self.std

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.data.config import resolve_data_config
 from torch import nn
+from torch.func import functional_call
 
 from rcg_lightning.arguments import ImageSize
 from rcg_lightning.errors import UserError
@@ -14,12 +16,16 @@ from rcg_lightning.pretrained.checkpoints import State, entry, read_checkpoint
 from rcg_lightning.pretrained.downloads import hub_file
 from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.normalisation import Normalisation
-from rcg_lightning.pretrained.preprocess import Preprocess
+from rcg_lightning.pretrained.timm_preprocess import TimmPreprocess
 from rcg_lightning.types import require
+
+UNFIT = (RuntimeError, TypeError, KeyError, ValueError, AssertionError, AttributeError)  # raised by timm's constructors
 
 
 class TimmEncoder(Encoder):
-    """A timm model without its classifier. Mean, deviation, size and crop are those of its published configuration.
+    """A timm model without its classifier. Images are prepared as timm prepares them for evaluation.
+
+    Size, crop, interpolation, mean and deviation are those of the model's published configuration.
 
     Args:
         name: as timm knows it, with the tag of its weights: ``vit_base_patch14_dinov2.lvd142m``.
@@ -46,43 +52,66 @@ class TimmEncoder(Encoder):
         config = published_config(self.name)
         path = (self.weights or published_file(self.name, config)) if self.pretrained else None
         state = entry(read_checkpoint(path, self.name), "state_dict", "model") if path else None
-        network = self.build(config, state, path)
         data = resolve_data_config(pretrained_cfg=config.to_dict())
-        size = self.size or data["input_size"][-1]
-        preprocess = Preprocess(
-            data["mean"], data["std"], size, data["crop_pct"], antialias=True, interpolation=data["interpolation"]
+        height, width = data["input_size"][1:] if self.size is None else (self.size, self.size)
+        preprocess = TimmPreprocess(
+            data["mean"], data["std"], (height, width), data["crop_pct"], data["crop_mode"], data["interpolation"]
         )
+        network, dim = self.build(config, state, path, (height, width))
         return LoadedEncoder(
             network=network,
             preprocess=preprocess,
-            dim=getattr(network, "head_hidden_size", network.num_features),  # type: ignore[arg-type]
-            structure={"timm": self.name, "pool": self.pool, "size": size},
+            dim=dim,
+            structure={"timm": self.name, "pool": self.pool, "size": [height, width]},
             loaded={"backbone": len(network.state_dict())} if path else {},
             notes=(f"from {path}",) if path else ("the weights are random: pretrained is off",),
         )
 
-    def build(self, config: Any, state: State | None, path: Path | None) -> nn.Module:
-        """Return the network without its classifier; if ``state`` is given, every tensor comes from it."""
-        options: dict[str, Any] = {} if self.size is None else {"img_size": self.size}
+    def build(
+        self, config: Any, state: State | None, path: Path | None, size: tuple[int, int]
+    ) -> tuple[nn.Module, int]:
+        """Return the network without its classifier, for images of ``size``, and the dimensions of its output.
+
+        Networks with a table of positions are built for a size; the others take no ``img_size``, and images of any.
+        If ``state`` is given, every tensor comes from it.
+        """
+        reasons = []
+        for options in ({},) if self.size is None else ({"img_size": self.size}, {}):
+            try:
+                network = self.create(config, state, options)
+                return network, output_dim(network, size)
+            except UNFIT as error:
+                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reasons += [] if "img_size" in options and "img_size" in reason else [(reason, error)]
+        reason, error = reasons[0]
+        wanted = "" if self.size is None else f" for images of {self.size} pixels a side"
+        source = f" from {path}" if path else ""
+        advice = "" if self.size is None else "; choose another size, or leave it out"
+        raise UserError(f"timm cannot build {self.name}{source}{wanted}: {reason}{advice}") from error
+
+    def create(self, config: Any, state: State | None, options: dict[str, Any]) -> nn.Module:
+        """Return timm's network without its classifier, made with ``options``."""
         if state is not None:
             # with the file's number of classes timm loads strictly: no tensor stays random unnoticed
             headless = bool(config.classifier) and not any(name.startswith(config.classifier) for name in state)
             classes = 0 if headless else config.num_classes
             overlay = {"state_dict": state, "num_classes": classes}
-            options |= {"pretrained": True, "num_classes": classes, "pretrained_cfg_overlay": overlay}
-        network: Any
-        try:
-            network = timm.create_model(self.name, **options)
-        except (RuntimeError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
-            source = f" from {path}" if path else ""
-            raise UserError(f"timm cannot build {self.name}{source}: {reason}") from error
+            options = {**options, "pretrained": True, "num_classes": classes, "pretrained_cfg_overlay": overlay}
+        network: Any = timm.create_model(self.name, **options)
         network.pretrained_cfg.pop("state_dict", None)  # it would hold a second copy of all weights
-        if self.pool is None:
-            network.reset_classifier(0)
-        else:
-            network.reset_classifier(0, self.pool)
+        network.reset_classifier(0, *([] if self.pool is None else [self.pool]))
         return network
+
+
+def output_dim(network: nn.Module, size: tuple[int, int]) -> int:
+    """Return the dimensions of a network's output for images of ``size``, computed without memory."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    with torch.no_grad():
+        output = functional_call(network.eval(), shapes, (torch.empty(1, 3, *size, device="meta"),))
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        raise ValueError(f"it gives {tuple(getattr(output, 'shape', ())) or type(output).__name__}, not one vector")
+    return output.shape[1]
 
 
 def published_config(name: str) -> Any:
