@@ -93,6 +93,18 @@ def test_generated_representations_are_scored_directly_or_from_their_store(rcg, 
     assert read["metrics"] == pytest.approx(generated["metrics"], rel=1e-9)
 
 
+def test_folders_of_mixed_sizes_are_scored_with_resize(evaluated, tmp_path):
+    for side in (8, 16):
+        images = torch.randint(0, 256, (6, 1, side, side + 3), dtype=torch.uint8)
+        save_images([images], tmp_path / "mixed", (f"{side}_{i}.png" for i in range(6)))
+    content, _ = evaluated(tmp_path / "mixed", "--resize", 8)
+    assert content["protocol"]["samples_resize"] == "shorter side 8, centre 8"
+    others, _ = evaluated(tmp_path / "mixed", "--resize", 8, data=["--reference_samples", tmp_path / "mixed"])
+    assert others["protocol"]["reference"]["resize"] == "shorter side 8, centre 8"
+    (distance,) = (value for name, value in others["metrics"].items() if name.startswith("fd/"))
+    assert distance == pytest.approx(0, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -101,6 +113,7 @@ def test_generated_representations_are_scored_directly_or_from_their_store(rcg, 
         (["--samples", "{toy}/none/last.ckpt", "--parzen", "--number", 99999999], "too many for Parzen windows"),
         (["--samples", "{toy}/none/last.ckpt", "--ema", "short"], "no EMA weights 'short'"),
         (["--samples", "{tmp}/large"], "samples of 16x16 pixels, a reference of 8x8"),
+        (["--samples", "{toy}/none/last.ckpt", "--resize", 8], "--resize is for images in files"),
         (["--samples", "{tmp}/text.npz"], "text.npz cannot be read as an .npz of images"),
         (
             ["--samples", "{tmp}/broken.ckpt", "--number", 20, "--ema", "trained"],

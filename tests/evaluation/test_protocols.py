@@ -63,6 +63,15 @@ def test_a_variant_of_a_named_protocol_names_its_changes(extractor):
     )
 
 
+def test_resized_samples_have_another_protocol(extractor, caplog):
+    asked = find_protocol("digits")
+    whole = asked.record(extractor, TRAIN | {"resize": "as is"}, 1346, "png", asked)
+    resized = asked.record(extractor, TRAIN | {"resize": "as is"}, 1346, "png", asked, "shorter side 8, centre 8")
+    assert resized["name"] == "digits with another resize of samples"
+    assert not comparable(whole, resized)
+    assert "samples_resize as is and shorter side 8, centre 8" in caplog.text
+
+
 def test_one_warning_names_all_differences(extractor, caplog):
     one = Protocol().record(extractor, TRAIN, 100)
     assert comparable(one, json.loads(json.dumps(one)))

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rcg_lightning.data.decode import to_pil
+from rcg_lightning.data.decode import decode, to_pil
 from rcg_lightning.data.store_writer import StoreWriter
+from rcg_lightning.data.transforms import CenterCrop
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.reference import reference_of
 from rcg_lightning.evaluation.sample_readers import open_samples
@@ -77,3 +78,20 @@ def test_unusable_samples_are_rejected(samples, tmp_path):
     for name, words in cases.items():
         with pytest.raises(UserError, match=words):
             list(open_samples(tmp_path / name))
+
+
+def test_images_of_mixed_sizes_are_resized(samples, tmp_path):
+    folder = tmp_path / "mixed"
+    write_folder(folder, samples[:2])
+    Image.fromarray(np.arange(300, dtype=np.uint16).reshape(20, 15).astype(np.uint8)).save(folder / "9.png")
+    with pytest.raises(UserError, match=r"9\.png is 15x20, .* one size; rcg evaluate gives them one with --resize"):
+        list(open_samples(folder))
+    resized = open_samples(folder, resize=12)
+    assert (resized.shape, resized.resize) == ((1, 12, 12), "shorter side 12, centre 12")
+    expected = [CenterCrop(12)(decode(file.read_bytes(), 1)) for file in sorted(folder.iterdir())]
+    assert torch.equal(resized.first(3), torch.stack(expected))
+    np.savez(tmp_path / "it.npz", arr_0=samples.permute(0, 2, 3, 1).numpy())
+    assert torch.equal(open_samples(tmp_path / "it.npz", resize=12).first(1), CenterCrop(12)(samples[0])[None])
+    assert open_samples(tmp_path / "it.npz").resize == "as is"
+    with pytest.raises(UserError, match="--resize is a number of pixels, not 0"):
+        open_samples(folder, resize=0)

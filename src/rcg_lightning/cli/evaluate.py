@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
-from rcg_lightning.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, SampleCount, Seed, UnitInterval
+from rcg_lightning.arguments import (
+    ImageSize,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    SampleCount,
+    Seed,
+    UnitInterval,
+)
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
 from rcg_lightning.core.samplers import Sampler
@@ -46,6 +54,7 @@ def evaluate(
     seeds: PositiveInt = 1,
     labels: Labels | None = None,
     quantisation: Quantisation | None = None,
+    resize: ImageSize | None = None,
     prior: Path | None = None,
     instances: Path | None = None,
     autoencoder: Path | None = None,
@@ -91,6 +100,8 @@ def evaluate(
         seeds: number of blocks of different seeds (for files: equal parts); mean and deviation are reported.
         labels: classes of generated samples: generated, balanced or random.
         quantisation: of generated samples: round or truncate.
+        resize: resize the shorter side of images in files (--samples, --reference_samples) to this number of pixels,
+            bicubic with antialias, and cut out the central square. The protocol records it.
         prior: checkpoint of the RDM, for a generator conditioned on representations.
         instances: store from which instances are chosen at random, for a generator conditioned on instances.
         autoencoder: folder of the network that decodes latents or tokens, for a generator of these.
@@ -122,11 +133,11 @@ def evaluate(
     """
     asked = Protocol() if protocol is None else find_protocol(protocol)
     used = asked.with_settings(number=number, labels=labels, quantisation=quantisation)
-    real = RealSource(data, statistics, reference_samples and samples_folder(reference_samples), reference)
+    real = RealSource(data, statistics, reference_samples and samples_folder(reference_samples), reference, resize)
     analysis = SampleAnalysis(memorisation, memorisation_in, parzen)
     analysis.check(data, out)
     earlier = None if against is None else read_content(against)
-    source = SampleSource.open(samples, prior, autoencoder, instances)
+    source = SampleSource.open(samples, prior, autoencoder, instances, resize)
     size = (used.number or NUMBER) if source.files is None else source.files.count // seeds
     device = pick_device(accelerator)
     if source.of_representations:
@@ -169,7 +180,7 @@ def evaluate(
     images = None if data is None else ParzenImages(data)
     if images is not None and analysis:
         named = [block | analysis.likelihood(shown, images, device) for block, shown in zip(named, found.images)]
-    content = content_of(named, used.record(made_by, spec, found.number, found.format, asked))
+    content = content_of(named, used.record(made_by, spec, found.number, found.format, asked, found.resize))
     if images is not None:
         content |= analysis.rule(images)
     if data is not None and out is not None and not isinstance(made_by, str):

@@ -22,7 +22,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.records import LOSSLESS
 from rcg_lightning.evaluation.reference import Reference, reference_of
 from rcg_lightning.evaluation.reference_files import read_statistics
-from rcg_lightning.evaluation.sample_readers import Samples, open_samples
+from rcg_lightning.evaluation.sample_readers import AS_IS, Samples, open_samples
 from rcg_lightning.evaluation.scorer import check_size
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor, InceptionExtractor
 from rcg_lightning.metrics.prdc import NEIGHBOURS, all_radii
@@ -91,6 +91,7 @@ class Protocol(ConfigMixin):
         number: int,
         format: str = "memory",
         asked: "Protocol | None" = None,
+        samples_resize: str = AS_IS,
     ) -> dict[str, Any]:
         """Describe, as plain data, how metrics were computed.
 
@@ -100,6 +101,7 @@ class Protocol(ConfigMixin):
             number: samples scored.
             format: ``memory`` for images that were scored when they were generated, else that of their files.
             asked: the named protocol of which this is a variant; the settings that differ become part of the name.
+            samples_resize: description of the transform that the samples went through before they were scored.
         """
         made = format == "memory"
         kind, weights = (None, extractor) if isinstance(extractor, str) else (describe(extractor), extractor.identity)
@@ -115,6 +117,7 @@ class Protocol(ConfigMixin):
             "labels": self.labels if made else None,
             "quantisation": None if stored else self.quantisation if made else "round" if format == "store" else None,
             "resize": reference.get("resize"),
+            "samples_resize": None if stored else samples_resize,
             "format": format,
             "neighbours": None if stored else self.neighbours,
         }
@@ -133,6 +136,7 @@ class Protocol(ConfigMixin):
             "labels": found["labels"] in (None, self.labels),
             "quantisation": found["quantisation"] in (None, self.quantisation),
             "resize": self.resize is None or found["resize"] in (None, self.resize),
+            "resize of samples": found["samples_resize"] in (None, AS_IS),
             "format": found["format"] in LOSSLESS or found["format"] == self.format,
             "neighbours": found["neighbours"] in (None, self.neighbours),
         }
@@ -178,12 +182,14 @@ class RealSource:
         statistics: a published file of statistics.
         samples: path of other samples, for ``open_samples``.
         folder: cache of features; None caches nothing.
+        resize: for other samples, see ``open_samples``.
     """
 
     data: ImageDataModule | None = None
     statistics: Path | None = None
     samples: Path | None = None
     folder: Path | None = None
+    resize: int | None = None
 
     def check_size(self, shape: tuple[int, int, int]) -> None:
         """Raise a UserError, before any work, where samples (C, H, W) differ in size from the real images."""
@@ -191,7 +197,7 @@ class RealSource:
             self.data.prepare_data()
             check_size(shape[1:], self.data.spec.image[1:])
         if self.samples is not None:
-            check_size(shape[1:], open_samples(self.samples).shape[1:])
+            check_size(shape[1:], open_samples(self.samples, resize=self.resize).shape[1:])
 
     def bind(
         self, protocol: Protocol, extractor: FeatureExtractor, device: torch.device | str
@@ -203,7 +209,7 @@ class RealSource:
         if self.statistics is not None:
             return bind_statistics(self.statistics, extractor, device, self.folder)
         if self.samples is not None:
-            return bind_samples(self.samples, extractor, device)
+            return bind_samples(self.samples, extractor, device, self.resize)
         assert self.data is not None
         return bind_data(protocol, self.data, extractor, self.folder, device)
 
@@ -252,15 +258,15 @@ def bind_statistics(
 
 
 def bind_samples(
-    path: Path, extractor: FeatureExtractor, device: torch.device | str
+    path: Path, extractor: FeatureExtractor, device: torch.device | str, resize: int | None = None
 ) -> tuple[Reference, dict[str, Any]]:
     """Return other samples as the reference, and their description for the record: a SHA-256 of all pixels."""
-    samples, digest = open_samples(path), hashlib.sha256()
+    samples, digest = open_samples(path, resize=resize), hashlib.sha256()
     real = Reference.measure(_hashing(samples, digest), None, extractor, device=device)
-    real = replace(
-        real, train=replace(real.train, images=None), name="samples"
-    )  # these are no training images, so none can be copied
-    return real, {"set": "samples", "identity": digest.hexdigest(), "images": samples.count, "format": samples.format}
+    # these are no training images, so none can be copied
+    real = replace(real, train=replace(real.train, images=None), name="samples")
+    spec = {"set": "samples", "identity": digest.hexdigest(), "images": samples.count}
+    return real, spec | {"resize": samples.resize, "format": samples.format}
 
 
 def bind_representations(data: ImageDataModule) -> tuple[RealRepresentations, dict[str, Any]]:
@@ -276,13 +282,8 @@ def bind_representations(data: ImageDataModule) -> tuple[RealRepresentations, di
             "representations are compared with stored ones: give a store that rcg extract wrote as --data.stores"
         )
     real = RealRepresentations(train, data.columns("eval").get("representation"))
-    transform = train.identity.get("transform")
-    return real, {
-        "set": "train",
-        "identity": train.identity.get("dataset"),
-        "images": real.count,
-        "resize": transform,
-    }
+    spec = {"set": "train", "identity": train.identity.get("dataset"), "images": real.count}
+    return real, spec | {"resize": train.identity.get("transform")}
 
 
 def _hashing(samples: Samples, digest: Any) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 LOSSLESS = frozenset({"memory", "store", "npz", "png"})  # these hold the same pixels
-_SETTINGS = ("name", "version", "number", "labels", "quantisation", "resize", "neighbours")
+_SETTINGS = ("name", "version", "number", "labels", "quantisation", "resize", "samples_resize", "neighbours")
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

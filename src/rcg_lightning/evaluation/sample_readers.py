@@ -14,12 +14,14 @@ from rcg_lightning.array_files import npz_names, read_npz
 from rcg_lightning.data.decode import FORMAT_OF, Unreadable, decode, image_bytes, is_grey
 from rcg_lightning.data.folder_index import scan_folder
 from rcg_lightning.data.store import MANIFEST, Store
+from rcg_lightning.data.transforms import AsIs, CenterCrop, Transform
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
 _BATCH = 256
 _LOOKED_AT = 256  # files of a folder, evenly spaced, whose headers decide its number of channels
+AS_IS = AsIs().describe(False)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Samples:
         count: N.
         shape: (C, H, W) of each; (R,) of representations.
         read: positions start, stop -> uint8 (stop - start, C, H, W), or float (stop - start, R).
+        resize: description of the transform that the images went through.
         format: ``npz``, ``store``, or the formats of the files in a folder: ``png``, ``jpeg``, ``jpeg and png``.
     """
 
@@ -37,6 +40,7 @@ class Samples:
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
     format: str
+    resize: str = AS_IS
 
     def __len__(self) -> int:
         return self.count
@@ -60,23 +64,29 @@ def samples_folder(path: Path) -> Path:
     return path / "store" if (path / "store").is_dir() else path
 
 
-def open_samples(path: Path, channels: int | None = None) -> Samples:
+def open_samples(path: Path, channels: int | None = None, resize: int | None = None) -> Samples:
     """Open images to be scored, in order of name or position.
 
     Args:
         path: a folder of PNG or JPEG files (searched below too), an .npz with ``arr_0`` or ``images``, uint8
             (N, H, W, C), or a store with a column ``image``, uint8 (H, W, C).
         channels: 1 or 3: number of channels of a folder's images; by default 1 if the first one is grey.
+        resize: resize the shorter side of every image to this, bicubic with antialias, and cut out the central square.
 
     Raises:
-        UserError: the path is missing, has no images, or has damaged images or images of several sizes.
+        UserError: the path is missing, has no images, or has damaged images, or images of several sizes without
+            ``resize``.
     """
+    require(resize is None or resize > 0, f"--resize is a number of pixels, not {resize}")
+    transform = AsIs() if resize is None else CenterCrop(resize)
     path = Path(path).expanduser()
     require(path.exists(), f"no samples at {path}: correct the path, or make them with rcg sample")
     if path.is_file():
         require(path.suffix == ".npz", f"{path} is neither a folder nor an .npz file: give one of these")
-        return _from_npz(path)
-    return _from_store(path) if (path / MANIFEST).is_file() else _from_folder(path, channels)
+        return _transformed(_from_npz(path), transform)
+    if (path / MANIFEST).is_file():
+        return _transformed(_from_store(path), transform)
+    return _from_folder(path, channels, transform)
 
 
 def holds_representations(path: Path) -> bool:
@@ -99,7 +109,18 @@ def open_representations(path: Path) -> Samples:
     return Samples(store.size, shape, read, "store")
 
 
-def _from_folder(folder: Path, channels: int | None) -> Samples:
+def _transformed(samples: Samples, transform: Transform) -> Samples:
+    if transform.size is None:
+        return samples
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.stack([transform(torch.from_numpy(image)).numpy() for image in samples.read(start, stop)])
+
+    shape = transform.shape(samples.shape[0], None)
+    return replace(samples, shape=shape, read=read, resize=transform.describe(False))
+
+
+def _from_folder(folder: Path, channels: int | None, transform: Transform) -> Samples:
     index = scan_folder(folder)
     files = [folder / index.name(row) for row in range(len(index))]
     require(bool(files), f"{folder} holds no images: give the folder that holds the PNG or JPEG files")
@@ -112,12 +133,13 @@ def _from_folder(folder: Path, channels: int | None) -> Samples:
         looked_at = files[:: -(-len(files) // _LOOKED_AT)]
         channels = 1 if all(_is_grey(file) for file in looked_at) else 3
     only_grey = guessed and channels == 1
-    shape = _image(files[0], channels, None).shape
+    shape = _image(files[0], channels, None, transform).shape
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.stack([_image(file, channels, shape, only_grey) for file in files[start:stop]])
+        return np.stack([_image(file, channels, shape, transform, only_grey) for file in files[start:stop]])
 
-    return Samples(len(files), (shape[0], shape[1], shape[2]), read, " and ".join(sorted(kinds)).lower())
+    format = " and ".join(sorted(kinds)).lower()
+    return Samples(len(files), (shape[0], shape[1], shape[2]), read, format, transform.describe(False))
 
 
 def _is_grey(file: Path) -> bool:
@@ -127,17 +149,22 @@ def _is_grey(file: Path) -> bool:
         raise UserError(f"{file} is broken ({error}): remove it or make it again") from error
 
 
-def _image(file: Path, channels: int, shape: tuple[int, ...] | None, only_grey: bool = False) -> np.ndarray:
+def _image(
+    file: Path, channels: int, shape: tuple[int, ...] | None, transform: Transform, only_grey: bool = False
+) -> np.ndarray:
     """Read one image (C, H, W) uint8; raise a UserError if it is damaged, in colour or not of the given shape."""
     try:
-        pixels = decode(image_bytes(file), channels).numpy()
+        pixels = transform(decode(image_bytes(file), channels)).numpy()
     except (Unreadable, OSError) as error:
         raise UserError(f"{file} is broken ({error}): remove it or make it again") from error
     if only_grey and not _is_grey(file):
         raise UserError(f"{file} is in colour, most images next to it are grey: convert them to one or the other")
     if shape is not None and pixels.shape != shape:
         sizes = [f"{s[2]}x{s[1]}" for s in (pixels.shape, shape)]
-        raise UserError(f"{file} is {sizes[0]}, the first image {sizes[1]}: samples must have one size")
+        raise UserError(
+            f"{file} is {sizes[0]}, the first image {sizes[1]}: samples must have one size; rcg evaluate gives "
+            f"them one with --resize, such as --resize {min(shape[1:])}"
+        )
     return pixels
 
 

@@ -190,7 +190,7 @@ def check_size(samples: tuple[int, ...], reference: tuple[int, ...] | None) -> N
     require(
         reference is None or samples == reference,
         f"samples of {'x'.join(map(str, samples))} pixels, a reference of {'x'.join(map(str, reference or ()))}: "
-        "score images of one size, or measure a reference of this one",
+        "score images of one size (--resize of rcg evaluate), or measure a reference of this one",
     )
 
 

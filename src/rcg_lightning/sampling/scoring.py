@@ -22,6 +22,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.protocols import Labels, Protocol, bind_representations
 from rcg_lightning.evaluation.reference import BATCH, batches
 from rcg_lightning.evaluation.sample_readers import (
+    AS_IS,
     Samples,
     holds_representations,
     open_representations,
@@ -130,12 +131,22 @@ class SampleSource:
     files: Samples | None
 
     @classmethod
-    def open(cls, path: Path, prior: Path | None, autoencoder: Path | None, instances: Path | None) -> "SampleSource":
-        """Load the generator at ``path`` (a checkpoint, a stage folder or a bundle), or open the files there."""
+    def open(
+        cls, path: Path, prior: Path | None, autoencoder: Path | None, instances: Path | None, resize: int | None = None
+    ) -> "SampleSource":
+        """Load the generator at ``path`` (a checkpoint, a stage folder or a bundle), or open the files there.
+
+        Only images in files are resized, see ``open_samples``.
+        """
+        images_only = "--resize is for images in files: a generator's samples and representations have their size"
         if holds_stage(path) or path.suffix in (".pt", ".pth"):
+            require(resize is None, images_only)
             return cls(load(path, prior, autoencoder=autoencoder, instances=instances), None)
         path = samples_folder(path)
-        return cls(None, open_representations(path) if holds_representations(path) else open_samples(path))
+        if holds_representations(path):
+            require(resize is None, images_only)
+            return cls(None, open_representations(path))
+        return cls(None, open_samples(path, resize=resize))
 
     @property
     def of_representations(self) -> bool:
@@ -164,6 +175,7 @@ class Scored:
         format: as in a protocol's record.
         reports: whether this is the process that reports.
         images: samples of each block in order, uint8 (n, C, H, W), if the scorers store them.
+        resize: of the samples, as in a protocol's record.
     """
 
     blocks: list[dict[str, float]]
@@ -171,6 +183,7 @@ class Scored:
     format: str
     reports: bool = True
     images: list[Tensor] = field(default_factory=list)
+    resize: str = AS_IS
 
 
 def score_generated(module: ScoredSampling, seeds: SeedDataModule, trainer: Trainer) -> Scored:
@@ -197,7 +210,7 @@ def score_files(found: Samples, scorers: Sequence[AnyScorer], device: torch.devi
         for batch in batches(tqdm(part, "scoring", -(-size // BATCH), delay=3, leave=False)):
             scorer.update(batch.to(device))
         metrics.append(scorer.compute())
-    return Scored(metrics, size, found.format, images=_stored(scorers))
+    return Scored(metrics, size, found.format, images=_stored(scorers), resize=found.resize)
 
 
 def seeds_to_score(loaded: Loaded, first: int, total: int, labels: Labels, batch_size: int) -> SeedDataModule:
