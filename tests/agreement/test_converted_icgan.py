@@ -160,8 +160,9 @@ def test_stylegan2_from_state_dicts(golden, tmp_path):
     assert "the low-pass filter" in output
     assert isinstance(stage.loss, Logistic)
     stage.eval()
-    condition = (io["in.c"].argmax(1),) if "in.c" in io else ()
-    condition = (*condition, io["in.h"]) if "in.h" in io else condition
+    settings = golden.config["G"]
+    condition = (io["in.c"].argmax(1),) if settings["c_dim"] else ()
+    condition = (*condition, io["in.h"]) if settings["h_dim"] else condition
     for ema_name in (TRAINED, None):
         generator, conditioner = stage.for_sampling(ema_name)
         c = conditioner(condition, len(io["in.z"]))
@@ -178,16 +179,18 @@ def test_stylegan2_from_state_dicts(golden, tmp_path):
 @stylegan2
 def test_a_stylegan2_with_classes_and_without_a_discriminator(golden, tmp_path):
     """The recorded file may have no classes: a linear map of classes is added to that of its instances."""
-    network = torch.load(golden.checkpoint, weights_only=True)["G"]
-    width, classes = len(network["mapping.w_avg"]), 7
-    fc0 = network["mapping.fc0.weight"]
-    network |= {"mapping.embed.weight": torch.randn(width, classes), "mapping.embed.bias": torch.randn(width)}
-    network["mapping.fc0.weight"] = torch.cat([fc0, torch.randn(len(fc0), width)], 1)
+    network, settings = torch.load(golden.checkpoint, weights_only=True)["G"], golden.config["G"]
+    width, classes = len(network["mapping.w_avg"]), settings["c_dim"] or 7
+    if not settings["c_dim"]:
+        fc0 = network["mapping.fc0.weight"]
+        network |= {"mapping.embed.weight": torch.randn(width, classes), "mapping.embed.bias": torch.randn(width)}
+        network["mapping.fc0.weight"] = torch.cat([fc0, torch.randn(len(fc0), width)], 1)
     torch.save({"G_ema": network}, tmp_path / "networks.pth")
     stage, output = convert(tmp_path / "networks.pth", tmp_path / "native")
     assert "a table of its rows here" in output
     assert stage.spec.classes == classes
-    dim = stage.spec.columns["instance"]["shape"][0]
-    batch = {"seed": torch.arange(2), "instance": torch.randn(2, dim), "label": torch.tensor([0, 6])}
+    batch = {"seed": torch.arange(2), "label": torch.tensor([0, classes - 1])}
+    if settings["h_dim"]:
+        batch["instance"] = torch.randn(2, stage.spec.columns["instance"]["shape"][0])
     assert stage.sample(batch).isfinite().all()
     assert stage_content(tmp_path / "native")["state_dict"]["discriminator.out_linear.weight"].any()

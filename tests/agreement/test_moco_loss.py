@@ -55,7 +55,7 @@ def official_stage(temperature: float) -> MoCoV3Stage:
         momentum=1.0,
         temperature=temperature,
     )
-    stage.build(DataSpec(image=(3, 64, 64)))
+    stage.build(DataSpec(image=tuple(load_file(GOLDEN / "io.safetensors")["in.images_small"].shape[1:])))
     state = torch.load(GOLDEN / "checkpoint.pth", weights_only=True)["state_dict"]
     names = [("base_encoder", "encoder"), ("momentum_encoder", "momentum_encoder"), ("predictor", "predictor")]
     for theirs, ours in names:

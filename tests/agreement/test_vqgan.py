@@ -94,6 +94,23 @@ def test_training_only_networks_are_skipped_and_wrong_files_are_reported(golden)
         vq_network({"teacher": {}})
 
 
+@torch.no_grad()
+def test_maps_with_other_channels_than_codes():
+    """LDM's ``quant_conv`` goes from ``z_channels`` to ``embed_dim``, and ``post_quant_conv`` back."""
+    torch.manual_seed(0)
+    own = VQGAN(3, 32, (1, 2), 1, codes=8, dim=3, attention=(2,), z_channels=6).eval()
+    official = official_vq(own, own.state_dict())
+    shapes = {name: tuple(official[f"{name}.weight"].shape) for name in ("quant_conv", "post_quant_conv")}
+    assert shapes == {"quant_conv": (3, 6, 1, 1), "post_quant_conv": (6, 3, 1, 1)}
+    assert official["encoder.conv_out.weight"].shape[0] == official["decoder.conv_in.weight"].shape[1] == 6
+    network, weights = vq_network({"state_dict": official})
+    load_strictly(network, weights, "it")
+    image = torch.randn(2, 3, 16, 16)
+    assert torch.equal(network.eval()(image), own(image))
+    maps = torch.nn.functional.conv2d(own.encoder(image), official["quant_conv.weight"], official["quant_conv.bias"])
+    torch.testing.assert_close(network.encode(image), maps)
+
+
 SIZES = {
     "maskgit_vqgan": MaskGITVQGAN,
     "mage_base_uncond": MaskGITVQGAN,

@@ -67,3 +67,12 @@ def test_impossible_sizes_are_rejected():
             network.shape(image)
     with pytest.raises(UserError, match="3 groups"):
         small(VQGAN, groups=3)
+
+
+def test_maps_may_have_other_channels_than_codes():
+    """LDM's ``z_channels`` and ``embed_dim``: the convolutions around the codes go from one to the other."""
+    network = VQGAN(1, 8, (1, 2), 1, codes=16, dim=3, groups=4, attention=(), z_channels=5)
+    image = torch.randn(2, 1, 8, 8)
+    assert network.encoder(image).shape == (2, 5, 4, 4)
+    assert network.encode(image).shape == (2, *network.shape((1, 8, 8))) == (2, 3, 4, 4)
+    assert network(image).shape == image.shape

@@ -299,3 +299,18 @@ def test_training_starts_from_other_weights(rcg, raised, tmp_path):
     assert "taken over" not in output
     assert "no checkpoint at" in raised(*fit, "--init-from", tmp_path / "nothing")
     assert "no training state" in raised(*fit, "--ckpt_path", tmp_path / "bundle")
+
+
+def test_a_kl_autoencoder_is_used_as_it_is(raised, tmp_path):
+    """In diffusers' layout, alone or in a pipeline, and as a file in the original layout."""
+    for folder in (tmp_path / "kl", tmp_path / "pipeline" / "vae"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    shapes = {"encoder.conv_in": (8, 3, 3, 3), "quant_conv": (8, 8, 1, 1), "post_quant_conv": (4, 4, 1, 1)}
+    state = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+    torch.save({"state_dict": state}, tmp_path / "kl.ckpt")
+    for source in ("kl", "pipeline", "kl.ckpt"):
+        line = raised("convert", "--from", tmp_path / source, "--out", tmp_path / "out")
+        assert "is a KL autoencoder" in line
+        assert "--autoencoder" in line
+    assert not (tmp_path / "out").exists()

@@ -94,6 +94,14 @@ def original_layout(network):
     return state
 
 
+def test_a_kl_autoencoder_of_unequal_channels_is_rejected(tmp_path):
+    state = original_layout(kl_network())
+    state["quant_conv.weight"] = state["quant_conv.weight"][:2]
+    save_file(state, tmp_path / "it.safetensors")
+    with pytest.raises(UserError, match=r"z_channels \d+ and embed_dim 1: .* equal ones only"):
+        load_kl(tmp_path / "it.safetensors")
+
+
 def test_a_single_file_in_the_original_layout(tmp_path):
     folder = KLAutoencoder(save_kl(tmp_path / "kl"))
     state = original_layout(kl_network())

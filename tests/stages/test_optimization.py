@@ -30,6 +30,10 @@ def test_cosine_rate():
     assert cosine.factor(20, 10) == pytest.approx(0, abs=1e-12)
     assert CosineLR(final=0.1).factor(5, 10) == pytest.approx(0.55)
     assert CosineLR(final=0.1).factor(10, 10) == pytest.approx(0.1)
+    rate, least, warmup, total = 2.4e-3, 3e-4, 4, 20
+    for step in range(warmup, total):  # the official formula, with its min_lr
+        expected = least + (rate - least) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        assert rate * CosineLR(warmup, least / rate).factor(step, total) == pytest.approx(expected)
 
 
 def test_a_cosine_needs_an_end():

@@ -78,7 +78,7 @@ class VQNetwork(ConfigMixin, nn.Module):
 
     @abstractmethod
     def ends(self) -> tuple[nn.Module, nn.Module]:
-        """Return the encoder's first and last convolution: image to ``width``, ``widths[-1]`` to ``dim``."""
+        """Return the encoder's first and last convolution: image to ``width``, ``widths[-1]`` to ``map_channels``."""
 
     def attends(self, level: int) -> bool:
         """Whether the maps of a level have attention."""
@@ -91,7 +91,7 @@ class VQNetwork(ConfigMixin, nn.Module):
     # -- encoder and decoder -------------------------------------------------------------------------------------------
 
     def make_encoder(self) -> Encoder:
-        """Return an encoder from an image to maps of ``dim`` channels."""
+        """Return an encoder from an image to maps of ``map_channels``."""
         before, last = [self.width, *self.widths], len(self.widths) - 1
         levels = [
             self.level(before[i], out, self.blocks, i, self.halving(out) if i < last else nn.Identity())
@@ -101,13 +101,13 @@ class VQNetwork(ConfigMixin, nn.Module):
         return Encoder(in_conv, levels, self.middle(), nn.GroupNorm(self.groups, self.widths[-1], EPS), out_conv)
 
     def make_decoder(self) -> Decoder:
-        """Return a decoder from maps of ``dim`` channels to an image."""
+        """Return a decoder from maps of ``map_channels`` to an image."""
         before, first = [*self.widths[1:], self.widths[-1]], self.widths[0]
         levels = [
             self.level(before[i], out, self.decoder_blocks, i, doubling(out) if i else nn.Identity())
             for i, out in enumerate(self.widths)
         ]
-        in_conv = nn.Conv2d(self.dim, self.widths[-1], 3, padding=1)
+        in_conv = nn.Conv2d(self.map_channels, self.widths[-1], 3, padding=1)
         out_conv = nn.Conv2d(first, self.channels, 3, padding=1)
         return Decoder(in_conv, levels, self.middle(), nn.GroupNorm(self.groups, first, EPS), out_conv)
 
@@ -118,6 +118,11 @@ class VQNetwork(ConfigMixin, nn.Module):
         return Level([first, *rest], attentions, resize)
 
     # -- use -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the maps that the encoder makes and the decoder reads."""
+        return self.dim
 
     @property
     def decoder_blocks(self) -> int:
@@ -221,6 +226,7 @@ class VQGAN(VQNetwork):
 
     Args:
         attention: side of the image over the side of the maps that have attention, in addition to the middle.
+        z_channels: channels of the maps that the encoder makes and the decoder reads, where they are not ``dim``.
     """
 
     image_range = (-1.0, 1.0)
@@ -236,10 +242,16 @@ class VQGAN(VQNetwork):
         groups: Width = 32,
         attention: Sequence[PositiveInt] = (8,),
         checkpointing: bool = False,
+        z_channels: Width | None = None,
     ) -> None:
-        self.attention = set(attention)
+        self.attention, self.z_channels = set(attention), z_channels
         super().__init__(channels, width, multipliers, blocks, codes, dim, groups, checkpointing)
-        self.before_codes, self.after_codes = nn.Conv2d(dim, dim, 1), nn.Conv2d(dim, dim, 1)
+        self.before_codes = nn.Conv2d(self.map_channels, dim, 1)
+        self.after_codes = nn.Conv2d(dim, self.map_channels, 1)
+
+    @property
+    def map_channels(self) -> int:
+        return self.z_channels or self.dim
 
     @property
     def decoder_blocks(self) -> int:
@@ -253,7 +265,7 @@ class VQGAN(VQNetwork):
 
     def ends(self) -> tuple[nn.Module, nn.Module]:
         first = nn.Conv2d(self.channels, self.width, 3, padding=1)
-        return first, nn.Conv2d(self.widths[-1], self.dim, 3, padding=1)
+        return first, nn.Conv2d(self.widths[-1], self.map_channels, 3, padding=1)
 
     def attends(self, level: int) -> bool:
         return 2**level in self.attention

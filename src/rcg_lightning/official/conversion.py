@@ -1,5 +1,6 @@
 """Conversion of official files to native folders and back. Reports are lines of text."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.official.base import FilePart, NativeModel, NetworkPart, OfficialFile, StagePart
 from rcg_lightning.official.tensor_report import report_tensors
 from rcg_lightning.pretrained.checkpoints import READING_FAILS, read_checkpoint
+from rcg_lightning.pretrained.kl_checkpoints import USE
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import plain_copy
 from rcg_lightning.pretrained.placeholders import read_with_placeholders, unsafe_name
@@ -80,6 +82,7 @@ def read_official(path: Path, trust_pickle: bool = False) -> tuple[dict[str, Any
         UserError: there is no such file, it is damaged, or it holds objects and ``trust_pickle`` is not set.
     """
     if path.is_dir():
+        _reject_diffusers(path)
         read = {name: read_official(file, trust_pickle) for name, file in files_in(path).items()}
         return {name: content for name, (content, _) in read.items()}, [
             each for _, out in read.values() for each in out
@@ -137,6 +140,16 @@ def write(parts: Mapping[str, FilePart], out: Path) -> None:
     with replacing_folder(out, f"{first}/{description}", "a bundle like this") as draft:
         for name, part in sorted(parts.items(), key=lambda item: isinstance(item[1], StagePart)):  # networks first
             part.save(draft / name, {other: draft / other for other in parts if (draft / other).is_dir()})
+
+
+def _reject_diffusers(folder: Path) -> None:
+    """Raise a UserError with advice if a folder holds a KL autoencoder in diffusers' layout, or a pipeline with one."""
+    network = folder / "vae" if (folder / "vae").is_dir() else folder
+    try:
+        name = str(json.loads((network / "config.json").read_text())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    require(not name.startswith("AutoencoderKL"), f"{network} is a KL autoencoder in diffusers' layout: {USE}")
 
 
 def _reject_whole_objects(path: Path, error: UserError) -> None:

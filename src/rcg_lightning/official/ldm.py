@@ -103,8 +103,9 @@ class LDMFile(OfficialFile):
             ema_conditioner=False,
         )
         side = self.latent * autoencoder.module.factor
+        image = (autoencoder.module.channels, side, side)
         columns = {"latent": {"shape": [channels, self.latent, self.latent]}}
-        built(stage, DataSpec((3, side, side), condition.classes, columns | condition.columns))
+        built(stage, DataSpec(image, condition.classes, columns | condition.columns))
         changed = FUSED if condition.parts else FUSED | CONSTANT
         generator = stage_part(stage, network, last, ema, where, tensors.get(UPDATES), changed=changed)
         encoder = inner_encoder(tensors, condition.dim, self.encoder_heads, where)

@@ -10,7 +10,7 @@ from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN, VQNetwork
 from rcg_lightning.official.base import FilePart, NetworkPart, OfficialFile
 from rcg_lightning.pretrained.autoencoders import autoencoder_settings
 from rcg_lightning.pretrained.checkpoints import State, entry, load_strictly, recognise, require_fit, strip
-from rcg_lightning.pretrained.kl_checkpoints import autoencoder_sizes
+from rcg_lightning.pretrained.kl_checkpoints import USE, autoencoder_sizes, is_kl
 from rcg_lightning.types import require
 
 INNER_TOKENIZER, FIRST_STAGE = "vqgan.", "first_stage_model."  # prefixes in the files of MAGE and LDM
@@ -83,6 +83,7 @@ def vq_network(official: Mapping[str, Any], where: str = "the file") -> tuple[VQ
     inner = {name: tensor for name, tensor in inner.items() if not name.startswith("loss.")}
     wanted = "weights of a vector-quantising autoencoder"
     needed = (CODES, "encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight")
+    require(not is_kl(inner), f"{where} is a KL autoencoder, without a codebook: {USE}")
     require(all(name in inner for name in needed), f"{where} holds no {wanted}, it is {recognise(official)}")
     network = vq_structure(inner)
     weights = _fused({vq_name(name, network): tensor for name, tensor in inner.items()})
@@ -99,7 +100,9 @@ def vq_structure(official: Mapping[str, Tensor]) -> VQNetwork:
             return MaskGITVQGAN(**sizes)
         levels = range(len(sizes["multipliers"]))
         attention = [2**i for i in levels if f"encoder.down.{i}.attn.0.norm.weight" in official]
-        return VQGAN(**sizes, attention=attention)
+        z_channels = official["quant_conv.weight"].shape[1]
+        differing = {} if z_channels == dim else {"z_channels": z_channels}  # others keep the identity that they had
+        return VQGAN(**sizes, attention=attention, **differing)
 
 
 def official_vq(structure: VQNetwork, weights: Mapping[str, Tensor]) -> State:

@@ -15,6 +15,7 @@ from rcg_lightning.types import require
 
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+USE = "it is used as it is: give it as --autoencoder to rcg sample, evaluate and sweep, in a config as codec.folder"
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
 
@@ -70,6 +71,12 @@ def _from_file(kind: Any, path: Path) -> nn.Module:
         f"{path} holds no KL autoencoder in the original layout, it is {recognise(content)}; one in diffusers' layout "
         "is given as a folder",
     )
+    embed_dim, z_channels = (size // 2 for size in state["quant_conv.weight"].shape[:2])  # a mean and a deviation each
+    require(
+        embed_dim == z_channels,
+        f"{path} holds a KL autoencoder of z_channels {z_channels} and embed_dim {embed_dim}: diffusers, which reads "
+        "it, knows equal ones only",
+    )
     model = kind.from_single_file(dict(state), original_config=_config(state), low_cpu_mem_usage=False)
     found, expected = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (state, model.state_dict()))
     require(
@@ -77,6 +84,12 @@ def _from_file(kind: Any, path: Path) -> nn.Module:
         f"{path} holds {found} of an autoencoder's {expected} values: it is damaged, or of another kind",
     )
     return model
+
+
+def is_kl(official: Mapping[str, Tensor]) -> bool:
+    """Whether tensors in the original layout are of a KL autoencoder: it encodes a mean and a deviation."""
+    before, after = official.get("quant_conv.weight"), official.get("post_quant_conv.weight")
+    return before is not None and after is not None and len(before) == 2 * after.shape[1]
 
 
 def autoencoder_sizes(official: Mapping[str, Tensor]) -> dict[str, Any]:
