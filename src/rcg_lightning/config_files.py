@@ -86,7 +86,8 @@ def read_config(path: Path, within: tuple[Path, ...] = (), values: Iterator[int]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-99-99 is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        deep = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        reason = getattr(error, "problem", None) or deep
         raise UserError(f"{path}{line}: no valid YAML ({reason})") from error
 
     def expand(value: Any) -> Any:

@@ -27,6 +27,7 @@ _WRITTEN = (
     "step=*.ckpt",
     "config.yaml",
     "hparams.yaml",
+    "grids",
     "events.out.tfevents.*",
 )
 

@@ -150,11 +150,16 @@ def default_precision(accelerator: str | Accelerator) -> str:
 
 
 def pick_device(accelerator: str) -> torch.device:
-    """Return the device of an accelerator's name: cpu, gpu, mps or auto."""
+    """Return the device of an accelerator's name: cpu, gpu (or cuda), mps or auto; UserError if it is not there."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
-    return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
+    require(accelerator in ("cpu", "gpu", "cuda", "mps"), f"no accelerator {accelerator}: give cpu, gpu, mps or auto")
+    device = torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
+    here = "cpu" if found is None else f"cpu and {found.type}"
+    missing = f"this machine has no {accelerator} that torch can use, only {here}"
+    require(device.type == "cpu" or (found is not None and device.type == found.type), missing)
+    return device
 
 
 def reset_torch() -> None:

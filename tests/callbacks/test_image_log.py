@@ -43,7 +43,7 @@ def wandb(monkeypatch):
 
 
 def grid_files(folder):
-    return [path.name for path in (folder / "images").glob("*")]
+    return [path.name for path in (folder / "grids").glob("*")]
 
 
 def tensorboard_images(folder):
@@ -55,7 +55,7 @@ def tensorboard_images(folder):
 def test_a_logger_without_images_leaves_files(run, tmp_path):
     folder = run(CSVLogger(tmp_path / "csv", name="", version=""))
     assert grid_files(folder) == ["samples_generated-0000002.png"]
-    with Image.open(folder / "images" / "samples_generated-0000002.png") as image:
+    with Image.open(folder / "grids" / "samples_generated-0000002.png") as image:
         assert image.size == (3 * 34 + 2, 2 * 34 + 2)
     settings = yaml.safe_load((tmp_path / "csv" / "hparams.yaml").read_text())
     assert settings["denoiser.network.width"] == 16
@@ -63,7 +63,10 @@ def test_a_logger_without_images_leaves_files(run, tmp_path):
 
 
 def test_without_a_logger_the_grid_is_a_file(run):
-    assert grid_files(run(False)) == ["samples_generated-0000002.png"]
+    files = ["samples_generated-0000002.png"]
+    assert grid_files(run(False)) == files
+    folder = run(False)  # another run in the same folder leaves the files of the first
+    assert grid_files(folder) == grid_files(folder / "version_0") == files
 
 
 def test_weights_and_biases_takes_grid_and_settings(run, wandb):

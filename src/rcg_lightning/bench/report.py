@@ -122,7 +122,8 @@ def read_bench(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the result of a bench: {error}") from error
-    require({"machine", "workloads"} <= content.keys(), f"{path} is not a file that `rcg bench --out` wrote")
+    known = isinstance(content, dict) and {"machine", "workloads"} <= content.keys()
+    require(known, f"{path} is not a file that `rcg bench --out` wrote")
     return content
 
 

@@ -16,14 +16,14 @@ from rcg_lightning.types import to_uint8
 def log_grid(trainer: pl.Trainer, name: str, images: Tensor, columns: int) -> None:
     """Log a grid of images (B, C, H, W) in [0, 1] at the current step; for the main process.
 
-    Where no logger takes images, such as with ``CSVLogger`` or without any, it is ``images/NAME-step.png`` in the run's
+    Where no logger takes images, such as with ``CSVLogger`` or without any, it is ``grids/NAME-step.png`` in the run's
     folder.
     """
     pixels = to_uint8(_enlarged(images, columns)).permute(1, 2, 0).numpy()
     taken = [_log(logger, name, pixels, trainer.global_step) for logger in trainer.loggers]
     if not any(taken):
         file = f"{name.replace('/', '_')}-{trainer.global_step:07d}.png"
-        save_png(Image.fromarray(pixels), Path(trainer.default_root_dir) / "images" / file)
+        save_png(Image.fromarray(pixels), Path(trainer.default_root_dir) / "grids" / file)
 
 
 def _log(logger: pl.loggers.Logger, name: str, pixels: np.ndarray, step: int) -> bool:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import write_json, write_text
 from rcg_lightning.bench.report import Row, comparison, machine, read_bench, table
@@ -11,6 +9,7 @@ from rcg_lightning.bench.suite import chosen, workloads
 from rcg_lightning.bench.timing import Timing
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
+from rcg_lightning.trainer import pick_device
 
 
 def bench(
@@ -47,7 +46,7 @@ def bench(
         baseline: time the baseline in the same run.
         markdown: file for the tables.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = pick_device(device or "auto")
     before = read_bench(compare) if compare else None
     timing = Timing(where, times, threads, baseline, profile)
     rows: list[Row] = []

@@ -1,6 +1,7 @@
 """Errors of libraries that the user's input causes, each as one line. Nothing here imports torch."""
 
 import errno
+import traceback
 from pathlib import Path
 
 _OWN_CODE = Path(__file__).resolve().parents[1]
@@ -23,13 +24,16 @@ def mistake(error: BaseException) -> str | None:
         if package and package != "rcg_lightning":
             return f"this needs the package {package}, which is not installed: pip install {package}"
         return None if error.name else one_line(error)  # raised by a library, which names the package
-    # by name: torch and Lightning are not imported here
-    return f"the trainer's settings: {one_line(error)}" if is_misconfiguration(error) else None
+    return f"the trainer's settings: {one_line(error)}" if _is_rejected_setting(error) else None
 
 
-def is_misconfiguration(error: BaseException) -> bool:
-    """Whether Lightning rejects its settings."""
-    return type(error).__name__ == "MisconfigurationException"
+def _is_rejected_setting(error: BaseException) -> bool:
+    """Whether Lightning rejects a setting, or one of its callbacks, which only a user chooses, a metric's name."""
+    if type(error).__name__ == "MisconfigurationException":  # by name: Lightning is not imported here
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_in = Path(frames[-1].filename).parent.parts[-3:] if frames else ()
+    return isinstance(error, RuntimeError | ValueError) and raised_in == ("lightning", "pytorch", "callbacks")
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -143,6 +143,8 @@ def _check_words(where: str, value: Any) -> None:
 def _arguments(path: Path, content: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
     """Return the value of each argument of a pipeline file."""
     arguments = content.get("arguments") or {}
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"{path}: arguments should be names with their values")
     for name in given:
         if name not in arguments:
             known = f": its arguments are {', '.join(arguments)}" if arguments else ": it takes none"
