@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 def all_cases(world, seed: int) -> list[Case]:
     """Return every case, in the order of the table."""
-    from . import damage, disk, hostile, kills, ranks, signals
+    from . import damage, disk, divergence, hostile, kills, ranks, signals
 
     kinds = (kills.kills, kills.writes, signals.signals, ranks.ranks, disk.disks, damage.states, damage.flips)
-    kinds += (hostile.hostile,)
+    kinds += (divergence.divergences, hostile.hostile)
     return [case for kind in kinds for case in kind(world, seed)]
 
 
