@@ -13,8 +13,6 @@ from .cases import Case, as_plain, run_cases, share_of
 from .process import preload
 from .report import table
 
-ROOT = Path(__file__).parents[2]
-
 
 def all_cases(world, seed: int) -> list[Case]:
     """Return every case, in the order of the table."""

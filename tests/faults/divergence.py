@@ -10,7 +10,7 @@ from .process import rcg
 from .world import STAGES, World
 
 EXPECTED = "rc 2, one line that names step and learning rate, no checkpoint that is not finite"
-STEPS = "--trainer.max_steps 30 --trainer.max_skipped_steps 3".split()
+STEPS = ["--trainer.max_steps", "30", "--trainer.max_skipped_steps", "3"]
 WORDS = ("step", "learning rate")
 
 
