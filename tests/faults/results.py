@@ -13,9 +13,9 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-EXACT = (".npy", ".npz", ".safetensors", ".png")
+EXACT = (".npy", ".npz", ".png")
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "stage", "data_spec")
-VARYING = {"seconds", "spent", "samples", "command", "path", "key"}  # entries that hold times and paths
+VARYING = {"seconds", "spent", "samples", "command", "path", "key", "files"}  # entries of times, paths and sizes
 
 
 def final_files(folder: Path) -> Iterator[Path]:
@@ -36,6 +36,10 @@ def _digest(path: Path) -> str:
     if path.suffix == ".ckpt":
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         _update(found, {name: checkpoint.get(name) for name in COMPARED})
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:  # its metadata has no order
+            _update(found, dict(sorted((file.metadata() or {}).items())))
+            _update(found, {name: file.get_tensor(name) for name in sorted(file.keys())})
     elif path.suffix in EXACT:
         found.update(path.read_bytes())
     elif path.suffix == ".json":
