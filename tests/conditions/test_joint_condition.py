@@ -35,3 +35,8 @@ def test_a_class_conditional_prior_receives_the_label(prior, built):
     # without a label, prior and class condition sample the same one
     representation, label = condition.sample({"seed": SEEDS})
     assert torch.equal(representation, stage.sample({"seed": SEEDS, "label": label}))
+
+
+def test_nothing_cannot_be_joined():
+    with pytest.raises(UserError, match="at least one"):
+        JointCondition([])

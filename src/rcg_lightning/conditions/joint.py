@@ -13,10 +13,11 @@ class JointCondition(Condition):
     """Several conditions at once, such as representation and class.
 
     Args:
-        conditions: the joined conditions, in the order of their parts.
+        conditions: the joined conditions, at least one, in the order of their parts.
     """
 
     def __init__(self, conditions: list[Condition]) -> None:
+        require(len(conditions) > 0, "JointCondition: conditions should hold at least one, or take NoCondition")
         self.conditions = conditions
 
     @property
