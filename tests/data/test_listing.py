@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_hidden_files_are_left_out_and_counted_in_one_line(tmp_path, caplog):
     assert len(samples) == len(images) == 6
     assert torch.equal(samples.first(6), torch.stack([images.load(i) for i in range(6)]))
     lines = [record.message for record in caplog.records]
-    assert lines == [f"{folder}: 3 files are no images and are left out (1 .txt, 2 hidden)"]
+    assert lines == [f"{folder}: left out 3 files that are no images (1 .txt, 2 hidden)"]
 
 
 def test_the_cached_index_reports_what_is_left_out_too(tmp_path, monkeypatch, caplog):
@@ -58,7 +59,7 @@ def test_the_cached_index_reports_what_is_left_out_too(tmp_path, monkeypatch, ca
     monkeypatch.setattr("rcg_lightning.data.folder_index._reported", set())
     with caplog.at_level(logging.WARNING):
         assert len(index_folder(folder)) == 6
-    assert "3 files are no images" in caplog.text
+    assert "left out 3 files that" in caplog.text
 
 
 def test_the_cached_index_ends_when_pillow_reads_other_suffixes(tmp_path, monkeypatch):
@@ -170,15 +171,16 @@ def test_tars_next_to_folders_of_splits_are_rejected(tmp_path):
 
 
 def bomb(kind):
-    """A small file that claims 65500 x 65500 pixels (JPEG), or holds 30000 x 30000 of one colour (PNG)."""
+    """A small file that claims 65500 x 65500 pixels (JPEG) or 30000 x 30000 (PNG)."""
     buffer = io.BytesIO()
-    if kind == "PNG":
-        Image.new("1", (30000, 30000)).save(buffer, "PNG")
-        return buffer.getvalue()
-    Image.new("RGB", (16, 16)).save(buffer, "JPEG")
+    Image.new("RGB", (16, 16)).save(buffer, kind)
     content = bytearray(buffer.getvalue())
-    at = content.index(b"\xff\xc0") + 5
-    content[at : at + 4] = (65500).to_bytes(2, "big") * 2
+    if kind == "PNG":
+        content[16:24] = (30000).to_bytes(4, "big") * 2
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    else:
+        at = content.index(b"\xff\xc0") + 5
+        content[at : at + 4] = (65500).to_bytes(2, "big") * 2
     return bytes(content)
 
 
@@ -224,11 +226,9 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path, caplog):
 MEMORY = """
 import resource, sys, time
 from pathlib import Path
-from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.image_folders import FlatFolder
 from rcg_lightning.evaluation.sample_readers import open_samples
 from rcg_lightning.errors import UserError
-from rcg_lightning.metrics.fid import Moments
 folder = Path(sys.argv[1])
 list(open_samples(folder / "good"))
 before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -236,7 +236,6 @@ for read in (
     lambda: FlatFolder(folder / "jpeg", on_bad="stop", eval_share=0).train().load(0),
     lambda: FlatFolder(folder / "png", on_bad="stop", eval_share=0).train().load(0),
     lambda: open_samples(folder / "bomb.npz"),
-    lambda: Moments.load(folder / "bomb.npz"),
 ):
     try:
         read()
@@ -246,25 +245,22 @@ print(time.process_time() - started, (resource.getrusage(resource.RUSAGE_SELF).r
 """
 
 
+@pytest.mark.slow
 def test_bombs_take_neither_time_nor_memory(tmp_path):
     image(tmp_path / "good" / "0.png")
     for kind in ("JPEG", "PNG"):
         (tmp_path / kind.lower()).mkdir()
         (tmp_path / kind.lower() / "bomb.jpg").write_bytes(bomb(kind))
-    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as file:
-        for name in ("arr_0.npy", "mu.npy", "sigma.npy"):
-            with file.open(name, "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(
-                    member, {"descr": "|u1", "fortran_order": False, "shape": (800, 512, 512, 3)}
-                )
-                for _ in range(200):
-                    member.write(bytes(2**20))
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (800, 512, 512, 1)})
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        file.writestr("arr_0.npy", head.getvalue() + bytes(800 * 512 * 512))
     run = [sys.executable, "-c", MEMORY, str(tmp_path)]
     *messages, last = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(messages) == 4
+    assert len(messages) == 3
     assert all("RCG_LIMIT_" in message for message in messages)
     seconds, megabytes = map(float, last.split())
-    assert seconds < 4  # for all four
+    assert seconds < 4  # for all three
     assert megabytes < 200
 
 

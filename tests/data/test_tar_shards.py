@@ -161,7 +161,7 @@ def test_hidden_tars_and_members_are_left_out(one, caplog):
     write(one, content | {f"{i}.cls": b"0" for i in range(3)})
     with caplog.at_level("WARNING"):
         assert len(TarShards(one.parent, eval_share=0).train()) == 3
-    assert "4 files are no images and are left out (1 .txt, 1 class without an image, 2 hidden)" in caplog.text
+    assert "left out 4 files that are no images (1 .txt, 1 class without an image, 2 hidden)" in caplog.text
 
 
 def test_links_in_a_tar_are_rejected(one):

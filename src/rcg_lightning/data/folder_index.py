@@ -98,7 +98,9 @@ def report_left_out(root: Path, left_out: Mapping[str, int]) -> None:
     found = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
     if found and (root, found) not in _reported:
         _reported.add((root, found))
-        log.warning("%s: %d files are no images and are left out (%s)", root, sum(left_out.values()), found)
+        total = sum(left_out.values())
+        files = "1 file that is no image" if total == 1 else f"{total} files that are no images"
+        log.warning("%s: left out %s (%s)", root, files, found)
 
 
 def reason_left_out(name: str) -> str | None:

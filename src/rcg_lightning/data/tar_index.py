@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def index_tars(root: Path) -> TarIndex:
         raise UserError(f"no .tar files in {root}: give the folder of the shards, or sort them into train/ and val/")
     stamps = [[name, os.stat(root / name).st_size, os.stat(root / name).st_mtime_ns] for name in files]
     path = cache_folder("tars", f"{fingerprint([_VERSION, SUFFIXES, str(root.resolve()), stamps])}.npz")
-    arrays = _cached(path) or _scan(root, files)
+    arrays: dict[str, Any] = _cached(path) or _scan(root, files)
     if not path.exists():
         _store(path, arrays)
     count = int(arrays["folders"].max(initial=-1)) + 1
