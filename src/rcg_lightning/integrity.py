@@ -126,7 +126,10 @@ def read_sealed(path: Path, keys: set[str], form: int, what: str, remedy: str) -
     intact = matches_seal(content)
     content.pop(CHECKSUM, None)
     if not intact or content.keys() != keys | {"format"}:
-        raise UserError(f"{path} is damaged or was edited, it does not match its own checksum: {remedy}")
+        raise UserError(
+            f"{path} is damaged or was edited, it does not match its own checksum: {remedy}, or delete its entry "
+            f"{CHECKSUM} if you edited it"
+        )
     return content
 
 

@@ -24,8 +24,11 @@ def test_pillow_and_torchvision_decode_to_the_same_pixels(tmp_path):
     assert by_pillow_scaled(content).size == (500, 375)  # half the size would be smaller than the crop
     (tmp_path / "image.jpeg").write_bytes(content)
     assert jpeg_files(tmp_path) == [content]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no JPEG files"):
         jpeg_files(tmp_path / "empty")
+    with pytest.raises(UserError, match="no folder of images"):
+        jpeg_files(tmp_path / "absent")
 
 
 def test_a_training_step_has_no_host_synchronisation():

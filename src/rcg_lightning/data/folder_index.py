@@ -70,9 +70,7 @@ def index_folder(root: Path) -> FolderIndex:
 
     A file rewritten in place does not change its folder's time stamp: then remove the cache, whose path the log names.
     """
-    root = root.expanduser()
-    if not root.is_dir():
-        raise UserError(f"no folder of images at {root}: give the root of the data set")
+    root = _existing(root)
     path = cache_folder("folders", fingerprint(str(root.resolve())))
     index = _read(path, root)
     if index is None:
@@ -88,9 +86,16 @@ def index_folder(root: Path) -> FolderIndex:
 
 def scan_folder(root: Path) -> FolderIndex:
     """Return the index of ``root`` without the cache: for folders of samples, which change often."""
-    index, _ = _scan(root)
+    index, _ = _scan(_existing(root))
     report_left_out(root, index.left_out)
     return index
+
+
+def _existing(root: Path) -> Path:
+    root = root.expanduser()
+    if not root.is_dir():
+        raise UserError(f"no folder of images at {root}: correct the path")
+    return root
 
 
 def report_left_out(root: Path, left_out: Mapping[str, int]) -> None:
