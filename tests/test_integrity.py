@@ -92,14 +92,21 @@ def test_a_file_is_checked_again_only_after_a_change(tmp_path, monkeypatch):
             raise UserError("damaged")
 
     for _ in range(2):
-        unless_verified([path], check)
+        unless_verified([path], check, "test")
         forget()
     assert len(checks) == 1
     path.write_bytes(b"Content")
     for _ in range(2):  # a failed check is not remembered
         with pytest.raises(UserError):
-            unless_verified([path], check)
+            unless_verified([path], check, "test")
     assert len(checks) == 3
+
+
+def test_a_checkpoint_that_passed_another_check_is_compared_with_its_checksums(checkpoint, monkeypatch):
+    monkeypatch.setattr(integrity, "_TICK", -1.0)  # the file is older than the clock's tick
+    flip(checkpoint, checkpoint.read_bytes().index(torch.arange(24.0).numpy().tobytes()) + 5)
+    with pytest.raises(UserError, match="does not match its checksum"):
+        read_checkpoint(checkpoint, "a stage")
 
 
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path, monkeypatch):
@@ -107,7 +114,7 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path, monkeypatch):
     path, checks = tmp_path / "file", []
     path.write_bytes(b"content")
     for _ in range(2):
-        unless_verified([path], lambda: checks.append(1))
+        unless_verified([path], lambda: checks.append(1), "test")
     assert len(checks) == 2
 
 

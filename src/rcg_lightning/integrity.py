@@ -25,15 +25,16 @@ _TICK = 0.1  # seconds: clocks of file systems are coarser than two writes of on
 _passed: set[str] = set()
 
 
-def unless_verified(files: Sequence[Path], check: Callable[[], None]) -> None:
+def unless_verified(files: Sequence[Path], check: Callable[[], None], kind: str) -> None:
     """Run ``check``, which raises where one of ``files`` is damaged, unless they have not changed since they passed it.
 
-    Size and times of change decide, as they do for make and git. This process remembers every passed check; of large
-    files also the cache folder does, in an empty file named by a hash of paths, sizes and times.
+    ``kind`` names the check: a file that passed one may still fail another. Size and times of change decide, as they do
+    for make and git. This process remembers every passed check; of large files also the cache folder does, in an empty
+    file named by a hash of kind, paths, sizes and times.
     """
     stats = [file.stat() for file in files]
     found = [[str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for file, s in zip(files, stats)]
-    stamp = fingerprint([CHECKS, found])
+    stamp = fingerprint([CHECKS, kind, found])
     marker = cache_folder("verified", stamp) if sum(s.st_size for s in stats) >= MARKED else None
     if stamp in _passed or (marker is not None and marker.is_file()):
         return

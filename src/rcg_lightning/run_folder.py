@@ -67,7 +67,7 @@ def damage(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return f"{path} is damaged or incomplete"
     try:
-        unless_verified([path], lambda: check_torch_file(path))
+        unless_verified([path], lambda: check_torch_file(path), "torch")
     except UserError as error:
         return str(error).partition(":")[0]
     return None

@@ -16,7 +16,7 @@ HEALED = "rc 0, no traceback, the results of the undisturbed run"
 FOUND = "rc 2 and one line that names the file, or the result of the undamaged file"
 VERIFIED = "rc 2 and one line that names the file"
 STATE = ("classifier", "store", "rdm", "samples")  # steps whose records are damaged
-TABLE = ("table.json", "rows.json", "results.json", "results.md")
+TABLE = ("table.json", "results.json", "results.md")
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "torn": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
@@ -30,8 +30,7 @@ READ = (
     (
         "encoder",
         "last.ckpt",
-        "fit --config {at}/config.yaml --trainer.max_steps 8 --trainer.default_root_dir {out} "
-        "--ckpt_path {at}/last.ckpt",
+        "fit --config {at}/config.yaml --trainer.default_root_dir {out} --ckpt_path {at}/last.ckpt",
     ),
     ("encoder", "encoder/weights.safetensors", "store"),
     ("encoder", "encoder/network.json", "store"),

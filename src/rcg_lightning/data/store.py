@@ -67,7 +67,7 @@ class Store:
         for file, column, shard in store._columns_of_shards():
             wrong = size_fault(file, store._files[shard.number][column]["bytes"])
             require(wrong is None, store._line(file, shard, wrong))
-        unless_verified([file for file, _, _ in store._columns_of_shards()], store.verify)
+        unless_verified([file for file, _, _ in store._columns_of_shards()], store.verify, "store")
         return store
 
     @classmethod

@@ -31,7 +31,7 @@ def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
     require(path is not None, f"{what} needs its weights: give the path of the file as weights")
     path = Path(path)  # type: ignore[arg-type]
     require(path.is_file(), f"{path} does not exist: give the path of the weights of {what}")
-    unless_verified([path], lambda: check_sums(path))
+    unless_verified([path], lambda: check_sums(path), "sums")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -60,7 +60,7 @@ def read_torch(path: Path) -> Any:
     Raises:
         UserError: the file is cut short, or differs from its own checksums.
     """
-    unless_verified([path], lambda: check_torch_file(path))
+    unless_verified([path], lambda: check_torch_file(path), "torch")
     with torch.serialization.safe_globals([argparse.Namespace]):  # the "args" of DINO, iBOT and RCG files
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -108,7 +108,7 @@ def require_sha256(path: Path, sha256: str, remedy: str) -> None:
         found = file_sha256(path)[: len(sha256)]
         require(found == sha256, f"{path} has another SHA-256, {found} instead of {sha256}: {remedy}")
 
-    unless_verified([path], check)
+    unless_verified([path], check, sha256)
 
 
 # -- the Hugging Face hub ----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ ROWS = {
 
 def inputs() -> Iterator[Given]:
     for name, make in _SAMPLES.items():
-        yield Given("npz", name, make, SCORE, (FILE,))
+        yield Given("npz", name, make, SCORE, (FILE, "0x8"))
     for name, make in _STATISTICS.items():
         yield Given("statistics", name, make, STATISTICS, (FILE,))
     for name, content in TEXTS.items():
@@ -43,7 +43,7 @@ def inputs() -> Iterator[Given]:
     for name, seed in {"of another size": 16, "of one pixel": 1}.items():
         make = lambda world, at, s=seed: good(at) or _sized(at, s)  # noqa: E731
         yield Given("image", f"reference {name}", make, f"{SCORE.split(' --')[0]} --samples {{samples}} "
-                    f"{REFERENCE} {CLASSIFIER}", ("bad.png",))  # fmt: skip
+                    f"{REFERENCE} {CLASSIFIER}", ("bad.png", "8x8"))  # fmt: skip
 
 
 def _sized(at: Path, size: int) -> None:

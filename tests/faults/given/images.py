@@ -13,18 +13,20 @@ import numpy as np
 from PIL import Image
 
 from ..hostile import ESCAPED, Given
-from ..world import World
+from ..world import DATA, World
 
 NAME = "bad"
 COUNT = 8
-SCORE = "--extractor ClassifierExtractor --extractor.folder {classifier}/classifier --data.source Digits"
+SCORE = "--extractor ClassifierExtractor --extractor.folder {classifier}/classifier"
 READERS = {
-    "evaluate": f"evaluate --samples {{at}} --data.source.limit 96 {SCORE} --out {{out}}/metrics.json",
+    "evaluate": f"evaluate --samples {{at}} --data.source Digits {DATA} {SCORE} --out {{out}}/metrics.json",
     "principal": "principal --data.source FlatFolder --data.source.root {at} --data.source.channels 1 "
-    "--data.source.on_bad stop --data.source.eval_share 0 --dim 2 --out {out}",
+    "--data.source.on_bad stop --data.source.eval_share 0 --data.transform.class_path CenterCrop "
+    "--data.transform.init_args.size 8 --dim 2 --out {out}",
 }
 TARS = "principal --data.source TarShards --data.source.root {at} --data.source.channels 1 --data.source.on_bad stop "
-TARS += "--data.source.eval_share 0 --dim 2 --out {out}"
+TARS += "--data.source.eval_share 0 --data.transform.class_path CenterCrop --data.transform.init_args.size 8 --dim 2 "
+TARS += "--out {out}"
 
 
 def inputs() -> Iterator[Given]:

@@ -45,7 +45,7 @@ def inputs() -> Iterator[Given]:
         for name in (f"../{ESCAPED}", f"/tmp/rcg-{ESCAPED}", "../../../etc/passwd", "", "a/b", "\0"):
             yield Given("store", f"column {name!r}, {reader}", _renamed(name), command, where)
         for name, make in _ARRAYS.items():
-            yield Given("array", f"{name}, {reader}", make, command, (SHARD,))
+            yield Given("array", f"{name}, {reader}", make, command, (SHARD, *where))
     for key, values in VALUES.items():
         for value in values:
             yield Given("store", f"{key} {value!r}", _changed((key,), value), TRAIN, where)

@@ -88,7 +88,7 @@ PIPELINES = {
 
 def inputs() -> Iterator[Given]:
     for name, content in (BROKEN | CONFIGS).items():
-        mentions = (FILE, "model", "data", "trainer", "logger", "optimizer", "sampler", "callbacks")
+        mentions = (FILE, "model", "data", "trainer", "logger", "optimizer", "sampler", "callbacks", "lr")
         yield Given("config", name, _write(content), TRAIN, mentions)
     yield Given("config", "empty", _write(""), TRAIN, (FILE,), (0,))
     yield Given("config", "not text", _write(b"\xff\xfe\x00\x01"), TRAIN, (FILE,))
