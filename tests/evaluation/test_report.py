@@ -76,3 +76,9 @@ def test_a_file_of_brackets_is_named(tmp_path, read):
     (tmp_path / "x.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"x\.json cannot be read"):
         read(tmp_path / "x.json")
+
+
+def test_a_row_whose_samples_are_no_path_is_rejected(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps([{"condition": "a", "seed": 0, "samples": 7}]))
+    with pytest.raises(UserError, match=r"x\.json should be a JSON list of rows"):
+        read_entries(tmp_path / "x.json")

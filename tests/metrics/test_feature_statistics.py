@@ -156,6 +156,14 @@ def test_wrong_files_and_features_are_rejected(tmp_path):
     np.savez(tmp_path / "nan.npz", mu=np.zeros(3), sigma=np.full((3, 3), np.nan))
     with pytest.raises(UserError, match="NaN"):
         Moments.load(tmp_path / "nan.npz")
+    for sigma in (-np.eye(3), np.triu(np.ones((3, 3)))):
+        np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=sigma)
+        with pytest.raises(UserError, match=r"odd\.npz: sigma is no covariance"):
+            Moments.load(tmp_path / "odd.npz")
+    for mu in (np.array(["x"] * 3), np.zeros(3, complex)):
+        np.savez(tmp_path / "odd.npz", mu=mu, sigma=np.eye(3))
+        with pytest.raises(UserError, match=r"odd\.npz: mu and sigma should hold real numbers"):
+            Moments.load(tmp_path / "odd.npz")
     one, other = (statistics(random_images(100, 0), identity=identity).compute().moments for identity in "ab")
     with pytest.raises(UserError, match="reference again"):
         fid(one, other)

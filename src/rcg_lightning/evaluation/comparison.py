@@ -29,8 +29,9 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} cannot be read as a JSON list of rows: {error}") from error
     wanted = {"condition", "seed", "samples"}
     entries = listed if isinstance(listed, list) else []
-    if not entries or not all(isinstance(entry, dict) and wanted <= entry.keys() for entry in entries):
-        raise UserError(f"{path} should be a JSON list of rows with condition, seed and samples")
+    complete = [isinstance(entry, dict) and wanted <= entry.keys() for entry in entries]
+    if not entries or not all(complete) or not all(isinstance(entry["samples"], str) for entry in entries):
+        raise UserError(f"{path} should be a JSON list of rows with condition, seed and samples (a path)")
     return entries
 
 

@@ -51,11 +51,19 @@ class Moments:
         found = read_npz(path, (*names, "count", "identity"), "reference statistics")
         absent = " and ".join(name for name in names if name not in found)
         require(not absent, f"{path} does not hold {absent}, but mu and sigma are needed: is it a file of statistics?")
+        real = all(found[name].dtype.kind in "fiu" for name in names)
+        require(real, f"{path}: mu and sigma should hold real numbers: is it a file of statistics?")
         mean, covariance = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in names)
         finite = bool(mean.isfinite().all() and covariance.isfinite().all())
         require(finite, f"the statistics in {path} hold NaN or infinity: download or make the file again")
         shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
-        require(mean.ndim == 1 and covariance.shape == (len(mean),) * 2, f"{path}: {shapes} do not fit each other")
+        require(
+            mean.ndim == 1 and len(mean) > 0 and covariance.shape == (len(mean),) * 2,
+            f"{path}: {shapes} do not fit each other",
+        )
+        scale = covariance.abs().max()
+        possible = covariance.diagonal().min() >= 0 and (covariance - covariance.T).abs().max() <= 1e-4 * scale
+        require(bool(possible), f"{path}: sigma is no covariance, it should be symmetric with a diagonal of at least 0")
         count = int(found["count"]) if "count" in found else None
         return cls(mean, covariance, count, str(found["identity"]) if "identity" in found else None)
 
