@@ -162,7 +162,7 @@ def test_wrong_files_and_features_are_rejected(tmp_path):
             Moments.load(tmp_path / "odd.npz")
     for mu in (np.array(["x"] * 3), np.zeros(3, complex)):
         np.savez(tmp_path / "odd.npz", mu=mu, sigma=np.eye(3))
-        with pytest.raises(UserError, match=r"odd\.npz: mu and sigma should hold real numbers"):
+        with pytest.raises(UserError, match=r"odd\.npz.* numbers"):
             Moments.load(tmp_path / "odd.npz")
     one, other = (statistics(random_images(100, 0), identity=identity).compute().moments for identity in "ab")
     with pytest.raises(UserError, match="reference again"):
