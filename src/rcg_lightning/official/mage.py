@@ -102,7 +102,8 @@ class MAGEFile(OfficialFile):
             sampler=ParallelDecoding(20, 6.0 if network.width < LARGE else 11.0),
         )
         columns = {"tokens": {"shape": [tokens], "count": codes}}
-        channels = autoencoder.module.channels if autoencoder else 3
+        tokenizer = autoencoder.module if autoencoder else None
+        channels = tokenizer.channels if isinstance(tokenizer, VQNetwork) else 3
         built(stage, DataSpec((channels, side, side), condition.classes, columns | condition.columns))
         generator = stage_part(stage, network, weights, None, where)
         return {"generator": generator, **({"autoencoder": autoencoder} if autoencoder else {}), **encoder}

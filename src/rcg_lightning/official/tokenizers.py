@@ -101,8 +101,9 @@ def vq_structure(official: Mapping[str, Tensor]) -> VQNetwork:
         levels = range(len(sizes["multipliers"]))
         attention = [2**i for i in levels if f"encoder.down.{i}.attn.0.norm.weight" in official]
         z_channels = official["quant_conv.weight"].shape[1]
-        differing = {} if z_channels == dim else {"z_channels": z_channels}  # others keep the identity that they had
-        return VQGAN(**sizes, attention=attention, **differing)
+        if z_channels != dim:  # others keep the identity that they had
+            sizes["z_channels"] = z_channels
+        return VQGAN(**sizes, attention=attention)
 
 
 def official_vq(structure: VQNetwork, weights: Mapping[str, Tensor]) -> State:

@@ -3,6 +3,7 @@
 from math import isqrt
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rcg_lightning.errors import UserError
@@ -24,12 +25,12 @@ def feature_map(network: nn.Module, image: Tensor) -> Tensor:
     if not hasattr(backbone, "forward_features"):
         return backbone(image)[:, :, None, None]
     features = backbone.forward_features(image)
-    shape = tuple(features.shape) if isinstance(features, Tensor) else ()
+    shape = features.shape if isinstance(features, Tensor) else torch.Size()
     if len(shape) == 4:
         return features.permute(0, 3, 1, 2) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else features
     grid = _grid(backbone, shape[1]) if len(shape) == 3 else None
     if grid is None:
-        found = f"features of shape {shape}" if shape else f"a {type(features).__name__} of features"
+        found = f"features of shape {tuple(shape)}" if shape else f"a {type(features).__name__} of features"
         raise UserError(f"{type(network).__name__} gives {found}: neither a map nor tokens")
     patches = features[:, shape[1] - grid[0] * grid[1] :]  # (B, h w, D)
     return patches.transpose(1, 2).unflatten(2, grid)
@@ -42,5 +43,5 @@ def _grid(backbone: Any, tokens: int) -> tuple[int, int] | None:
     """
     side = isqrt(tokens)
     grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None) or (tokens + 1, 1)
-    candidates = ((tuple(grid), MOST_PREFIX), ((side, side), 1))
+    candidates = (((grid[0], grid[1]), MOST_PREFIX), ((side, side), 1))
     return next((grid for grid, most in candidates if 0 <= tokens - grid[0] * grid[1] <= most), None)
