@@ -149,8 +149,8 @@ class MoCoV3Stage(Stage):
     def after_step(self) -> None:
         self.steps += 1
         momentum = cosine_momentum(self.steps, self.trainer.max_steps, self.momentum, self.final_momentum)
-        averages, weights = list(self.momentum_encoder.parameters()), list(self.encoder.parameters())
-        lerp_unless(self.guard.skip, averages, weights, 1 - momentum)
+        averages, weights = self.momentum_encoder.parameters(), self.encoder.parameters()
+        lerp_unless(self.guard.skip, [*averages], [*weights], 1 - momentum)
 
     def get_extra_state(self) -> Tensor:
         """The step count, as a tensor because a state dict holds tensors."""

@@ -145,14 +145,12 @@ class StepGuard:
             return
         values = torch.stack([value.float() for u in updates for value in (u.loss, u.norm, u.skip)]).view(-1, 3)
         for update, (loss, norm, skip) in zip(updates, values.tolist(), strict=True):
-            again = self.last is not None and self.last.step == update.step and self.last in self.streak
-            if not again:  # else an earlier update of this step was skipped, and all since
-                self.last = StepValues(update.step, update.rate, loss, norm)
-                self.streak = self.streak if skip else []
-            if skip and not again:
-                self.streak.append(self.last)
-                self.unreported.append(self.last)
-                self.total += 1
+            if self.streak and self.streak[-1].step == update.step:
+                continue  # an earlier update of this step was skipped, and all since
+            self.last = StepValues(update.step, update.rate, loss, norm)
+            self.streak = [*self.streak, self.last] if skip else []
+            self.unreported += [self.last] if skip else []
+            self.total += int(skip)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run continues with."""
