@@ -14,7 +14,7 @@ from rcg_lightning.bench.training import TrainingStep
 from rcg_lightning.bench.workload import shipped_stage
 from rcg_lightning.types import DataSpec
 
-TIMES = 15
+TIMES = 7
 
 
 def unwatched(step: TrainingStep) -> None:
@@ -55,9 +55,9 @@ def main() -> None:
     device = torch.device("cpu")
     rdm = shipped_stage("imagenet256/rdm", DataSpec((3, 256, 256), columns=STORED))
     rows = {"representation": torch.randn(128, DIM), "index": torch.arange(128)}
-    print(compare("RDM, batch 128", TrainingStep(rdm, rows, device)), flush=True)  # type: ignore[arg-type]  # noqa: T201
+    print(compare("RDM, batch 128", TrainingStep(rdm, rows, device)), flush=True)  # type: ignore[arg-type]
     small = shipped_stage("imagenet256/dit_rep", SPEC, denoiser=dit("S/2"))
-    print(compare("DiT-S/2, batch 4", TrainingStep(small, stored(4), device)), flush=True)  # noqa: T201
+    print(compare("DiT-S/2, batch 4", TrainingStep(small, stored(4), device)), flush=True)
 
 
 if __name__ == "__main__":
