@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -52,12 +54,20 @@ def test_sampling(rcg, checkpoint, tmp_path):
 
 
 def test_sampling_in_two_processes(checkpoint, tmp_path):
+    """Lightning starts the second process, which runs the same command line."""
     words = ["sample", "--checkpoint", checkpoint, "--number", 4096, "--batch_size", 4, "--png", "false"]
     words += ["--accelerator", "cpu", "--devices", 2, "--out", tmp_path / "samples"]
-    start = time.monotonic()
-    code, _ = terminated(words, tmp_path, (tmp_path / "samples" / "store" / "000000.json").exists)
-    assert time.monotonic() - start < 110
-    assert code == 143, (tmp_path / "output.txt").read_text()
+    command = [sys.executable, "-m", "rcg_lightning.cli", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while not (tmp_path / "samples" / "store" / "000000.json").exists():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    assert f" of 16 shards of {tmp_path / 'samples' / 'store'} are written" in error
 
 
 def test_scoring_stores_no_samples(checkpoint, tmp_path):
