@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line += (
             f"; continue with: {continuation(name, [*rest, *(f'{OPTION}={plugin}' for plugin in plugins)], ended_by)}"
         )
-    if line:
+    further = code in (130, 143) and os.environ.get("LOCAL_RANK", "0") != "0"  # the main process of the job reports
+    if line and not further:
         print(f"{title}: {line}", file=sys.stderr)
     return code
 
