@@ -85,7 +85,7 @@ def test_mistakes_are_rejected(raised, stores, digits, tmp_path):
     _, near, words = stores
     out = ["--out", tmp_path / "bank"]
     assert "5000 instances were asked for" in raised(*DATA, *words, *out, "--count", 5000)
-    assert "choose --count from 1" in raised(*DATA, *words, *out, "--count", 0)
+    assert "--count should be at least 1" in raised(*DATA, *words, *out, "--count", 0)
     assert "no representations to choose from" in raised(*DATA, *out)
     assert "no representations to choose from" in raised(*DATA, "--data.stores", f"[{near}]", *out)
     digits(tmp_path, encoder="encoder-2")

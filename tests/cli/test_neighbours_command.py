@@ -70,7 +70,7 @@ def test_faiss_gives_the_same_store(rcg, store, tmp_path):
 def test_mistakes_are_one_line_before_anything_is_written(raised, store, tmp_path, monkeypatch):
     words = ["neighbours", "--store", store, "--out", tmp_path / "near"]
     assert "2000 neighbours were asked for" in raised(*words, "--k", 2000)
-    assert "choose k from 1" in raised(*words, "--k", 0)
+    assert "--k should be at least 1" in raised(*words, "--k", 0)
     assert "such as 500MB or 2GB, not 'much'" in raised(*words, "--memory", "much")
     assert "0.01 MB are too little memory for 50 neighbours" in raised(*words, "--memory", "10kB")
     monkeypatch.setitem(sys.modules, "faiss", None)

@@ -101,4 +101,4 @@ def test_the_cause_of_an_error_is_found_and_other_errors_are_left_alone():
     wrapped.__cause__ = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 12 bytes.")
     assert shortage(wrapped) == "this machine is out of memory (for another 12 bytes)"
     assert shortage(RuntimeError("shapes differ")) is None
-    assert cli.verdict(wrapped) == (1, "this machine is out of memory (for another 12 bytes): lower the batch size")
+    assert cli.verdict(wrapped) == (2, "this machine is out of memory (for another 12 bytes): lower the batch size")
