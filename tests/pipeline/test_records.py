@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from rcg_lightning.pipeline.records import is_whole
 from rcg_lightning.pipeline.runner import Run
 from rcg_lightning.pipeline.spec import read_pipeline
 
@@ -31,7 +32,7 @@ def run(tmp_path):
             def command(name, words):
                 folder = self.root if name == "compare" else self.root / "seed0" / {"extract": "one"}.get(name, "two")
                 for file in ("results.json", "results.md"):
-                    (folder / file).write_text(f"{name}: all of it")
+                    (folder / file).write_text(f'"{name}: all of it"')
                 self.ran.append(name)
 
             self.ran, lines = [], []
@@ -77,3 +78,10 @@ def test_the_table_of_an_earlier_version_is_made_again_without_a_warning(run, ca
     (run.root / "table.json").write_text(json.dumps({"key": key}))
     assert run.all()[0] == ["compare"]
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("content", "whole"), [(b'{"fd": 1}', True), (bytes(9), False), (b'{"fd": 1"', False)])
+def test_a_json_file_of_its_size_that_cannot_be_read_is_not_whole(tmp_path, content, whole):
+    (tmp_path / "results.json").write_bytes(content)
+    assert is_whole(tmp_path, {"files": {"results.json": 9}}) == whole
+    assert not is_whole(tmp_path, {})

@@ -1,5 +1,6 @@
 """Records of what a pipeline has finished: for each step its key, command, time and files."""
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,17 @@ def sizes_of(folder: Path, files: Iterable[Path]) -> dict[str, int]:
 def is_whole(folder: Path, record: dict[str, Any]) -> bool:
     """Whether all recorded files exist, in their recorded sizes; not where none are recorded."""
     sizes = record.get("files")
-    return sizes is not None and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes
-    )
+    return sizes is not None and all(_is_same(folder / name, size) for name, size in sizes.items())
+
+
+def _is_same(path: Path, size: int) -> bool:
+    """Whether a file has its size; a JSON file must be readable too: after a power failure it may hold zeros."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    try:
+        return path.suffix != ".json" or json.loads(path.read_bytes()) is not None
+    except (ValueError, RecursionError):
+        return False
 
 
 def unrecorded_seconds(folder: Path, record: Path) -> float:

@@ -35,7 +35,7 @@ OPTIONS = {
         "model.conditioner.noise": ("-1", "inf"),
         "model.denoiser.network.width": ("0", "-1"),
         "model.denoiser.network.depth": ("-1",),
-        "model.denoiser.network.time_dim": ("0", "7"),
+        "model.denoiser.network.time_dim": ("0",),
         "model.optimizer.lr": ("-1", "nan", "inf"),
         "model.optimizer.lr_schedule.warmup": ("-1",),
         "model.sampler.steps": ("0", "-1", str(10**12)),
