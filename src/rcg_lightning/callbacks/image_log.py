@@ -4,7 +4,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -26,7 +26,7 @@ def log_grid(trainer: pl.Trainer, name: str, images: Tensor, columns: int) -> No
         save_png(Image.fromarray(pixels), Path(trainer.default_root_dir) / "grids" / file)
 
 
-def _log(logger: pl.loggers.Logger, name: str, pixels: np.ndarray, step: int) -> bool:
+def _log(logger: Logger, name: str, pixels: np.ndarray, step: int) -> bool:
     """Give an image, uint8 (H, W, 3), to a logger; return whether it takes images."""
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(name, pixels, step, dataformats="HWC")

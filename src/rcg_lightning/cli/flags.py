@@ -28,7 +28,8 @@ def with_flags(words: Sequence[str], parser: ArgumentParser) -> list[str]:
 def _types(option: str, parser: ArgumentParser) -> list[Any]:
     """Return the types of an option: of an argument of each class that the option before its last dot takes."""
     actions = (action for part in parsers_of(parser) for action in part._actions)
-    found = [action._typehint for action in actions if action.dest == option and hasattr(action, "_typehint")]
+    hints = [getattr(action, "_typehint", None) for action in actions if action.dest == option]
+    found = [hint for hint in hints if hint is not None]
     owner, dot, name = option.rpartition(".")
     if found or not dot:
         return found

@@ -66,7 +66,7 @@ def fit_principal_components(images: Tensor, dim: int, whiten: bool = False) -> 
     components = components * largest.sign()
     if whiten:
         components = components / variances.flip(0)[:dim, None].clamp_min(1e-12).sqrt()
-    network = PrincipalComponents(images.shape[1:], dim)
+    network = PrincipalComponents(tuple(images.shape[1:]), dim)  # type: ignore[arg-type]
     network.mean.copy_(mean)
     network.components.copy_(components)
     return network

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Compute float32 matmuls and convolutions on NVIDIA GPUs in full precision."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
     matmul.allow_tf32 = convolution.allow_tf32 = False
     try:
