@@ -152,3 +152,15 @@ def test_accumulated_gradients_are_watched(tmp_path, trainer, digits, caplog):
     trainer(tmp_path, 4, **settings).fit(classifier(), datamodule=digits(batch_size=64))
     assert [not same(states.states[i], states.states[i + 2]) for i in (0, 2, 4)] == [True, False, True]
     assert "step 2 was skipped: loss nan" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_not_validated(tmp_path, trainer, digits):
+    class Look(Callback):
+        def on_validation_batch_start(self, trainer, *_):
+            validated.append(trainer.global_step)
+
+    validated = []
+    fit = trainer(tmp_path, 6, callbacks=[Look()], val_check_interval=2)
+    with pytest.raises(UserError, match="diverged at step 4"):
+        fit.fit(exploding(classifier()), datamodule=digits(batch_size=64))
+    assert set(validated) == {2}
