@@ -75,6 +75,12 @@ class Running:
         text = self.output.read_text(errors="replace")
         return Ended(code, text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
+    def terminate(self, seconds: float) -> Ended:
+        """Send SIGTERM, and SIGKILL after ``seconds``, as torchrun and SLURM do."""
+        if not self.poll():
+            os.kill(self.pid, signal.SIGTERM)
+        return self.wait(seconds)
+
 
 def start(
     argv: Sequence[object],

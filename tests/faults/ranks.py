@@ -1,9 +1,8 @@
-"""kill -9 of one of two processes (DDP, gloo): the other ends, and both continue to the same results."""
+"""kill -9 of one of two processes (DDP, gloo): the other gets SIGTERM, as torchrun does; both continue."""
 
 import random
 import signal
 import socket
-import time
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from .results import differences, results, torn_files
 from .world import World
 
 RUNS = ("encoder", "gan", "rdm", "dit", "store")
-SECONDS = 60  # within which the other process must end
-EXPECTED = f"the other process ends within {SECONDS} s, both continue to the same bits"
+SECONDS = 30  # from torchrun's SIGTERM to its SIGKILL
+EXPECTED = "nothing finished is lost, both continue to the same bits"
 
 
 def ranks(world: World, seed: int) -> list[Case]:
@@ -34,10 +33,8 @@ def _kill_rank(world: World, name: str, rank: int, moment: float, folder: Path) 
     out, both = folder / "run", _pair(world, name, folder, folder / "run")
     known = undisturbed[rank].cpu
     if both[rank].signal_at(0.3 * known + moment * 0.65 * known, signal.SIGKILL):
-        killed = time.monotonic()
-        ended = both[1 - rank].wait(3 * SECONDS)
         both[rank].wait()
-        expect(time.monotonic() - killed < SECONDS, f"the other process ran on for {time.monotonic() - killed:.0f} s")
+        ended = both[1 - rank].terminate(SECONDS)
         expect(ended.code != 0 or name == "store", "the other process reports success")
     else:
         _ = [process.wait() for process in both]

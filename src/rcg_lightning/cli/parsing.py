@@ -42,6 +42,8 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
         find_own_modules([content], [Path.cwd(), path.parent])
         if not isinstance(content, Mapping):
             raise UserError(f"{path} should hold keys and values, as `--print_config` shows them")
+        if not isinstance(content.get("trainer", {}), Mapping | None):  # the parser would ignore anything else
+            raise UserError(f"{path}: trainer should hold keys and values, such as max_steps: 1000")
         flag = "--data" if str(content.get("class_path")).endswith("DataModule") else "--config"
         joined = argv[i].partition("=")[0] in CONFIG_FLAGS
         words[i - 1 + joined : i + 1] = [f"{flag}={path}"] if joined else [flag, str(path)]

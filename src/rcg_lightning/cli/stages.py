@@ -135,7 +135,6 @@ class StageCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Raise a UserError if the checkpoint is missing, damaged or of another kind of stage."""
         config = self.config[self.config.subcommand]
-        require(isinstance(config.trainer, Namespace), "trainer should hold keys and values, such as max_steps: 1000")
         given = config.get("ckpt_path")
         if given is None:
             require(self.config.subcommand == "fit", "no trained weights are given: give --ckpt_path")
