@@ -89,3 +89,9 @@ def test_every_one_of_several_loggers_takes_what_it_can(run, wandb, tmp_path, fi
     assert (tmp_path / "csv" / "hparams.yaml").is_file()
     assert wandb.config.update.called
     assert grid_files(folder) == []
+
+
+def test_a_trial_run_samples_no_grid(make_stage, digits, trainer, tmp_path, monkeypatch):
+    stage = make_stage(sampler=DDIM(2))
+    monkeypatch.setattr(stage, "sample", lambda *_: pytest.fail("a trial of one step would take minutes"))
+    trainer(tmp_path, 1, callbacks=[SampleGrid(count=6)], logger=False, fast_dev_run=True).fit(stage, digits())

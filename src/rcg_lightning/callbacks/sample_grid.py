@@ -40,7 +40,8 @@ class SampleGrid(EveryNth):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (self.due and trainer.is_global_zero and self._batch):
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trial or not (self.due and trainer.is_global_zero and self._batch):
             return
         assert isinstance(pl_module, Generator)
         real = self._batch["image"][: self.count]
