@@ -158,7 +158,7 @@ def test_images_and_representations_are_columns_of_a_store(make_stage, awake):
 
 
 def test_a_tile_has_at_least_one_sample(make_stage):
-    with pytest.raises(UserError, match="at least one"):
+    with pytest.raises(UserError, match="at least 1"):
         make_stage(tile=0)
 
 
