@@ -69,7 +69,8 @@ def test_every_command_of_a_pipeline_is_accepted(name, parsed, tmp_path):
     pipeline = read_pipeline(find_config(name, "pipeline"), STEP_COMMANDS)
     assert pipeline.name == name
     run = Run(pipeline, tmp_path / name, [0])
-    steps = [*pipeline.steps.values(), *([Step(TABLE, pipeline.table, shared=True)] if pipeline.table else [])]
+    table = [Step(TABLE, pipeline.table, shared=True, arguments=pipeline.arguments)] if pipeline.table else []
+    steps = [*pipeline.steps.values(), *table]
     for step in steps:
         words = run.words(step, 0) + (["--rows", "rows.json"] if step.name == TABLE else [])
         with suppress(Stop):
