@@ -14,7 +14,16 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rcg_lightning.arguments import Checked, NonNegativeInt, PositiveInt, Range, Share, UnitInterval, check_arguments
+from rcg_lightning.arguments import (
+    Checked,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Range,
+    Share,
+    UnitInterval,
+    check_arguments,
+)
 from rcg_lightning.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, EarlierRun
 from rcg_lightning.callbacks.compilation import Compilation
 from rcg_lightning.callbacks.ddp_static_graph import DDPStaticGraph
@@ -127,6 +136,7 @@ class Trainer(Checked, pl.Trainer):
 def _lightning_settings(
     accumulate_grad_batches: PositiveInt,
     fast_dev_run: bool | NonNegativeInt,
+    gradient_clip_val: NonNegativeFloat | None,
     limit_predict_batches: PositiveInt | Share | None,
     limit_test_batches: PositiveInt | Share | None,
     limit_train_batches: PositiveInt | Share | None,

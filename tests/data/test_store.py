@@ -314,3 +314,12 @@ def test_batches_are_collected_into_shards(tmp_path):
     assert np.array_equal(Store.open(tmp_path / "s").whole("h"), make(tmp_path / "t").whole("h"))
     with pytest.raises(UserError, match="several shards"):
         collector.add(np.asarray([4, 5]), np.asarray([0, 0]), {})
+
+
+def test_an_identity_that_is_no_dictionary_is_named(tmp_path):
+    make(tmp_path / "s")
+    path = tmp_path / "s" / "manifest.json"
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name != "checksum"}
+    path.write_text(json.dumps({**content, "identity": "x"}))
+    with pytest.raises(UserError, match=r"manifest.json is damaged: its identity is 'x'"):
+        Store.open(tmp_path / "s")

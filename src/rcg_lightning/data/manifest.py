@@ -22,6 +22,8 @@ def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
     counts = [manifest[name] for name in ("size", "views", "shard_rows")]
     fits = all(_is_count(count) for count in counts)
     require(fits, f"{path} is damaged: size, views and shard_rows are {counts}, not whole numbers from 1")
+    identity = manifest["identity"]
+    require(isinstance(identity, dict), f"{path} is damaged: its identity is {str(identity)[:40]!r}, no dictionary")
     size, views, shard_rows = counts
     ENTRIES.check(size * views, str(path))
     columns, shards = manifest["columns"], manifest["shards"]
