@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from rcg_lightning.core.schedule import CosineSchedule
 
-class Told(Callback):
+class Report(Callback):
     def on_fit_start(self, trainer, pl_module):
-        print("told: fit starts")
+        print("report: fit starts")
 
 class OwnSchedule(CosineSchedule):
     pass
@@ -73,9 +73,9 @@ def test_a_folder_joins_the_path_only_for_a_class_that_it_holds(tmp_path):
 
 def test_own_classes_train_where_they_lie_and_load_elsewhere_with_the_option(tmp_path, monkeypatch, capsys):
     (tmp_path / "own_parts.py").write_text(OWN)
-    own = ["--model.denoiser.schedule", "own_parts.OwnSchedule", "--trainer.callbacks+", "own_parts.Told"]
+    own = ["--model.denoiser.schedule", "own_parts.OwnSchedule", "--trainer.callbacks+", "own_parts.Report"]
     assert main(["fit", *TINY, *own, "--trainer.default_root_dir", "run"]) == 0
-    assert "told: fit starts" in capsys.readouterr().out
+    assert "report: fit starts" in capsys.readouterr().out
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     sample = ["sample", "--checkpoint", "../run/last.ckpt", "--number", "2", "--png", "false"]

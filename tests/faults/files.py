@@ -37,7 +37,7 @@ def at_write(pattern: str, byte: int, fault: Fault, nth: int = 1) -> None:
 
 
 class _Failing(io.RawIOBase):
-    """A file that takes so many bytes and then calls ``fault``; no kind that numpy would write to past Python."""
+    """A file that takes n bytes and then calls ``fault``; no kind that numpy would write to past Python."""
 
     def __init__(self, file: Any, byte: int, fault: Fault) -> None:
         self.file, self.left, self.fault = file, byte, fault

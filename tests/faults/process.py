@@ -54,7 +54,7 @@ class Running:
         return time.clock_gettime(self._clock)
 
     def signal_at(self, cpu: float, number: int) -> bool:
-        """Send a signal once the child has used so many CPU seconds; return False if it ended before."""
+        """Send a signal once the child has used ``cpu`` CPU seconds; return False if it ended before."""
         while not self.poll():
             if self.cpu() >= cpu:
                 os.kill(self.pid, number)

@@ -5,11 +5,13 @@ A discriminator outputs a logit for each example or for each of its patches: any
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated
+from contextlib import AbstractContextManager
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, Range, UnitInterval
 from rcg_lightning.config import ConfigMixin
@@ -196,3 +198,8 @@ def mean_distance(examples: Tensor) -> Tensor:
     """Return the mean distance between two of the examples (N, …), over √(entries of one): 0 if all are the same."""
     flat = examples.flatten(1).float()
     return torch.pdist(flat).mean() / flat.shape[1] ** 0.5
+
+
+def twice_differentiable() -> AbstractContextManager[Any]:
+    """Compute attention by plain matmuls: gradient penalties differentiate twice, which fused kernels cannot."""
+    return sdpa_kernel(SDPBackend.MATH)

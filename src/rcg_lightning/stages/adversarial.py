@@ -1,12 +1,9 @@
 """Adversarial generators under any condition: the conditional GAN of 2014, BigGAN and IC-GAN are configs of it."""
 
 import logging
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.core.adversarial import (
@@ -19,6 +16,7 @@ from rcg_lightning.core.adversarial import (
     accuracy,
     mean_distance,
     path_lengths,
+    twice_differentiable,
 )
 from rcg_lightning.core.counter_rng import VALIDATION_STREAM, SeededNoise
 from rcg_lightning.core.diffaugment import Augmentation
@@ -298,8 +296,3 @@ class AdversarialStage(AlternatingStage, Generator):
 
     def check_guidance(self, guidance: Guidance) -> None:
         require(guidance.scale == 1, "an adversarial generator cannot be guided: use guidance scale 1")
-
-
-def twice_differentiable() -> AbstractContextManager[Any]:
-    """Compute attention by plain matmuls: gradient penalties differentiate twice, which fused kernels cannot."""
-    return sdpa_kernel(SDPBackend.MATH)

@@ -53,7 +53,7 @@ class StepGuard:
         total: number of skipped steps that the host has read of.
         last: the last step read.
         streak: the skipped steps in a row up to the last step read.
-        unreported: skipped steps that the user has not been told of.
+        unreported: skipped steps that are not yet reported to the user.
     """
 
     def __init__(self, spike: float | None = None) -> None:

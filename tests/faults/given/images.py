@@ -49,10 +49,10 @@ def image(seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8))
 
 
-def encoded(picture: Image.Image, kind: str, **settings: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
     """Return an image file's content."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **settings)
+    image.save(buffer, kind, **settings)
     return buffer.getvalue()
 
 
