@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.limits import EXPANSION
 from rcg_lightning.types import require
 
@@ -63,7 +63,7 @@ def _check_header(file: IO[bytes], size: int) -> None:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error, 200)
 
 
 def _opened(path: Path, what: str) -> zipfile.ZipFile:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def read_state(path: Path, fits: Callable[[dict[str, Any]], bool] = lambda conte
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
     log.warning("%s is damaged (%s): what it recorded is done again", path, reason)
     return {}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.limits import CONFIG_VALUES
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -86,7 +86,7 @@ def read_config(path: Path, within: tuple[Path, ...] = (), values: Iterator[int]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-99-99 is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        deep = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        deep = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         reason = getattr(error, "problem", None) or deep
         raise UserError(f"{path}{line}: no valid YAML ({reason})") from error
 

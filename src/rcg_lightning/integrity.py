@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rcg_lightning.artifacts import cache_folder, check_format, file_sha256, fingerprint, write_text
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 
 MARKED = 1 << 28  # bytes from which a passed check is also remembered for later processes
 CHECKS = 1  # version of the checks: remembered results of other versions do not count
@@ -84,7 +84,7 @@ def zip_damage(path: Path, stored: bool = False) -> str | None:
                         while piece := content.read(1 << 20):
                             bar.update(len(piece))
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         return reason if name is None else f"{name} in it does not match its checksum"
     return None
 

@@ -31,7 +31,7 @@ from rcg_lightning.callbacks.divergence import Divergence
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
 from rcg_lightning.callbacks.onednn import OneDNNMatmul
 from rcg_lightning.callbacks.reseed import Reseed
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.types import require
 
 SpikeFactor = Annotated[float, Range(1, above=True)]
@@ -128,7 +128,7 @@ class Trainer(Checked, pl.Trainer):
                 **kwargs,
             )
         except (MisconfigurationException, TypeError, ValueError) as error:  # all that it raises is about its arguments
-            raise UserError(f"the trainer's settings: {' '.join(str(error).split())}") from error
+            raise UserError(f"the trainer's settings: {one_line(error)}") from error
 
     test = pl.Trainer.validate  # callbacks measure at validation, and a data set has one split for evaluation
 

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from rcg_lightning.data.decode import Unreadable, opened_image
 from rcg_lightning.data.shard_files import size_fault
 from rcg_lightning.data.shards import IDENTITY, MANIFEST
 from rcg_lightning.data.store import Store
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.evaluation.reference import Reference
-from rcg_lightning.integrity import SUMS, check_torch_file, matches_seal, read_sums, sum_fault, zip_damage
+from rcg_lightning.integrity import CHECKSUM, SUMS, check_torch_file, matches_seal, read_sums, sum_fault, zip_damage
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import WEIGHTS, check_digest, read_description
@@ -150,7 +150,7 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, "pt") as file:  # compares the file's length with its header
             known = "reference" in (file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or incomplete ({' '.join(str(error).split())[:120]})") from error
+        raise UserError(f"{path} is damaged or incomplete ({one_line(error, 120)})") from error
     if known:
         Reference.load(path)
 
@@ -162,12 +162,12 @@ def _check_npz(path: Path) -> None:
 
 def _check_image(path: Path) -> None:
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             image.load()
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             image.verify()  # compares the checksums of a PNG
-    except Exception as error:  # Pillow's readers of damaged files fail in many ways
-        raise UserError(f"{path} is damaged or incomplete ({' '.join(str(error).split())[:120]})") from error
+    except Unreadable as error:
+        raise UserError(f"{path} is damaged or incomplete ({one_line(error, 120)})") from error
 
 
 def _check_json(path: Path) -> None:
@@ -204,7 +204,7 @@ _CHECKS: dict[str, tuple[Callable[[Path], None], Callable[[Path], bool]]] = {
     "safetensors": (_check_safetensors, _has_reference),
     "npz": (_check_npz, lambda path: True),
     "image": (_check_image, lambda path: path.suffix.lower() == ".png"),
-    "json": (_check_json, lambda path: "checksum" in (_json(path) or ())),  # type: ignore[operator]
+    "json": (_check_json, lambda path: CHECKSUM in (_json(path) or ())),  # type: ignore[operator]
 }
 _KINDS = {".ckpt": "torch", ".pt": "torch", ".pth": "torch", ".safetensors": "safetensors", ".npz": "npz"}
 _KINDS |= {".json": "json", ".png": "image", ".jpg": "image", ".jpeg": "image"}

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from rcg_lightning.arguments import Checked
+from rcg_lightning.errors import one_line
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.sampling import SamplingModule
 from rcg_lightning.types import require
@@ -84,7 +85,7 @@ class Compilation(Checked, Callback):
 
     def _give_up(self, error: Exception) -> None:
         if self._networks:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             log.warning(f"torch.compile does not work here, the run continues without: {reason}")
         self._set_calls([])
         self._networks, self._calls = [], []

@@ -178,8 +178,8 @@ def _own_class(where: str, given: str, expected: Any) -> str | None:
     if not isinstance(kind, type) or not bases or issubclass(kind, bases):
         return None
     base = bases[0]
-    abstract = [method for method in dir(base) if getattr(getattr(base, method), "__isabstractmethod__", False)]
-    methods = f" and define {', '.join(abstract)}" if abstract else ""
+    missing = _abstract_methods(base)
+    methods = f" and define {', '.join(missing)}" if missing else ""
     return f"{where}: {given} is no {base.__name__}: let it inherit {base.__module__}.{base.__qualname__}{methods}"
 
 
@@ -226,7 +226,11 @@ def _arguments(kind: type, depth: int = 2) -> Iterator[str]:
     yield from parameters
     if depth:
         for name, inner in class_hints(kind).items():
-            if isinstance(inner, type) and inner.__module__.startswith("rcg_lightning") and not _is_abstract(inner):
+            if (
+                isinstance(inner, type)
+                and inner.__module__.startswith("rcg_lightning")
+                and not _abstract_methods(inner)
+            ):
                 yield from (f"{name}.{argument}" for argument in _arguments(inner, depth - 1))
 
 
@@ -248,12 +252,12 @@ def subclasses(hint: Any) -> list[type]:
     if hint.__module__ == "builtins" or issubclass(hint, Path):
         return []
     below = [kind for child in type.__subclasses__(hint) for kind in subclasses(child)]
-    return below if _is_abstract(hint) else [hint, *below]
+    return below if _abstract_methods(hint) else [hint, *below]
 
 
-def _is_abstract(kind: type) -> bool:
+def _abstract_methods(kind: type) -> list[str]:
     # not every base class has ABCMeta, which inspect.isabstract needs
-    return any(getattr(getattr(kind, name, None), "__isabstractmethod__", False) for name in dir(kind))
+    return [name for name in dir(kind) if getattr(getattr(kind, name, None), "__isabstractmethod__", False)]
 
 
 def class_hints(kind: type) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from rcg_lightning import __version__, interruption
 from rcg_lightning.cli.messages import NOTHING_SAVED, echo, flush
 from rcg_lightning.cli.out_of_memory import shortage
 from rcg_lightning.cli.plugins import OPTION, loaded_plugins, split_plugins
-from rcg_lightning.cli.user_mistakes import mistake, one_line
-from rcg_lightning.errors import UserError
+from rcg_lightning.cli.user_mistakes import mistake
+from rcg_lightning.errors import UserError, one_line
 
 # name -> (module and function, one line of help)
 COMMANDS = {
@@ -135,7 +135,7 @@ def answer(word: str) -> None:
 def verdict(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the user's message for the error that ended a command."""
     if isinstance(error, UserError):
-        return 2, " ".join(str(error).split())
+        return 2, " ".join(str(error).split())  # whole
     # Lightning leaves the process itself after an interruption
     remains = "; ".join(getattr(error, "__notes__", [])) or "what was saved stays"
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):

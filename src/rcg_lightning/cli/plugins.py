@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 
 OPTION = "--plugin"
 _VARIABLE = "RCG_PLUGINS"  # passes them on to the processes of a pipeline's step
@@ -60,7 +60,7 @@ def load_plugin(name: str) -> None:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # the user's code may raise anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise UserError(f"{OPTION} {name} cannot be imported ({reason}): --traceback shows where") from error
     origin = Path(getattr(found, "__file__", None) or "")
     expected = path if path.is_file() else path / "__init__.py"

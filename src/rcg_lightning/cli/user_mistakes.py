@@ -4,6 +4,8 @@ import errno
 import traceback
 from pathlib import Path
 
+from rcg_lightning.errors import one_line
+
 _OWN_CODE = Path(__file__).resolve().parents[1]
 _LOCAL = {  # errors of the file system that a path or its permissions cause
     *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP),
@@ -34,12 +36,6 @@ def _is_rejected_setting(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename).parent.parts[-3:] if frames else ()
     return isinstance(error, RuntimeError | ValueError) and raised_in == ("lightning", "pytorch", "callbacks")
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return an error's message without line breaks, cut at a word where it is long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[:limit].rpartition(" ")[0] + " …"
 
 
 def _lowered(text: str) -> str:

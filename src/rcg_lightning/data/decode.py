@@ -48,7 +48,7 @@ def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
     Raises:
         Unreadable: broken or truncated, not an image, too large, or of a type without a fixed range of values.
     """
-    with _opened(io.BytesIO(content)) as image:  # reads the header only, and rejects what claims too many pixels
+    with opened_image(io.BytesIO(content)) as image:  # reads the header only, and rejects what claims too many pixels
         if channels == 3 and content.startswith(_JPEG):
             try:
                 return decode_jpeg(_as_tensor(content), ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore
@@ -74,7 +74,7 @@ def check_bytes(size: int) -> None:
 
 def is_grey(file: Path) -> bool:
     """Whether an image file holds grey values only, by its header; raises ``Unreadable`` like ``decode``."""
-    with _opened(file) as image:
+    with opened_image(file) as image:
         return Image.getmodebase(image.mode) == "L"
 
 
@@ -85,7 +85,7 @@ def _as_tensor(content: bytes) -> Tensor:
 
 
 @contextmanager
-def _opened(file: Path | io.BytesIO) -> Iterator[Image.Image]:
+def opened_image(file: Path | io.BytesIO) -> Iterator[Image.Image]:
     """Open an image by Pillow, with our limit of pixels; every error, also of the block, becomes ``Unreadable``."""
     pillows, limit = Image.MAX_IMAGE_PIXELS, PIXELS.value
     try:

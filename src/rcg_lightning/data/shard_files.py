@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rcg_lightning.errors import one_line
+
 _PIECE = 1 << 24  # bytes in memory at once, a multiple of every item's size
 
 
@@ -30,7 +32,7 @@ def fault(path: Path, sha256: str, dtype: str, shape: tuple[int, ...], start: in
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy parses a header as Python, which fails in many ways
-        return f"is damaged, it cannot be read ({' '.join(str(error).split())[:80]})"
+        return f"is damaged, it cannot be read ({one_line(error, 80)})"
     if array.shape != shape or str(array.dtype) != dtype:
         return damaged
     digest, first, at = hashlib.sha256(), None, 0

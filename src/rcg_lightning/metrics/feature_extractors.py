@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.config import ConfigMixin
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 from rcg_lightning.pretrained.downloads import published
 from rcg_lightning.pretrained.encoders import Encoder
@@ -159,7 +159,7 @@ class InceptionExtractor(FeatureExtractor):
         try:
             network = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=checked)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise UserError(f"{self._find()} does not hold torch-fidelity's Inception weights: {reason}") from error
         _fuse(network)  # together with channels_last 1.7 times faster on a CPU
         return _WithSpatial(network.to(memory_format=torch.channels_last))

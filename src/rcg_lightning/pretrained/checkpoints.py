@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.integrity import check_sums, check_torch_file, unless_verified
 from rcg_lightning.types import require
 
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path | None, what: str) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """Explain why a file cannot be read, and what to do; torch's own message advises to run its content."""
     if not isinstance(error, pickle.UnpicklingError):
-        return f"it is damaged or incomplete ({' '.join(str(error).split())[:120]}): fetch or copy it again"
+        return f"it is damaged or incomplete ({one_line(error, 120)}): fetch or copy it again"
     if "GLOBAL" in str(error):
         return "it holds objects in addition to weights, which are not read: `rcg convert` can leave them out"
     return "its content is something else: give a file of weights"
@@ -158,5 +158,5 @@ def check_description(rebuild: Callable[[], nn.Module], weights: Mapping[str, An
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except Exception as error:  # a damaged or made-up description can fail anywhere
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise UserError(f"{where}: its description cannot be rebuilt ({reason}): the file is damaged") from error

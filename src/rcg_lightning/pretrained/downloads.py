@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import constants as hub
 
 from rcg_lightning.artifacts import file_sha256
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.integrity import unless_verified
 from rcg_lightning.types import require
 
@@ -69,7 +69,7 @@ def short_waits() -> Iterator[None]:
 
 def reason_of(error: BaseException) -> str:
     """Return type and message of an error in one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return f"{type(error).__name__}: {one_line(error, 120)}"
 
 
 # -- files at a fixed address, whose checksum is known -----------------------------------------------------------------

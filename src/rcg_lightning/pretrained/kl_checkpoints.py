@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.integrity import check_sums
 from rcg_lightning.pretrained.checkpoints import entry, read_checkpoint, recognise, strip
 from rcg_lightning.pretrained.downloads import hub_file
@@ -45,7 +45,7 @@ def load_kl(source: Path | str) -> nn.Module:
             str(folder), output_loading_info=True, low_cpu_mem_usage=False, local_files_only=True
         )
     except FAILURES as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(f"{source} cannot be read as a KL autoencoder: {reason}") from error
     wrong = [str(name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[kind]]
     require(not wrong, f"{source} holds another autoencoder or a part of one: {', '.join(wrong[:3])} do not fit")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.artifacts import file_sha256, fingerprint, replacing_folder, write_json
 from rcg_lightning.config import ConfigMixin, construct, describe
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.integrity import read_sealed, sealed
 from rcg_lightning.pretrained.checkpoints import check_description
 from rcg_lightning.types import require
@@ -104,7 +104,7 @@ def read_weights(folder: Path, description: Mapping[str, Any], name: str) -> dic
     try:
         return load_file(weights)
     except SafetensorError as error:
-        raise UserError(f"{weights} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{weights} cannot be read: {one_line(error)}") from error
 
 
 def check_digest(folder: Path, description: Mapping[str, Any], name: str) -> None:

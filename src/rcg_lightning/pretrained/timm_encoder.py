@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from rcg_lightning.arguments import ImageSize
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.pretrained.checkpoints import State, entry, read_checkpoint
 from rcg_lightning.pretrained.downloads import hub_file
 from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
@@ -81,7 +81,7 @@ class TimmEncoder(Encoder):
                 network = self.create(config, state, options)
                 return network, output_dim(network, size)
             except UNFIT as error:
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reason = one_line(error)
                 reasons += [] if "img_size" in options and "img_size" in reason else [(reason, error)]
         reason, error = reasons[0]
         wanted = "" if self.size is None else f" for images of {self.size} pixels a side"

@@ -18,7 +18,7 @@ from rcg_lightning.data.augmentations import Augmentation
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
 from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.data.neighbours import knn_accuracy
-from rcg_lightning.errors import UserError
+from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.networks.ema import lerp_unless
 from rcg_lightning.networks.heads import MLPHead, Projected
 from rcg_lightning.pretrained.network_folder import save_network
@@ -106,7 +106,7 @@ class MoCoV3Stage(Stage):
             feature = self.encoder.eval()(self.preprocess(torch.zeros(1, *shape)))  # (1, D)
             prediction = self.predictor.eval()(feature)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise UserError(f"MoCoV3Stage: encoder or predictor does not fit images of {shape}: {reason}") from error
         sizes = f"the head has {feature.shape[1]} dimensions, the predictor {prediction.shape[1]}"
         require(feature.shape == prediction.shape, f"MoCoV3Stage: {sizes}: set the predictor's dim to the head's")
