@@ -20,7 +20,7 @@ from rcg_lightning.data.folder_index import FolderIndex, index_folder
 from rcg_lightning.data.image_split import Channels, ImageSplit, Source, fixed_subset
 from rcg_lightning.data.split_folders import split_folders
 from rcg_lightning.data.tar_index import index_tars, tar_names
-from rcg_lightning.errors import UserError, one_line
+from rcg_lightning.errors import UserError
 from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class FolderSplit(ImageSplit):
             reason = error.strerror if isinstance(error, OSError) else str(error)
             if self.on_bad == "stop":
                 raise BadImage(
-                    f"cannot read image {path}: {one_line(reason)}; repair or remove it, or set on_bad to skip"
+                    f"cannot read image {path}: {reason}; repair or remove it, or set on_bad to skip"
                 ) from error
         self._bad[index] = 1
         log.warning("skipped %s, which cannot be read (%s): the next readable image replaces it", path, reason)
