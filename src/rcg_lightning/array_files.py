@@ -45,7 +45,9 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.n
         with archive.open(info) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except _DAMAGED as error:
-        raise UserError(f"{path} is damaged ({info.filename}: {_line(error)}): download or make it again") from error
+        raise UserError(
+            f"{path} is damaged ({info.filename}: {one_line(error, 200)}): download or make it again"
+        ) from error
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
@@ -62,13 +64,9 @@ def _check_header(file: IO[bytes], size: int) -> None:
         raise ValueError(f"its header claims {dtype} {shape}, {needed:,} bytes, but {size - file.tell():,} follow")
 
 
-def _line(error: BaseException) -> str:
-    return one_line(error, 200)
-
-
 def _opened(path: Path, what: str) -> zipfile.ZipFile:
     require(zipfile.is_zipfile(path), f"{path} cannot be read as an .npz of {what}: it is another file, or cut short")
     try:
         return zipfile.ZipFile(path)
     except _DAMAGED as error:
-        raise UserError(f"{path} cannot be read as an .npz of {what}: {_line(error)}") from error
+        raise UserError(f"{path} cannot be read as an .npz of {what}: {one_line(error, 200)}") from error
