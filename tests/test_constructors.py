@@ -60,7 +60,7 @@ KINDS = [kind for kind in concrete(ConfigMixin) + concrete(Checked) if kind not 
 def parameters(kind: type) -> dict[str, tuple[Any, bool]]:
     """Argument of a constructor -> (annotation, whether it is required)."""
     hints = annotations(kind.__init__)
-    known = inspect.signature(kind.__init__).parameters.values()
+    _, *known = inspect.signature(kind.__init__).parameters.values()  # torch.compile annotates nn.Module's self
     named = [each for each in known if each.kind is each.POSITIONAL_OR_KEYWORD and each.name in hints]
     return {each.name: (hints[each.name], each.default is each.empty) for each in named}
 
