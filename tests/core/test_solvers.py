@@ -145,7 +145,11 @@ def test_evaluations_timesteps_and_progress(kind, count, schedule):
     assert [t for t, _ in calls] == sorted((t for t, _ in calls), reverse=True)
 
 
-@pytest.mark.parametrize("sampler", [Euler(1), Heun(1), DPMSolver2M(1), Heun(4), DPMSolver2M(4)], ids=repr)
+@pytest.mark.parametrize(
+    "sampler",
+    [Euler(1), Heun(1), DPMSolver2M(1), Heun(4), DPMSolver2M(4)],
+    ids=lambda s: f"{type(s).__name__}{s.steps}",
+)
 def test_any_number_of_steps_is_exact_for_a_single_point(sampler):
     point, noise = torch.tensor([0.3, -0.4], dtype=torch.float64), RecordedNoise(torch.arange(5))
     for schedule in SCHEDULES.values():
