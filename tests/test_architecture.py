@@ -16,6 +16,7 @@ LAYERS = {
     "array_files": 0,
     "artifacts": 0,
     "integrity": 0,
+    "random_state": 0,
     "run_folder": 0,
     "config": 0,
     "config_files": 0,

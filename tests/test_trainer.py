@@ -4,8 +4,9 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 
+from rcg_lightning.cli.familiar_options import familiar_option
+from rcg_lightning.core.precision import set_float32_precision
 from rcg_lightning.errors import UserError
-from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.trainer import Trainer, default_precision, on_cuda, reset_torch
 
 
@@ -89,18 +90,23 @@ def test_training_on_the_cpu_of_a_machine_with_a_gpu(gpu, tmp_path, digits):
     assert not data.train_dataloader().pin_memory
 
 
-def test_frozen_networks_do_not_use_tf32_and_put_back_what_they_change():
-    seen = []
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, True), ({"float32_precision": "high"}, True), ({"float32_precision": "highest"}, False)],
+)
+def test_one_setting_for_matmuls_and_convolutions(gpu, monkeypatch, tmp_path, settings, expected):
+    # Lightning itself gets a CPU, since there is no GPU to open
+    monkeypatch.setattr("rcg_lightning.trainer.on_cuda", lambda accelerator: True)
+    Trainer(tmp_path, 1, accelerator="cpu", logger=False, enable_progress_bar=False, **settings)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (expected, expected)
+    assert torch.get_float32_matmul_precision() == ("high" if expected else "highest")
 
-    class Watch(torch.nn.Module):
-        def forward(self, x):
-            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
-            return x
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    Frozen(Watch)(torch.zeros(1))
-    assert seen == [(False, False)]
-    assert torch.backends.cuda.matmul.allow_tf32
-    assert torch.backends.cudnn.allow_tf32
+def test_the_next_run_in_a_process_starts_with_torchs_own_precision():
+    set_float32_precision("high")
     reset_torch()
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_the_earlier_name_of_the_precision_names_the_setting(tmp_path):
+    assert familiar_option("trainer.tf32", {"trainer.float32_precision"}) == "did you mean trainer.float32_precision?"

@@ -31,6 +31,7 @@ from rcg_lightning.callbacks.divergence import Divergence
 from rcg_lightning.callbacks.monitor import Hyperparameters, Interruption, Progress, Throughput
 from rcg_lightning.callbacks.onednn import OneDNNMatmul
 from rcg_lightning.callbacks.reseed import Reseed
+from rcg_lightning.core.precision import Float32Precision, set_float32_precision
 from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.types import require
 
@@ -49,8 +50,8 @@ class Trainer(Checked, pl.Trainer):
             batch size.
         precision: None is bf16-mixed if the accelerator is a GPU that has it, and 32-true elsewhere. 16-mixed is
             rejected: its gradient scaler works neither with fused optimizers nor with stages that read their gradients.
-        tf32: compute float32 matmuls and convolutions on NVIDIA GPUs by TF32, which is several times faster and has 10
-            bits of mantissa. Frozen networks always compute in full float32.
+        float32_precision: of matmuls and convolutions in float32 on NVIDIA GPUs: ``high`` is TF32, several times
+            faster, with 10 bits of mantissa; ``highest`` is float32. Frozen networks have their own setting.
         checkpoint_every: optimizer steps between checkpoints.
         val_check_interval: optimizer steps between validations; None validates at the end only.
         callbacks: further callbacks.
@@ -72,7 +73,7 @@ class Trainer(Checked, pl.Trainer):
         max_steps: PositiveInt = 1000,
         devices: Devices | list[NonNegativeInt] = 1,
         precision: str | int | None = None,
-        tf32: bool = True,
+        float32_precision: Float32Precision = "high",
         checkpoint_every: PositiveInt = 1000,
         val_check_interval: PositiveInt | None = None,
         callbacks: list[Callback] | None = None,
@@ -103,7 +104,7 @@ class Trainer(Checked, pl.Trainer):
         validation_steps = val_check_interval or max(max_steps, 1)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
         accelerator = kwargs.get("accelerator", "auto")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32 and on_cuda(accelerator)
+        set_float32_precision(float32_precision if on_cuda(accelerator) else "highest")
         given = kwargs.pop("plugins", None) or []
         plugins = given if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

@@ -1,9 +1,13 @@
 import copy
 import pickle
+import random
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.pretrained.frozen import Frozen
 
 
@@ -35,15 +39,48 @@ def test_it_stays_in_eval_mode_without_gradients_to_its_weights():
 
 
 def test_setup_takes_no_random_numbers_and_is_deterministic():
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    first = Frozen(make)
+    def greedy():
+        random.random(), np.random.rand()
+        return make()
+
+    def draw():
+        return torch.rand(2).tolist(), np.random.rand(), random.random()
+
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    expected = draw()
+    for restore, state in zip((torch.set_rng_state, np.random.set_state, random.setstate), states):
+        restore(state)
+    first = Frozen(greedy)
     first.setup()
-    assert torch.equal(torch.rand(2), expected)
+    assert draw() == expected
     second = Frozen(make)
     x = torch.randn(2, 4)
     assert torch.equal(first(x), second(x))
+
+
+def test_setup_seeds_no_gpu_and_restores_each_one_that_runs(monkeypatch):
+    states = {0: torch.tensor([1], dtype=torch.uint8), 1: torch.tensor([2], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [state.clone() for state in states.values()])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda given: states.update(enumerate(given)))
+    seeded_all = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_all.append)
+
+    def greedy():
+        states[1] = torch.tensor([9], dtype=torch.uint8)
+        return make()
+
+    Frozen(greedy).setup()
+    assert [state.item() for state in states.values()] == [1, 2]
+    assert not seeded_all
+
+
+def test_a_process_without_cuda_does_not_start_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: pytest.fail("starts CUDA"))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("is done at the start of CUDA"))
+    Frozen(make).setup()
 
 
 def test_autocast_changes_nothing():
@@ -55,9 +92,39 @@ def test_autocast_changes_nothing():
     assert torch.equal(expected, mixed)
 
 
-def test_declared_precision_is_used():
-    frozen = Frozen(make, torch.float64)
-    assert frozen(torch.randn(2, 4)).dtype == torch.float64
+class Watch(nn.Module):
+    """A network that records in what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.seen = []
+
+    def forward(self, x):
+        y = self.layer(x)
+        self.seen.append((y.dtype, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("highest", (torch.float32, False, False)),
+        ("high", (torch.float32, True, True)),
+        ("bf16", (torch.bfloat16, False, False)),
+        (None, (torch.bfloat16, True, True)),
+    ],
+)
+def test_it_computes_in_its_own_precision_or_in_the_callers(precision, expected):
+    frozen = Frozen(Watch, precision)
+    with torch.autocast("cpu", torch.bfloat16), float32_precision("high"):
+        output = frozen(torch.randn(2, 4))
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cudnn.allow_tf32
+    assert output.dtype == torch.float32
+    assert frozen.module.seen == [expected]
+    assert frozen.module.layer.weight.dtype == torch.float32
 
 
 def test_a_network_built_in_inference_mode_passes_gradients():

@@ -18,6 +18,7 @@ _TABLE = (
     ("gpu cuda device cpu use_cuda no_cuda", "trainer.accelerator accelerator", ""),
     ("nodes nnodes", "trainer.num_nodes num_nodes", ""),
     ("fp16 bf16 amp half use_amp mixed_precision autocast dtype", "trainer.precision precision", ""),
+    ("tf32 allow_tf32 float32_matmul_precision matmul_precision", "trainer.float32_precision", ""),
     ("seed random_seed", "trainer.seed first_seed", ""),
     (
         "output_dir output outdir out out_dir output_path save_dir save_path log_dir logdir logging_dir run_dir",

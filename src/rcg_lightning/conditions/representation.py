@@ -28,7 +28,7 @@ class RepresentationCondition(Condition):
 
     def __init__(self, prior: Path | None = None, encoder: Encoder | None = None) -> None:
         self.encoder = encoder
-        self._prior = Frozen(lambda: Generator.load(prior_at(prior))) if prior else None
+        self._prior = Frozen(lambda: Generator.load(prior_at(prior)), None) if prior else None
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -39,7 +39,7 @@ class RepresentationCondition(Condition):
         return None if self._prior is None else self._prior.module
 
     def use_prior(self, path: Path) -> None:
-        self._prior = Frozen(lambda: Generator.load(prior_at(path)))
+        self._prior = Frozen(lambda: Generator.load(prior_at(path)), None)
 
     def parts(self, spec: DataSpec) -> tuple[Part, ...]:
         self.identity = spec.identities.get(self.key)

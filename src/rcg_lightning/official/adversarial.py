@@ -18,6 +18,7 @@ from rcg_lightning.official.base import OfficialFile, StagePart
 from rcg_lightning.official.building import FileCondition, Weights, built, class_part, stage_part, vector_part
 from rcg_lightning.official.key_map import prefixed
 from rcg_lightning.pretrained.checkpoints import State, entry
+from rcg_lightning.random_state import seeded
 from rcg_lightning.stages.adversarial import AdversarialStage
 from rcg_lightning.types import Classes, Condition, DataSpec, Part, Vector, require
 
@@ -84,8 +85,7 @@ def fresh_discriminator(stage: AdversarialStage, spec: DataSpec, device: torch.d
     network = construct(describe(stage.discriminator))
     conditioner = stage.discriminator_conditioner and construct(describe(stage.discriminator_conditioner))
     dim = 0
-    with torch.random.fork_rng(devices=[]), device:
-        torch.manual_seed(stage.seed)
+    with seeded(stage.seed), device:
         if conditioner is not None:
             dim = conditioner.build(stage.condition.parts(spec), network.condition_width(spec.image))
         network.build(spec.image, dim)

@@ -1,41 +1,31 @@
 """Frozen networks: used, not trained, and outside the module tree."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Compute float32 matmuls and convolutions on NVIDIA GPUs in full precision."""
-    matmul: Any = torch.backends.cuda.matmul
-    convolution: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
+from rcg_lightning.core.precision import FrozenPrecision, frozen_precision
+from rcg_lightning.random_state import seeded
 
 
 class Frozen:
     """A network outside the module tree: never in a state dict, an EMA copy, an optimizer or DDP.
 
     It is in eval mode and its weights take no gradient, but a gradient can pass to its input, as a perceptual loss
-    needs. It follows its input's device. It computes in ``dtype``, also inside autocast, and in full float32 also where
-    training uses TF32: metrics and the identities of stored columns depend on its values.
+    needs. It follows its input's device. It computes in its own precision, whatever the training's is, because metrics
+    and the identities of stored columns depend on its values. Weights, inputs and outputs are float32.
 
     Args:
         make: builds the network on the CPU; picklable where worker processes need the network.
-        dtype: precision of weights and inputs.
+        precision: ``highest`` is float32, ``high`` TF32 where the GPU has it, ``bf16`` autocast; None is the caller's.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, make: Callable[[], nn.Module], precision: FrozenPrecision | None = "highest") -> None:
         self.make = make
-        self.dtype = dtype
+        self.precision = precision
         self._module: nn.Module | None = None
         self._device = torch.device("cpu")
 
@@ -59,10 +49,8 @@ class Frozen:
         """
         if self._module is not None:
             return
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            module = self.make().eval().requires_grad_(False)
-            self._module = module.to(dtype=self.dtype)
+        with torch.inference_mode(False), seeded(0):
+            self._module = self.make().eval().requires_grad_(False).float()
         self._device = torch.device("cpu")
 
     def __call__(self, *inputs: Any) -> Any:
@@ -77,11 +65,9 @@ class Frozen:
             with torch.inference_mode(False):
                 module.to(device)
             self._device = device
-        with torch.autocast(device.type, enabled=False), without_tf32():
-            return use(module, *(self._cast(value) for value in inputs))
-
-    def _cast(self, value: Any) -> Any:
-        return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        with nullcontext() if self.precision is None else frozen_precision(self.precision, device):
+            output = use(module, *map(_as_float32, inputs))
+        return tuple(map(_as_float32, output)) if isinstance(output, tuple) else _as_float32(output)
 
     def release(self) -> None:
         """Free the network and its memory; the next use builds it again."""
@@ -95,3 +81,7 @@ class Frozen:
     def __getstate__(self) -> dict[str, Any]:
         # a worker process builds its own copy: weights do not travel
         return {**self.__dict__, "_module": None, "_device": torch.device("cpu")}
+
+
+def _as_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -14,6 +14,7 @@ from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.integrity import read_sealed, sealed
 from rcg_lightning.pretrained.checkpoints import check_description
+from rcg_lightning.random_state import seeded
 from rcg_lightning.types import require
 
 DESCRIPTION, WEIGHTS, FORMAT = "network.json", "weights.safetensors", 2
@@ -70,7 +71,7 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         return module
 
     check_description(rebuilt, weights, str(folder))
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):
         module = rebuilt()
     module.load_state_dict(weights)
     settings = description["settings"]

@@ -203,14 +203,13 @@ class SweepSampling:
         """Return the folder of the representations that ``sampler`` samples; sample them if it does not exist."""
         asked = self.asked
         balanced = self.balanced and has(prior.condition, ClassCondition)
-        inputs = [prior.identity, describe(sampler), asked.first_seed, asked.total, balanced]
+        inputs = [prior.identity, describe(sampler), asked.first_seed, asked.total, balanced, asked.precision]
         folder = self.out / "representations" / fingerprint(inputs)
         if not _is_complete(folder / "store"):
             alone = Loaded(prior, None)
             labels = chosen_labels(alone, None, balanced, asked.total)
             seeds = range(asked.first_seed, asked.first_seed + asked.total)
-            # float32, as for a prior inside a generator
-            trainer = asked.trainer(folder, precision="32-true")
+            trainer = asked.trainer(folder)
             data = SeedDataModule(seeds, asked.batch_size, labels)
             write_samples(alone, data, folder / "store", trainer, chosen_guidance(prior), prior.check_sampler(sampler))
         return folder

@@ -14,6 +14,7 @@ from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.checkpoints import check_description, check_weights
+from rcg_lightning.random_state import seeded
 from rcg_lightning.stages.divergence import require_finite
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.stages.stage_folder import FORMAT, checked_stage, stage_content
@@ -75,8 +76,7 @@ class Stage(ConfigMixin, LightningModule):
     def build(self, spec: DataSpec) -> Self:
         """Create the networks once; a second call only checks that the data spec still fits."""
         if self.spec is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
+            with seeded(self.seed):
                 self.spec = spec
                 self.build_networks(spec)
         else:
