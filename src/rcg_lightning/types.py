@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.arguments import ImageSize, PositiveInt, check_arguments
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.errors import UserError
 
 
@@ -140,6 +141,10 @@ class Codec(ConfigMixin):
             UserError: the data or the checkpoint belong to another autoencoder, or this codec uses none.
         """
         raise UserError(f"the autoencoder {folder} is of no use: {type(self).__name__} encodes and decodes without one")
+
+    def set_precision(self, precision: FrozenPrecision) -> None:
+        """Encode and decode in ``precision``; raise UserError where no network does."""
+        raise UserError(f"--autoencoder_precision {precision} is of no use: {type(self).__name__} has no autoencoder")
 
     def check_decoding(self) -> None:
         """Raise UserError if ``decode`` lacks something it needs, such as an autoencoder."""

@@ -74,6 +74,45 @@ def test_another_or_a_missing_autoencoder_is_reported(kind, tmp_path):
         kind().shape(spec)
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_what_is_made_in_less_precision_has_another_identity_and_any_precision_decodes_it(kind, tmp_path):
+    folder, spec = make(kind, tmp_path / "it")
+    full, half = kind(folder), kind(folder, precision="bf16")
+    assert half.identity == f"{full.identity}-bf16"
+    image = torch.rand(2, *spec.image)
+    exact, rounded = (codec.encoded(image).float() for codec in (full, half))
+    assert exact.shape == rounded.shape
+    assert not torch.equal(exact, rounded) or kind is VQTokens
+    from_store = stored_spec(half, spec)
+    full.shape(from_store)
+    z = rounded if kind is VQTokens else rounded[:, :4]
+    z = z.long() if kind is VQTokens else z
+    decoded = full.decode(z)
+    full.set_precision("bf16")
+    assert full.identity == half.identity
+    half.shape(from_store)
+    lower = full.decode(z)
+    assert lower.dtype == torch.float32
+    assert torch.equal(lower, half.decode(z))
+    assert not torch.equal(lower, decoded)
+    torch.testing.assert_close(lower, decoded, rtol=0.1, atol=0.1)
+
+
+def test_the_nearest_codes_are_found_in_float32(tmp_path):
+    folder, spec = make(VQTokens, tmp_path / "it")
+    codec, seen = VQTokens(folder, precision="bf16"), []
+    network = codec.autoencoder.network
+    quantise = network.quantise
+    network.quantise = lambda z: seen.append((z.dtype, torch.is_autocast_enabled("cpu"))) or quantise(z)
+    codec.encoded(torch.rand(1, *spec.image))
+    assert seen == [(torch.float32, False)]
+
+
+def test_a_codec_without_a_network_has_no_precision():
+    with pytest.raises(UserError, match="Pixels has no autoencoder"):
+        Pixels().set_precision("bf16")
+
+
 def test_an_online_codec_describes_its_autoencoder(tmp_path):
     """The checkpoint holds the extended data spec: it sizes the networks, and another autoencoder is rejected."""
     (own, spec), (other, _) = make(VQTokens, tmp_path / "own"), make(VQTokens, tmp_path / "other", seed=1)

@@ -113,3 +113,17 @@ def test_representations_come_from_the_store_or_the_encoder(folder):
         stored.shape(DataSpec(image=(1, 8, 8)))
     with pytest.raises(UserError, match="store"):
         stored.encode({"image": image})
+
+
+def test_precision_is_part_of_the_identity_and_the_normalisation_is_float32(folder):
+    full, half = TrainedEncoder(folder), TrainedEncoder(folder, precision="bf16")
+    assert half.identity == f"{full.identity}-bf16"
+    image, seen = torch.rand(5, 1, 8, 8), []
+    half._frozen.module[1].register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    half._frozen.module[2].register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    rounded = half(image)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, full(image))
+    torch.testing.assert_close(rounded, full(image), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(rounded.std(1), torch.ones(5))

@@ -14,6 +14,7 @@ from rcg_lightning.arguments import (
 )
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.protocols import Labels, Protocol, Quantisation, RealSource, find_protocol
@@ -58,6 +59,7 @@ def evaluate(
     prior: Path | None = None,
     instances: Path | None = None,
     autoencoder: Path | None = None,
+    autoencoder_precision: FrozenPrecision | None = None,
     guidance: NonNegativeFloat | None = None,
     ramp: bool | None = None,
     interval: list[UnitInterval] | None = None,
@@ -105,6 +107,7 @@ def evaluate(
         prior: checkpoint of the RDM, for a generator conditioned on representations.
         instances: store from which instances are chosen at random, for a generator conditioned on instances.
         autoencoder: folder of the network that decodes latents or tokens, for a generator of these.
+        autoencoder_precision: highest decodes in float32, high in TF32, bf16 in bf16; None is that of the training.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling; None takes the generator's own.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
@@ -129,7 +132,7 @@ def evaluate(
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: number of machines of the job.
-        precision: of sampling; features are always float32.
+        precision: of sampling; that of the features is --extractor.precision.
     """
     asked = Protocol() if protocol is None else find_protocol(protocol)
     used = asked.with_settings(number=number, labels=labels, quantisation=quantisation)
@@ -137,7 +140,7 @@ def evaluate(
     analysis = SampleAnalysis(memorisation, memorisation_in, parzen)
     analysis.check(data, out)
     earlier = None if against is None else read_content(against)
-    source = SampleSource.open(samples, prior, autoencoder, instances, resize)
+    source = SampleSource.open(samples, prior, autoencoder, instances, resize, autoencoder_precision)
     size = (used.number or NUMBER) if source.files is None else source.files.count // seeds
     device = pick_device(accelerator)
     if source.of_representations:

@@ -43,7 +43,8 @@ def extract(
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: number of machines of the job.
-        precision: outside the frozen networks, which compute in float32.
+        precision: outside the frozen networks; theirs are --encoder.precision and --codec.precision: highest, which is
+            float32, high (TF32) or bf16. The store records them.
     """
     data.prepare_data()
     codecs = codec if isinstance(codec, list) else [codec] if codec else []

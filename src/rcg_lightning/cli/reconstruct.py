@@ -46,7 +46,7 @@ def reconstruct(
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: number of machines of the job.
-        precision: outside the codec; None takes bf16-mixed on GPUs that support it and 32-true elsewhere.
+        precision: outside the frozen networks; theirs are --codec.precision and --extractor.precision.
     """
     require(
         codec.makes == "image", f"{type(codec).__name__} reconstructs {codec.makes}s, not images: choose another codec"

@@ -8,6 +8,7 @@ from torch import Tensor
 from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleNumber, Seed, UnitInterval
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.pretrained.encoders import Encoder
@@ -34,6 +35,7 @@ def sample(
     prior: Path | None = None,
     instances: Path | None = None,
     autoencoder: Path | None = None,
+    autoencoder_precision: FrozenPrecision | None = None,
     guidance: NonNegativeFloat | None = None,
     ramp: bool | None = None,
     interval: list[UnitInterval] | None = None,
@@ -73,6 +75,7 @@ def sample(
         instances: store from which instances are chosen at random, for a generator conditioned on instances: of the
             training images, of fewer (`rcg instances`), or of other images.
         autoencoder: folder of the network that decodes latents or tokens, for a generator of these.
+        autoencoder_precision: highest decodes in float32, high in TF32, bf16 in bf16; None is that of the training.
         guidance: guidance scale, 1 is off; None takes the generator's own.
         ramp: let guidance grow linearly over sampling, as MAGE does; None takes the generator's own.
         interval: first and last progress of sampling, 0 to 1, between which guidance acts: such as 0.2,0.8.
@@ -101,7 +104,7 @@ def sample(
     """
     require(not (variations_of and interpolate), "--variations-of and --interpolate exclude each other: give only one")
     given = bool(variations_of or interpolate or representations)
-    loaded = load(checkpoint, prior, given, autoencoder, instances)
+    loaded = load(checkpoint, prior, given, autoencoder, instances, autoencoder_precision)
     generator, key = loaded.generator, condition_key(loaded.generator)
     set_tile(generator, tile)
     seeds = torch.arange(first_seed, first_seed + number)

@@ -5,6 +5,7 @@ from pathlib import Path
 from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleCount, Seed, Timesteps, UnitInterval
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.protocols import Protocol, RealSource, find_protocol
@@ -30,6 +31,7 @@ def sweep(
     prior: Path | None = None,
     instances: Path | None = None,
     autoencoder: Path | None = None,
+    autoencoder_precision: FrozenPrecision | None = None,
     representations: Path | None = None,
     guidance: list[NonNegativeFloat] | None = None,
     intervals: list[str] | None = None,
@@ -74,6 +76,7 @@ def sweep(
         prior: checkpoint of the RDM, for a generator conditioned on representations.
         instances: store from which instances are chosen at random, for a generator conditioned on instances.
         autoencoder: folder of the network that decodes latents or tokens, for a generator of these.
+        autoencoder_precision: highest decodes in float32, high in TF32, bf16 in bf16; None is that of the training.
         representations: a store of conditions, used instead of the prior.
         guidance: guidance scales, 1 is off.
         intervals: intervals of sampling in which guidance acts, such as 0-1,0.2-0.8.
@@ -117,7 +120,7 @@ def sweep(
     }
     given = {name: list(values) for name, values in axes.items() if values}
     features = loaded_features(extractor, used)
-    loaded = load(checkpoint, prior, representations is not None, autoencoder, instances)
+    loaded = load(checkpoint, prior, representations is not None, autoencoder, instances, autoencoder_precision)
     makes = loaded.generator.codec.makes
     require(makes == "image", f"{checkpoint} makes {makes}s, not images: sweep a generator of images")
     device = pick_device(accelerator)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from rcg_lightning.core.precision import without_precision
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.frozen import Frozen
@@ -70,6 +71,7 @@ class RepresentationCondition(Condition):
 
     def _check_encoder(self, identity: str | None, source: str) -> None:
         """Raise UserError where the representations of ``source`` are from another encoder than those of training."""
-        agree = None in (self.identity, identity) or self.identity == identity
+        known = self.identity, identity
+        agree = None in known or len({without_precision(str(one)) for one in known}) == 1
         wrong = f"{source} representations {identity}, the generator was trained on {self.identity}"
         require(agree, f"{wrong}: give representations of the encoder of its training")

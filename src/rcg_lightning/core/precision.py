@@ -50,3 +50,8 @@ def frozen_precision(precision: FrozenPrecision, device: torch.device) -> Iterat
 def with_precision(identity: str, precision: FrozenPrecision) -> str:
     """Return the identity of what a network makes in ``precision``; full float32 adds nothing."""
     return identity if precision == "highest" else f"{identity}-{precision}"
+
+
+def without_precision(identity: str) -> str:
+    """Return the identity in full float32 of the network in ``identity``."""
+    return identity.removesuffix("-high").removesuffix("-bf16")

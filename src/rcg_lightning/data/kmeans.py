@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.types import require
 
 
@@ -17,6 +18,7 @@ class Clusters:
     inertia: float
 
 
+@float32_precision("highest")
 def kmeans(points: Tensor, k: int, seed: int = 0, restarts: int = 1, iterations: int = 100) -> Clusters:
     """Cluster ``points`` (N, d) into ``k``: k-means++ and Lloyd's iterations, the best of some restarts.
 
@@ -30,6 +32,7 @@ def kmeans(points: Tensor, k: int, seed: int = 0, restarts: int = 1, iterations:
     return min(runs, key=lambda run: run.inertia)
 
 
+@float32_precision("highest")
 def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Return the squared distance (N,) from ``points`` to the nearest of ``centroids`` (k, d), and its index (N,)."""
     squared, assignment = [], []

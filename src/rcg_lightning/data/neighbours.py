@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.types import require
 
 Metric = Literal["euclidean", "cosine"]
@@ -84,6 +85,7 @@ def lowest(score: Tensor, count: int, limit: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([some, score.gather(1, beyond)], 1), torch.cat([(group + lane).flatten(1), beyond], 1)
 
 
+@float32_precision("highest")
 def nearest(
     queries: Tensor,
     bank: Bank,

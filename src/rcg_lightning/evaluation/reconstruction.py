@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from rcg_lightning.config import describe
+from rcg_lightning.core.precision import frozen_precision
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.index_samplers import rank_range
 from rcg_lightning.data.shards import Shard
@@ -40,7 +41,7 @@ class ReconstructionModule(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         reconstructed = to_uint8(self.codec.decode(self.codec.encode(batch)).float())
         original = to_uint8(batch["image"])  # type: ignore[reportTypedDictNotRequiredAccess]
-        with torch.autocast(reconstructed.device.type, enabled=False):
+        with frozen_precision("highest", reconstructed.device):
             self.metric.update(original, reconstructed)
         if sum(len(pair[0]) for pair in self.pairs) < self.shown:
             self.pairs.append((original[: self.shown].cpu(), reconstructed[: self.shown].cpu()))

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rcg_lightning.artifacts import file_sha256
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.precision import FrozenPrecision, with_precision
 from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
 from rcg_lightning.pretrained.downloads import published
@@ -108,13 +109,14 @@ class InceptionExtractor(FeatureExtractor):
     Args:
         weights: torch-fidelity's file (.pth, or its tensors as .safetensors). By default the file in torch hub's cache,
             which is downloaded if it is missing.
+        precision: ``highest``, float32, is that of published metrics; ``high`` (TF32) and ``bf16`` are faster on GPUs
+            and part of the extractor's name and identity.
     """
 
-    name = "inception"
-
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self, weights: Path | None = None, precision: FrozenPrecision = "highest") -> None:
         self.weights = weights
-        self.network = Frozen(self._make)
+        self.name = with_precision("inception", precision)
+        self.network = Frozen(self._make, precision)
 
     @property
     def dim(self) -> int:
@@ -130,7 +132,7 @@ class InceptionExtractor(FeatureExtractor):
 
     @cached_property
     def identity(self) -> str:
-        return f"inception-{file_sha256(self._find())[:16]}"
+        return f"{self.name}-{file_sha256(self._find())[:16]}"
 
     def setup(self) -> None:
         self.network.setup()
@@ -201,13 +203,13 @@ class ClassifierExtractor(FeatureExtractor):
 
     Args:
         folder: the network folder.
+        precision: ``highest`` is float32; ``high`` (TF32) and ``bf16`` are part of the extractor's name and identity.
     """
 
-    name = "classifier"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: FrozenPrecision = "highest") -> None:
         self.folder = folder
-        self.network = Frozen(lambda: load_network(folder)[0])
+        self.name = with_precision("classifier", precision)
+        self.network = Frozen(lambda: load_network(folder)[0], precision)
 
     @cached_property
     def _description(self) -> dict:
@@ -228,7 +230,7 @@ class ClassifierExtractor(FeatureExtractor):
 
     @property
     def identity(self) -> str:
-        return f"classifier-{self._description['sha256'][:16]}"
+        return f"{self.name}-{self._description['sha256'][:16]}"
 
     def setup(self) -> None:
         assert self._description  # a wrong folder is rejected
@@ -256,13 +258,12 @@ class EncoderExtractor(FeatureExtractor):
     ``TimmEncoder("vit_large_patch14_dinov2.lvd142m", size=224, normalise=Identity())``.
 
     Args:
-        encoder: the encoder, with its own resize and normalisation.
+        encoder: the encoder, with its own resize, normalisation and precision.
     """
-
-    name = "encoder"
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
+        self.name = with_precision("encoder", encoder.precision)
 
     @property
     def dim(self) -> int:

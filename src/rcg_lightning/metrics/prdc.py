@@ -8,6 +8,7 @@ Sources: Kynkäänniemi et al. 2019 (precision, recall; k = 3 there, in the ADM 
 import torch
 from torch import Tensor
 
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.data.neighbours import nearest
 from rcg_lightning.types import require
 
@@ -29,6 +30,7 @@ def all_radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     return nearest(features, features, neighbours + 1)[0][:, 1:]  # the first is the feature itself
 
 
+@float32_precision("highest")
 def balls_around(queries: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
     """Return the number (n,) int64 of balls, with ``centres`` (N, d) and ``radius`` (N,), around each query (n, d).
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.evaluation.reference import Reference
 from rcg_lightning.evaluation.scorer import CHEAP, Scorer, warn_if_unreliable
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
@@ -73,6 +74,7 @@ class Reconstruction(nn.Module):
             )
         self.has_ssim = False
 
+    @float32_precision("highest")  # SSIM and LPIPS are convolutions
     def update(self, original: Tensor, reconstruction: Tensor) -> None:
         """Add images and their reconstructions in the same order, uint8 (B, C, H, W) both."""
         types, shapes = zip(*((images.dtype, tuple(images.shape)) for images in (original, reconstruction)))

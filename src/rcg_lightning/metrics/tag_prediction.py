@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.data.neighbours import nearest as nearest_rows
 from rcg_lightning.types import require
 
 _CHUNK = 1 << 26  # cosines in memory at a time
 
 
+@float32_precision("highest")
 def vote(samples: Tensor, words: Tensor, nearest: int = 20) -> Tensor:
     """Count, for each word, the samples of an image that have it among their nearest (Mirza & Osindero 2014, sec. 4.2).
 

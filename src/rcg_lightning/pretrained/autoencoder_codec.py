@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rcg_lightning.core.precision import FrozenPrecision, without_precision
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.autoencoders import Autoencoder
 from rcg_lightning.types import Batch, Codec, DataSpec, require
@@ -24,12 +25,15 @@ class AutoencoderCodec(Codec, Generic[Kind]):
     Args:
         folder: the autoencoder's network folder; never part of a checkpoint.
         stored: whether batches carry stored encodings; otherwise they carry images.
+        precision: of the autoencoder: ``highest`` is float32; ``high`` (TF32 on NVIDIA GPUs) and ``bf16`` are faster on
+            GPUs and part of the identity of what it makes.
     """
 
     column: ClassVar[str]  # of the store, and key of the batch
 
-    def __init__(self, folder: Path | None = None, stored: bool = True) -> None:
+    def __init__(self, folder: Path | None = None, stored: bool = True, precision: FrozenPrecision = "highest") -> None:
         self.folder, self.stored = folder, stored
+        self.precision: FrozenPrecision = precision
         self.needs = frozenset({self.column if stored else "image"})
         self._autoencoder: Kind | None = None if folder is None else self.open(folder)
         self._spec: DataSpec | None = None  # the one that networks were built for
@@ -93,6 +97,11 @@ class AutoencoderCodec(Codec, Generic[Kind]):
             self.check(given, str(folder))
         self._autoencoder = given
 
+    def set_precision(self, precision: FrozenPrecision) -> None:
+        self.precision = precision
+        if self._autoencoder is not None:
+            self._autoencoder.precision = precision
+
     def check_decoding(self) -> None:
         _ = self.autoencoder
 
@@ -100,7 +109,7 @@ class AutoencoderCodec(Codec, Generic[Kind]):
         """Raise UserError unless ``autoencoder``, from ``where``, made the data in the store or of the training."""
         known = self.spec.identities.get(self.column)
         require(
-            known is None or known == autoencoder.identity,
+            known is None or without_precision(known) == without_precision(autoencoder.identity),
             f"{where} is the autoencoder {autoencoder.identity}, but {known} made the {self.column} here: give it",
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import describe
+from rcg_lightning.core.precision import FrozenPrecision, frozen_precision, with_precision
 from rcg_lightning.networks.vqgan import VQNetwork
 from rcg_lightning.pretrained.frozen import Frozen
 from rcg_lightning.pretrained.kl_checkpoints import load_kl
@@ -22,10 +23,14 @@ def autoencoder_settings(network: VQNetwork) -> dict[str, Any]:
 
 
 class Autoencoder:
-    """A frozen autoencoder in float32, read at its first use."""
+    """A frozen autoencoder, read at its first use.
 
-    def __init__(self) -> None:
-        self._frozen = Frozen(self._make)
+    Args:
+        precision: ``highest`` is float32; the nearest codes are found in float32 always.
+    """
+
+    def __init__(self, precision: FrozenPrecision = "highest") -> None:
+        self._frozen = Frozen(self._make, precision)
         self._range = (-1.0, 1.0)  # black and white in the network's units
         self._identity: str | None = None
 
@@ -52,12 +57,21 @@ class Autoencoder:
 
     @property
     def identity(self) -> str:
-        """A short hash of all that latents and images depend on: weights, structure and image range."""
+        """A short hash of weights, structure and image range; below full float32 the precision follows it."""
         if self._identity is None:
             weights = state_fingerprint(self.network.state_dict())
             parts = {"network": self.structure(), "weights": weights, "image_range": list(self._range)}
             self._identity = fingerprint(parts)
-        return self._identity
+        return with_precision(self._identity, self.precision)
+
+    @property
+    def precision(self) -> FrozenPrecision:
+        """In what the network computes; may be set at any time."""
+        return self._frozen.precision or "highest"
+
+    @precision.setter
+    def precision(self, precision: FrozenPrecision) -> None:
+        self._frozen.precision = precision
 
     def release(self) -> None:
         """Free the network's memory."""
@@ -72,7 +86,7 @@ class Autoencoder:
 
     def _to_image(self, values: Tensor) -> Tensor:
         low, high = self._range
-        return ((values - low) / (high - low)).clamp(0, 1)
+        return ((values.float() - low) / (high - low)).clamp(0, 1)
 
 
 class VQAutoencoder(Autoencoder):
@@ -80,10 +94,11 @@ class VQAutoencoder(Autoencoder):
 
     Args:
         folder: written by ``save_network`` with ``autoencoder_settings``.
+        precision: see ``Autoencoder``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, precision: FrozenPrecision = "highest") -> None:
+        super().__init__(precision)
         self.folder = Path(folder)
 
     def load(self) -> tuple[nn.Module, tuple[float, float]]:
@@ -116,17 +131,23 @@ class VQAutoencoder(Autoencoder):
         """Images (B, C, H, W) in [0, 1] -> indices (B, h w) int64, row by row."""
 
         def nearest(network: VQNetwork, x: Tensor) -> Tensor:
-            return network.quantise(network.encode(self._to_network(x)))[1].flatten(1)
+            return _quantised(network, network.encode(self._to_network(x)))[1].flatten(1)
 
         return self._frozen.apply(nearest, image)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, D, h, w) -> images (B, C, H, W) in [0, 1]; quantises first."""
-        return self._frozen.apply(lambda network, x: self._to_image(network.decode(network.quantise(x)[0])), z)
+        return self._frozen.apply(lambda network, x: self._to_image(network.decode(_quantised(network, x)[0])), z)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Indices (B, h, w) int64 -> images (B, C, H, W) in [0, 1]."""
         return self._frozen.apply(lambda network, x: self._to_image(network.decode(network.lookup(x))), tokens)
+
+
+def _quantised(network: VQNetwork, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest codes and their indices, in full float32: in less another code may seem the nearest."""
+    with frozen_precision("highest", z.device):
+        return network.quantise(z.float())
 
 
 class KLAutoencoder(Autoencoder):
@@ -134,10 +155,11 @@ class KLAutoencoder(Autoencoder):
 
     Args:
         source: see ``load_kl``.
+        precision: see ``Autoencoder``.
     """
 
-    def __init__(self, source: Path | str) -> None:
-        super().__init__()
+    def __init__(self, source: Path | str, precision: FrozenPrecision = "highest") -> None:
+        super().__init__(precision)
         self.source = source
 
     def load(self) -> tuple[nn.Module, tuple[float, float]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from rcg_lightning.arguments import PositiveFloat
 from rcg_lightning.config import HubName
 from rcg_lightning.core.counter_rng import LATENT_STREAM, SeededNoise
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
 from rcg_lightning.pretrained.autoencoders import KLAutoencoder, VQAutoencoder
 from rcg_lightning.pretrained.encoders import Encoder
@@ -74,7 +75,7 @@ class VQTokens(AutoencoderCodec[VQAutoencoder]):
     column = "tokens"
 
     def open(self, folder: Path) -> VQAutoencoder:
-        return VQAutoencoder(folder)
+        return VQAutoencoder(folder, self.precision)
 
     def encoded(self, image: Tensor) -> Tensor:
         return self.autoencoder.tokens(image)
@@ -110,7 +111,7 @@ class VQLatents(AutoencoderCodec[VQAutoencoder]):
     column = "latent"
 
     def open(self, folder: Path) -> VQAutoencoder:
-        return VQAutoencoder(folder)
+        return VQAutoencoder(folder, self.precision)
 
     def encoded(self, image: Tensor) -> Tensor:
         return self.autoencoder.encode(image)
@@ -139,6 +140,7 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
         hub: instead of a folder, the name on the Hugging Face hub, such as stabilityai/sd-vae-ft-ema; like the
             folder never part of a checkpoint.
         scale: about 1 over the standard deviation of all latents.
+        precision: see ``AutoencoderCodec``.
     """
 
     column = "latent"
@@ -149,15 +151,16 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
         stored: bool = True,
         hub: HubName | None = None,
         scale: PositiveFloat = 0.18215,
+        precision: FrozenPrecision = "highest",
     ) -> None:
-        super().__init__(folder, stored)
+        super().__init__(folder, stored, precision)
         self.hub, self.scale = hub, scale
         if folder is None and hub is not None:
-            self._autoencoder = KLAutoencoder(hub)
+            self._autoencoder = KLAutoencoder(hub, precision)
 
     def open(self, folder: Path) -> KLAutoencoder:
         on_hub = len(folder.parts) == 2 and not folder.is_absolute() and not folder.exists()
-        return KLAutoencoder(str(folder) if on_hub else folder)
+        return KLAutoencoder(str(folder) if on_hub else folder, self.precision)
 
     def encoded(self, image: Tensor) -> Tensor:
         return self.autoencoder.moments(image)

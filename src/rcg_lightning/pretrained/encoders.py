@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import ConfigMixin, describe
+from rcg_lightning.core.precision import FrozenPrecision, with_precision
 from rcg_lightning.networks.heads import BottleneckHead, LinearHead, Projected, ProjectionHead
 from rcg_lightning.networks.vit import VisionTransformer
 from rcg_lightning.pretrained.checkpoints import read_checkpoint
@@ -52,11 +53,14 @@ class Encoder(ConfigMixin):
 
     Args:
         normalise: from the network's output to the representation, ``PerSample`` by default.
+        precision: ``highest`` computes in float32; ``high`` (TF32 on NVIDIA GPUs) and ``bf16`` are faster on GPUs and
+            part of the identity. Preprocessing and normalisation are float32 always.
     """
 
-    def __init__(self, normalise: Normalisation | None = None) -> None:
+    def __init__(self, normalise: Normalisation | None = None, precision: FrozenPrecision = "highest") -> None:
         self.normalise = normalise or PerSample()
-        self._frozen = Frozen(self._make)
+        self.precision: FrozenPrecision = precision
+        self._frozen = Frozen(self._make, precision)
         self._properties: dict[str, Any] = {}
 
     @abstractmethod
@@ -83,7 +87,7 @@ class Encoder(ConfigMixin):
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the representations (B, dim) of images (B, C, H, W) in [0, 1]."""
-        return self._frozen(image)
+        return self._frozen.apply(_represent, image)
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the feature map (B, D, h, w) of images: before pooling, head and normalisation.
@@ -115,7 +119,8 @@ class Encoder(ConfigMixin):
     def identity(self) -> str:
         """A short hash of everything that a representation depends on: weights, network, preprocessing, normalisation.
 
-        The same weights in another container, or on another machine, have the same identity.
+        The same weights in another container, or on another machine, have the same identity. Below full float32 the
+        precision follows it.
         """
         if "identity" not in self._properties:
             module = self._frozen.module
@@ -124,9 +129,9 @@ class Encoder(ConfigMixin):
                 "weights": state_fingerprint(module.state_dict()),
                 "preprocess": self._property("preprocess"),
                 "normalise": describe(self.normalise),
-                "precision": str(self._frozen.dtype),
+                "precision": "torch.float32",  # of the weights
             }
-            self._properties["identity"] = fingerprint(parts)
+            self._properties["identity"] = with_precision(fingerprint(parts), self.precision)
         return self._properties["identity"]
 
     def report(self) -> str:
@@ -146,6 +151,12 @@ class Encoder(ConfigMixin):
         return "\n  ".join([first, *lines])
 
 
+def _represent(module: nn.Module, image: Tensor) -> Tensor:
+    """Return the representations of images; the normalisation is float32 whatever the network's output is."""
+    preprocess, network, normalise = module  # type: ignore[misc]
+    return normalise(network(preprocess(image)).float())
+
+
 class OfficialEncoder(Encoder):
     """A Vision Transformer from an official file, used as RCG uses it: resized to its size, class token, head, z-score.
 
@@ -156,6 +167,7 @@ class OfficialEncoder(Encoder):
         head: whether the representation is the head's output; otherwise it is the class token after the final norm.
         heads: number of attention heads, which no shape shows; needed for unpublished widths only.
         normalise: from the network's output to the representation, ``PerSample`` by default.
+        precision: see ``Encoder``.
     """
 
     usual_heads: ClassVar[dict[int, int]] = {192: 3, 384: 6, 768: 12, 1024: 16}  # by width, as published
@@ -166,8 +178,9 @@ class OfficialEncoder(Encoder):
         head: bool = True,
         heads: PositiveInt | None = None,
         normalise: Normalisation | None = None,
+        precision: FrozenPrecision = "highest",
     ) -> None:
-        super().__init__(normalise)
+        super().__init__(normalise, precision)
         self.weights, self.head, self.heads = weights, head, heads
 
     @abstractmethod

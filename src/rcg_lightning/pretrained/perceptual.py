@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.downloads import published, reason_of
 from rcg_lightning.pretrained.encoders import Encoder
@@ -38,11 +39,13 @@ class LPIPS(PerceptualLoss):
 
     Args:
         backbone: its network; torch hub has the weights in its cache or downloads them.
+        precision: of its network: ``highest`` is float32; ``high`` (TF32) and ``bf16`` are faster on GPUs.
     """
 
-    def __init__(self, backbone: LPIPSBackbone = "vgg") -> None:
+    def __init__(self, backbone: LPIPSBackbone = "vgg", precision: FrozenPrecision = "highest") -> None:
         self.backbone: LPIPSBackbone = backbone
-        self._frozen = Frozen(self._make)
+        self.precision: FrozenPrecision = precision
+        self._frozen = Frozen(self._make, precision)
 
     def _make(self) -> nn.Module:
         return perceptual_similarity(self.backbone).net

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.pretrained.checkpoints import State, entry, load_strictly, read_checkpoint, strip
 from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.normalisation import Normalisation, UnitLength
@@ -33,10 +34,16 @@ class ResNet50Encoder(Encoder):
     Args:
         weights: SwAV's ``swav_800ep_pretrain.pth.tar``, torchvision's ``resnet50-….pth``, or timm's file.
         normalise: from the network's output to the representation, ``UnitLength`` by default.
+        precision: see ``Encoder``.
     """
 
-    def __init__(self, weights: Path | None = None, normalise: Normalisation | None = None) -> None:
-        super().__init__(normalise or UnitLength())
+    def __init__(
+        self,
+        weights: Path | None = None,
+        normalise: Normalisation | None = None,
+        precision: FrozenPrecision = "highest",
+    ) -> None:
+        super().__init__(normalise or UnitLength(), precision)
         self.weights = weights
 
     def load(self) -> LoadedEncoder:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from rcg_lightning.arguments import ImageSize
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.pretrained.checkpoints import State, entry, read_checkpoint
 from rcg_lightning.pretrained.downloads import hub_file
@@ -34,6 +35,7 @@ class TimmEncoder(Encoder):
         pool: timm's name of a pooling that replaces the model's own: ``token`` or ``avg``.
         size: height and width of the network's input where the published one is too large or too small.
         normalise: from the network's output to the representation, ``PerSample`` by default.
+        precision: see ``Encoder``.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class TimmEncoder(Encoder):
         pool: str | None = None,
         size: ImageSize | None = None,
         normalise: Normalisation | None = None,
+        precision: FrozenPrecision = "highest",
     ) -> None:
-        super().__init__(normalise)
+        super().__init__(normalise, precision)
         self.name, self.weights, self.pretrained, self.pool, self.size = name, weights, pretrained, pool, size
 
     def load(self) -> LoadedEncoder:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from rcg_lightning.config import construct, describe
+from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.networks.heads import Projected
 from rcg_lightning.pretrained.encoders import Encoder, LoadedEncoder
 from rcg_lightning.pretrained.network_folder import load_network
@@ -31,12 +32,17 @@ class TrainedEncoder(Encoder):
         folder: written by ``save_network`` with ``encoder_settings``.
         head: whether the representation is the head's output; by default as in the folder's settings.
         normalise: from the network's output to the representation, ``PerSample`` by default.
+        precision: see ``Encoder``.
     """
 
     def __init__(
-        self, folder: Path | None = None, head: bool | None = None, normalise: Normalisation | None = None
+        self,
+        folder: Path | None = None,
+        head: bool | None = None,
+        normalise: Normalisation | None = None,
+        precision: FrozenPrecision = "highest",
     ) -> None:
-        super().__init__(normalise)
+        super().__init__(normalise, precision)
         self.folder, self.head = folder, head
 
     def load(self) -> LoadedEncoder:

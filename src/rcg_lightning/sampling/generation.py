@@ -35,14 +35,16 @@ def write_samples(
         UserError: the folder holds other samples.
     """
     generator = loaded.generator
-    identity = _identity(loaded, seeds, guidance, sampler)
+    identity = _identity(loaded, seeds, guidance, sampler, trainer)
     # shards do not depend on the batch size, so the store does not either
     writer = StoreWriter(folder, len(seeds), 1, 16 * generator.tile, identity)
     seeds.only(writer.pending(trainer.global_rank, trainer.world_size))
     return predict_store(trainer, GuidedSampling(generator, guidance, sampler), seeds, writer)
 
 
-def _identity(loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler: Sampler | None) -> dict[str, object]:
+def _identity(
+    loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler: Sampler | None, trainer: Trainer
+) -> dict[str, object]:
     """All inputs of the samples: a store of other samples is rejected, an unfinished one of the same is continued."""
     generator = loaded.generator
     carried = seeds.dataset.carried
@@ -62,6 +64,7 @@ def _identity(loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler
         "instances": loaded.instances and loaded.instances.identity,
         "autoencoder": getattr(generator.codec, "identity", None),
         "weak": generator.weak_identity,
+        "precision": None if trainer.precision == "32-true" else trainer.precision,
     }
     return identity | {name: value for name, value in optional.items() if value}
 

@@ -1,5 +1,6 @@
 """Load a generator with all that sampling needs, checked before anything is computed or written."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from rcg_lightning.conditions.instance import UNLABELLED, InstanceCondition
 from rcg_lightning.conditions.joint import JointCondition
 from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.precision import FrozenPrecision, without_precision
 from rcg_lightning.data.store import Store, representation_store
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.sample_readers import samples_folder
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import bundle_parts, prior_at
 from rcg_lightning.types import Condition, require
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def load(
     given: bool = False,
     autoencoder: Path | None = None,
     instances: Path | None = None,
+    autoencoder_precision: FrozenPrecision | None = None,
 ) -> Loaded:
     """Load a generator from its checkpoint; it samples its representations from ``prior`` or ``instances``.
 
@@ -51,12 +56,15 @@ def load(
     Args:
         given: representations will be given, so no prior is needed.
         autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it.
+        autoencoder_precision: in what it decodes; None is that of the training.
 
     Raises:
         UserError: prior or instances are missing, unused, not of representations, or of another encoder; or the
             autoencoder is missing, unused, or another one.
     """
     generator = Generator.load(checkpoint)
+    if autoencoder_precision is not None:
+        generator.codec.set_precision(autoencoder_precision)
     if autoencoder is not None:
         generator.codec.use_autoencoder(bundle_parts(autoencoder).get("autoencoder", autoencoder))
     generator.codec.check_decoding()
@@ -113,7 +121,11 @@ def has(condition: Condition, kind: type[Condition]) -> bool:
 def same_encoder(generator: Generator, identity: object, what: str) -> None:
     """Raise a UserError where representations come from another encoder than in the generator's training."""
     trained_with = generator.spec.identities.get("representation") if generator.spec else None
-    if None not in (trained_with, identity) and trained_with != identity:
+    if None in (trained_with, identity) or trained_with == identity:
+        return
+    if without_precision(str(trained_with)) == without_precision(str(identity)):
+        log.warning("%s: representations of %s, the generator was trained with %s", what, identity, trained_with)
+    else:
         raise UserError(
             f"{what}: representations of encoder {identity}, but the generator was trained with {trained_with}"
         )

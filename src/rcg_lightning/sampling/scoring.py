@@ -15,6 +15,7 @@ from tqdm import tqdm
 from rcg_lightning.conditions.class_label import LABEL_STREAM
 from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.guidance import Guidance
+from rcg_lightning.core.precision import FrozenPrecision, frozen_precision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.seed_data_module import SeedDataModule
@@ -89,7 +90,7 @@ class ScoredSampling(SamplingModule):
             classes = scorer.extractor.classes if isinstance(scorer, Scorer) else None
             assert self.generator.spec is not None
             same = classes is not None and classes == self.generator.spec.classes  # Inception's classes differ
-            with torch.autocast(samples.device.type, enabled=False):  # metrics are of float32 at minimum
+            with frozen_precision("highest", samples.device):  # metrics are of float32 at minimum
                 extra = {"label": labels[:BATCH]} if same else {}
                 scorer.update(samples[:BATCH], positions[:BATCH], **extra)  # type: ignore[operator]
             rest = samples[BATCH:], positions[BATCH:], labels[BATCH:]
@@ -132,7 +133,13 @@ class SampleSource:
 
     @classmethod
     def open(
-        cls, path: Path, prior: Path | None, autoencoder: Path | None, instances: Path | None, resize: int | None = None
+        cls,
+        path: Path,
+        prior: Path | None,
+        autoencoder: Path | None,
+        instances: Path | None,
+        resize: int | None = None,
+        autoencoder_precision: FrozenPrecision | None = None,
     ) -> "SampleSource":
         """Load the generator at ``path`` (a checkpoint, a stage folder or a bundle), or open the files there.
 
@@ -141,7 +148,7 @@ class SampleSource:
         images_only = "--resize is for images in files: a generator's samples and representations have their size"
         if holds_stage(path) or path.suffix in (".pt", ".pth"):
             require(resize is None, images_only)
-            return cls(load(path, prior, autoencoder=autoencoder, instances=instances), None)
+            return cls(load(path, prior, False, autoencoder, instances, autoencoder_precision), None)
         path = samples_folder(path)
         if holds_representations(path):
             require(resize is None, images_only)

@@ -109,6 +109,8 @@ class SweepSampling:
             "tile": self.generator.tile,
             **({"weak": self.generator.weak_identity} if self.generator.weak_identity else {}),
         }
+        if getattr(self.generator.codec, "precision", "highest") != "highest":
+            self._weights["autoencoder"] = self.generator.codec.identity  # type: ignore[attr-defined]
         if loaded.instances is not None:
             self._weights["instances"] = loaded.instances.identity
         if representations is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rcg_lightning.arguments import PositiveFloat, PositiveInt, UnitInterval
 from rcg_lightning.config import construct, describe
 from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
+from rcg_lightning.core.precision import frozen_precision
 from rcg_lightning.data.augmentations import Augmentation
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
 from rcg_lightning.data.image_split import fixed_subset
@@ -164,7 +165,7 @@ class MoCoV3Stage(Stage):
     @torch.no_grad()
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> float32 outputs of the momentum encoder: backbone (B, D), head (B, R)."""
-        with torch.autocast(image.device.type, enabled=False):  # as TrainedEncoder does
+        with frozen_precision("highest", image.device):  # as TrainedEncoder does
             backbone = self.momentum_encoder.backbone(self.preprocess(image))
             return {"backbone": backbone, "head": self.momentum_encoder.head(backbone)}
 
