@@ -18,10 +18,12 @@ log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # the checkpoint before the last, until training ends
+UNDECAYED = "undecayed.ckpt"  # before the learning rate's final decay: a longer run continues from it
 DIVERGED = "diverged.ckpt"  # finite weights of a run that has diverged
 _WRITTEN = (
     LAST,
     PREVIOUS,
+    UNDECAYED,
     DIVERGED,
     "best.ckpt",
     "step=*.ckpt",

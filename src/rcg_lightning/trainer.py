@@ -52,8 +52,9 @@ class Trainer(Checked, pl.Trainer):
             rejected: its gradient scaler works neither with fused optimizers nor with stages that read their gradients.
         float32_precision: of matmuls and convolutions in float32 on NVIDIA GPUs: ``high`` is TF32, several times
             faster, with 10 bits of mantissa; ``highest`` is float32. Frozen networks have their own setting.
-        checkpoint_every: optimizer steps between checkpoints.
-        val_check_interval: optimizer steps between validations; None validates at the end only.
+        checkpoint_every: optimizer steps between checkpoints, or a share of ``max_steps``, such as 0.1.
+        val_check_interval: optimizer steps between validations, or a share of ``max_steps``; None validates at the end
+            only. Neither is longer than the run.
         callbacks: further callbacks.
         logger: None for TensorBoard in the run's folder, False for no logs. Grids of images that no logger takes are
             files in the run's folder.
@@ -74,8 +75,8 @@ class Trainer(Checked, pl.Trainer):
         devices: Devices | list[NonNegativeInt] = 1,
         precision: str | int | None = None,
         float32_precision: Float32Precision = "high",
-        checkpoint_every: PositiveInt = 1000,
-        val_check_interval: PositiveInt | None = None,
+        checkpoint_every: PositiveInt | Share = 1000,
+        val_check_interval: PositiveInt | Share | None = None,
         callbacks: list[Callback] | None = None,
         logger: Logger | list[Logger] | bool | None = None,
         log_every_n_steps: PositiveInt = 50,
@@ -94,14 +95,14 @@ class Trainer(Checked, pl.Trainer):
         folder = str(default_root_dir)
         logger = TensorBoardLogger(folder, name="", version="") if logger is None or logger is True else logger
         own: list[Callback] = [EarlierRun(Path(folder)), Interruption(), Reseed(seed), Divergence()]
-        own += [Checkpoint(checkpoint_every), OneDNNMatmul(onednn)]
+        own += [Checkpoint(_steps(checkpoint_every, max_steps)), OneDNNMatmul(onednn)]
         own += [DDPStaticGraph()] if strategy in ("auto", "ddp") else []
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
         own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if logger else []
         self.channels_last = channels_last  # read by Stage.configure_model
         self.max_skipped_steps, self.spike_guard = max_skipped_steps, spike_guard  # read by stages
-        validation_steps = val_check_interval or max(max_steps, 1)
+        validation_steps = _steps(val_check_interval or max_steps, max_steps)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
         accelerator = kwargs.get("accelerator", "auto")
         set_float32_precision(float32_precision if on_cuda(accelerator) else "highest")
@@ -132,6 +133,12 @@ class Trainer(Checked, pl.Trainer):
             raise UserError(f"the trainer's settings: {one_line(error)}") from error
 
     test = pl.Trainer.validate  # callbacks measure at validation, and a data set has one split for evaluation
+
+
+def _steps(interval: int | float, total: int) -> int:
+    """Return an interval in steps, given so or as a share of a run of ``total``."""
+    steps = round(interval * total) if isinstance(interval, float) else interval
+    return max(1, min(steps, total) if total > 0 else steps)
 
 
 def _lightning_settings(

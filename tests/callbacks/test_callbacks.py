@@ -23,7 +23,9 @@ from rcg_lightning.config import describe
 from rcg_lightning.core.frechet import frechet_distance, moments
 from rcg_lightning.core.samplers import DDIM
 from rcg_lightning.errors import UserError
+from rcg_lightning.networks.ema import EMA, PowerEMA
 from rcg_lightning.pretrained.codecs import Representations
+from rcg_lightning.stages.optimization import AdamW, CosineLR, StableDecayLR
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -119,6 +121,41 @@ def test_last_checkpoint_at_the_end_and_in_between(make_stage, digits, trainer, 
     assert seen == [None, None, 2, 2, 4]
     assert steps_of(tmp_path) == {"last.ckpt": 5}
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_checkpoint_before_the_decay_is_kept_and_a_longer_run_continues_from_it(
+    make_stage, digits, trainer, tmp_path
+):
+    def stage():
+        return make_stage(optimizer=AdamW(1e-2, lr_schedule=StableDecayLR(0.0, 0.2)), ema=PowerEMA(0.2))
+
+    trainer(tmp_path / "short", 10).fit(stage(), digits())
+    assert steps_of(tmp_path / "short") == {"undecayed.ckpt": 8, "last.ckpt": 10}
+    start, longer, unbroken = tmp_path / "short" / "undecayed.ckpt", stage(), stage()
+    trainer(tmp_path / "longer", 20).fit(longer, digits(), ckpt_path=start)
+    trainer(tmp_path / "unbroken", 20).fit(unbroken, digits())
+    torch.testing.assert_close(longer.state_dict(), unbroken.state_dict(), rtol=0, atol=0)
+
+
+def test_intervals_may_be_shares_of_the_run(make_stage, digits, trainer, tmp_path):
+    class RecordCheckpoint(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            seen.append(steps_of(tmp_path).get("last.ckpt"))
+
+    seen = []
+    grid = SampleGrid(4, files=True)
+    run = {"checkpoint_every": 0.5, "val_check_interval": 0.25, "callbacks": [RecordCheckpoint(), grid]}
+    trainer(tmp_path, 8, **run).fit(make_stage(sampler=DDIM(2)), digits())
+    assert seen == [None] * 4 + [4] * 4
+    names = [f"samples_generated-{step:07d}.png" for step in (2, 4, 6, 8)]
+    assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == names
+
+
+def test_a_schedule_longer_than_its_run_is_shortened_with_one_line(make_stage, digits, trainer, tmp_path, caplog):
+    stage = make_stage(optimizer=AdamW(1e-2, lr_schedule=CosineLR(50)), ema=EMA(0.999))
+    trainer(tmp_path, 40, max_time={"seconds": 0}).fit(stage, digits())
+    assert [line for line in caplog.messages if "warm-up of 50 steps" in line and "it takes 4" in line]
+    assert [line for line in caplog.messages if line.startswith("EMA decay 0.999: after 40 steps 96%")]
 
 
 def test_every_checkpoint_can_be_stored(make_stage, digits, trainer, tmp_path):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rcg_lightning.errors import UserError
-from rcg_lightning.networks.ema import EMA
+from rcg_lightning.networks.ema import EMA, PowerEMA
 
 
 def make_modules():
@@ -151,3 +151,37 @@ def test_buffers_are_averaged_on_request():
     ema_norm = ema.averaged()["network"][1]
     torch.testing.assert_close(ema_norm.running_mean, torch.ones(3))
     assert int(ema_norm.num_batches_tracked) == 4
+
+
+def initial_share(ema, steps):
+    """Return the share of the initial weights in the EMA weights after ``steps`` updates, and the EMA weights."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    ema.build({"network": module})
+    nn.init.zeros_(module.weight)
+    for _ in range(steps):
+        ema.update({"network": module})
+    return float(ema.averaged()["network"].weight)
+
+
+@pytest.mark.parametrize("steps", [10, 100, 1000])
+def test_half_of_a_power_ema_comes_from_the_last_share_of_the_run(steps):
+    assert initial_share(PowerEMA(0.1), steps) < 1e-4
+    module, ema = nn.Linear(1, 1, bias=False), PowerEMA(0.25)
+    ema.build({"network": module})
+    for step in range(steps):
+        nn.init.constant_(module.weight, float(step >= 0.75 * steps))  # 1 in the last quarter
+        ema.update({"network": module})
+    assert float(ema.averaged()["network"].weight) == pytest.approx(0.55, abs=0.12 if steps == 10 else 0.03)
+
+
+def test_a_decay_too_long_for_the_run_is_shortened_and_reported():
+    ema = EMA(0.9998)
+    assert "82%" in ema.fit_to(1000)
+    assert initial_share(ema, 1000) == pytest.approx(2**-5, rel=0.01)
+
+
+@pytest.mark.parametrize("ema", [EMA(0.99), EMA(0.9998, warmup=True), PowerEMA(0.2), EMA(0.9998, start=990)])
+def test_other_decays_stay_as_they_are(ema):
+    assert ema.fit_to(1000) is None
+    assert initial_share(ema, 1000) < 0.5 or ema.start

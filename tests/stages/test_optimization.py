@@ -8,7 +8,7 @@ from torch import nn
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.conditioner import Conditioner
-from rcg_lightning.stages.optimization import SGD, AdamW, ConstantLR, CosineLR, ExponentialLR
+from rcg_lightning.stages.optimization import SGD, AdamW, ConstantLR, CosineLR, ExponentialLR, StableDecayLR
 from rcg_lightning.types import Vector
 
 
@@ -41,9 +41,40 @@ def test_a_cosine_needs_an_end():
         CosineLR(warmup=2).factor(3, -1)
 
 
-@pytest.mark.parametrize("total", [1, 2])
-def test_training_may_end_with_its_warm_up(total):
-    assert [CosineLR(warmup=2).factor(step, total) for step in range(3)] == [0.5, 1, 1]
+@pytest.mark.parametrize("warmup", [40, 41, 2000])
+def test_a_warm_up_as_long_as_the_run_takes_a_tenth_of_it(warmup):
+    assert factors(CosineLR(warmup), 40) == factors(CosineLR(4), 40)
+    assert max(factors(ConstantLR(warmup), 1)) == 1
+
+
+def test_a_stable_rate_decays_at_the_end_only():
+    schedule = StableDecayLR(warmup=0.1, decay=0.2)
+    assert factors(schedule, 20)[:3] == [0.5, 1, 1]
+    assert schedule.decay_start(20) == 17
+    assert factors(schedule, 20)[2:17] == [1] * 15
+    assert factors(schedule, 20)[17:] == pytest.approx([0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 1000, 100_000])
+def test_a_stable_rate_fits_a_run_of_any_length(total):
+    schedule = StableDecayLR()
+    rates = factors(schedule, total)
+    assert max(rates) == 1
+    assert min(rates) > 0
+    assert rates.index(1) <= min(0.05 * total, 1000)
+    start = schedule.decay_start(total)
+    assert start >= 0.8 * total
+    assert all(rate == 1 for rate in rates[rates.index(1) : start])
+
+
+def test_a_longer_run_continues_the_stable_rate():
+    """Up to the decay of the short run, both have the same rate, once the longer warm-up is over."""
+    schedule = StableDecayLR(warmup=0.05)
+    short, long = (factors(schedule, total) for total in (100, 300))
+    start = schedule.decay_start(100)
+    assert short[15:start] == long[15:start]
+    assert long[start] == 1
+    assert schedule.factor(10**7, -1) == 1  # no set end
 
 
 def network():

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rcg_lightning.arguments import Checked, PositiveInt
 from rcg_lightning.artifacts import flush, replacing
 from rcg_lightning.errors import UserError
-from rcg_lightning.run_folder import LAST, PREVIOUS, keep_previous, set_run_aside, written_files
+from rcg_lightning.run_folder import LAST, PREVIOUS, UNDECAYED, keep_previous, set_run_aside, written_files
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.divergence import steady
 
@@ -70,6 +70,7 @@ class Checkpoint(Checked, ModelCheckpoint):
             enable_version_counter=False,
         )
         self._saved_at = -1
+        self._undecayed_at = -1
         self._overdue: int | None = None  # step whose checkpoint waits for a step that is not skipped
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -82,6 +83,9 @@ class Checkpoint(Checked, ModelCheckpoint):
             self._save_topk_checkpoint(trainer, metrics)
             self._save_last_checkpoint(trainer, metrics)
         super().on_train_batch_end(trainer, *args)
+        if trainer.global_step == _decay_start(trainer) and trainer.global_step > self._undecayed_at:
+            self._undecayed_at = trainer.global_step  # once, however many batches a step accumulates
+            self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / UNDECAYED))
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         stage = trainer.lightning_module
@@ -93,7 +97,8 @@ class Checkpoint(Checked, ModelCheckpoint):
         except OSError as error:
             reason = f"{filepath} cannot be written ({error.strerror or error}); the earlier checkpoint is intact"
             raise UserError(f"{reason}: free some space and continue from it") from error
-        self._saved_at = trainer.global_step
+        if Path(filepath).name != UNDECAYED:
+            self._saved_at = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -108,3 +113,9 @@ class Checkpoint(Checked, ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+def _decay_start(trainer: pl.Trainer) -> int | None:
+    """Return the step at which the learning rate of a stage with one optimizer begins its final decay."""
+    schedule = getattr(getattr(trainer.lightning_module, "optimizer", None), "lr_schedule", None)
+    return None if schedule is None else schedule.decay_start(trainer.max_steps)

@@ -13,15 +13,15 @@ from rcg_lightning.evaluation.image_grid import save_png
 from rcg_lightning.types import to_uint8
 
 
-def log_grid(trainer: pl.Trainer, name: str, images: Tensor, columns: int) -> None:
+def log_grid(trainer: pl.Trainer, name: str, images: Tensor, columns: int, as_file: bool = False) -> None:
     """Log a grid of images (B, C, H, W) in [0, 1] at the current step; for the main process.
 
-    Where no logger takes images, such as with ``CSVLogger`` or without any, it is ``grids/NAME-step.png`` in the run's
-    folder.
+    With ``as_file``, or where no logger takes images, such as with ``CSVLogger``, it is ``grids/NAME-step.png`` in the
+    run's folder.
     """
     pixels = to_uint8(_enlarged(images, columns)).permute(1, 2, 0).numpy()
     taken = [_log(logger, name, pixels, trainer.global_step) for logger in trainer.loggers]
-    if not any(taken):
+    if as_file or not any(taken):
         file = f"{name.replace('/', '_')}-{trainer.global_step:07d}.png"
         save_png(Image.fromarray(pixels), Path(trainer.default_root_dir) / "grids" / file)
 

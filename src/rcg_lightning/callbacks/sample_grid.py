@@ -20,11 +20,14 @@ class SampleGrid(EveryNth):
         count: samples in the grid.
         columns: samples in a row.
         every: act at every n-th validation.
+        files: also write each grid to ``grids/`` in the run's folder.
     """
 
-    def __init__(self, count: PositiveInt = 64, columns: PositiveInt = 8, every: PositiveInt = 1) -> None:
+    def __init__(
+        self, count: PositiveInt = 64, columns: PositiveInt = 8, every: PositiveInt = 1, files: bool = False
+    ) -> None:
         super().__init__(every)
-        self.count, self.columns = count, columns
+        self.count, self.columns, self.files = count, columns, files
         self._batch: Batch = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -49,6 +52,6 @@ class SampleGrid(EveryNth):
         conditions = {name: values[:count] for name, values in pl_module.observed_conditions(self._batch).items()}
         seeds = torch.arange(count, device=real.device)
         samples = pl_module.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
-        log_grid(trainer, "samples/generated", samples, self.columns)
+        log_grid(trainer, "samples/generated", samples, self.columns, self.files)
         if conditions:
-            log_grid(trainer, "samples/real_of_the_same_condition", real, self.columns)
+            log_grid(trainer, "samples/real_of_the_same_condition", real, self.columns, self.files)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.arguments import BelowOne, NonNegativeInt
+from rcg_lightning.arguments import BelowOne, NonNegativeInt, Share
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.types import require
 
@@ -36,6 +36,7 @@ class EMA(ConfigMixin, nn.Module):
         self.decays = dict(decay) if isinstance(decay, Mapping) else {"ema": decay}
         self.warmup, self.start, self.buffers_too = warmup, start, buffers
         self.updates = 0
+        self._longest = 1.0  # decay above which a half-life is longer than the run
         self.copies = nn.ModuleDict()
         keys = [_key(name) for name in self.decays]
         require(bool(keys), "EMA needs at least one decay")
@@ -76,11 +77,30 @@ class EMA(ConfigMixin, nn.Module):
             ema_buffers = list(copies.buffers())
             averaged_buffers = [b for b, copied in zip(ema_buffers, is_copied) if not copied]
             ema_weights: list[Tensor] = [*copies.parameters(), *averaged_buffers]
-            rate = 1.0 if self.updates <= self.start else 1 - min(decay, warm_decay)
+            rate = 1.0 if self.updates <= self.start else 1 - min(self.decay_now(decay), warm_decay)
             self.move(ema_weights, weights, rate, skip)
             pairs = [(ema, buffer) for ema, buffer, copied in zip(ema_buffers, buffers, is_copied) if copied]
             if pairs:
                 torch._foreach_copy_([ema for ema, _ in pairs], [buffer for _, buffer in pairs])
+
+    def decay_now(self, decay: float) -> float:
+        """Return the decay of this update, given the one that was set."""
+        return min(decay, self._longest)
+
+    def fit_to(self, steps: int) -> str | None:
+        """Shorten a decay whose half-life is longer than a run of ``steps`` to a fifth of it; return a line about it.
+
+        Without it, more than half of the EMA weights would be the initial ones when the run ends.
+        """
+        left = max(self.decays.values()) ** steps if steps > 0 else 0.0
+        self._longest = 1.0
+        if self.warmup or self.start or left <= 0.5:
+            return None
+        self._longest = 0.5 ** (5 / steps)
+        return (
+            f"EMA decay {max(self.decays.values())}: after {steps} steps {left:.0%} of the EMA weights would be the "
+            f"initial ones, so it is {self._longest:.4g} in this run"
+        )
 
     def move(self, ema_weights: list[Tensor], weights: list[Tensor], rate: float, skip: Tensor | None = None) -> None:
         """Interpolate ``ema_weights`` towards ``weights`` by ``rate`` as ``lerp_unless`` does."""
@@ -92,6 +112,29 @@ class EMA(ConfigMixin, nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.updates = int(state)
+
+
+class PowerEMA(EMA):
+    """EMA whose half-life is a share of the steps so far, so that it fits a run of any length, also a continued one.
+
+    Half of the average comes from the last ``half_life`` of the run, and the initial weights vanish after a few steps.
+    It is the power-function average of Karras et al. (2024, EDM2), with exponent ln 2 / half_life.
+
+    Args:
+        half_life: one share, or several by name, each with its own copy.
+        buffers: whether buffers are averaged as well; integer buffers are always copied.
+    """
+
+    def __init__(self, half_life: Share | dict[str, Share] = 0.1, buffers: bool = False) -> None:
+        shares = half_life if isinstance(half_life, Mapping) else {"ema": half_life}
+        super().__init__(dict.fromkeys(shares, 0.0), buffers=buffers)
+        self.decays = dict(shares)  # read by ``decay_now`` only; elsewhere its names
+
+    def decay_now(self, decay: float) -> float:
+        return 0.5 ** (1 / (decay * self.updates))
+
+    def fit_to(self, steps: int) -> str | None:
+        return None
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Base of every training stage: networks built from the data spec, training step, optimizer, checkpoints."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ from rcg_lightning.stages.stage_folder import FORMAT, checked_stage, stage_conte
 from rcg_lightning.stages.step_guard import StepGuard
 from rcg_lightning.stages.warm_start import take_over
 from rcg_lightning.types import Batch, DataSpec, require
+
+log = logging.getLogger(__name__)
 
 
 class Stage(ConfigMixin, LightningModule):
@@ -126,6 +129,16 @@ class Stage(ConfigMixin, LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return columns of a store: the stage's output for each image."""
         raise UserError(f"{type(self).__name__} predicts nothing for an image: evaluate it with `rcg validate`")
+
+    def on_fit_start(self) -> None:
+        steps = self.trainer.max_steps
+        lines = [module.fit_to(steps) for module in self.modules() if isinstance(module, EMA)]
+        schedule = getattr(getattr(self, "optimizer", None), "lr_schedule", None)
+        if schedule is not None and schedule.warmup >= steps > 0:
+            shorter = schedule.warmup_steps(steps)
+            lines.append(f"a warm-up of {schedule.warmup} steps is longer than this run of {steps}: it takes {shorter}")
+        for line in filter(None, lines if self.trainer.is_global_zero else []):
+            log.warning(line)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self.optimizer.make(self.trained_modules(), self.trainer.max_steps)

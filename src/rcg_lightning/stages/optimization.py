@@ -19,18 +19,28 @@ from rcg_lightning.types import require
 
 
 class LRSchedule(ConfigMixin):
-    """Learning-rate schedule: the factor of the base rate at each step. Warm-up is linear, in optimizer steps."""
+    """Learning-rate schedule: the factor of the base rate at each step. Warm-up is linear, in optimizer steps.
+
+    A warm-up as long as the run takes a tenth of it instead, so that the run trains.
+    """
 
     def __init__(self, warmup: NonNegativeInt = 0) -> None:
         self.warmup = warmup
 
     def factor(self, step: int, total: int) -> float:
         """Return the factor for ``step`` in [0, total); ``total`` is -1 where training has no set end."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if 0 <= total <= self.warmup:  # training ends with its warm-up
-            return 1.0
-        return self.after_warmup(step - self.warmup, total - self.warmup)
+        warmup = self.warmup_steps(total)
+        if step < warmup:
+            return (step + 1) / warmup
+        return self.after_warmup(step - warmup, total - warmup)
+
+    def warmup_steps(self, total: int) -> int:
+        """Return the steps of the warm-up in a run of ``total`` steps."""
+        return total // 10 if 0 <= total <= self.warmup else self.warmup
+
+    def decay_start(self, total: int) -> int | None:
+        """Return the step of a run of ``total`` at which a constant rate begins to decay; None if it never does."""
+        return None
 
     @abstractmethod
     def after_warmup(self, step: int, total: int) -> float:
@@ -54,6 +64,44 @@ class CosineLR(LRSchedule):
     def after_warmup(self, step: int, total: int) -> float:
         require(total > 0, "a cosine learning rate needs an end: set trainer.max_steps")
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+
+
+class StableDecayLR(LRSchedule):
+    """Warm-up, then the base rate, and at the end a linear decay to ``final`` times the base rate.
+
+    All lengths are shares of the run. As the rate is constant before the decay, a longer run continues from there: the
+    trainer keeps that checkpoint (``undecayed.ckpt``). Known as warmup-stable-decay (Hu et al. 2024).
+
+    Args:
+        warmup: share of the run, at most 1000 steps.
+        decay: share of the steps after the warm-up.
+        final: factor of the base rate at the end.
+    """
+
+    longest = 1000  # steps of the warm-up in a long run
+
+    def __init__(
+        self, warmup: BelowOne = 0.05, decay: Annotated[float, Range(0, 0.2)] = 0.2, final: UnitInterval = 0.0
+    ) -> None:
+        super().__init__()
+        self.share, self.decay, self.final = warmup, decay, final
+
+    def warmup_steps(self, total: int) -> int:
+        return self.longest if total < 0 else min(int(self.share * total), self.longest)
+
+    def decay_start(self, total: int) -> int | None:
+        warmup = self.warmup_steps(total)
+        return warmup + self._stable(total - warmup) if self.decay and total > 0 else None
+
+    def after_warmup(self, step: int, total: int) -> float:
+        stable = self._stable(total)
+        if total < 0 or step < stable:
+            return 1.0
+        return 1 - (1 - self.final) * min((step - stable + 1) / (total - stable + 1), 1.0)
+
+    def _stable(self, total: int) -> int:
+        """Return how many of ``total`` steps after the warm-up have the base rate."""
+        return total - int(self.decay * total)
 
 
 class ExponentialLR(LRSchedule):

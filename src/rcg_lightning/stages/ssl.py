@@ -126,6 +126,7 @@ class MoCoV3Stage(Stage):
     # -- training ------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         endless = self.trainer.max_steps < 1 and self.final_momentum != self.momentum
         require(not endless, "MoCoV3Stage: a momentum that changes needs trainer.max_steps, or set final_momentum")
         transform = getattr(getattr(self.trainer, "datamodule", None), "transform", None)
