@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.errors import UserError
@@ -99,6 +100,8 @@ class Stage(ConfigMixin, LightningModule):
     def on_train_start(self) -> None:
         for optimizer in self.trainer.optimizers:  # a run may continue with other settings than it began with
             match_memory_layout(optimizer)
+        for config in self.trainer.lr_scheduler_configs:
+            set_rates(config.scheduler)
         self.guard.spike = getattr(self.trainer, "spike_guard", None)
         self.guard.start(self.step_state())
 
@@ -234,6 +237,13 @@ def match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
                 state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+def set_rates(scheduler: Any) -> None:
+    """Set an optimizer's learning rates by its schedule: a run may continue with another length than it began with."""
+    if isinstance(scheduler, LambdaLR):
+        for group, base, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
+            group["lr"] = base * factor(scheduler.last_epoch)
 
 
 def check_spec(built: DataSpec, given: DataSpec, needs: frozenset[str]) -> None:
