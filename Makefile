@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1
+# processes that run tests, of one thread and up to 2 GB of memory each
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # two threads that spin while they wait cost tenfold on a busy machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -34,10 +37,10 @@ demo: setup
 	$(BIN)/rcg pipeline digits --seeds $(SEEDS)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not distributed"
+	$(PYTEST) -m "not slow and not distributed"
 
 faults: setup
 	$(BIN)/python -m tests.faults
