@@ -36,8 +36,10 @@ LAYERS = {
     "official": 5,
     "pipeline": 5,
     "bench": 5,
+    "gpu_check": 5,
     "verification": 5,
     "cli": 6,
+    "__main__": 6,
 }
 PACKAGE = "rcg_lightning"
 

@@ -63,6 +63,10 @@ COMMANDS = {
     "compare": ("rcg_lightning.cli.compare:main", "score several sets of samples side by side: table and image"),
     "sweep": ("rcg_lightning.cli.sweep:main", "score a generator over guidance, steps, temperature: table, plots"),
     "bench": ("rcg_lightning.cli.bench:main", "time the stages at their real sizes, next to the machine's limit"),
+    "check-gpu": (
+        "rcg_lightning.cli.check_gpu:main",
+        "check in eight minutes that everything is right and fast on a GPU",
+    ),
     "reproduce": ("rcg_lightning.cli.reproduce:main", "list published metrics next to those measured here"),
 }
 

@@ -1,0 +1,102 @@
+"""The device that `rcg check-gpu` checks, or the CPU in its place for a rehearsal."""
+
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from rcg_lightning.bench.measure import wait
+from rcg_lightning.trainer import pick_device
+
+Precision = Literal["float32", "tf32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device with what only an NVIDIA GPU has; on the CPU the same calls do nothing.
+
+    Attributes:
+        device: the device.
+        rehearsal: whether every check runs at a tiny size.
+    """
+
+    device: torch.device
+    rehearsal: bool = False
+
+    @classmethod
+    def choose(cls, rehearsal: bool) -> "Target":
+        """Return the GPU, or for a rehearsal the CPU; UserError if there is no GPU."""
+        return cls(pick_device("cpu" if rehearsal else "cuda"), rehearsal)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is an NVIDIA GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def accelerator(self) -> str:
+        """Lightning's name of it."""
+        return "cuda" if self.on_gpu else "cpu"
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return torch.cuda.get_device_name(self.device) if self.on_gpu else platform.processor() or platform.machine()
+
+    @property
+    def driver(self) -> str:
+        """Version of NVIDIA's driver, and the card's clock limits, as nvidia-smi describes them."""
+        if not self.on_gpu:
+            return "none"
+        query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
+        try:
+            found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"unknown ({type(error).__name__})"
+        return found.stdout.strip().splitlines()[0]
+
+    def usable(self) -> bool:
+        """Whether the device still works: an illegal memory access makes every later call of the process fail."""
+        try:
+            wait(self.device)
+        except RuntimeError:
+            return False
+        return True
+
+    @contextmanager
+    def no_waits(self) -> Iterator[None]:
+        """Raise in the block where the host waits for the device."""
+        self.forbid_waits(True)
+        try:
+            yield
+        finally:
+            self.forbid_waits(False)
+
+    def forbid_waits(self, forbidden: bool) -> None:
+        """Let a wait of the host for the device raise, or allow it again."""
+        if self.on_gpu:
+            torch.cuda.set_sync_debug_mode("error" if forbidden else "default")
+
+    @contextmanager
+    def precision(self, precision: Precision) -> Iterator[None]:
+        """Compute in a precision as the trainer and `rcg sample` do: TF32 and bf16 both allow TF32."""
+        matmul: Any = torch.backends.cuda.matmul
+        convolution: Any = torch.backends.cudnn
+        before = matmul.allow_tf32, convolution.allow_tf32
+        matmul.allow_tf32 = convolution.allow_tf32 = precision != "float32"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                yield
+        finally:
+            matmul.allow_tf32, convolution.allow_tf32 = before
+
+    def trainer_settings(self, precision: Precision) -> dict[str, Any]:
+        """Return the settings of a quiet trainer in a precision."""
+        lightning = "bf16-mixed" if precision == "bf16" else "32-true"
+        quiet = {"logger": False, "enable_progress_bar": False}
+        return {"accelerator": self.accelerator, "precision": lightning, "tf32": precision != "float32", **quiet}

@@ -1,0 +1,87 @@
+"""No step of a training and no sampling loop makes the host wait for the device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from rcg_lightning.bench.training import on_device
+from rcg_lightning.gpu_check.agreement import conditions, samplers
+from rcg_lightning.gpu_check.cases import CASES, Case, SmallData
+from rcg_lightning.gpu_check.parts import Trial
+from rcg_lightning.gpu_check.results import Finding
+from rcg_lightning.gpu_check.target import Target
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.trainer import Trainer
+
+FIRST, LAST, STEPS = 2, 9, 10
+
+
+class WithoutWaits(pl.Callback):
+    """Lets a wait raise from the second to the ninth step of a training, loading of batches included."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 == FIRST:
+            self.target.forbid_waits(True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 == LAST:
+            self.target.forbid_waits(False)
+
+
+@dataclass
+class Waits:
+    """Trains and samples every case while a wait is an error.
+
+    Args:
+        target: the device.
+        folder: for the data and the runs.
+    """
+
+    target: Target
+    folder: Path
+
+    def trials(self) -> Iterable[Trial]:
+        """Return the checks: trainings, then sampling loops."""
+        self.data = SmallData(self.folder / "data")
+        rehearsed = ("RDM", "tokenizer")
+        cases = [case for case in CASES if case.name in rehearsed or not self.target.rehearsal]
+        yield from (Trial(f"{case.name}, training", partial(self.training, case)) for case in cases)
+        yield from (Trial(f"{case.name}, sampling", partial(self.sampling, case)) for case in cases)
+
+    def training(self, case: Case) -> list[Finding]:
+        """Train ten steps as a user does."""
+        data = self.data.module(case, 8 if self.target.rehearsal else 32)
+        stage, callbacks = case.stage(data.spec, self.data.encoder), [WithoutWaits(self.target)]
+        settings = self.target.trainer_settings("bf16" if self.target.on_gpu else "float32")
+        try:
+            with TemporaryDirectory(dir=self.folder) as run:
+                Trainer(run, STEPS, callbacks=[*callbacks], limit_val_batches=0, **settings).fit(stage, datamodule=data)
+        finally:
+            self.target.forbid_waits(False)
+        return [Finding(f"{case.name}, steps {FIRST} to {LAST} of a training", "no wait", "no wait", True)]
+
+    def sampling(self, case: Case) -> list[Finding]:
+        """Sample a tile twice, the second time without waits."""
+        stage = case.stage(self.data.module(case).spec, self.data.encoder)
+        if not isinstance(stage, Generator):
+            return []
+        stage.to(self.target.device).eval()
+        batch, sampler = on_device(conditions(16), self.target.device), samplers(case, stage)[0]
+        with torch.no_grad(), self.target.precision("bf16" if self.target.on_gpu else "float32"):
+            stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)
+            with self.target.no_waits():
+                stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)
+        return [Finding(f"{case.name}, sampling loop", "no wait", "no wait", True)]
