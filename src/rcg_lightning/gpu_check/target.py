@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from rcg_lightning.bench.measure import wait
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.trainer import pick_device
 
 Precision = Literal["float32", "tf32", "bf16"]
@@ -85,18 +86,14 @@ class Target:
     @contextmanager
     def precision(self, precision: Precision) -> Iterator[None]:
         """Compute in a precision as the trainer and `rcg sample` do: TF32 and bf16 both allow TF32."""
-        matmul: Any = torch.backends.cuda.matmul
-        convolution: Any = torch.backends.cudnn
-        before = matmul.allow_tf32, convolution.allow_tf32
-        matmul.allow_tf32 = convolution.allow_tf32 = precision != "float32"
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                yield
-        finally:
-            matmul.allow_tf32, convolution.allow_tf32 = before
+        with (
+            float32_precision("highest" if precision == "float32" else "high"),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            yield
 
     def trainer_settings(self, precision: Precision) -> dict[str, Any]:
         """Return the settings of a quiet trainer in a precision."""
-        lightning = "bf16-mixed" if precision == "bf16" else "32-true"
+        lightning = {"accelerator": self.accelerator, "precision": "bf16-mixed" if precision == "bf16" else "32-true"}
         quiet = {"logger": False, "enable_progress_bar": False}
-        return {"accelerator": self.accelerator, "precision": lightning, "tf32": precision != "float32", **quiet}
+        return {**lightning, "float32_precision": "highest" if precision == "float32" else "high", **quiet}
