@@ -8,6 +8,7 @@ from pathlib import Path
 from rcg_lightning.gpu_check.agreement import Agreement
 from rcg_lightning.gpu_check.environment import Environment
 from rcg_lightning.gpu_check.parts import Part, Trial
+from rcg_lightning.gpu_check.resumption import Resumption
 from rcg_lightning.gpu_check.target import Target
 from rcg_lightning.gpu_check.waits import Waits
 from rcg_lightning.types import require
@@ -16,11 +17,13 @@ BUDGETS = {  # seconds on a GPU, eight minutes with the start of the process
     "environment": 20.0,
     "agreement": 60.0,
     "waits": 30.0,
+    "resumption": 30.0,
 }
 TITLES = {
     "environment": "imports, versions, flags",
     "agreement": "every stage and sampler against the CPU, in float32, TF32 and bf16",
     "waits": "no wait of the host in training steps and sampling loops",
+    "resumption": "resumed runs against unbroken ones",
 }
 
 
@@ -67,6 +70,7 @@ def parts(names: Iterable[str], settings: Settings, target: Target) -> list[Part
         "environment": lambda: Environment(target).trials(),
         "agreement": lambda: Agreement(target, folder / "agreement").trials(),
         "waits": lambda: Waits(target, folder / "waits").trials(),
+        "resumption": lambda: Resumption(target, folder / "resumption").trials(),
     }
     seconds = budgets(names, settings)
     return [Part(name, TITLES[name], seconds[name], make[name]) for name in seconds]
