@@ -22,7 +22,8 @@ class Batch(TypedDict, total=False):
     label: Tensor  # (B,) int64
     index: Tensor  # (B,) int64, position in the data set: the key of a store
     view: Tensor  # (B,) int64, which stored view of the image
-    seed: Tensor  # (B,) int64, the name of a sample to generate
+    seed: Tensor  # (B,) int64, the name of a sample to generate; on the host, where sampling is planned, or the device
+    position: Tensor  # (B,) int64, on the host: which row of which tile computes the sample, see ``tile_rows``
     representation: Tensor  # (B, R) float32
     instance: Tensor  # (B, R) float32, representation of the image whose neighbour this image was chosen as
     cluster: Tensor  # (B,) int64
@@ -125,6 +126,7 @@ class Codec(ConfigMixin):
     needs: frozenset[str] = frozenset({"image"})  # keys of the batch that encode() reads
     makes: str = "image"  # key of the batch that decode() corresponds to
     stream: int = 0  # separates the noise of two spaces that are sampled with one seed
+    tile: int = 64  # samples that are computed together, unless the generator sets another number
 
     @abstractmethod
     def shape(self, spec: DataSpec) -> tuple[int, ...]:

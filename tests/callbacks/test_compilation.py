@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rcg_lightning.callbacks import compilation
+from rcg_lightning.core.counter_rng import SeededNoise, mix, noise_by, random_bits
 from rcg_lightning.core.schedule import CosineSchedule
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.denoiser import Denoiser
@@ -164,3 +165,25 @@ def test_compiled_sampling_with_a_prior_gives_the_same(make_stage, trainer, digi
     assert all((images - samples[0]).abs().max() <= 1 for images in samples[1:])
     assert all(network._compiled_call_impl is None for network in module.networks())
     assert graphs()[0] == {}
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "gumbel"])
+def test_compiled_noise_is_one_graph_for_all_steps(graphs, distribution):
+    compiled = compilation.Compilation()
+    compiled._calls = [None]
+    seeds = torch.arange(-5, 20) * 2**40
+    numbers = getattr(SeededNoise(seeds, 3), distribution)
+    expected = [numbers(step, 3, 5) for step in range(4)]
+    with noise_by(compiled._compiled_noise):
+        found = [numbers(step, 3, 5) for step in range(4)]
+    assert graphs() == ({}, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(numbers(step, 3, 5), rows) for step, rows in enumerate(expected))
+
+
+def test_compiled_bits_are_the_same(graphs):
+    bits = torch.compile(random_bits, dynamic=False)
+    elements = mix(torch.arange(37))
+    for steps in mix(torch.arange(900) - 7).view(3, 300):
+        assert torch.equal(bits(steps, elements), random_bits(steps, elements))
+    assert graphs() == ({}, 1)

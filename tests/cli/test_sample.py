@@ -37,15 +37,20 @@ def test_smaller_tiles_agree_up_to_rounding(sample):
 
 
 def test_the_image_of_a_seed_is_the_same_for_any_batch(sample):
-    many = sample("none", "--number", 40)
-    few = sample("none", "--number", 5, "--first_seed", 15, "--batch_size", 3)
+    many = sample("none", "--number", 40, "--tile", 16)
+    few = sample("none", "--number", 5, "--first_seed", 15, "--batch_size", 3, "--tile", 16)
     assert np.array_equal(few, many[15:20])
+    fitting = sample("none", "--number", 5, "--first_seed", 15)  # computed in smaller tiles
+    assert np.abs(fitting.astype(int) - few.astype(int)).max() <= 1
     assert not np.array_equal(many[0], many[1])
 
 
 def test_representations_come_from_the_prior(sample):
-    many = sample("representation", "--number", 20, prior="rdm")
-    assert np.array_equal(sample("representation", "--number", 1, "--first_seed", 17, prior="rdm")[0], many[17])
+    tiles = ["--tile", 8, "--prior_tile", 32]
+    many = sample("representation", "--number", 20, *tiles, prior="rdm")
+    one = sample("representation", "--number", 1, "--first_seed", 17, *tiles, prior="rdm")
+    assert np.array_equal(one[0], many[17])
+    assert np.abs(sample("representation", "--number", 20, prior="rdm").astype(int) - many.astype(int)).max() <= 1
 
 
 def test_output_files(rcg, toy, tmp_path):
@@ -120,6 +125,7 @@ def test_an_rdm_writes_a_store_that_a_generator_reads(rcg, sample, toy, tmp_path
         ("representation", ["--prior", "{toy}/rdm/last.ckpt", "--classes", "3"], "conditioned on classes"),
         ("representation", ["--prior", "{toy}/rdm_class/last.ckpt", "--classes", "12"], "class 12 is out of range"),
         ("none", ["--prior", "{toy}/rdm/last.ckpt"], "--prior is of no use"),
+        ("none", ["--prior_tile", "8"], "--prior_tile is of no use"),
         ("none", ["--classes", "3"], "conditioned on classes"),
         ("class", ["--classes", "-1"], "class -1 is out of range: 0 to 9"),
         ("class", ["--number", "0"], "--number should be in [1, 1000000000], not 0"),

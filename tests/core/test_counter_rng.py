@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rcg_lightning.core.counter_rng import SeededNoise, mix, tile_rows
+from rcg_lightning.core.counter_rng import SeededNoise, fitting_tile, mix, tile_rows
 
 SEEDS = torch.arange(400)
 
@@ -58,6 +58,16 @@ def test_a_row_depends_on_its_seed_only(distribution):
     assert len(everything[:, 0, 0].unique()) > 395
 
 
+def test_numbers_are_those_of_earlier_versions():
+    """Hashes of (seed, stream, step, element): a change would change every sample."""
+    numbers = SeededNoise(torch.tensor([0, 17, -5]), stream=2)
+    for step in (0, 31, 32, 1000):
+        hashes = mix(mix(mix(numbers.seeds) + 2) + 2 * step + 1)
+        bits = mix(hashes[:, None] + mix(torch.arange(4))[None])
+        unit = (((bits >> 40) & 0xFFFFFF).float() + 0.5) * 2.0**-24
+        assert torch.equal(numbers.uniform(step, 4), unit)
+
+
 def test_the_first_elements_do_not_depend_on_the_count():
     assert torch.equal(SeededNoise(SEEDS).normal(0, 10)[:, :3], SeededNoise(SEEDS).normal(0, 3))
 
@@ -110,6 +120,22 @@ def test_there_are_no_more_tiles_than_needed():
     assert len(tile_rows(torch.randperm(64), 16)) == 4
     assert len(tile_rows(torch.arange(8, 24), 16)) == 2
     assert tile_rows(torch.arange(0), 16) == []
+
+
+@pytest.mark.parametrize("largest", [64, 100, 4096])
+@pytest.mark.parametrize("first", [0, 17, 5000])
+@pytest.mark.parametrize("count", [1, 7, 9, 64, 100, 1346, 5000, 50_000])
+def test_a_request_costs_what_it_asks_for(largest, first, count):
+    tile = fitting_tile(largest, first, count)
+    tiles = (first + count - 1) // tile - first // tile + 1
+    assert tile <= largest
+    assert count <= tiles * tile <= (2 * count if tile <= 64 else 1.25 * count)
+
+
+def test_large_requests_take_the_largest_tile_and_small_ones_a_power_of_two():
+    assert [fitting_tile(64, 0, count) for count in (1, 7, 9, 33, 64, 100, 5000)] == [1, 8, 16, 64, 64, 64, 64]
+    assert [fitting_tile(4096, 0, count) for count in (64, 1346, 5000, 50_000)] == [64, 512, 2048, 4096]
+    assert fitting_tile(500, 0, 10_000) == 500
 
 
 @pytest.mark.parametrize("tile", [8, 32])

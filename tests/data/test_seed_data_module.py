@@ -29,6 +29,29 @@ def test_carried_columns_stay_with_their_seeds():
     assert [batch["label"].tolist() for batch in batches] == [[1, 2], [3]]
 
 
+@pytest.mark.parametrize("first", [0, 5])
+def test_no_batch_cuts_a_tile(first):
+    data = SeedDataModule(range(first, first + 40), batch_size=6, tile=8)
+    batches = list(data.predict_dataloader())
+    tiles = [set((batch["position"] // 8).tolist()) for batch in batches]
+    assert sum(len(found) for found in tiles) == len(set().union(*tiles))
+    assert torch.cat([batch["seed"] for batch in batches]).tolist() == list(range(first, first + 40))
+    assert max(len(batch["seed"]) for batch in batches) == 8
+
+
+def test_the_samples_of_one_seed_lie_side_by_side():
+    positions = [b["position"].tolist() for b in SeedDataModule([7, 7, 7, 8], batch_size=3).predict_dataloader()]
+    assert positions == [[0, 1, 2], [3]]
+    assert SeedDataModule([7, 9, 8]).dataset.positions.tolist() == [7, 9, 8]
+
+
+def test_what_the_host_reads_stays_there():
+    data = SeedDataModule([3, 4], carried={"label": torch.tensor([1, 2]), "representation": torch.rand(2, 3)})
+    (batch,) = data.predict_dataloader()
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert {name for name, values in moved.items() if values.is_meta} == {"representation"}
+
+
 def test_wrong_arguments_are_rejected():
     with pytest.raises(UserError, match="at least one seed"):
         SeedDataModule([])

@@ -81,6 +81,38 @@ def test_given_conditions_stay_with_their_seed(make_stage, awake, kind):
     assert float((stage.sample(changed) - samples).flatten(1).abs().amax(1).min()) > 1e-4
 
 
+def counted_tiles(stage):
+    """Record the seeds of each tile that a generator computes."""
+    tiles, sample_z = [], stage.sample_z
+
+    def counting(seeds, *args):
+        tiles.append(seeds)
+        return sample_z(seeds, *args)
+
+    stage.sample_z = counting
+    return tiles
+
+
+def test_an_interpolation_of_nine_images_computes_one_tile(make_stage, awake):
+    stage = awake(make(make_stage, "class"))
+    tiles, batch = counted_tiles(stage), {"seed": torch.zeros(9, dtype=torch.long), "label": torch.arange(9)}
+    placed = {**batch, "position": torch.arange(9)}
+    together = stage.sample(placed)
+    assert len(tiles) == 1
+    parts = [stage.sample({name: rows[a:b] for name, rows in placed.items()}) for a, b in ((0, 2), (2, 9))]
+    assert torch.equal(torch.cat(parts), together)
+    torch.testing.assert_close(stage.sample(batch), together)  # each in a tile of its own
+
+
+def test_the_tile_of_a_call_can_be_smaller(make_stage, awake):
+    stage = awake(make(make_stage, "class"))
+    tiles = counted_tiles(stage)
+    few = stage.sample({"seed": torch.arange(3)}, tile=4)
+    assert [len(seeds) for seeds in tiles] == [4]
+    torch.testing.assert_close(few, stage.sample({"seed": torch.arange(3)}))
+    assert make_stage(codec=Representations(), tile=None).tile > make_stage(tile=None).tile
+
+
 def test_one_seed_under_several_conditions(make_stage, awake):
     stage = awake(make(make_stage, "class"))
     labels = torch.arange(10)

@@ -15,6 +15,7 @@ from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, in_tr
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.samplers import Ancestral, Sampler
+from rcg_lightning.networks.cast_weights import cast_weights
 from rcg_lightning.networks.layers import SelfAttention
 from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.stages.base import Stage
@@ -136,7 +137,7 @@ class Sampling(Workload):
 
         @torch.no_grad()
         def work() -> None:
-            with in_training_precision(device):
+            with in_training_precision(device), cast_weights(stage.sampling_networks(), device):
                 stage.sample_z(seeds, representations, self.guidance, self.sampler())
 
         return sampling_variants(work, self.batch * self.timed / self.steps, stage)

@@ -7,9 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from rcg_lightning.arguments import Checked
+from rcg_lightning.core.counter_rng import Numbers, noise_by
 from rcg_lightning.errors import one_line
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.sampling import SamplingModule
@@ -25,8 +26,8 @@ class Compilation(Checked, Callback):
 
     Where compilation fails, the run continues uncompiled after one warning. Only calls are replaced: the modules, and
     so the names in checkpoints and the EMA weights, stay as they are. Validation is not compiled, because each other
-    batch size and mode would be compiled again; sampling has tiles of one shape. On a GPU the mode ``reduce-overhead``
-    records the calls as CUDA graphs.
+    batch size and mode would be compiled again; sampling has tiles of one shape, and its noise is compiled too. On a
+    GPU the mode ``reduce-overhead`` records the calls as CUDA graphs.
 
     Args:
         mode: mode of ``torch.compile``.
@@ -48,6 +49,8 @@ class Compilation(Checked, Callback):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(pl_module, SamplingModule):
             self._compile(pl_module.networks(), clone_outputs=True)
+            if self._calls:
+                self._settings.enter_context(noise_by(self._compiled_noise))
 
     def on_predict_end(self, *_: Any) -> None:
         self._release()
@@ -80,6 +83,23 @@ class Compilation(Checked, Callback):
             except failure as error:
                 self._give_up(error)
                 return network(*args, **kwargs)
+
+        return call
+
+    def _compiled_noise(self, numbers: Numbers) -> Numbers:
+        """Compile a function of random numbers once for all steps; its integers stay bit-equal."""
+        from torch._dynamo.exc import TorchDynamoException
+
+        compiled: Any = torch.compile(numbers, dynamic=False)  # no CUDA graph: the numbers are read after the next call
+
+        def call(step_hashes: Tensor, element_hashes: Tensor) -> Tensor:
+            if not self._calls:  # compilation failed
+                return numbers(step_hashes, element_hashes)
+            try:
+                return compiled(step_hashes, element_hashes)
+            except TorchDynamoException as error:
+                self._give_up(error)
+                return numbers(step_hashes, element_hashes)
 
         return call
 

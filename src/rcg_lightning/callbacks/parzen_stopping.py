@@ -64,7 +64,7 @@ class ParzenStopping(EveryNth):
     def _likelihood(self, trainer: pl.Trainer, generator: Generator) -> tuple[float, float]:
         """Return the mean log-likelihood of validation images and the bandwidth; the same in every process."""
         self._real = self._real or ParzenImages(trainer.datamodule)  # type: ignore[attr-defined]
-        seeds = torch.arange(self.count, device=generator.device)
+        seeds = torch.arange(self.count)
         batch: Batch = {"seed": seeds}
         assert generator.spec is not None
         if generator.spec.classes is not None and "label" in generator.needs:

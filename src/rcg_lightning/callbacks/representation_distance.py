@@ -5,6 +5,7 @@ import torch
 
 from rcg_lightning.arguments import PositiveInt, SampleCount
 from rcg_lightning.callbacks.every_nth import EveryNth
+from rcg_lightning.core.counter_rng import fitting_tile
 from rcg_lightning.errors import UserError
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
 from rcg_lightning.metrics.fid import Moments, fid
@@ -80,8 +81,9 @@ class RepresentationDistance(EveryNth):
     @torch.no_grad()
     def _generated(self, trainer: pl.Trainer, generator: Generator, count: int) -> Moments:
         statistics = _statistics(generator)
-        for seeds in torch.arange(count).split(generator.tile)[trainer.global_rank :: trainer.world_size]:
-            statistics.update(generator.sample({"seed": seeds.to(generator.device)}).float())
+        tile = fitting_tile(generator.tile, 0, count)
+        for seeds in torch.arange(count).split(tile)[trainer.global_rank :: trainer.world_size]:
+            statistics.update(generator.sample({"seed": seeds}, tile=tile).float())
         return statistics.compute().moments
 
 

@@ -50,7 +50,7 @@ class SampleGrid(EveryNth):
         real = self._batch["image"][: self.count]
         count = len(real)
         conditions = {name: values[:count] for name, values in pl_module.observed_conditions(self._batch).items()}
-        seeds = torch.arange(count, device=real.device)
+        seeds = torch.arange(count)
         samples = pl_module.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
         log_grid(trainer, "samples/generated", samples, self.columns, self.files)
         if conditions:

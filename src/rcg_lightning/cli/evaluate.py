@@ -24,7 +24,7 @@ from rcg_lightning.evaluation.sample_readers import samples_folder
 from rcg_lightning.evaluation.scorer import EVERY, USUAL, Scorer
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.parzen import ParzenImages
-from rcg_lightning.sampling.loading import chosen_guidance, set_tile, set_weak_model
+from rcg_lightning.sampling.loading import chosen_guidance, set_tiles, set_weak_model
 from rcg_lightning.sampling.sample_analysis import SampleAnalysis
 from rcg_lightning.sampling.scoring import (
     NUMBER,
@@ -70,6 +70,7 @@ def evaluate(
     sampler: Sampler | None = None,
     batch_size: PositiveInt = 256,
     tile: PositiveInt | None = None,
+    prior_tile: PositiveInt | None = None,
     compile: bool | Mode = False,
     all: bool = False,
     memorisation: NonNegativeInt = 0,
@@ -117,7 +118,9 @@ def evaluate(
         ema: name of the EMA weights to sample with; "trained" for the weights without EMA.
         sampler: None for the generator's own.
         batch_size: of sampling.
-        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
+        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained, or fewer
+            for few samples.
+        prior_tile: the same for the prior.
         compile: compile the networks that sample: true or a mode of torch.compile, such as reduce-overhead, which on
             GPUs records CUDA graphs. Results change in the last bits.
         all: also compute kernel distance, density and coverage.
@@ -160,7 +163,7 @@ def evaluate(
         assert source.loaded is not None
         generator = source.loaded.generator
         set_weak_model(generator, weak, weak_ema)
-        set_tile(generator, tile)
+        set_tiles(source.loaded, first_seed, size * seeds, tile, prior_tile)
         generator.for_sampling(ema)
         strength = chosen_guidance(generator, guidance, ramp, interval, guided_channels)
         module = ScoredSampling(generator, scorers, size, finisher(used, generator), strength, sampler, ema)

@@ -19,7 +19,7 @@ from rcg_lightning.sampling.loading import (
     chosen_labels,
     condition_key,
     load,
-    set_tile,
+    set_tiles,
     set_weak_model,
     stored_representations,
 )
@@ -55,6 +55,7 @@ def sample(
     grid: bool = True,
     batch_size: PositiveInt = 256,
     tile: PositiveInt | None = None,
+    prior_tile: PositiveInt | None = None,
     compile: bool | Mode = False,
     accelerator: str = "auto",
     devices: Devices = 1,
@@ -94,7 +95,9 @@ def sample(
         npz: write samples.npz with arr_0, uint8 (N, H, W, C).
         grid: write grid.png.
         batch_size: affects only speed and memory.
-        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
+        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained, or fewer
+            for few samples.
+        prior_tile: the same for the prior.
         compile: compile the networks that sample: true or a mode of torch.compile, such as reduce-overhead, which on
             GPUs records CUDA graphs. Results change in the last bits.
         accelerator: cpu, gpu, mps or auto.
@@ -106,7 +109,6 @@ def sample(
     given = bool(variations_of or interpolate or representations)
     loaded = load(checkpoint, prior, given, autoencoder, instances, autoencoder_precision)
     generator, key = loaded.generator, condition_key(loaded.generator)
-    set_tile(generator, tile)
     seeds = torch.arange(first_seed, first_seed + number)
     carried: dict[str, Tensor] = {}
     if variations_of:
@@ -118,7 +120,9 @@ def sample(
     elif representations is not None:
         carried[key] = stored_representations(generator, representations, number)
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
-    data = SeedDataModule(seeds.tolist(), batch_size, carried)
+    distinct = not (variations_of or interpolate)
+    set_tiles(loaded, first_seed if distinct else 0, len(seeds), tile, prior_tile)
+    data = SeedDataModule(seeds.tolist(), batch_size, carried, generator.tile)
     if sampler is not None:
         generator.check_sampler(sampler)
     set_weak_model(generator, weak, weak_ema)

@@ -11,7 +11,7 @@ from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.protocols import Protocol, RealSource, find_protocol
 from rcg_lightning.evaluation.scorer import EVERY, USUAL
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
-from rcg_lightning.sampling.loading import chosen_guidance, load, set_tile, set_weak_model
+from rcg_lightning.sampling.loading import chosen_guidance, load, set_tiles, set_weak_model
 from rcg_lightning.sampling.scoring import NUMBER, image_of, loaded_features
 from rcg_lightning.sampling.sweep import SCORED, ScoreCache, ScoringSetup, score_settings, write_sweep
 from rcg_lightning.sampling.sweep_sampling import Precision, SampleRequest, SweepSampling
@@ -55,6 +55,7 @@ def sweep(
     by: str = "fd",
     batch_size: PositiveInt = 256,
     tile: PositiveInt | None = None,
+    prior_tile: PositiveInt | None = None,
     accelerator: str = "auto",
     devices: Devices = 1,
     num_nodes: PositiveInt = 1,
@@ -99,7 +100,9 @@ def sweep(
         all: also compute kernel distance, density and coverage.
         by: metric that ranks the settings.
         batch_size: affects only speed and memory.
-        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained.
+        tile: samples computed together; fewer need less memory, and change the last bits. None: as trained, or fewer
+            for few samples.
+        prior_tile: the same for the prior.
         accelerator: cpu, gpu, mps or auto.
         devices: processes on this machine.
         num_nodes: number of machines of the job.
@@ -127,7 +130,7 @@ def sweep(
     chosen = precision or default_precision(accelerator)
     asked = SampleRequest(count, first_seed, seeds, batch_size, chosen, accelerator, devices, num_nodes)  # type: ignore[arg-type]
     set_weak_model(loaded.generator, weak, weak_ema)
-    set_tile(loaded.generator, tile)
+    set_tiles(loaded, first_seed, count, tile, prior_tile)
     base = chosen_guidance(loaded.generator, None, ramp, interval, guided_channels)
     sampling = SweepSampling(loaded, asked, out, representations, sampler, base, balanced)
     settings = settings_of(given, sampling.own(), crossed)

@@ -4,6 +4,7 @@ import torch
 
 from rcg_lightning.conditions.class_label import LABEL_STREAM, check_labels
 from rcg_lightning.core.counter_rng import SeededNoise
+from rcg_lightning.core.transfers import to_device
 from rcg_lightning.errors import UserError
 from rcg_lightning.types import Batch, Classes, Condition, DataSpec, Part, Raw
 
@@ -26,6 +27,6 @@ class ClusterCondition(Condition):
         if "cluster" in batch:
             return (check_labels(batch["cluster"], len(self.sizes)),)
         seeds = batch["seed"]
-        cumulative = (self.sizes.cumsum(0) / self.sizes.sum()).float().to(seeds.device)
+        cumulative = to_device((self.sizes.cumsum(0) / self.sizes.sum()).float(), seeds.device)
         u = SeededNoise(seeds, LABEL_STREAM).uniform(0, 1)[:, 0]
         return (torch.searchsorted(cumulative, u).clamp_(max=len(self.sizes) - 1),)

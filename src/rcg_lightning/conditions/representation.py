@@ -67,7 +67,7 @@ class RepresentationCondition(Condition):
         reads = f"the generator reads representations of {self.dim} dimensions"
         require(fits, f"the prior makes {prior.codec.makes}s of shape {prior.shape}, {reads}: give their RDM")
         self._check_encoder(prior.spec.identities.get("representation") if prior.spec else None, "the prior models")
-        return (self._prior(batch["seed"], batch.get("label")),)
+        return (self._prior(batch["seed"], batch.get("label"), batch.get("position")),)
 
     def _check_encoder(self, identity: str | None, source: str) -> None:
         """Raise UserError where the representations of ``source`` are from another encoder than those of training."""

@@ -5,11 +5,16 @@ and no host loop, row i depends on seeds[i] only, and the integers are equal on 
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from rcg_lightning.core.transfers import to_device
+
 VALIDATION_STREAM = 7  # noise of a validation loss: the same for an image at every validation
+STEPS = 32  # steps that are hashed together
 LATENT_STREAM = 8  # noise that samples a latent from a KL autoencoder's distribution, outside of training
 # increment and multipliers of SplitMix64 (Steele, Lea, Flood 2014), as signed 64-bit integers
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -41,66 +46,151 @@ class SeededNoise:
     def __init__(self, seeds: Tensor, stream: int = 0) -> None:
         self.seeds = seeds
         self._seed_hashes = mix(mix(seeds.long()) + stream)
-
-    def _bits(self, step: int, count: int) -> Tensor:
-        """Return (B, count) int64, uniform over all 64 bits."""
-        step_hashes = mix(self._seed_hashes + 2 * step + 1)
-        elements = torch.arange(count, device=self.seeds.device, dtype=torch.int64)
-        return mix(step_hashes[:, None] + mix(elements)[None])
+        # hashed once, as a GPU waits for the launch of every small operation
+        self._step_hashes: dict[int, Tensor] = {}  # block of steps -> (STEPS, B)
+        self._element_hashes: dict[int, Tensor] = {}  # n -> (n,)
 
     def uniform(self, step: int, *shape: int) -> Tensor:
         """Return (B, *shape) float32, uniform in the open interval (0, 1)."""
-        return self._open_unit(self._bits(step, math.prod(shape)), 40).view(-1, *shape)
+        return self._numbers("uniform", step, shape)
 
     def normal(self, step: int, *shape: int) -> Tensor:
-        """Return (B, *shape) float32, standard normal (Box-Muller, from both halves of the 64 bits)."""
-        bits = self._bits(step, math.prod(shape))
-        radius = (-2 * self._open_unit(bits, 40).log()).sqrt()
-        angle = 2 * math.pi * self._open_unit(bits << 32, 40)
-        return (radius * angle.cos()).view(-1, *shape)
+        """Return (B, *shape) float32, standard normal."""
+        return self._numbers("normal", step, shape)
 
     def gumbel(self, step: int, *shape: int) -> Tensor:
         """Return (B, *shape) float32, standard Gumbel."""
-        return -(-self.uniform(step, *shape).log()).log()
+        return self._numbers("gumbel", step, shape)
 
     def integers(self, step: int, count: int) -> Tensor:
         """Return (B,) int64, uniform in [0, count)."""
-        return (_shift(self._bits(step, 1)[:, 0], 33) * count) >> 31  # multiply-shift, because MPS has no float64
+        bits = random_bits(*self._hashes(step, 1))[:, 0]
+        return (_shift(bits, 33) * count) >> 31  # multiply-shift, because MPS has no float64
 
-    @staticmethod
-    def _open_unit(bits: Tensor, shift: int) -> Tensor:
-        """Top ``64 - shift`` bits -> float32 in (0, 1). With 24 bits the tail of a normal ends at 5.9 σ."""
-        return (_shift(bits, shift).float() + 0.5) * 2.0 ** (shift - 64)
+    def _numbers(self, distribution: str, step: int, shape: tuple[int, ...]) -> Tensor:
+        return _NUMBERS[distribution](*self._hashes(step, math.prod(shape))).view(-1, *shape)
+
+    def _hashes(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the hashes of a step for each seed, (B,), and those of ``count`` elements, (count,)."""
+        block, row = divmod(step, STEPS)
+        if block not in self._step_hashes:
+            steps = torch.arange(block * STEPS, (block + 1) * STEPS, device=self.seeds.device)
+            self._step_hashes[block] = mix(self._seed_hashes + 2 * steps[:, None] + 1)
+        if count not in self._element_hashes:
+            self._element_hashes[count] = mix(torch.arange(count, device=self.seeds.device))
+        return self._step_hashes[block][row], self._element_hashes[count]
 
 
-def tile_rows(seeds: Tensor, tile: int) -> list[tuple[Tensor, Tensor]]:
-    """Split a batch of seeds into tiles in which every seed has a fixed position.
+def random_bits(step_hashes: Tensor, element_hashes: Tensor) -> Tensor:
+    """Hashes of a step (B,) and of elements (n,) -> (B, n) int64, uniform over all 64 bits."""
+    return mix(step_hashes[:, None] + element_hashes[None])
 
-    The last bits of a matmul depend on its number of rows. So work is done in tiles of exactly ``tile`` rows, and seed
-    s is always row s mod tile of its tile: its sample is bit-equal for every batch size and number of processes.
+
+def _open_unit(bits: Tensor, shift: int) -> Tensor:
+    """Top ``64 - shift`` bits -> float32 in (0, 1). With 24 bits the tail of a normal ends at 5.9 σ."""
+    return (_shift(bits, shift).float() + 0.5) * 2.0 ** (shift - 64)
+
+
+def _uniform(step_hashes: Tensor, element_hashes: Tensor) -> Tensor:
+    return _open_unit(random_bits(step_hashes, element_hashes), 40)
+
+
+def _normal(step_hashes: Tensor, element_hashes: Tensor) -> Tensor:
+    """Box-Muller, from both halves of the 64 bits."""
+    bits = random_bits(step_hashes, element_hashes)
+    radius = (-2 * _open_unit(bits, 40).log()).sqrt()
+    return radius * (2 * math.pi * _open_unit(bits << 32, 40)).cos()
+
+
+def _gumbel(step_hashes: Tensor, element_hashes: Tensor) -> Tensor:
+    return -(-_uniform(step_hashes, element_hashes).log()).log()
+
+
+Numbers = Callable[[Tensor, Tensor], Tensor]  # hashes of a step (B,) and of elements (n,) -> (B, n)
+_NUMBERS: dict[str, Numbers] = {"uniform": _uniform, "normal": _normal, "gumbel": _gumbel}
+
+
+@contextmanager
+def noise_by(compiled: Callable[[Numbers], Numbers]) -> Iterator[None]:
+    """Let every ``SeededNoise`` compute its floats by compiled functions: normal numbers take 30 kernels otherwise."""
+    before = dict(_NUMBERS)
+    _NUMBERS.update({name: compiled(function) for name, function in before.items()})
+    try:
+        yield
+    finally:
+        _NUMBERS.update(before)
+
+
+def tile_rows(positions: Tensor, tile: int) -> list[tuple[Tensor, Tensor]]:
+    """Split a batch into tiles in which every example has a fixed row.
+
+    The last bits of a matmul depend on its number of rows. So work is done in tiles of exactly ``tile`` rows, and
+    position p is always row p mod tile of its tile: a sample is bit-equal for every batch size and number of processes.
+
+    Args:
+        positions: (B,) int64, on the host: where an example lies among those of all tiles, such as its seed.
+        tile: rows of a tile.
 
     Returns:
         For each tile: ``rows`` (tile,) int64, the index in the batch that fills each position (positions without a
         seed in the batch repeat another index), and ``wanted`` (n,) int64, the positions whose results belong to the
         batch indices ``rows[wanted]``.
     """
-    tile_numbers = torch.div(seeds, tile, rounding_mode="floor")
-    positions = seeds - tile_numbers * tile
+    numbers = tile_numbers(positions, tile)
+    own_rows = positions - numbers * tile
     plan: list[tuple[Tensor, Tensor]] = []
-    pending = torch.arange(len(seeds), device=seeds.device)
+    pending = torch.arange(len(positions))
     while len(pending):
-        same_tile = pending[tile_numbers[pending] == tile_numbers[pending[0]]]
-        first = _first_of_each(positions[same_tile])
+        same_tile = pending[numbers[pending] == numbers[pending[0]]]
+        first = _first_of_each(own_rows[same_tile])
         chosen = same_tile[first]
         rows = chosen[0].repeat(tile)
-        rows[positions[chosen]] = chosen
-        plan.append((rows, positions[chosen]))
+        rows[own_rows[chosen]] = chosen
+        plan.append((rows, own_rows[chosen]))
         pending = pending[~torch.isin(pending, chosen)]
     return plan
 
 
+def in_tiles(compute: Callable[[Tensor], Tensor], positions: Tensor, tile: int, device: torch.device) -> Tensor:
+    """Return the results (B, …) of a batch on ``device``, computed tile by tile; see ``tile_rows``.
+
+    The tiles are planned on the host, so that it never waits for the device.
+
+    Args:
+        compute: indices in the batch (tile,), on the device -> results (tile, …).
+    """
+    result: Tensor | None = None
+    for plan in tile_rows(positions, tile):
+        index, wanted = (to_device(rows, device) for rows in plan)
+        computed = compute(index)
+        if result is None:
+            result = computed.new_empty(len(positions), *computed.shape[1:])
+        result[index[wanted]] = computed[wanted]
+    assert result is not None, "sampling needs at least one seed"
+    return result
+
+
+def tile_numbers(positions: Tensor, tile: int) -> Tensor:
+    """Return the number of the tile (B,) of each position (B,)."""
+    return torch.div(positions, tile, rounding_mode="floor")
+
+
+def fitting_tile(largest: int, first: int, count: int) -> int:
+    """Return the tile for a request of ``count`` positions from ``first``, so that it costs what it asks for.
+
+    It is ``largest`` or, for a request of few tiles, the largest power of two with which at most a quarter more is
+    computed than requested; up to 64, less than twice as much.
+    """
+    smaller = (1 << bits for bits in range((largest - 1).bit_length() - 1, -1, -1))
+    for tile in (largest, *smaller):
+        computed = ((first + count - 1) // tile - first // tile + 1) * tile
+        if computed - count <= (count - 1 if tile <= 64 else count // 4):
+            return tile
+    return 1
+
+
 def _first_of_each(values: Tensor) -> Tensor:
-    """Return the index of the first occurrence of each value (a batch may contain a seed twice)."""
+    """Return the index of the first occurrence of each value (a batch may contain a position twice)."""
     order = torch.argsort(values, stable=True)
     ordered = values[order]
     is_first = torch.ones_like(ordered, dtype=torch.bool)

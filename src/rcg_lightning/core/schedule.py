@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rcg_lightning.arguments import BelowOne, PositiveFloat, Range, Timesteps
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.transfers import to_device
 
 Beta = Annotated[float, Range(0, 1, above=True, below=True)]  # the variance added at a timestep
 
@@ -71,7 +72,7 @@ class VariancePreserving(Schedule):
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         if t.device not in self._tables:
             tables = torch.stack([self.alphas_bar.sqrt(), (1 - self.alphas_bar).sqrt()])
-            self._tables[t.device] = tables.float().to(t.device)
+            self._tables[t.device] = to_device(tables.float(), t.device)
         signal, sigma = self._tables[t.device][:, t + 1]
         return signal, sigma
 

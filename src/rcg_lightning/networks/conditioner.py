@@ -38,7 +38,7 @@ class ClassEmbedding(PartEmbedding):
         return self.table(raw)
 
     def null(self, n: int) -> Tensor:
-        row = torch.tensor([self.count], device=self.table.weight.device)
+        row = torch.full((1,), self.count, device=self.table.weight.device)  # made there: copies make the host wait
         return self.table(row).expand(n, -1)
 
 

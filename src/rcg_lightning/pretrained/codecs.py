@@ -41,6 +41,7 @@ class Representations(Codec):
 
     makes = "representation"
     stream = 1
+    tile = 4096  # its networks are small: a GPU waits for launches in smaller tiles
 
     def __init__(self, encoder: Encoder | None = None) -> None:
         self.encoder = encoder

@@ -20,6 +20,8 @@ from rcg_lightning.sampling.loading import Loaded
 from rcg_lightning.stages.sampling import GuidedSampling
 from rcg_lightning.trainer import Trainer
 
+SHARD_ROWS = 1024  # smallest number of samples in a shard, which consists of whole tiles: an interruption loses one
+
 
 def write_samples(
     loaded: Loaded,
@@ -37,7 +39,8 @@ def write_samples(
     generator = loaded.generator
     identity = _identity(loaded, seeds, guidance, sampler, trainer)
     # shards do not depend on the batch size, so the store does not either
-    writer = StoreWriter(folder, len(seeds), 1, 16 * generator.tile, identity)
+    shard_rows = -(-SHARD_ROWS // generator.tile) * generator.tile
+    writer = StoreWriter(folder, len(seeds), 1, shard_rows, identity)
     seeds.only(writer.pending(trainer.global_rank, trainer.world_size))
     return predict_store(trainer, GuidedSampling(generator, guidance, sampler), seeds, writer)
 
@@ -48,7 +51,8 @@ def _identity(
     """All inputs of the samples: a store of other samples is rejected, an unfinished one of the same is continued."""
     generator = loaded.generator
     carried = seeds.dataset.carried
-    settings = [describe(guidance), describe(sampler), sorted(carried), generator.tile]
+    tiles = [generator.tile, *([] if loaded.prior is None else [loaded.prior.tile])]
+    settings = [describe(guidance), describe(sampler), sorted(carried), *tiles]
     values = [rows.numpy().tobytes() for rows in (seeds.dataset.seeds, *(carried[name] for name in sorted(carried)))]
     identity: dict[str, object] = {
         "dataset": "samples",

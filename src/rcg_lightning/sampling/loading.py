@@ -12,13 +12,14 @@ from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import UNLABELLED, InstanceCondition
 from rcg_lightning.conditions.joint import JointCondition
 from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.core.counter_rng import fitting_tile
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.precision import FrozenPrecision, without_precision
 from rcg_lightning.data.store import Store, representation_store
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.sample_readers import samples_folder
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.stages.stage_folder import bundle_parts, prior_at
+from rcg_lightning.stages.stage_folder import bundle_parts
 from rcg_lightning.types import Condition, require
 
 log = logging.getLogger(__name__)
@@ -89,13 +90,14 @@ def load(
         missing = f"{checkpoint} is conditioned on {key}s: give an RDM's checkpoint with --prior{stored}"
         require(given, missing)
         return Loaded(generator, None)
-    source = Generator.load(prior_at(prior))
+    generator.condition.use_prior(prior)
+    source = generator.condition.prior
+    assert isinstance(source, Generator)
     require(
         source.codec.makes == "representation",
         f"{prior} makes {source.codec.makes}s, not representations: give an RDM's checkpoint with --prior",
     )
     same_encoder(generator, source.spec.identities.get("representation") if source.spec else None, str(prior))
-    generator.condition.use_prior(prior)
     return Loaded(generator, source)
 
 
@@ -176,11 +178,17 @@ def check_labels_of_instances(loaded: Loaded) -> None:
     require(labelled, f"{store.path if store else ''}: these {UNLABELLED}")
 
 
-def set_tile(generator: Generator, tile: int | None) -> None:
-    """Set the number of samples that a generator computes together; None changes nothing."""
-    if tile is not None:
-        require(tile > 0, f"--tile is the number of samples computed together, at least 1, not {tile}")
-        generator.tile = tile
+def set_tiles(loaded: Loaded, first: int, number: int, tile: int | None, prior_tile: int | None) -> None:
+    """Set how many samples generator and prior compute together; None fits the request, up to the model's own number.
+
+    Args:
+        first, number: the request's first position and its number of positions.
+    """
+    unused = "--prior_tile is of no use: there is no --prior to sample representations from"
+    require(prior_tile is None or loaded.prior is not None, unused)
+    for model, given in ((loaded.generator, tile), (loaded.prior, prior_tile)):
+        if model is not None:
+            model.tile = given or fitting_tile(model.tile, first, number)
 
 
 def set_weak_model(generator: Generator, weak: Path | None, ema_name: str | None) -> None:

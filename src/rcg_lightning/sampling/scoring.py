@@ -17,6 +17,7 @@ from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.precision import FrozenPrecision, frozen_precision
 from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.core.transfers import to_device
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.errors import UserError
@@ -73,13 +74,13 @@ class ScoredSampling(SamplingModule):
         self.images: list[Tensor] = []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        samples = self.generator.sample(batch, self.guidance, self.sampler, self.ema_name)
-        samples = self.finish(samples.float())
+        samples = self.finish(self.samples(batch).float())
         block = batch["index"] // self.number
-        label = batch.get("label", torch.full_like(block, -1))
+        values = batch["index"] % self.number, batch.get("label", torch.full_like(block, -1))
         for i in block.unique().tolist():
-            in_block = block == i
-            self.waiting[i].append((samples[in_block], batch["index"][in_block] % self.number, label[in_block]))
+            rows = (block == i).nonzero()[:, 0]
+            positions, labels = (to_device(value[rows], samples.device) for value in values)
+            self.waiting[i].append((samples[to_device(rows, samples.device)], positions, labels))
             self._score(i, BATCH)
 
     def _score(self, i: int, minimum: int) -> None:
@@ -97,6 +98,7 @@ class ScoredSampling(SamplingModule):
             self.waiting[i] = [rest] if len(rest[0]) else []
 
     def on_predict_end(self) -> None:
+        super().on_predict_end()
         for i in range(len(self.scorers)):
             self._score(i, 1)
         self.metrics = [scorer.compute() for scorer in self.scorers]  # type: ignore[operator]
@@ -226,7 +228,7 @@ def seeds_to_score(loaded: Loaded, first: int, total: int, labels: Labels, batch
     carried = chosen_labels(loaded, None, labels != "generated", total)
     if labels == "random" and loaded.labels is not None:
         carried["label"] = SeededNoise(numbers, LABEL_STREAM).integers(0, loaded.labels)
-    return SeedDataModule(numbers.tolist(), batch_size, carried)
+    return SeedDataModule(numbers.tolist(), batch_size, carried, loaded.generator.tile)
 
 
 def finisher(protocol: Protocol, generator: Generator) -> Callable[[Tensor], Tensor]:

@@ -107,6 +107,7 @@ class SweepSampling:
             "generator": self.generator.identity,
             "prior": loaded.prior and loaded.prior.identity,
             "tile": self.generator.tile,
+            **({"prior_tile": loaded.prior.tile} if loaded.prior else {}),
             **({"weak": self.generator.weak_identity} if self.generator.weak_identity else {}),
         }
         if getattr(self.generator.codec, "precision", "highest") != "highest":
@@ -179,7 +180,8 @@ class SweepSampling:
             carried[condition_key(self.generator)] = known
         rows = torch.arange(seed * self.asked.number, (seed + 1) * self.asked.number)
         given = {name: values[rows] for name, values in carried.items()}
-        return SeedDataModule((rows + self.asked.first_seed).tolist(), self.asked.batch_size, given)
+        seeds = (rows + self.asked.first_seed).tolist()
+        return SeedDataModule(seeds, self.asked.batch_size, given, self.generator.tile)
 
     def _prior_sampler(self, setting: Setting) -> Sampler:
         if self.loaded.prior is None:
@@ -205,14 +207,15 @@ class SweepSampling:
         """Return the folder of the representations that ``sampler`` samples; sample them if it does not exist."""
         asked = self.asked
         balanced = self.balanced and has(prior.condition, ClassCondition)
-        inputs = [prior.identity, describe(sampler), asked.first_seed, asked.total, balanced, asked.precision]
+        settings = [describe(sampler), prior.tile, balanced, asked.precision]
+        inputs = [prior.identity, *settings, asked.first_seed, asked.total]
         folder = self.out / "representations" / fingerprint(inputs)
         if not _is_complete(folder / "store"):
             alone = Loaded(prior, None)
             labels = chosen_labels(alone, None, balanced, asked.total)
             seeds = range(asked.first_seed, asked.first_seed + asked.total)
             trainer = asked.trainer(folder)
-            data = SeedDataModule(seeds, asked.batch_size, labels)
+            data = SeedDataModule(seeds, asked.batch_size, labels, prior.tile)
             write_samples(alone, data, folder / "store", trainer, chosen_guidance(prior), prior.check_sampler(sampler))
         return folder
 

@@ -92,7 +92,7 @@ class AdversarialStage(AlternatingStage, Generator):
         accumulate: PositiveInt = 1,
         ema: EMA | None = None,
         ema_conditioner: bool = True,
-        tile: PositiveInt = 64,
+        tile: PositiveInt | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -262,7 +262,7 @@ class AdversarialStage(AlternatingStage, Generator):
         The samples of ``diversity`` have the images' conditions, those of ``diversity_one_condition`` the first one's.
         """
         real = mean_distance(self.codec.decode(self.codec.encode(batch))).clamp(min=1e-6)
-        seeds = torch.arange(len(batch["index"]), device=real.device)
+        seeds = torch.arange(len(batch["index"]))
         every = self.observed_conditions(batch)
         first = {name: values[:1].expand_as(values) for name, values in every.items()}
         metrics = {}

@@ -45,7 +45,7 @@ class DiffusionStage(Generator):
         guidance: Guidance | None = None,
         ema_conditioner: bool = True,
         stratified: bool = False,
-        tile: PositiveInt = 64,
+        tile: PositiveInt | None = None,
         seed: int = 0,
         timestep_distribution: TimestepDistribution | None = None,
         alignment: Alignment | None = None,

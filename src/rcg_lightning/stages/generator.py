@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import describe
-from rcg_lightning.core.counter_rng import tile_rows
+from rcg_lightning.core.counter_rng import in_tiles
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
+from rcg_lightning.core.transfers import to_device
+from rcg_lightning.networks.cast_weights import cast_weights
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.ema import EMA
 from rcg_lightning.pretrained.network_folder import state_fingerprint
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.optimization import Optimizer
 from rcg_lightning.stages.stage_folder import bundle_parts
+from rcg_lightning.stages.warm_start import start_averages
+from rcg_lightning.stages.weak_model import Estimates, require_comparable
 from rcg_lightning.types import Batch, Codec, Condition, DataSpec, Raw, require, to_uint8
 
 TRAINED = "trained"  # name of the trained weights themselves, next to the names of their EMA weights
@@ -37,7 +41,7 @@ class Generator(Stage):
         ema: EMA of the trained weights; None samples with the trained weights themselves.
         guidance: default guidance of sampling.
         ema_conditioner: whether the EMA covers the conditioner (the official RDM leaves it out).
-        tile: samples that are computed together; samples are bit-equal for equal tile sizes only.
+        tile: samples computed together; None for the codec's number. Samples are bit-equal at one tile size only.
         seed: seed of the initial weights.
     """
 
@@ -50,13 +54,13 @@ class Generator(Stage):
         ema: EMA | None = None,
         guidance: Guidance | None = None,
         ema_conditioner: bool = True,
-        tile: PositiveInt = 64,
+        tile: PositiveInt | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, seed)
         self.codec, self.condition, self.conditioner = codec, condition, conditioner
         self.ema, self.guidance = ema, guidance or Guidance()
-        self.ema_conditioner, self.tile = ema_conditioner, tile
+        self.ema_conditioner, self.tile = ema_conditioner, tile or codec.tile
         self._weak: tuple[Generator, str | None] | None = None
 
     @property
@@ -162,21 +166,13 @@ class Generator(Stage):
 
     def check_weak(self, weak: "Generator") -> None:
         """Raise a UserError where the estimates of ``weak`` cannot be compared with this generator's."""
-        spec, weak_spec = self.spec, weak.spec
-        assert spec is not None, "a generator is built before it is guided"
-        assert weak_spec is not None, "the weaker model is built before it guides"
-        require(
-            (weak.shape, weak.codec.makes) == (self.shape, self.codec.makes),
-            f"the weaker model makes {weak.codec.makes}s of shape {weak.shape}, this one {self.codec.makes}s of shape "
-            f"{self.shape}: give one of the same space",
+        assert self.spec is not None, "a generator is built before it is guided"
+        assert weak.spec is not None, "the weaker model is built before it guides"
+        mine, other = self.condition.parts(self.spec), weak.condition.parts(weak.spec)
+        require_comparable(
+            Estimates(self.codec.makes, self.shape, mine, self.spec.identities),
+            Estimates(weak.codec.makes, weak.shape, other, weak.spec.identities),
         )
-        mine, other = self.condition.parts(spec), weak.condition.parts(weak_spec)
-        differ = f"the weaker model is conditioned on {other}, this one on {mine}"
-        require(other in ((), mine), f"{differ}: give one with the same condition")
-        for name in ("representation", "tokens", "latent"):
-            one, two = spec.identities.get(name), weak_spec.identities.get(name)
-            agree = None in (one, two) or one == two
-            require(agree, f"the weaker model was trained on {name} {two}, this one on {one}: give one of the same")
 
     @property
     def weak_identity(self) -> list[str] | None:
@@ -228,17 +224,7 @@ class Generator(Stage):
         return conditions
 
     def after_start(self, fresh: frozenset[str]) -> list[str]:
-        """Start EMA weights that the file lacks from the trained weights."""
-        if self.ema is None:
-            return []
-        prefixes, lines = {id(module): f"{name}." for name, module in self.named_modules()}, []
-        for name in self.ema.decays:
-            copies = self.ema.averaged(name)
-            if fresh.issuperset(prefixes[id(copies)] + key for key in copies.state_dict()):
-                for part, module in self._ema_modules().items():
-                    copies[part].load_state_dict(module.state_dict())
-                lines.append(f"EMA weights {name}: not in the file, start from the trained weights")
-        return lines
+        return [] if self.ema is None else start_averages(self, self.ema, self._ema_modules(), fresh)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
@@ -258,9 +244,22 @@ class Generator(Stage):
         """Short hash of the weights and settings."""
         return fingerprint([state_fingerprint(self.state_dict()), describe(self)])
 
-    def forward(self, seed: Tensor, label: Tensor | None = None) -> Tensor:
-        """Sample for seeds (B,) and, if given, labels (B,): the call of a generator that is another one's prior."""
-        return self.sample({"seed": seed} if label is None else {"seed": seed, "label": label})
+    def forward(self, seed: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """Sample for seeds (B,) and, if given, labels and positions, as the prior of another generator."""
+        given = {"seed": seed, "label": label, "position": position}
+        batch: Any = {name: values for name, values in given.items() if values is not None}
+        return self.sample(batch)
+
+    @torch.no_grad()
+    def sampled_conditions(self, batch: Batch) -> Raw:
+        """Return the raw conditions of ``batch["seed"]``, sampled where the batch does not give them, on the device."""
+        batch = self.condition.completed(batch)  # where the seeds are: stored conditions are read on the host
+        return tuple(to_device(part, self.device) for part in self.condition.sample(self._placed(batch)))
+
+    def _placed(self, batch: Batch) -> Batch:
+        """Return the batch with its positions, by default the seeds, on the host and its seeds on the device."""
+        positions = batch.get("position", batch["seed"]).cpu()
+        return {**batch, "position": positions, "seed": to_device(batch["seed"], self.device)}
 
     @torch.no_grad()
     def sample(
@@ -269,30 +268,33 @@ class Generator(Stage):
         guidance: Guidance | None = None,
         sampler: Sampler | None = None,
         ema_name: str | None = None,
+        raw: Raw | None = None,
+        tile: int | None = None,
     ) -> Tensor:
         """Generate one decoded sample for each ``batch["seed"]``.
 
         A sample depends only on its seed, and on its condition where the batch gives one: it is bit-equal for any batch
-        size and number of processes.
+        size and number of processes, at one tile size. The row of a tile that computes it follows from its seed, or
+        from ``position`` where the batch has it. The host waits for the device only if seeds or labels are on it.
 
         Args:
-            batch: ``seed`` (B,) and, optionally, conditions to use instead of sampled ones.
-            guidance: None for the generator's own.
-            sampler: None for the generator's own.
+            batch: ``seed`` (B,) and, optionally, ``position`` and conditions to use instead of sampled ones.
+            guidance, sampler: None for the generator's own.
             ema_name: name of the EMA weights to sample with; None for the first of ``ema_names``.
+            raw: raw conditions of the batch; None samples them.
+            tile: samples that are computed together; None for the generator's own number.
         """
         was_training = self.training
         self.eval()
-        raw = self.condition.sample(batch)
-        seeds = batch["seed"]
-        result: Tensor | None = None
-        for index, wanted in tile_rows(seeds, self.tile):
-            tile_raw = tuple(part[index] for part in raw)
-            z = self.sample_z(seeds[index], tile_raw, guidance or self.guidance, sampler, ema_name)
-            samples = self.codec.decode(z)
-            if result is None:
-                result = samples.new_empty(len(seeds), *samples.shape[1:])
-            result[index[wanted]] = samples[wanted]
+        placed = self._placed(batch)
+        given = self.sampled_conditions({**batch, "position": placed["position"]}) if raw is None else raw
+
+        def compute(index: Tensor) -> Tensor:
+            tile_raw = tuple(part[index] for part in given)
+            z = self.sample_z(placed["seed"][index], tile_raw, guidance or self.guidance, sampler, ema_name)
+            return self.codec.decode(z)
+
+        with cast_weights(self.sampling_networks(ema_name), self.device):
+            samples = in_tiles(compute, placed["position"], tile or self.tile, self.device)
         self.train(was_training)
-        assert result is not None, "sampling needs at least one seed"
-        return result
+        return samples

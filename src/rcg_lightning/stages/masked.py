@@ -53,7 +53,7 @@ class MaskedStage(Generator):
         ema_conditioner: bool = True,
         mask_ratio: MaskRatio | None = None,
         smoothing: BelowOne = 0.1,
-        tile: PositiveInt = 64,
+        tile: PositiveInt | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(codec, condition, conditioner, optimizer, ema, guidance, ema_conditioner, tile, seed)

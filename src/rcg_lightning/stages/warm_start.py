@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from rcg_lightning.config import construct, describe
 from rcg_lightning.networks.conditioner import ClassEmbedding
+from rcg_lightning.networks.ema import EMA
 from rcg_lightning.types import require
 
 EMA_PREFIX = "ema."  # of the names of EMA weights, which repeat those of the trained weights
@@ -133,3 +134,15 @@ def _class_counts(stage: nn.Module, content: Mapping[str, Any]) -> dict[str, tup
                 if given is not None and given.ndim == 2:
                     counts[f"{name}.{key}"] = (module.count, len(given) - has_null)
     return counts
+
+
+def start_averages(stage: nn.Module, ema: EMA, modules: Mapping[str, nn.Module], fresh: frozenset[str]) -> list[str]:
+    """Start EMA weights of a stage that the file lacks from the trained weights of ``modules``; describe them."""
+    prefixes, lines = {id(module): f"{name}." for name, module in stage.named_modules()}, []
+    for name in ema.decays:
+        copies = ema.averaged(name)
+        if fresh.issuperset(prefixes[id(copies)] + key for key in copies.state_dict()):
+            for part, module in modules.items():
+                copies[part].load_state_dict(module.state_dict())
+            lines.append(f"EMA weights {name}: not in the file, start from the trained weights")
+    return lines

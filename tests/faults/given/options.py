@@ -61,6 +61,7 @@ OPTIONS = {
         "guided_channels": ("0", "-1"),
         "batch_size": ("0", "-1"),
         "tile": ("0", "-1"),
+        "prior_tile": ("0", "-1"),
         "classes": ("99", "-1", "x"),
         "sampler": ("Nothing",),
         "devices": ("0", "-1", "x"),
