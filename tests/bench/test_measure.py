@@ -1,5 +1,8 @@
 """Counts of known work: FLOPs, synchronisations, saved bytes."""
 
+import time
+from collections import Counter
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -54,3 +57,43 @@ def test_variants_are_measured_in_turns():
     order = []
     measure_in_turns([(lambda: order.append("a"), 1), (lambda: order.append("b"), 1)], 2, CPU)
     assert "".join(order[-4:]) == "abab"
+
+
+class MockEvent:
+    """A CUDA event by the host's clock."""
+
+    def __init__(self, enable_timing):
+        self.at = None
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, other):
+        return 1000 * (other.at - self.at)
+
+
+def test_a_gpu_is_timed_by_bursts_between_events(monkeypatch):
+    waits, calls = [], []
+    monkeypatch.setattr(torch.cuda, "Event", MockEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waits.append(device))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    gpu = torch.device("cuda")
+    cost = measure(lambda: (calls.append(len(waits)), time.sleep(0.02)), 2, 3, gpu)
+    assert 0.009 < cost.wall < 0.02  # seconds an item, two in a call
+    assert cost.peak == 7
+    longest = max(Counter(calls).values())  # calls without a wait between them
+    assert 5 <= longest <= 10
+    assert len(calls) > 3 * 5
+
+
+def test_compiled_work_is_counted_uncompiled():
+    a = torch.ones(8, 8)
+    product = torch.compile(lambda x: x @ x, backend=compiled_to_nothing)
+    cost = measure(lambda: product(a), 1, 1, CPU)
+    assert cost.flops == 2 * 8**3
+    assert product(a).isnan().all()  # compiled again
+
+
+def compiled_to_nothing(module, inputs):
+    return lambda *args: (torch.full((8, 8), torch.nan),)

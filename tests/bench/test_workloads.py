@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from rcg_lightning.bench import generators
-from rcg_lightning.bench.generators import DiTTraining, MAGETraining
+from rcg_lightning.bench.execution import Execution
+from rcg_lightning.bench.generators import DiTTraining, MAGESampling, MAGETraining
 from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.bench.measure import measure
 from rcg_lightning.bench.neighbours import NeighbourSearch
 from rcg_lightning.bench.representations import RDMTraining
 from rcg_lightning.bench.surroundings import by_pillow, by_pillow_scaled, by_torchvision, jpeg_files
+from rcg_lightning.bench.training import TrainingStep
 from rcg_lightning.data.decode import to_tensor
 from rcg_lightning.errors import UserError
 
@@ -53,11 +55,61 @@ def test_generators_train_on_the_columns_of_a_store(make, monkeypatch):
     assert make().prepare(CPU).fast.losses()["loss"].isfinite()
 
 
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [(lambda: MAGETraining(2, dropout=0.0), "graphed"), (lambda: MAGESampling(2, guided=False), "compiled")],
+    ids=["training", "sampling"],
+)
+def test_networks_are_compiled_except_in_the_baseline(make, mode, monkeypatch):
+    """Count the calls of the compiled code, which a mock backend makes."""
+    modes, calls, compile_network = [], [], torch.compile
+    monkeypatch.setattr(generators, "shipped_stage", partial(narrow, generators.shipped_stage))
+
+    def counted(module, inputs):
+        return lambda *args: calls.append(1) or module(*args)
+
+    def compile(*args, mode):
+        modes.append(mode)
+        return compile_network(*args, backend=counted)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    variants = make().prepare(CPU, Execution(mode=mode))
+    variants.fast()
+    assert modes[0] == {"compiled": "default", "graphed": "reduce-overhead"}[mode]
+    assert calls
+    calls.clear()
+    if isinstance(variants.fast, TrainingStep):
+        variants.baseline()
+        assert not calls
+        variants.fast()
+        assert calls
+    variants.settings.close()
+    calls.clear()
+    variants.fast() if mode == "compiled" else variants.fast.losses()
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tf32"),
+    [("float32", torch.float32, False), ("tf32", torch.float32, True), ("bf16", torch.bfloat16, True)],
+)
+def test_the_precision_is_that_of_the_execution(precision, dtype, tf32, monkeypatch):
+    monkeypatch.setattr(generators, "shipped_stage", partial(narrow, generators.shipped_stage))
+    step, seen = MAGETraining(1, dropout=0.0).prepare(CPU, Execution(precision)).fast, []
+    layer = next(module for module in step.stage.modules() if isinstance(module, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    layer.register_full_backward_hook(lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32))
+    step()
+    assert seen == [dtype, tf32]
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def narrow(shipped, config, spec, **changes):
     small = {"width": 32, "depth": 1, "heads": 2}
     for arguments in (changes.get("transformer", {}), changes.get("denoiser", {}).get("network", {})):
         if arguments:
             arguments["init_args"] |= small
-    if "transformer" in changes:
+    if "mage" in config:
+        changes.setdefault("transformer", {"class_path": "MAGE", "init_args": {"dropout": 0.0, **small}})
         changes["transformer"]["init_args"] |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
     return shipped(config, spec, **changes)

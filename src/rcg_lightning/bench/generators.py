@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from rcg_lightning.bench.baselines import switched
+from rcg_lightning.bench.baselines import as_baseline, switched
+from rcg_lightning.bench.execution import Execution
 from rcg_lightning.bench.frozen import DIM, FrozenNetworks, RandomKL, RandomTokenizer
-from rcg_lightning.bench.training import TrainingStep, sampling_variants, training_variants
-from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, in_training_precision, shipped_stage
+from rcg_lightning.bench.training import TrainingStep, training_variants
+from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, shipped_stage
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.masking import ParallelDecoding
 from rcg_lightning.core.samplers import Ancestral, Sampler
-from rcg_lightning.networks.cast_weights import cast_weights
 from rcg_lightning.networks.layers import SelfAttention
 from rcg_lightning.networks.vqgan import MaskGITVQGAN
 from rcg_lightning.stages.base import Stage
@@ -64,13 +64,13 @@ class MAGETraining(Workload):
             return {"equal mathematics, with the frozen networks": OfficialCost(10.45 / 2, 1.9, frozen)}
         return {"with the frozen networks and attention dropout": OfficialCost(10.45 / 2, 2.1, frozen)}
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         dropout = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
         network = {"class_path": "MAGE", "init_args": {"size": "B", **dropout}}
         stage = shipped_stage("imagenet256/mage_b_rep", SPEC, transformer=network)
-        step = TrainingStep(stage, stored(self.batch), device)
+        step = TrainingStep(stage, stored(self.batch), device, execution)
         if not self.dropout:
-            return Variants(step, self.batch, step.baseline)
+            return Variants(step, self.batch, step.baseline, settings=step.settings)
         frozen = FrozenNetworks(self.batch, device, RandomTokenizer())
         variants = training_variants(step, self.batch, frozen, frozen.networks)
         assert variants.recomputing is not None
@@ -98,13 +98,15 @@ class TokenDecoding(Workload):
     def __init__(self, batch: int) -> None:
         self.batch = batch
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
+        execution = execution or Execution.usual(device)
         tokenizer = MaskGITVQGAN().to(device).eval()
         tokens = torch.randint(CODES, (self.batch, 16, 16), device=device)
 
         @torch.no_grad()
         def work() -> None:
-            tokenizer.decode(tokenizer.lookup(tokens))
+            with execution.forward(device):
+                tokenizer.decode(tokenizer.lookup(tokens))
 
         return Variants(work, self.batch)
 
@@ -128,19 +130,22 @@ class Sampling(Workload):
         """Return the arguments of the stage that differ from the config."""
         return {}
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         stage = shipped_stage(self.config, SPEC, tile=self.batch, **self.settings())
         assert isinstance(stage, Generator)
         stage.to(device).eval()
+        execution = execution or Execution.usual(device)
+        settings = execution.sampling(stage, device)
         seeds = torch.arange(self.batch, device=device)
         representations = (torch.randn(self.batch, DIM, device=device),)
 
         @torch.no_grad()
         def work() -> None:
-            with in_training_precision(device), cast_weights(stage.sampling_networks(), device):
+            with execution.forward(device):
                 stage.sample_z(seeds, representations, self.guidance, self.sampler())
 
-        return sampling_variants(work, self.batch * self.timed / self.steps, stage)
+        items = self.batch * self.timed / self.steps
+        return Variants(work, items, as_baseline(work, stage), settings=settings)
 
 
 class MAGESampling(Sampling):
@@ -177,9 +182,9 @@ class DiTTraining(Workload):
         also = "makes latents and representations of the images"
         return {"with the frozen networks": OfficialCost(6.5, 3.0, also)}
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         stage = shipped_stage("imagenet256/dit_rep", SPEC, denoiser=dit(self.size))
-        step = TrainingStep(stage, stored(self.batch), device)
+        step = TrainingStep(stage, stored(self.batch), device, execution)
         if not RandomKL.available():
             log.warning("%s: without diffusers there is no KL autoencoder to compute latents in every step", self.name)
             return training_variants(step, self.batch, None, list)

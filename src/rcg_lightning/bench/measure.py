@@ -2,9 +2,10 @@
 
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.callbacks.onednn import onednn_matmul
 
 LONG, FEW = 10.0, 3  # a run of more than LONG seconds is repeated FEW times
+BURST, WARM_UP = 0.2, 5  # on an NVIDIA GPU: seconds of repeated work in a run, and calls before the first
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,16 @@ def measure_in_turns(
 ) -> list[Cost]:
     """Measure several variants, each with its number of items, in turns, so other programs affect all equally.
 
-    A variant that takes more than ``LONG`` seconds runs at most ``FEW`` times.
+    A variant that takes more than ``LONG`` seconds runs at most ``FEW`` times. On NVIDIA GPUs a run is a burst of calls
+    between two events: the host is ahead of the device, as in training.
     """
     counts = [_counted(work, device) for work, _ in variants]
+    bursts = [_burst(work, device) for work, _ in variants]
     runs: list[list[tuple[float, float]]] = [[] for _ in variants]
     for turn in range(times):
-        for (work, _), spent in zip(variants, runs):
+        for (work, _), burst, spent in zip(variants, bursts, runs):
             if turn < FEW or spent[0][1] < LONG:
-                spent.append(_clocked(work, device))
+                spent.append(_clocked(work, device, burst))
     return [
         Cost(
             cpu=statistics.median(cpu for cpu, _ in spent) / items,
@@ -90,18 +94,46 @@ class _Count:
 def _counted(work: Callable[[], object], device: torch.device) -> _Count:
     saved, started = SavedBytes(), time.perf_counter()
     reset_peak(device)
-    with FlopCounterMode(display=False) as counter, HostSyncs() as syncs, saved.hooks():
+    with uncompiled(), FlopCounterMode(display=False) as counter, HostSyncs() as syncs, saved.hooks():
         work()
     wait(device)
     if time.perf_counter() - started < LONG:  # all persistent memory is allocated now, such as EMA weights
+        for _ in range(WARM_UP if device.type == "cuda" else 0):
+            work()  # compiles networks and records graphs, whose memory is not the work's
         reset_peak(device)
         work()
         wait(device)
     return _Count(counter.get_total_flops(), syncs.found.total(), saved.bytes, peak(device))
 
 
-def _clocked(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Time one run; return CPU seconds and seconds on the clock."""
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Context in which compiled networks run uncompiled: inside a compiled one no operator can be counted."""
+    if "torch._dynamo" not in sys.modules:  # importing it takes seconds, and nothing is compiled without it
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _burst(work: Callable[[], object], device: torch.device) -> int:
+    """Return how many calls of the work a run takes: on NVIDIA GPUs those of ``BURST`` seconds, else one."""
+    return max(1, round(BURST / _clocked(work, device)[1])) if device.type == "cuda" else 1
+
+
+def _clocked(work: Callable[[], object], device: torch.device, calls: int = 1) -> tuple[float, float]:
+    """Time ``calls`` of the work; return CPU seconds of the process and seconds until the device is done, per call."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        wait(device)
+        cpu = time.process_time()
+        start.record()
+        for _ in range(calls):
+            work()
+        end.record()
+        cpu = time.process_time() - cpu
+        wait(device)
+        return cpu / calls, start.elapsed_time(end) / 1000 / calls
     wait(device)
     cpu, wall = time.process_time(), time.perf_counter()
     work()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rcg_lightning.bench.execution import Execution
 from rcg_lightning.bench.workload import Variants, Workload
 from rcg_lightning.data.neighbours import ExactIndex
 from rcg_lightning.data.store import Store
@@ -32,7 +33,7 @@ class NeighbourSearch(Workload):
         method = "faiss" if faiss else "matmul"
         self.name = f"{self.K} neighbours among {size} by {method}, {memory / 1e6:g} MB"
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         folder = tempfile.TemporaryDirectory()
         store = self.write_store(Path(folder.name) / "store")
         index, where = (FaissIndex, torch.device("cpu")) if self.faiss else (ExactIndex, device)

@@ -3,9 +3,10 @@
 import torch
 
 from rcg_lightning.bench.baselines import as_baseline
+from rcg_lightning.bench.execution import Execution
 from rcg_lightning.bench.frozen import DIM, FrozenNetworks, RandomViT
 from rcg_lightning.bench.training import TrainingStep, training_variants
-from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, in_training_precision, shipped_stage
+from rcg_lightning.bench.workload import OfficialCost, Variants, Workload, shipped_stage
 from rcg_lightning.core.samplers import DDIM, OffsetSpacing
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import DataSpec
@@ -24,9 +25,11 @@ class Extraction(Workload):
     def official(self) -> dict[str, OfficialCost]:
         return {"same work": OfficialCost(0.488, 1.12)}
 
-    def prepare(self, device: torch.device) -> Variants:
-        encoder = RandomViT()
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
+        execution = execution or Execution.usual(device)
+        encoder = RandomViT(precision=execution.frozen_precision)
         encoder.setup()
+        execution.network(encoder.backbone)
         images = torch.rand(self.batch, 3, 256, 256, device=device)
 
         @torch.no_grad()
@@ -54,11 +57,11 @@ class RDMTraining(Workload):
             return {"with the encoder in every step": encoding, "same work": OfficialCost(0.95 / 128, 1.2)}
         return {}
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         stage = shipped_stage("imagenet256/rdm", DataSpec((3, 256, 256), columns=STORED))
         batch = {"representation": torch.randn(self.batch, DIM), "index": torch.arange(self.batch)}
         frozen = FrozenNetworks(self.batch, device)
-        step = TrainingStep(stage, batch, device)  # type: ignore[arg-type]
+        step = TrainingStep(stage, batch, device, execution)  # type: ignore[arg-type]
         return training_variants(step, self.batch, frozen, frozen.networks)
 
 
@@ -76,17 +79,19 @@ class RDMSampling(Workload):
     def official(self) -> dict[str, OfficialCost]:
         return {"same work, the official batch of 16": OfficialCost(1 / 0.98, 2.4 if self.batch > 64 else 1.1)}
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         stage = shipped_stage("imagenet256/rdm", DataSpec((3, 256, 256), columns=STORED))
         assert isinstance(stage, Generator)
         stage.to(device).eval()
+        execution = execution or Execution.usual(device)
+        settings = execution.sampling(stage, device)
         sampler = DDIM(self.TIMED, eta=1.0, spacing=OffsetSpacing())
 
         @torch.no_grad()
         def sample(batch: int) -> None:
             stage.tile = batch
-            with in_training_precision(device):
-                stage.sample({"seed": torch.arange(batch, device=device)}, sampler=sampler)
+            with execution.forward(device):
+                stage.sample({"seed": torch.arange(batch)}, sampler=sampler)
 
         share = self.TIMED / self.STEPS
         return Variants(
@@ -94,4 +99,5 @@ class RDMSampling(Workload):
             self.batch * share,
             as_baseline(lambda: sample(self.OFFICIAL_BATCH), stage),
             self.OFFICIAL_BATCH * share,
+            settings=settings,
         )

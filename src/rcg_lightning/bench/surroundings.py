@@ -11,6 +11,7 @@ from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalF
 from torchvision.transforms import RandomCrop as PillowCrop
 
 from rcg_lightning.bench.evaluation_cost import random_network, streaming
+from rcg_lightning.bench.execution import Execution
 from rcg_lightning.bench.workload import OfficialCost, Variants, Workload
 from rcg_lightning.data.decode import FORMAT_OF, decode
 from rcg_lightning.data.folder_index import scan_folder
@@ -35,7 +36,7 @@ class Input(Workload):
     def official(self) -> dict[str, OfficialCost]:
         return {"same work": OfficialCost(0.0059, 2)}
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         files = jpeg_files(self.folder)
         transform = RandomCrop(256)
         random = uniform(transform.n_random, np.arange(len(files)))  # crop positions, the same in every run
@@ -60,7 +61,7 @@ class Decoding(Workload):
         self.library, self.folder = library, folder
         self.name = f"decode JPEG files, {library}"
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         files, read = jpeg_files(self.folder), DECODERS[self.library]
 
         def work() -> None:
@@ -113,7 +114,7 @@ class Scoring(Workload):
         self.count = count
         self.name = "FID and IS of images in memory"
 
-    def prepare(self, device: torch.device) -> Variants:
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
         with tempfile.TemporaryDirectory() as name:
             _, path = random_network(Path(name))
             extractor = InceptionExtractor(path)

@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
 from rcg_lightning import class_modules  # noqa: F401
+from rcg_lightning.bench.execution import Execution
 from rcg_lightning.callbacks.onednn import onednn_matmul
 from rcg_lightning.config_files import find_config, read_config
 from rcg_lightning.stages.base import Stage
@@ -44,6 +45,7 @@ class Variants:
         baseline_items: per call of ``baseline``, where it differs.
         recomputing: the baseline without a store: the frozen networks run in every step.
         caching: the work that a store saves: these frozen networks, in their fast form.
+        settings: of this process, such as compiled noise; close them before other work follows in it.
     """
 
     fast: Callable[[], object]
@@ -52,6 +54,7 @@ class Variants:
     baseline_items: float | None = None
     recomputing: Callable[[], object] | None = None
     caching: Callable[[], object] | None = None
+    settings: ExitStack = field(default_factory=ExitStack)
 
     def several(self, baseline: bool) -> dict[str, tuple[Callable[[], object], float]]:
         """Return the work to time and its items, by name; only ``fast`` unless ``baseline``."""
@@ -97,8 +100,12 @@ class Workload(ABC):
         return {}
 
     @abstractmethod
-    def prepare(self, device: torch.device) -> Variants:
-        """Return the work to time."""
+    def prepare(self, device: torch.device, execution: Execution | None = None) -> Variants:
+        """Return the work to time.
+
+        Args:
+            execution: how the networks compute; None for the trainer's default. Without networks it changes nothing.
+        """
 
 
 def shipped_stage(config: str, spec: DataSpec, **changes: Any) -> Stage:
@@ -113,8 +120,3 @@ def shipped_stage(config: str, spec: DataSpec, **changes: Any) -> Stage:
     parser.add_subclass_arguments(Stage, "model")
     stage = parser.instantiate(parser.parse_object({"model": content})).model
     return stage.build(spec)
-
-
-def in_training_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context with the precision of training: bf16 on GPUs, float32 elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if device.type == "cuda" else nullcontext()
