@@ -1,14 +1,20 @@
 """Counts of known work: FLOPs, synchronisations, saved bytes."""
 
+import platform
+import resource
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helpers.matmuls import Matmuls
 from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.bench.measure import SavedBytes, measure, measure_in_turns
+from rcg_lightning.bench.timing import keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -93,6 +99,22 @@ def test_compiled_work_is_counted_uncompiled():
     cost = measure(lambda: product(a), 1, 1, CPU)
     assert cost.flops == 2 * 8**3
     assert product(a).isnan().all()  # compiled again
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has these settings")
+def test_freed_memory_is_kept_by_a_process_that_is_timed():
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=keep_freed_memory) as process:
+        assert process.submit(faults_of_a_large_temporary).result() < 100
+
+
+def faults_of_a_large_temporary():
+    temporary = [torch.empty(2**24) for _ in range(4)]  # 64 MiB each
+    for tensor in temporary:
+        tensor.zero_()
+    temporary.clear()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(2**24).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def compiled_to_nothing(module, inputs):
