@@ -68,7 +68,7 @@ def test_networks_are_compiled_except_in_the_baseline(make, mode, monkeypatch):
     def counted(module, inputs):
         return lambda *args: calls.append(1) or module(*args)
 
-    def compile(*args, mode):
+    def compile(*args, mode=None, dynamic=None):
         modes.append(mode)
         return compile_network(*args, backend=counted)
 
@@ -109,7 +109,7 @@ def narrow(shipped, config, spec, **changes):
     for arguments in (changes.get("transformer", {}), changes.get("denoiser", {}).get("network", {})):
         if arguments:
             arguments["init_args"] |= small
-    if "mage" in config:
+    if "mage_" in config:
         changes.setdefault("transformer", {"class_path": "MAGE", "init_args": {"dropout": 0.0, **small}})
         changes["transformer"]["init_args"] |= {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
     return shipped(config, spec, **changes)
