@@ -12,7 +12,7 @@ from rcg_lightning.arguments import (
     Seed,
     UnitInterval,
 )
-from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.parsing import call, with_option
 from rcg_lightning.cli.results import report
 from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
@@ -89,7 +89,8 @@ def evaluate(
     Generated representations are scored against stored ones (--data.stores): rep-FD.
 
     Args:
-        samples: a generator's checkpoint, a folder of images, an .npz with arr_0, or an output folder of `rcg sample`.
+        samples: a generator's checkpoint, a run's folder, a folder of images, an .npz with arr_0, or an output folder
+            of `rcg sample`. The option's name may be left out.
         extractor: makes the features: InceptionExtractor for FID and IS, ClassifierExtractor or EncoderExtractor; not
             needed if the protocol has one.
         data: the real images.
@@ -202,4 +203,4 @@ def main(name: str, argv: list[str]) -> None:
         "rcg evaluate --samples images/ --reference_samples others/ --extractor InceptionExtractor",
         "rcg evaluate --samples runs/rdm/last.ckpt --config digits/data --data.stores [runs/store]",
     ]
-    call(evaluate, name, argv, examples)
+    call(evaluate, name, with_option(argv, "--samples"), examples)

@@ -51,6 +51,11 @@ def prepared(argv: Sequence[str], lists: Sequence[str] = ()) -> list[str]:
     return _with_lists(words, [f"--{name}" for name in lists])
 
 
+def with_option(argv: Sequence[str], option: str) -> list[str]:
+    """Give the first word, where it is a value, to ``option``: `rcg sample RUN` is `rcg sample --checkpoint RUN`."""
+    return [option, *argv] if argv and not argv[0].startswith("-") else list(argv)
+
+
 def underscored(word: str) -> str:
     """Replace dashes in an option's name: ``--init-from`` is ``--init_from``."""
     option, equals, value = word.partition("=")
@@ -110,12 +115,14 @@ def call(
     examples: Sequence[str] = (),
     names: bool = True,
     config_file: bool = True,
+    folders: Sequence[str] = (),
 ) -> Any:
     """Parse ``argv`` for a typed function and call it; adds ``--help``, ``--config`` and ``--print_config``.
 
     Args:
         names: import every class that a config may name without its path (and torch with them).
         config_file: accept --config files of values; otherwise ``config`` is an argument of the function.
+        folders: optional arguments that are folders to write; without this an optional ``out`` is a file of results.
     """
     if names:
         importlib.import_module("rcg_lightning.class_modules")
@@ -139,8 +146,8 @@ def call(
     check_arguments(function, values, "--")
     parameters = inspect.signature(function).parameters
     for key in values.keys() & {"out", "markdown"}:
-        if values[key] is not None:  # an output that is optional is a file of results
-            check_writable(values[key], is_file=parameters[key].default is None)
+        if values[key] is not None:
+            check_writable(values[key], is_file=parameters[key].default is None and key not in folders)
     with remedied(lambda: in_command(values)):
         return function(**values)
 

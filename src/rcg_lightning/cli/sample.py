@@ -6,15 +6,18 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleNumber, Seed, UnitInterval
+from rcg_lightning.artifacts import check_writable, fingerprint
 from rcg_lightning.cli.messages import echo
-from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.parsing import call, with_option
 from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.seed_data_module import SeedDataModule
+from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
-from rcg_lightning.sampling.generation import write_images, write_samples
+from rcg_lightning.sampling.generation import first_samples, samples_identity, write_images, write_samples
 from rcg_lightning.sampling.image_conditions import Interpolation, interpolated, variations
 from rcg_lightning.sampling.loading import (
+    Loaded,
     chosen_guidance,
     chosen_labels,
     condition_key,
@@ -26,11 +29,13 @@ from rcg_lightning.sampling.loading import (
 from rcg_lightning.trainer import Devices, Mode, Trainer
 from rcg_lightning.types import require
 
+USUAL, OF_IMAGES = 64, 9  # samples: in total; of each given image, or from one to another
+
 
 def sample(
     checkpoint: Path,
-    out: Path,
-    number: SampleNumber = 64,
+    out: Path | None = None,
+    number: SampleNumber | None = None,
     first_seed: Seed = 0,
     prior: Path | None = None,
     instances: Path | None = None,
@@ -68,9 +73,12 @@ def sample(
     continues. The checkpoint of an RDM gives a store of representations.
 
     Args:
-        checkpoint: of the generator.
-        out: folder to write: a store of the samples, and the files chosen below.
-        number: of samples: in total, for each image of --variations-of, or from one image to the other.
+        checkpoint: of the generator; or the folder of a run or of one of its steps, a run's name in runs/, or a
+            bundle, which hold the other models too. The option's name may be left out: rcg sample runs/digits.
+        out: folder to write: a store of the samples, and the files chosen below. Where it is not given, it lies in the
+            run's folder.
+        number: of samples: in total, for each image of --variations-of, or from one image to the other. None: 64, or 9
+            of images.
         first_seed: seeds are first_seed, first_seed + 1, …
         prior: checkpoint of the RDM, for a generator conditioned on representations.
         instances: store from which instances are chosen at random, for a generator conditioned on instances: of the
@@ -87,10 +95,11 @@ def sample(
         classes: labels to generate, in turn, by the generator or by a class-conditional RDM.
         balanced: generate every class equally often.
         representations: a store of conditions, used instead of the prior; its rows in order, repeated as needed.
-        variations_of: images of which to make variations; needs --encoder.
-        interpolate: two images to interpolate between; needs --encoder. All samples share one seed.
+        variations_of: images of which to make variations; they come first in the rows of the grid.
+        interpolate: two images to interpolate between. All samples share one seed.
         interpolation: slerp, on the sphere of the representations, or lerp, on a straight line.
-        encoder: with which the generator was trained.
+        encoder: with which the generator was trained, for --variations-of and --interpolate; a run and a bundle hold
+            it.
         png: write every sample as PNG.
         npz: write samples.npz with arr_0, uint8 (N, H, W, C).
         grid: write grid.png.
@@ -109,13 +118,17 @@ def sample(
     given = bool(variations_of or interpolate or representations)
     loaded = load(checkpoint, prior, given, autoencoder, instances, autoencoder_precision)
     generator, key = loaded.generator, condition_key(loaded.generator)
+    number = number or (OF_IMAGES if variations_of or interpolate else USUAL)
     seeds = torch.arange(first_seed, first_seed + number)
     carried: dict[str, Tensor] = {}
+    kind, drawn = "samples", first_samples
     if variations_of:
-        carried[key] = variations(generator, encoder, variations_of, number)
+        found = variations(generator, encoder or loaded.encoder, variations_of, number)
+        carried[key], kind, drawn = found.conditions, "variations", found.grid
         seeds = seeds.repeat(len(variations_of))
     elif interpolate:
-        carried[key] = interpolated(generator, encoder, interpolate, number, interpolation)
+        found = interpolated(generator, encoder or loaded.encoder, interpolate, number, interpolation)
+        carried[key], kind, drawn = found.conditions, "interpolation", found.grid
         seeds = torch.full((number,), first_seed)
     elif representations is not None:
         carried[key] = stored_representations(generator, representations, number)
@@ -130,7 +143,7 @@ def sample(
     idle = generator.weak_identity is not None and guidance is None and strength.scale == 1
     require(not idle, "a weaker model does nothing at guidance scale 1: give --guidance, such as 1.5")
     trainer = Trainer(
-        out,
+        out or own_folder(loaded),
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
@@ -138,25 +151,42 @@ def sample(
         compile=compile,
         logger=False,
     )
+    if out is None:
+        out = (
+            own_folder(loaded) / f"{kind}-{fingerprint(samples_identity(loaded, data, strength, sampler, trainer))[:8]}"
+        )
+    if trainer.is_global_zero and loaded.parts is not None and loaded.parts.generator != checkpoint:
+        echo(loaded.parts.lines())
     store = write_samples(loaded, data, out / "store", trainer, strength, sampler)
     if not trainer.is_global_zero:
         return
     if generator.codec.makes == "image":
-        write_images(store, out, seeds.tolist(), png, npz, grid)
+        write_images(store, out, seeds.tolist(), png, npz, drawn if grid else None)
         echo(f"{out}: {store.size} samples")
     else:
         echo(f"{store.path}: a store of {store.size} {generator.codec.makes}s")
 
 
+def own_folder(loaded: Loaded) -> Path:
+    """Return the folder of a run's samples; UserError where only a checkpoint is known."""
+    results = loaded.parts.results if loaded.parts is not None else None
+    if results is None:
+        raise UserError("--out is missing: give the folder to write, or a run's folder instead of a checkpoint")
+    check_writable(results)
+    return results
+
+
 def main(name: str, argv: list[str]) -> None:
     examples = [
+        "rcg sample runs/digits --guidance 2",
+        "rcg sample runs/digits --variations-of image.png",
+        "rcg sample runs/digits --interpolate one.png other.png",
+        "rcg sample runs/digits/seed0/class --classes 3,5             of the class-conditional generator",
         "rcg sample --checkpoint runs/generator/last.ckpt --prior runs/rdm/last.ckpt --number 64 --out runs/samples",
         "rcg sample … --guidance 2 --interval 0.2,0.8                 guided in the middle of sampling",
         "rcg sample … --guidance 2 --weak runs/generator/early.ckpt   guided by a weaker model",
         "rcg sample … --autoencoder runs/tokenizer/tokenizer        from a generator of tokens or latents",
-        "rcg sample … --classes 3,5                                   by a class-conditional RDM",
         "rcg sample … --instances runs/other_store                   neighbours of other images",
         "rcg sample … --variations-of image.png --encoder TrainedEncoder --encoder.folder runs/encoder/encoder",
-        "rcg sample … --interpolate one.png other.png --number 9 --encoder …",
     ]
-    call(sample, name, argv, examples)
+    call(sample, name, with_option(argv, "--checkpoint"), examples, folders=("out",))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleCount, Seed, Timesteps, UnitInterval
 from rcg_lightning.cli.messages import echo
-from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.parsing import call, with_option
 from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
@@ -67,7 +67,7 @@ def sweep(
     values it scores only the new ones.
 
     Args:
-        checkpoint: of the generator.
+        checkpoint: of the generator, or the folder of its run. The option's name may be left out.
         out: folder to write: sweep.md, sweep.json, plots as PNG and for TensorBoard, and a cache of scores.
         extractor: makes the features to compare; not needed if the protocol has one.
         data: the real images.
@@ -153,4 +153,4 @@ def main(name: str, argv: list[str]) -> None:
         "rcg sweep … --steps 5,10,25 --eta 0,1                        every combination",
         "rcg sweep … --temperature 0.8,0.9,1 --prior_temperature 0.8,1 --crossed false     each by itself",
     ]
-    call(sweep, name, argv, examples)
+    call(sweep, name, with_option(argv, "--checkpoint"), examples)

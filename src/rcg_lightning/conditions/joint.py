@@ -59,3 +59,9 @@ class JointCondition(Condition):
     def sample(self, batch: Batch) -> Raw:
         batch = self.completed(batch)
         return tuple(raw for condition in self.conditions for raw in condition.sample(batch))
+
+
+def has(condition: Condition, kind: type[Condition]) -> bool:
+    """Whether a condition is of a kind, or is a joint condition with a part of that kind."""
+    parts = condition.conditions if isinstance(condition, JointCondition) else [condition]
+    return any(isinstance(part, kind) for part in parts)

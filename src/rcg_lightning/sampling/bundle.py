@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rcg_lightning.artifacts import replacing_folder
+from rcg_lightning.conditions.joint import has
+from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.data.store import Store
 from rcg_lightning.integrity import write_sums
 from rcg_lightning.pretrained.kl_checkpoints import WEIGHTS as KL_WEIGHTS
@@ -13,6 +15,7 @@ from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import WEIGHTS as NETWORK_WEIGHTS
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.sampling.loading import check_instances, same_encoder
+from rcg_lightning.sampling.run_parts import RunParts, find_parts
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import DESCRIPTION as STAGE
 from rcg_lightning.stages.stage_folder import bundle_parts, prior_at, save_stage, stage_content
@@ -29,11 +32,11 @@ def write_bundle(
 ) -> list[str]:
     """Write a bundle and return the names of its parts.
 
-    Missing parts are taken from ``generator`` and ``prior``, where these are bundles.
+    Missing parts are taken from ``generator`` and ``prior``, where these are bundles or runs.
 
     Args:
         out: folder to write, complete or not at all; an existing bundle is replaced.
-        generator: checkpoint, stage folder or bundle of the generator.
+        generator: of it, a path that ``find_parts`` takes.
         prior: the same for the RDM.
         instances: a store of instances.
         autoencoder: folder of a network, or a bundle; for KL latents, a folder in diffusers' layout, or a file in the
@@ -43,14 +46,15 @@ def write_bundle(
     Raises:
         UserError: a part is missing or belongs to another generator.
     """
-    own = bundle_parts(generator)
-    prior = prior_at(prior) if prior else own.get("prior")
-    instances = instances or own.get("instances")
+    own = find_parts(generator)
+    generator, model = own.generator, Generator.load(own.generator)
+    prior = prior_at(prior) if prior else own.prior
+    instances = instances or own.instances
     given = {"autoencoder": autoencoder, "encoder": encoder}
     networks = {name: network_at(path, name) for name, path in given.items() if path is not None}
-    for source in (own, bundle_parts(prior) if prior else {}):
+    for source in (networks_of(own, model), bundle_parts(generator), bundle_parts(prior) if prior else {}):
         networks = {name: source[name] for name in given if name in source} | networks
-    check_parts(generator, prior, instances, networks)
+    check_parts(model, prior, instances, networks)
     with replacing_folder(out, f"generator/{STAGE}", "a bundle") as draft:
         save_stage(draft / "generator", stage_content(generator))
         if prior is not None:
@@ -86,9 +90,18 @@ def network_at(path: Path, name: str) -> Path:
     return found
 
 
-def check_parts(generator: Path, prior: Path | None, instances: Path | None, networks: dict[str, Path]) -> None:
+def networks_of(parts: RunParts, model: Generator) -> dict[str, Path]:
+    """Return the folders of the networks that a generator needs and that lie among the parts of its run."""
+    identities = model.spec.identities if model.spec else {}
+    encoder = None
+    if has(model.condition, RepresentationCondition):
+        encoder = parts.encoder(identities.get("representation"))
+    found = {"autoencoder": parts.autoencoder(model.codec, identities), "encoder": getattr(encoder, "folder", None)}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def check_parts(model: Generator, prior: Path | None, instances: Path | None, networks: dict[str, Path]) -> None:
     """Raise a UserError where the parts do not fit together."""
-    model = Generator.load(generator)
     if instances is not None:
         check_instances(model, instances)
     if prior is not None:

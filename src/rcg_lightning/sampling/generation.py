@@ -1,5 +1,6 @@
 """Samples, written as a store by any number of processes (an interrupted one is continued), and as image files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.store_writer import StoreWriter
 from rcg_lightning.evaluation.image_grid import image_grid, save_images, save_png
-from rcg_lightning.evaluation.sample_readers import open_samples
+from rcg_lightning.evaluation.sample_readers import Samples, open_samples
 from rcg_lightning.sampling.loading import Loaded
 from rcg_lightning.stages.sampling import GuidedSampling
 from rcg_lightning.trainer import Trainer
 
+Grid = Callable[[Samples], Image.Image]  # draws samples
 SHARD_ROWS = 1024  # smallest number of samples in a shard, which consists of whole tiles: an interruption loses one
 
 
@@ -37,7 +39,7 @@ def write_samples(
         UserError: the folder holds other samples.
     """
     generator = loaded.generator
-    identity = _identity(loaded, seeds, guidance, sampler, trainer)
+    identity = samples_identity(loaded, seeds, guidance, sampler, trainer)
     # shards do not depend on the batch size, so the store does not either
     shard_rows = -(-SHARD_ROWS // generator.tile) * generator.tile
     writer = StoreWriter(folder, len(seeds), 1, shard_rows, identity)
@@ -45,10 +47,10 @@ def write_samples(
     return predict_store(trainer, GuidedSampling(generator, guidance, sampler), seeds, writer)
 
 
-def _identity(
+def samples_identity(
     loaded: Loaded, seeds: SeedDataModule, guidance: Guidance, sampler: Sampler | None, trainer: Trainer
 ) -> dict[str, object]:
-    """All inputs of the samples: a store of other samples is rejected, an unfinished one of the same is continued."""
+    """Describe all inputs of samples; a store with another identity is rejected, an unfinished one is continued."""
     generator = loaded.generator
     carried = seeds.dataset.carried
     tiles = [generator.tile, *([] if loaded.prior is None else [loaded.prior.tile])]
@@ -73,7 +75,7 @@ def _identity(
     return identity | {name: value for name, value in optional.items() if value}
 
 
-def write_images(store: Store, out: Path, seeds: list[int], png: bool, npz: bool, grid: bool) -> None:
+def write_images(store: Store, out: Path, seeds: list[int], png: bool, npz: bool, grid: Grid | None) -> None:
     """Write the images of a store, as requested, as PNG files, samples.npz (``arr_0``, (N, H, W, C)) and grid.png."""
     samples = open_samples(store.path)
     if png:
@@ -83,5 +85,10 @@ def write_images(store: Store, out: Path, seeds: list[int], png: bool, npz: bool
     if npz:
         with replacing(out / "samples.npz") as draft, open(draft, "wb") as file:
             np.savez(file, arr_0=store.whole("image")[:, 0])
-    if grid:
-        save_png(Image.fromarray(image_grid(samples.first(100), 10)), out / "grid.png")
+    if grid is not None:
+        save_png(grid(samples), out / "grid.png")
+
+
+def first_samples(samples: Samples) -> Image.Image:
+    """Draw the first hundred samples."""
+    return Image.fromarray(image_grid(samples.first(100), 10))

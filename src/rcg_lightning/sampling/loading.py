@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcg_lightning.conditions.class_label import ClassCondition
 from rcg_lightning.conditions.instance import UNLABELLED, InstanceCondition
-from rcg_lightning.conditions.joint import JointCondition
+from rcg_lightning.conditions.joint import has
 from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.core.counter_rng import fitting_tile
 from rcg_lightning.core.guidance import Guidance
@@ -18,9 +18,11 @@ from rcg_lightning.core.precision import FrozenPrecision, without_precision
 from rcg_lightning.data.store import Store, representation_store
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.sample_readers import samples_folder
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.sampling.run_parts import RunParts, find_parts
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import bundle_parts
-from rcg_lightning.types import Condition, require
+from rcg_lightning.types import require
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,13 @@ class Loaded:
     generator: Generator
     prior: Generator | None
     instances: Store | None = None
+    parts: RunParts | None = None
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder of the generator's training, where it lies with the generator."""
+        trained_with = self.generator.spec.identities.get("representation") if self.generator.spec else None
+        return None if self.parts is None else self.parts.encoder(trained_with)
 
     @property
     def labels(self) -> int | None:
@@ -52,9 +61,10 @@ def load(
 ) -> Loaded:
     """Load a generator from its checkpoint; it samples its representations from ``prior`` or ``instances``.
 
-    A bundle holds prior, instances and autoencoder; given ones replace them.
+    A bundle and the folder of a run hold prior, instances and autoencoder; given ones replace them.
 
     Args:
+        checkpoint: or another path that ``find_parts`` takes.
         given: representations will be given, so no prior is needed.
         autoencoder: folder of the network that decodes latents or tokens, or a bundle that holds it.
         autoencoder_precision: in what it decodes; None is that of the training.
@@ -63,42 +73,55 @@ def load(
         UserError: prior or instances are missing, unused, not of representations, or of another encoder; or the
             autoencoder is missing, unused, or another one.
     """
-    generator = Generator.load(checkpoint)
+    parts = find_parts(checkpoint)
+    generator = Generator.load(parts.generator)
     if autoencoder_precision is not None:
         generator.codec.set_precision(autoencoder_precision)
-    if autoencoder is not None:
-        generator.codec.use_autoencoder(bundle_parts(autoencoder).get("autoencoder", autoencoder))
-    generator.codec.check_decoding()
-    conditional = has(generator.condition, RepresentationCondition)
-    if not conditional:
+    use_autoencoder(generator, autoencoder, parts)
+    if not has(generator.condition, RepresentationCondition):
         unused = "representations are" if given else "--prior is"
         require(prior is None and not given, f"{checkpoint} is not conditioned on representations: {unused} of no use")
         check_instances(generator, instances)
-        return Loaded(generator, None)
+        return Loaded(generator, None, None, parts)
     if instances is None and prior is None and not given:
-        instances = bundle_parts(checkpoint).get("instances")
+        instances = parts.instances
     if instances is not None:
         require(
             prior is None and not given, "--instances excludes --prior and given representations: give only one of them"
         )
         check_instances(generator, instances)
-        return Loaded(generator, None, Store.open(instances))
-    prior = prior or bundle_parts(checkpoint).get("prior")
+        return Loaded(generator, None, Store.open(instances), parts)
+    prior = prior or parts.prior
     if given or prior is None:
         key = condition_key(generator)
         stored = ", or a store of them with --instances" if key == "instance" else ""
         missing = f"{checkpoint} is conditioned on {key}s: give an RDM's checkpoint with --prior{stored}"
         require(given, missing)
-        return Loaded(generator, None)
-    generator.condition.use_prior(prior)
+        return Loaded(generator, None, None, parts)
+    return Loaded(generator, load_prior(generator, prior), None, parts)
+
+
+def use_autoencoder(generator: Generator, autoencoder: Path | None, parts: RunParts) -> None:
+    """Decode by the autoencoder at a path, else by the one among the parts; UserError where one is needed but none."""
+    identities = generator.spec.identities if generator.spec else {}
+    found = None if autoencoder is None else bundle_parts(autoencoder).get("autoencoder", autoencoder)
+    found = found or parts.autoencoder(generator.codec, identities)
+    if found is not None:
+        generator.codec.use_autoencoder(found)
+    generator.codec.check_decoding()
+
+
+def load_prior(generator: Generator, path: Path) -> Generator:
+    """Load the RDM at a path, and let ``generator`` sample its representations from it."""
+    generator.condition.use_prior(path)
     source = generator.condition.prior
     assert isinstance(source, Generator)
     require(
         source.codec.makes == "representation",
-        f"{prior} makes {source.codec.makes}s, not representations: give an RDM's checkpoint with --prior",
+        f"{path} makes {source.codec.makes}s, not representations: give an RDM's checkpoint with --prior",
     )
-    same_encoder(generator, source.spec.identities.get("representation") if source.spec else None, str(prior))
-    return Loaded(generator, source)
+    same_encoder(generator, source.spec.identities.get("representation") if source.spec else None, str(path))
+    return source
 
 
 def check_instances(generator: Generator, instances: Path | None) -> None:
@@ -112,12 +135,6 @@ def check_instances(generator: Generator, instances: Path | None) -> None:
 def condition_key(generator: Generator) -> str:
     """Return the key in a batch of the representations on which a generator is conditioned."""
     return "instance" if has(generator.condition, InstanceCondition) else "representation"
-
-
-def has(condition: Condition, kind: type[Condition]) -> bool:
-    """Whether a condition is of a kind, or is a joint condition with a part of that kind."""
-    parts = condition.conditions if isinstance(condition, JointCondition) else [condition]
-    return any(isinstance(part, kind) for part in parts)
 
 
 def same_encoder(generator: Generator, identity: object, what: str) -> None:

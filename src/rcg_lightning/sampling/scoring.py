@@ -35,6 +35,7 @@ from rcg_lightning.evaluation.scorer import Scorer
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.metrics.representation_distance import RepresentationScorer
 from rcg_lightning.sampling.loading import Loaded, chosen_labels, load, same_encoder
+from rcg_lightning.sampling.run_parts import is_run
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.sampling import SamplingModule
 from rcg_lightning.stages.stage_folder import holds_stage
@@ -143,12 +144,12 @@ class SampleSource:
         resize: int | None = None,
         autoencoder_precision: FrozenPrecision | None = None,
     ) -> "SampleSource":
-        """Load the generator at ``path`` (a checkpoint, a stage folder or a bundle), or open the files there.
+        """Load the generator at ``path`` (a checkpoint, a stage folder, a bundle or a run), or open the files there.
 
         Only images in files are resized, see ``open_samples``.
         """
         images_only = "--resize is for images in files: a generator's samples and representations have their size"
-        if holds_stage(path) or path.suffix in (".pt", ".pth"):
+        if holds_stage(path) or path.suffix in (".pt", ".pth") or is_run(path):
             require(resize is None, images_only)
             return cls(load(path, prior, False, autoencoder, instances, autoencoder_precision), None)
         path = samples_folder(path)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rcg_lightning.artifacts import file_sha256, fingerprint
 from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.joint import has
 from rcg_lightning.config import describe
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
@@ -24,7 +25,6 @@ from rcg_lightning.sampling.loading import (
     chosen_guidance,
     chosen_labels,
     condition_key,
-    has,
     stored_representations,
 )
 from rcg_lightning.sampling.scoring import ScoredSampling, finisher

@@ -1,0 +1,217 @@
+"""The parts of a run that sampling needs, found by what its files hold: generator, RDM, encoder, autoencoder."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcg_lightning.artifacts import read_state
+from rcg_lightning.conditions.class_label import ClassCondition
+from rcg_lightning.conditions.cluster import ClusterCondition
+from rcg_lightning.conditions.instance import InstanceCondition
+from rcg_lightning.conditions.joint import JointCondition, has
+from rcg_lightning.conditions.none import NoCondition
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.config import construct, find_class, locations
+from rcg_lightning.core.precision import without_precision
+from rcg_lightning.data.store import MANIFEST, Store
+from rcg_lightning.errors import UserError
+from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
+from rcg_lightning.pretrained.autoencoders import Autoencoder
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
+from rcg_lightning.run_folder import LAST
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.stage_folder import DESCRIPTION as STAGE
+from rcg_lightning.stages.stage_folder import bundle_parts, stage_content
+from rcg_lightning.types import Codec
+
+log = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+PLAN = "plan.json"  # in the folder of a run that `rcg train` planned
+# a run with several generators is sampled by the first kind that it has; others come before NoCondition
+_PREFERRED = (RepresentationCondition, JointCondition, InstanceCondition, ClusterCondition, ClassCondition)
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """Paths of what sampling needs, as far as they were found.
+
+    Attributes:
+        generator: checkpoint, stage folder or bundle.
+        prior: checkpoint or stage folder of the RDM.
+        instances: store of instances.
+        networks: network folders, among them those of encoder and autoencoder.
+        described: class and arguments of an encoder that has no folder in the run, such as one of timm.
+        results: folder for further samples; None where only a checkpoint is known.
+    """
+
+    generator: Path
+    prior: Path | None = None
+    instances: Path | None = None
+    networks: tuple[Path, ...] = ()
+    described: Mapping[str, Any] | None = None
+    results: Path | None = None
+
+    def encoder(self, identity: str | None) -> Encoder | None:
+        """Return the encoder of this identity (None takes any); None where there is no such encoder."""
+        encoders = (_described_encoder(self.described), *map(TrainedEncoder, self.networks))
+        found = {own: one for one in encoders if one is not None and (own := _identity_of(one))}
+        return next((one for own, one in found.items() if identity is None or same_network(own, identity)), None)
+
+    def autoencoder(self, codec: Codec, identities: Mapping[str, Any]) -> Path | None:
+        """Return the folder of the autoencoder whose encodings a generator models; None where the run holds none."""
+        if isinstance(codec, AutoencoderCodec) and codec.column in identities:
+            for folder in self.networks:
+                if same_network(_identity_of(codec.open(folder)), identities[codec.column]):
+                    return folder
+        return None
+
+    def lines(self) -> str:
+        """Describe the chosen parts in one line."""
+        named = {"generator": self.generator, "RDM": self.prior, "instances": self.instances}
+        return ", ".join(f"{name} {path}" for name, path in named.items() if path is not None)
+
+
+def find_parts(path: Path) -> RunParts:
+    """Find the parts at ``path``: a run's folder, one of its steps' folders, a bundle, a stage folder or a checkpoint.
+
+    A word that is no path names a run in ``runs``.
+
+    Raises:
+        UserError: a run has no generator, or several of which none is preferred.
+    """
+    path = Path(path)
+    if not path.exists() and len(path.parts) == 1 and (RUNS / path).is_dir():
+        path = RUNS / path
+    if is_run(path):
+        return _parts_of_run(path)
+    parts = bundle_parts(path)
+    networks = (parts["encoder"],) if "encoder" in parts else ()  # a generator loads its bundle's autoencoder itself
+    results = path.with_name(f"{path.name}-samples") if parts else None
+    return RunParts(path, parts.get("prior"), parts.get("instances"), networks, None, results)
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is the folder of a run, or of one of its steps: checkpoints lie in it or in folders below."""
+    return path.is_dir() and not (path / STAGE).is_file() and any(_checkpoints(_folders(path)))
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the folders whose subfolders are the steps of the run at ``path``: of its first seed, and shared ones."""
+    if (path / LAST).is_file():  # one of the steps
+        path = path.parent
+    if re.fullmatch(r"seed\d+", path.name):
+        return [path, path.parent]
+    seeds = sorted(path.glob("seed*"), key=lambda seed: (len(seed.name), seed.name))
+    return [*[seed for seed in seeds if any(seed.glob(f"*/{LAST}"))][:1], path]
+
+
+def _checkpoints(folders: Sequence[Path]) -> Iterator[Path]:
+    return (path for path in _below(folders, f"*/{LAST}"))
+
+
+def _below(folders: Sequence[Path], pattern: str) -> Iterator[Path]:
+    """Yield the files in the steps of a run, without those of earlier settings, which `rcg pipeline` sets aside."""
+    paths = (path for folder in folders for path in sorted(folder.glob(pattern)))
+    return (path for path in paths if not any(".until-" in part for part in path.parts))
+
+
+def _parts_of_run(path: Path) -> RunParts:
+    folders = _folders(path)
+    chosen = [path / LAST] if (path / LAST).is_file() else list(_checkpoints(folders))
+    stages = {one: stage for one in chosen if (stage := _generator_at(one)) is not None}
+    generator, (stage, identities) = _only(
+        {one: found for one, found in stages.items() if found[0].codec.makes == "image"} or stages,
+        lambda found: _rank(found[0]),
+        "generator",
+        f"{path} holds no generator that has saved a checkpoint: train one, or give another folder",
+    )
+    networks = tuple(found.parent for found in _below(folders, f"*/{NETWORK}"))
+    networks += tuple(found.parent for found in _below(folders, f"*/*/{NETWORK}"))
+    identity, prior, instances = identities.get("representation"), None, None
+    if has(stage.condition, RepresentationCondition):
+        prior = _prior(folders, identity)
+        instances = _instances(folders, identity) if has(stage.condition, InstanceCondition) else None
+    described = read_state(folders[-1] / PLAN).get("parts", {}).get("encoder")
+    return RunParts(generator, prior, instances, networks, described, folders[0] / "sampled")
+
+
+def _generator_at(path: Path) -> tuple[Generator, dict[str, Any]] | None:
+    """Return the generator of a checkpoint, without its networks, and its data's identities; None for other stages."""
+    try:
+        content = stage_content(path)
+        if not issubclass(find_class(content["stage"]["class_path"]), Generator):
+            return None
+        return construct(content["stage"]), (content["data_spec"] or {}).get("identities", {})
+    except UserError as error:
+        log.warning("%s is left out: %s", path, error)
+        return None
+
+
+def _only(found: dict[Path, Any], rank: Callable[[Any], int], kind: str, missing: str) -> tuple[Path, Any]:
+    """Return the only one of the lowest rank, or the one whose folder is named ``kind``."""
+    if not found:
+        raise UserError(missing)
+    best = min(map(rank, found.values()))
+    paths = [path for path, one in found.items() if rank(one) == best]
+    named = [path for path in paths if path.parent.name == kind]
+    if len(paths) > 1 and len(named) != 1:
+        names = ", ".join(str(path.parent) for path in paths)
+        raise UserError(f"there are {len(paths)} of this kind, {names}: name one of them")
+    path = named[0] if named else paths[0]
+    return path, found[path]
+
+
+def _rank(stage: Generator) -> int:
+    kinds = (*_PREFERRED, object, NoCondition)
+    return kinds.index(type(stage.condition)) if type(stage.condition) in kinds else len(_PREFERRED)
+
+
+def _prior(folders: Sequence[Path], identity: str | None) -> Path | None:
+    """Return the RDM of the representations ``identity``: an unconditional one, where there is one."""
+    found = {path: stage for path in _checkpoints(folders) if (stage := _generator_at(path)) is not None}
+    fits = {
+        path: (stage, identities)
+        for path, (stage, identities) in found.items()
+        if stage.codec.makes == "representation" and same_network(identities.get("representation"), identity)
+    }
+    return _only(fits, lambda one: not isinstance(one[0].condition, NoCondition), "rdm", "")[0] if fits else None
+
+
+def _instances(folders: Sequence[Path], identity: str | None) -> Path | None:
+    """Return the store that `rcg instances` wrote, else the representations of the training images."""
+    found: dict[Any, Path] = {}
+    for path in _below(folders, f"*/{MANIFEST}"):
+        store = Store.described(path.parent)
+        if "representation" in store.columns and same_network(store.identity.get("representation"), identity):
+            found.setdefault(store.identity.get("split"), path.parent)
+    return found.get("instances", found.get("train"))
+
+
+def _described_encoder(description: Mapping[str, Any] | None) -> Encoder | None:
+    """Return the encoder that the plan of a run describes; unlike a checkpoint's, this description names locations."""
+    if description is None:
+        return None
+    kind, arguments = find_class(description["class_path"]), dict(description.get("init_args", {}))
+    if not issubclass(kind, Encoder):
+        return None
+    places = {name: Path(arguments.pop(name)) for name in locations(kind) if arguments.get(name) is not None}
+    return kind(**construct(arguments), **places)
+
+
+def same_network(one: str | None, other: str | None) -> bool:
+    """Whether two identities are those of one network, in any precision; identities that are unknown differ."""
+    return None not in (one, other) and without_precision(str(one)) == without_precision(str(other))
+
+
+def _identity_of(network: Encoder | Autoencoder) -> str | None:
+    """Return the identity of a network; None where its folder holds one of another kind."""
+    try:
+        return network.identity
+    except UserError:
+        return None
