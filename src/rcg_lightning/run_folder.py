@@ -1,12 +1,13 @@
-"""The folder of a training run: its checkpoints, and the files of an earlier run in the same folder.
+"""The folder of a training run: its checkpoints, and the files of an earlier run in it; and runs of several steps.
 
 Nothing here imports torch.
 """
 
 import logging
 import os
+import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -101,3 +102,23 @@ def set_run_aside(folder: Path, files: Iterable[Path]) -> None:
     for path in files:
         path.rename(version / path.name)
     log.warning("%s held another run, which is now in %s", folder, version.name)
+
+
+def step_parents(path: Path) -> list[Path]:
+    """Return the folders in which the steps of a run lie: that of its first seed, if it has seeds, then the shared one.
+
+    Args:
+        path: folder of the run, of one of its seeds, or of one of its training steps.
+    """
+    if (path / LAST).is_file():
+        path = path.parent
+    if re.fullmatch(r"seed\d+", path.name):
+        return [path, path.parent]
+    seeds = sorted(path.glob("seed*"), key=lambda seed: (len(seed.name), seed.name))
+    return [*[seed for seed in seeds if any(seed.glob(f"*/{LAST}"))][:1], path]
+
+
+def files_of_steps(parents: Sequence[Path], pattern: str) -> Iterator[Path]:
+    """Yield the files of a run's steps, without those of earlier settings, which `rcg pipeline` sets aside."""
+    paths = (path for folder in parents for path in sorted(folder.glob(pattern)))
+    return (path for path in paths if not any(".until-" in part for part in path.parts))

@@ -1,7 +1,6 @@
 """The parts of a run that sampling needs, found by what its files hold: generator, RDM, encoder, autoencoder."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from rcg_lightning.pretrained.autoencoders import Autoencoder
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
-from rcg_lightning.run_folder import LAST
+from rcg_lightning.run_folder import LAST, files_of_steps, step_parents
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import DESCRIPTION as STAGE
 from rcg_lightning.stages.stage_folder import bundle_parts, stage_content
@@ -98,31 +97,15 @@ def find_parts(path: Path) -> RunParts:
 
 def is_run(path: Path) -> bool:
     """Whether ``path`` is the folder of a run, or of one of its steps: checkpoints lie in it or in folders below."""
-    return path.is_dir() and not (path / STAGE).is_file() and any(_checkpoints(_folders(path)))
-
-
-def _folders(path: Path) -> list[Path]:
-    """Return the folders whose subfolders are the steps of the run at ``path``: of its first seed, and shared ones."""
-    if (path / LAST).is_file():  # one of the steps
-        path = path.parent
-    if re.fullmatch(r"seed\d+", path.name):
-        return [path, path.parent]
-    seeds = sorted(path.glob("seed*"), key=lambda seed: (len(seed.name), seed.name))
-    return [*[seed for seed in seeds if any(seed.glob(f"*/{LAST}"))][:1], path]
+    return path.is_dir() and not (path / STAGE).is_file() and any(_checkpoints(step_parents(path)))
 
 
 def _checkpoints(folders: Sequence[Path]) -> Iterator[Path]:
-    return (path for path in _below(folders, f"*/{LAST}"))
-
-
-def _below(folders: Sequence[Path], pattern: str) -> Iterator[Path]:
-    """Yield the files in the steps of a run, without those of earlier settings, which `rcg pipeline` sets aside."""
-    paths = (path for folder in folders for path in sorted(folder.glob(pattern)))
-    return (path for path in paths if not any(".until-" in part for part in path.parts))
+    return files_of_steps(folders, f"*/{LAST}")
 
 
 def _parts_of_run(path: Path) -> RunParts:
-    folders = _folders(path)
+    folders = step_parents(path)
     chosen = [path / LAST] if (path / LAST).is_file() else list(_checkpoints(folders))
     stages = {one: stage for one in chosen if (stage := _generator_at(one)) is not None}
     generator, (stage, identities) = _only(
@@ -131,8 +114,8 @@ def _parts_of_run(path: Path) -> RunParts:
         "generator",
         f"{path} holds no generator that has saved a checkpoint: train one, or give another folder",
     )
-    networks = tuple(found.parent for found in _below(folders, f"*/{NETWORK}"))
-    networks += tuple(found.parent for found in _below(folders, f"*/*/{NETWORK}"))
+    networks = tuple(found.parent for found in files_of_steps(folders, f"*/{NETWORK}"))
+    networks += tuple(found.parent for found in files_of_steps(folders, f"*/*/{NETWORK}"))
     identity, prior, instances = identities.get("representation"), None, None
     if has(stage.condition, RepresentationCondition):
         prior = _prior(folders, identity)
@@ -186,7 +169,7 @@ def _prior(folders: Sequence[Path], identity: str | None) -> Path | None:
 def _instances(folders: Sequence[Path], identity: str | None) -> Path | None:
     """Return the store that `rcg instances` wrote, else the representations of the training images."""
     found: dict[Any, Path] = {}
-    for path in _below(folders, f"*/{MANIFEST}"):
+    for path in files_of_steps(folders, f"*/{MANIFEST}"):
         store = Store.described(path.parent)
         if "representation" in store.columns and same_network(store.identity.get("representation"), identity):
             found.setdefault(store.identity.get("split"), path.parent)
