@@ -1,0 +1,203 @@
+"""Measure the stages of a run and their references on the run's own images, and judge them."""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rcg_lightning.core.contrastive import effective_rank, uniformity
+from rcg_lightning.data.augmentations import SmallColourAugmentation, SmallGreyAugmentation
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.image_split import fixed_subset
+from rcg_lightning.evaluation.protocols import bind_representations
+from rcg_lightning.evaluation.reference import BATCH, Reference, real_images, reference_of
+from rcg_lightning.evaluation.sample_readers import open_samples, samples_folder
+from rcg_lightning.evaluation.scorer import CHEAP, score
+from rcg_lightning.evaluation.verdict import (
+    Representation,
+    SampleMetrics,
+    Verdict,
+    encoder_verdict,
+    generator_verdict,
+    rdm_verdict,
+    tokenizer_verdict,
+)
+from rcg_lightning.metrics.copy_rate import nearest_images
+from rcg_lightning.metrics.feature_extractors import EncoderExtractor, FeatureExtractor
+from rcg_lightning.metrics.fid import fid
+from rcg_lightning.metrics.reconstruction import Reconstruction
+from rcg_lightning.metrics.representation_distance import moments_of
+from rcg_lightning.networks.principal_components import fit_principal_components
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.pretrained.timm_encoder import TimmEncoder
+from rcg_lightning.sampling.loading import same_encoder
+from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.stage_folder import prior_at
+from rcg_lightning.types import Codec, require, to_uint8
+
+PIXELS = 1024  # largest dimension of the images whose principal components are a reference
+_CHUNK = 4096  # pixels that are exchanged at once
+
+
+def untrained_encoder() -> Encoder:
+    """Return the untrained network that is a reference for encoders, and judges where no other extractor is given."""
+    return TimmEncoder("resnet18", pretrained=False, size=64)
+
+
+class StageMeasurements:
+    """Verdicts on the stages of one run.
+
+    Args:
+        data: the run's images, and the stores of their representations.
+        number: maximum number of images, samples and representations to compare.
+        device: where to compute.
+    """
+
+    def __init__(self, data: ImageDataModule, number: int, device: torch.device) -> None:
+        data.prepare_data()
+        self.data, self.number, self.device = data, number, device
+
+    def encoder(self, encoder: Encoder) -> Verdict:
+        """Judge an encoder by training images: changed copies of an image should be near each other."""
+        images = self._images("train", self.number).float() / 255
+        require(len(images) > 2, f"{len(images)} training images are too few to judge an encoder")
+        views = _views(images)
+        small = [_at_most(part) for part in (images, *views)]
+        dim = min(encoder.dim, len(images) - 1, small[0][0].numel())
+        components = fit_principal_components(small[0], dim)
+        untrained = untrained_encoder()
+        found = [
+            _representation([encoder.normalise(components(part)) for part in small]),
+            _representation([self._encoded(untrained, part) for part in (images, *views)]),
+        ]
+        return encoder_verdict(
+            _representation([self._encoded(encoder, part) for part in (images, *views)]), *found, len(images)
+        )
+
+    def tokenizer(self, codec: Codec, extractor: FeatureExtractor, folder: Path) -> Verdict:
+        """Judge an autoencoder by its reconstructions of evaluation images."""
+        codec.shape(self.data.spec)
+        reference = self._reference(extractor, folder)
+        metric, codes = Reconstruction(extractor).to(self.device), set()
+        mean = _mean_image(real_images(self.data, "train"))
+        blank = []
+        for batch in self._images("eval", self.number).split(BATCH):
+            z = codec.encode({"image": batch.to(self.device).float() / 255})
+            made = to_uint8(codec.decode(z).float())
+            metric.update(batch.to(self.device), made)
+            blank.append((batch.double() / 255 - mean).square().flatten(1).mean(1))
+            codes |= set() if codec.count(self.data.spec) is None else set(z.flatten().tolist())
+        found, errors = metric.compute(), torch.cat(blank).clamp_min(1e-12)
+        count = codec.count(self.data.spec)
+        assert reference.evaluation is not None
+        real = fid(reference.evaluation.moments, reference.train.moments)
+        blank_psnr = (-10 * errors.log10()).mean().item()
+        used = None if count is None else (len(codes), count)
+        return tokenizer_verdict(found["rfd"], real, found["psnr"], blank_psnr, used)
+
+    def rdm(self, path: Path) -> Verdict:
+        """Judge an RDM by the distance of its representations to those in the stores of the data."""
+        rdm = Generator.load(prior_at(path), self.device)
+        require(rdm.codec.makes == "representation", f"{path} makes {rdm.codec.makes}s: give an RDM as --prior")
+        real, _ = bind_representations(self.data)
+        same_encoder(rdm, real.identity, "--data.stores")
+        count = min(self.number, real.count)
+        seeds = torch.arange(count, device=self.device).split(BATCH)
+        generated = moments_of((rdm.sample({"seed": part}).cpu() for part in seeds), real.dim)
+        spread = real.train.covariance.diagonal() + (real.train.mean - real.train.mean.mean()).square()
+        noise = torch.randn(count, real.dim, generator=torch.Generator().manual_seed(0)) * spread.mean().sqrt()
+        as_noise = moments_of([(noise + real.train.mean.mean()).float()], real.dim)
+        distances = [fid(moments, real.train) for moments in (generated, real.resampled(count), as_noise)]
+        return rdm_verdict(*distances, count)  # type: ignore[reportArgumentType]
+
+    def generator(self, path: Path, extractor: FeatureExtractor, folder: Path, features: str) -> Verdict:
+        """Judge a generator by samples in a folder, as `rcg sample` writes them."""
+        samples = open_samples(samples_folder(path))
+        reference = self._reference(extractor, folder)
+        evaluation = self._images("eval", min(self.number, samples.count))
+        count = len(evaluation)  # all metrics depend on the number
+        shuffled = _shuffled(self._images("train", count))
+        scores = [
+            score(images, reference, extractor, self.device, CHEAP | {"precision"})
+            for images in (samples.first(count), evaluation, shuffled)
+        ]
+        every = samples.first(self.number)
+        copies = [_copies(every, reference, self.device), _copies(evaluation, reference, self.device)]
+        found, real = (
+            SampleMetrics(one["fd"], one.get("precision"), one.get("recall"), copied, n)
+            for one, copied, n in zip(scores, copies, (len(every), count))
+        )
+        return generator_verdict(found, real, scores[2]["fd"], features)
+
+    def _reference(self, extractor: FeatureExtractor, folder: Path) -> Reference:
+        count = len(self.data.images("eval"))
+        require(count > 1, "verdicts need evaluation images: give data with an eval split")
+        return reference_of(self.data, extractor, folder, self.device)
+
+    def _images(self, split: str, count: int) -> Tensor:
+        """Return at most ``count`` images of a split, uint8 (n, C, H, W), always the same."""
+        index = fixed_subset(len(self.data.images(split)), count)
+        return torch.cat(list(real_images(self.data, split, index)))
+
+    def _encoded(self, encoder: Encoder, images: Tensor) -> Tensor:
+        return torch.cat([encoder(part.to(self.device)).cpu() for part in images.split(BATCH)])
+
+
+def check_independent(extractor: FeatureExtractor, encoder: Encoder) -> None:
+    """Raise a UserError where samples would be judged by the encoder that they were made with."""
+    same = isinstance(extractor, EncoderExtractor) and extractor.encoder.identity == encoder.identity
+    require(not same, "--extractor is the run's own encoder: give another one, or leave it out")
+
+
+def _views(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two changed copies of images (n, C, H, W) in [0, 1], always the same ones."""
+    if images.shape[1] == 1:
+        augmentation = SmallGreyAugmentation()
+    else:
+        augmentation = SmallColourAugmentation(area=0.4, flip=False, grey_probability=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return augmentation(images), augmentation(images)
+
+
+def _representation(rows: list[Tensor]) -> Representation:
+    """Return the metrics of representations (n, R) of the images and of two changed copies of each."""
+    plain, one, other = (part.float() for part in rows)
+    nearest = (F.normalize(one, dim=1) @ F.normalize(other, dim=1).T).argmax(1)  # (n,)
+    agreement = (nearest == torch.arange(len(one))).double().mean().item()
+    return Representation(effective_rank(plain).item(), uniformity(plain).item(), agreement)
+
+
+def _at_most(images: Tensor) -> Tensor:
+    """Return images (n, C, H, W) of at most PIXELS dimensions, by averaging pixels."""
+    side = math.isqrt(PIXELS // images.shape[1])
+    height, width = (min(side, size) for size in images.shape[2:])
+    return F.interpolate(images, (height, width), mode="area")
+
+
+def _mean_image(batches: object) -> Tensor:
+    """Return the mean (C, H, W) float64 in [0, 1] of batches of uint8 images."""
+    total, count = torch.zeros(()).double(), 0
+    for batch in batches:  # type: ignore[attr-defined]
+        total = total + batch.double().sum(0) / 255
+        count += len(batch)
+    return total / count
+
+
+def _shuffled(images: Tensor) -> Tensor:
+    """Exchange every pixel and channel of images (n, C, H, W) between them at random: each keeps its distribution."""
+    flat, random = images.flatten(1).clone(), torch.Generator().manual_seed(0)
+    for part in flat.split(_CHUNK, dim=1):
+        order = torch.rand(part.shape, generator=random).argsort(0)
+        part.copy_(part.gather(0, order))
+    return flat.view_as(images)
+
+
+def _copies(images: Tensor, reference: Reference, device: torch.device) -> int | None:
+    """Return how many images are copies of training images; None where these are too many to keep."""
+    if reference.train.images is None or reference.copy_threshold is None:
+        return None
+    distance, _ = nearest_images(images.to(device), reference.train.images)
+    return int((distance < reference.copy_threshold).sum())
