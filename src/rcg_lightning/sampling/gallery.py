@@ -1,4 +1,4 @@
-"""Images that show what a generator has learned: samples, variations, interpolations, and the nearest training images."""
+"""Images of what a generator has learned: samples, variations, interpolations, and the nearest training images."""
 
 from collections.abc import Iterator
 from pathlib import Path
