@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.normalisation import Identity
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, save_encoder
 
 NAME = "test_vit.r160_in1k"  # timm's own tiny model: 160 pixels, crop 0.95
 
@@ -155,3 +156,23 @@ def test_a_pooling_determines_the_size_of_the_representation():
         TimmEncoder("test_resnet", pretrained=False, pool="").setup()
     with pytest.raises(UserError, match="cannot build test_vit"):
         TimmEncoder("test_vit", pretrained=False, pool="nonsense").setup()
+
+
+@pytest.mark.parametrize("name", [NAME, "test_resnet.r160_in1k"])
+def test_a_network_folder_holds_a_timm_model(name, tmp_path):
+    torch.manual_seed(3)
+    model = timm.create_model(name)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    pool = "avg" if "vit" in name else None
+    encoder = TimmEncoder(name, tmp_path / "w.safetensors", pool=pool, size=96)
+    save_encoder(tmp_path / "encoder", encoder)
+    (tmp_path / "w.safetensors").unlink()
+    kept, image = TrainedEncoder(tmp_path / "encoder"), torch.rand(2, 3, 40, 40)
+    assert kept.identity == encoder.identity
+    assert torch.equal(kept(image), encoder(image))
+    assert torch.equal(kept.feature_map(image), encoder.feature_map(image))
+
+
+def test_an_own_normalisation_is_not_kept(tmp_path):
+    with pytest.raises(UserError, match="own normalisation"):
+        save_encoder(tmp_path / "encoder", TimmEncoder(NAME, pretrained=False, normalise=Identity()))

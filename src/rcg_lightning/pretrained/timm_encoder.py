@@ -7,10 +7,11 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_data_config
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from rcg_lightning.arguments import ImageSize
+from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.errors import UserError, one_line
 from rcg_lightning.pretrained.checkpoints import State, entry, read_checkpoint
@@ -56,7 +57,7 @@ class TimmEncoder(Encoder):
         path = (self.weights or published_file(self.name, config)) if self.pretrained else None
         state = entry(read_checkpoint(path, self.name), "state_dict", "model") if path else None
         data = resolve_data_config(pretrained_cfg=config.to_dict())
-        height, width = data["input_size"][1:] if self.size is None else (self.size, self.size)
+        height, width = input_size(config, self.size)
         preprocess = TimmPreprocess(
             data["mean"], data["std"], (height, width), data["crop_pct"], data["crop_mode"], data["interpolation"]
         )
@@ -65,7 +66,7 @@ class TimmEncoder(Encoder):
             network=network,
             preprocess=preprocess,
             dim=dim,
-            structure={"timm": self.name, "pool": self.pool, "size": [height, width]},
+            structure=structure(self.name, self.pool, (height, width)),
             loaded={"backbone": len(network.state_dict())} if path else {},
             notes=(f"from {path}",) if path else ("the weights are random: pretrained is off",),
         )
@@ -104,6 +105,38 @@ class TimmEncoder(Encoder):
         network.pretrained_cfg.pop("state_dict", None)  # it would hold a second copy of all weights
         network.reset_classifier(0, *([] if self.pool is None else [self.pool]))
         return network
+
+
+class TimmNetwork(ConfigMixin, nn.Module):
+    """A timm model without its classifier, whose weights lie in a network folder: so it needs no hub.
+
+    Args:
+        name, pool, size: see ``TimmEncoder``.
+    """
+
+    def __init__(self, name: str, pool: str | None = None, size: ImageSize | None = None) -> None:
+        super().__init__()
+        config = published_config(name)
+        found = input_size(config, size)
+        with torch.device("cpu"):  # timm's constructors read values, which networks without memory do not have
+            encoder = TimmEncoder(name, pretrained=False, pool=pool, size=size)
+            self.model, self.dim = encoder.build(config, None, None, found)
+        self.structure = structure(name, pool, found)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Preprocessed images (B, C, H, W) -> (B, dim)."""
+        return self.model(image)
+
+
+def structure(name: str, pool: str | None, size: tuple[int, int]) -> dict[str, Any]:
+    """Describe a timm model without its weights, for its identity."""
+    return {"timm": name, "pool": pool, "size": list(size)}
+
+
+def input_size(config: Any, size: int | None) -> tuple[int, int]:
+    """Return height and width of a model's input: the published ones, or ``size`` for both."""
+    height, width = resolve_data_config(pretrained_cfg=config.to_dict())["input_size"][1:]
+    return (height, width) if size is None else (size, size)
 
 
 def output_dim(network: nn.Module, size: tuple[int, int]) -> int:

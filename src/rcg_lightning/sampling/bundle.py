@@ -9,11 +9,12 @@ from rcg_lightning.conditions.joint import has
 from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.data.store import Store
 from rcg_lightning.integrity import write_sums
+from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.kl_checkpoints import WEIGHTS as KL_WEIGHTS
 from rcg_lightning.pretrained.kl_checkpoints import load_kl
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.network_folder import WEIGHTS as NETWORK_WEIGHTS
-from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder, save_encoder
 from rcg_lightning.sampling.loading import check_instances, same_encoder
 from rcg_lightning.sampling.run_parts import RunParts, find_parts
 from rcg_lightning.stages.generator import Generator
@@ -51,7 +52,9 @@ def write_bundle(
     prior = prior_at(prior) if prior else own.prior
     instances = instances or own.instances
     given = {"autoencoder": autoencoder, "encoder": encoder}
-    networks = {name: network_at(path, name) for name, path in given.items() if path is not None}
+    networks: dict[str, Path | Encoder] = {
+        name: network_at(path, name) for name, path in given.items() if path is not None
+    }
     for source in (networks_of(own, model), bundle_parts(generator), bundle_parts(prior) if prior else {}):
         networks = {name: source[name] for name in given if name in source} | networks
     check_parts(model, prior, instances, networks)
@@ -62,7 +65,9 @@ def write_bundle(
         if instances is not None:
             _copy(Store.described(instances).files(), draft / "instances")
         for name, path in networks.items():
-            if path.is_dir():
+            if isinstance(path, Encoder):
+                save_encoder(draft / name, path)
+            elif path.is_dir():
                 names = (NETWORK, NETWORK_WEIGHTS, "config.json", *KL_WEIGHTS)
                 _copy([path / name for name in names if (path / name).is_file()], draft / name)
             else:
@@ -90,17 +95,20 @@ def network_at(path: Path, name: str) -> Path:
     return found
 
 
-def networks_of(parts: RunParts, model: Generator) -> dict[str, Path]:
-    """Return the folders of the networks that a generator needs and that lie among the parts of its run."""
+def networks_of(parts: RunParts, model: Generator) -> dict[str, Path | Encoder]:
+    """Return the networks that a generator needs and that belong to its run: their folders, or an encoder without."""
     identities = model.spec.identities if model.spec else {}
     encoder = None
     if has(model.condition, RepresentationCondition):
         encoder = parts.encoder(identities.get("representation"))
-    found = {"autoencoder": parts.autoencoder(model.codec, identities), "encoder": getattr(encoder, "folder", None)}
-    return {name: path for name, path in found.items() if path is not None}
+    path = encoder.folder if isinstance(encoder, TrainedEncoder) else None
+    found = {"autoencoder": parts.autoencoder(model.codec, identities), "encoder": path or encoder}
+    return {name: one for name, one in found.items() if one is not None}
 
 
-def check_parts(model: Generator, prior: Path | None, instances: Path | None, networks: dict[str, Path]) -> None:
+def check_parts(
+    model: Generator, prior: Path | None, instances: Path | None, networks: dict[str, Path | Encoder]
+) -> None:
     """Raise a UserError where the parts do not fit together."""
     if instances is not None:
         check_instances(model, instances)
@@ -109,7 +117,8 @@ def check_parts(model: Generator, prior: Path | None, instances: Path | None, ne
         wrong = f"{prior} makes {source.codec.makes}s, not representations: give an RDM as prior"
         require(source.codec.makes == "representation", wrong)
         same_encoder(model, source.spec.identities.get("representation") if source.spec else None, str(prior))
-    if "encoder" in networks:
-        same_encoder(model, TrainedEncoder(networks["encoder"]).identity, str(networks["encoder"]))
-    if "autoencoder" in networks:
-        model.codec.use_autoencoder(networks["autoencoder"])
+    encoder, autoencoder = networks.get("encoder"), networks.get("autoencoder")
+    if isinstance(encoder, Path):
+        same_encoder(model, TrainedEncoder(encoder).identity, str(encoder))
+    if isinstance(autoencoder, Path):
+        model.codec.use_autoencoder(autoencoder)
