@@ -125,8 +125,8 @@ def test_only_the_rdm_of_the_same_encoder_is_the_prior(run, save, make_stage, di
 
 
 def test_a_plan_describes_an_encoder_without_a_folder(run, toy):
-    folder = str(toy / "encoder" / "encoder")
-    encoder = {"class_path": "rcg_lightning.pretrained.trained_encoder.TrainedEncoder", "init_args": {"folder": folder}}
+    (run / "elsewhere").symlink_to(toy / "encoder" / "encoder")
+    encoder = {"class_path": "TrainedEncoder", "init_args": {"folder": "elsewhere"}}  # in the run's folder
     (run / "encoder").unlink()
     (run / "classifier").unlink()
     (run / "plan.json").write_text(json.dumps({"parts": {"encoder": encoder}}))
@@ -134,7 +134,9 @@ def test_a_plan_describes_an_encoder_without_a_folder(run, toy):
     found = find_parts(run).encoder(identity)
     assert found is not None
     assert found.identity == identity
-    assert find_parts(run).encoder("of another") is None
+    assert found.folder == run / "elsewhere"
+    (run / "elsewhere").unlink()
+    assert find_parts(run).encoder(identity) is None
 
 
 def test_generators_of_one_kind_must_be_named(raised, run):

@@ -21,6 +21,7 @@ from rcg_lightning.pretrained.autoencoder_codec import AutoencoderCodec
 from rcg_lightning.pretrained.autoencoders import Autoencoder
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
+from rcg_lightning.pretrained.timm_encoder import TimmEncoder
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.run_folder import LAST, files_of_steps, step_parents
 from rcg_lightning.stages.generator import Generator
@@ -45,7 +46,7 @@ class RunParts:
         prior: checkpoint or stage folder of the RDM.
         instances: store of instances.
         networks: network folders, among them those of encoder and autoencoder.
-        described: class and arguments of an encoder that has no folder in the run, such as one of timm.
+        plan: of the run, which describes an encoder that has no folder, such as one of timm.
         results: folder for further samples; None where only a checkpoint is known.
     """
 
@@ -53,12 +54,12 @@ class RunParts:
     prior: Path | None = None
     instances: Path | None = None
     networks: tuple[Path, ...] = ()
-    described: Mapping[str, Any] | None = None
+    plan: Path | None = None
     results: Path | None = None
 
     def encoder(self, identity: str | None) -> Encoder | None:
         """Return the encoder of this identity (None takes any); None where there is no such encoder."""
-        encoders = (_described_encoder(self.described), *map(TrainedEncoder, self.networks))
+        encoders = (_planned_encoder(self.plan), *map(TrainedEncoder, self.networks))
         found = {own: one for one in encoders if one is not None and (own := _identity_of(one))}
         return next((one for own, one in found.items() if identity is None or same_network(own, identity)), None)
 
@@ -120,8 +121,7 @@ def _parts_of_run(path: Path) -> RunParts:
     if has(stage.condition, RepresentationCondition):
         prior = _prior(folders, identity)
         instances = _instances(folders, identity) if has(stage.condition, InstanceCondition) else None
-    described = read_state(folders[-1] / PLAN).get("parts", {}).get("encoder")
-    return RunParts(generator, prior, instances, networks, described, folders[0] / "sampled")
+    return RunParts(generator, prior, instances, networks, folders[-1] / PLAN, folders[0] / "sampled")
 
 
 def _generator_at(path: Path) -> tuple[Generator, dict[str, Any]] | None:
@@ -176,15 +176,20 @@ def _instances(folders: Sequence[Path], identity: str | None) -> Path | None:
     return found.get("instances", found.get("train"))
 
 
-def _described_encoder(description: Mapping[str, Any] | None) -> Encoder | None:
+def _planned_encoder(plan: Path | None) -> Encoder | None:
     """Return the encoder that the plan of a run describes; unlike a checkpoint's, this description names locations."""
-    if description is None:
+    parts = read_state(plan).get("parts") if plan is not None else None
+    description = parts.get("encoder") if isinstance(parts, dict) else None
+    if plan is None or not isinstance(description, dict):
         return None
-    kind, arguments = find_class(description["class_path"]), dict(description.get("init_args", {}))
+    short = {kind.__name__: kind for kind in (TimmEncoder, TrainedEncoder)}
+    kind, arguments = short.get(description["class_path"]), dict(description.get("init_args", {}))
+    kind = kind or find_class(description["class_path"])
     if not issubclass(kind, Encoder):
         return None
-    places = {name: Path(arguments.pop(name)) for name in locations(kind) if arguments.get(name) is not None}
-    return kind(**construct(arguments), **places)
+    named = {name: Path(arguments.pop(name)) for name in locations(kind) if arguments.get(name) is not None}
+    found = {name: path if path.exists() else plan.parent / path for name, path in named.items()}
+    return kind(**construct(arguments), **found)
 
 
 def same_network(one: str | None, other: str | None) -> bool:
