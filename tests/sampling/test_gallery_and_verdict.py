@@ -44,7 +44,8 @@ def test_a_gallery_shows_evaluation_images_and_samples(rcg, toy, stored, tmp_pat
     assert all((evaluation == end).all(axis=(1, 2)).any() for end in (ends[0], ends[-1]))
     rcg("sample", *representation(toy), "--number", 8, "--npz", "--accelerator", "cpu", "--out", tmp_path / "some")
     samples = np.load(tmp_path / "some" / "samples.npz")["arr_0"][..., 0]
-    assert np.array_equal(first_tiles(tmp_path / "samples.png", 8), samples)
+    # a small request has a smaller tile, which may change the last bit
+    assert np.abs(first_tiles(tmp_path / "samples.png", 8).astype(int) - samples).max() <= 1
 
 
 def test_an_unconditional_gallery_shows_given_samples(rcg, toy, tmp_path):

@@ -125,8 +125,9 @@ def test_only_the_rdm_of_the_same_encoder_is_the_prior(run, save, make_stage, di
 
 
 def test_a_plan_describes_an_encoder_without_a_folder(run, toy):
-    (run / "elsewhere").symlink_to(toy / "encoder" / "encoder")
-    encoder = {"class_path": "TrainedEncoder", "init_args": {"folder": "elsewhere"}}  # in the run's folder
+    (run / "some" / "where").mkdir(parents=True)
+    (run / "some" / "where" / "else").symlink_to(toy / "encoder" / "encoder")
+    encoder = {"class_path": "TrainedEncoder", "init_args": {"folder": "some/where/else"}}  # in the run's folder
     (run / "encoder").unlink()
     (run / "classifier").unlink()
     (run / "plan.json").write_text(json.dumps({"parts": {"encoder": encoder}}))
@@ -134,8 +135,8 @@ def test_a_plan_describes_an_encoder_without_a_folder(run, toy):
     found = find_parts(run).encoder(identity)
     assert found is not None
     assert found.identity == identity
-    assert found.folder == run / "elsewhere"
-    (run / "elsewhere").unlink()
+    assert found.folder == run / "some" / "where" / "else"
+    (run / "some" / "where" / "else").unlink()
     assert find_parts(run).encoder(identity) is None
 
 
