@@ -20,11 +20,13 @@ log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"  # the checkpoint before the last, until training ends
 UNDECAYED = "undecayed.ckpt"  # before the learning rate's final decay: a longer run continues from it
+SHORTER = "shorter.ckpt"  # the end of a run that was made longer
 DIVERGED = "diverged.ckpt"  # finite weights of a run that has diverged
 _WRITTEN = (
     LAST,
     PREVIOUS,
     UNDECAYED,
+    SHORTER,
     DIVERGED,
     "best.ckpt",
     "step=*.ckpt",
@@ -46,6 +48,17 @@ def keep_previous(path: Path) -> None:
     except OSError:  # a file system without hard links
         os.replace(path, draft)
     os.replace(draft, previous)
+
+
+def begin_extension(folder: Path) -> None:
+    """Make the checkpoint before the decay the last one, so that a longer run continues from it.
+
+    The end of the shorter run becomes ``shorter.ckpt``. A run that has not decayed yet continues from where it is.
+    """
+    if (folder / UNDECAYED).is_file() and damage(folder / UNDECAYED) is None:
+        if (folder / LAST).is_file():
+            os.replace(folder / LAST, folder / SHORTER)
+        os.replace(folder / UNDECAYED, folder / LAST)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rcg_lightning import interruption
 from rcg_lightning.config import ConfigMixin, describe
+from rcg_lightning.overall_progress import overall
 
 
 class Interruption(Callback):
@@ -65,27 +66,29 @@ class Progress(TQDMProgressBar):
     """Progress bar drawn at most ten times a second, which reads the losses from the device at most once a second.
 
     Lightning reads what is logged with ``prog_bar=True`` after every step, and each time the host waits for the device.
+    Drawing takes longer than a small step. Where a command runs several stages, the bar begins with the place among
+    them.
     """
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=10, leave=True)
+        super().__init__(refresh_rate=1, leave=True)
         self._read_at = self._drawn_at = -1.0
         self._shown: dict[str, Any] = {}
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        if current != total and now - self._drawn_at < 0.1:
+            return False
+        self._drawn_at, stages = now, overall()
+        for bar in (self._train_progress_bar, self._predict_progress_bar) if stages else ():
+            if bar is not None:
+                bar.set_description_str(stages, refresh=False)
+        return super()._should_update(current, total)
 
     def on_exception(self, *_: Any) -> None:
         for bar in (self._train_progress_bar, self._val_progress_bar, self._predict_progress_bar):
             if bar is not None:
                 bar.close()  # the message of the error begins a line
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step != trainer.max_steps and (batch_idx + 1) % self.refresh_rate == 0:
-            now = time.monotonic()
-            if now - self._drawn_at < 0.1:  # drawing takes longer than a small step
-                return
-            self._drawn_at = now
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         now = time.monotonic()

@@ -20,6 +20,7 @@ from rcg_lightning.errors import UserError, one_line
 
 # name -> (module and function, one line of help)
 COMMANDS = {
+    "train": ("rcg_lightning.cli.train:main", "train on your own images and generate new ones: rcg train my_images"),
     "pipeline": ("rcg_lightning.cli.pipeline:main", "run all stages of a pipeline: rcg pipeline digits"),
     "fit": ("rcg_lightning.cli.stages:main", "train a stage: encoder, RDM, generator or classifier"),
     "validate": ("rcg_lightning.cli.stages:main", "run a stage's validation on a checkpoint"),
@@ -234,7 +235,7 @@ def overview() -> str:
             "",
             "`rcg COMMAND --help` explains a command. `--print_config` shows its whole configuration, --traceback",
             "where in the code an error arose, and --plugin NAME_OR_FILE imports a module with your own classes.",
-            "Try `rcg pipeline digits`: all stages on two cores in a few minutes.",
+            "Try `rcg train digits --budget 1m`, then `rcg train my_images`.",
         ]
     )
 

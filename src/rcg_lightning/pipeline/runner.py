@@ -33,7 +33,7 @@ from rcg_lightning.pipeline.records import (
     write_record,
 )
 from rcg_lightning.pipeline.spec import Pipeline, Step
-from rcg_lightning.run_folder import newest_checkpoint
+from rcg_lightning.run_folder import LAST, begin_extension, newest_checkpoint
 
 TABLE = "table"
 TABLE_FILES = ("results.json", "results.md", "grid.png", "protocol.json")
@@ -70,6 +70,7 @@ class Run:
         if words[0] == "fit":
             words += ["--trainer.default_root_dir", folder, "--seed_everything", str(values["seed"])]
             words += [f"--{part}.seed={values['seed']}" for part in ("trainer", "model", "data")]
+            words += [] if step.steps is None else ["--trainer.max_steps", str(step.steps)]
         else:
             words += ["--out", folder]
         if step.devices > 1:
@@ -77,13 +78,22 @@ class Run:
         return words
 
     def key(self, step: Step, seed: int) -> str:
-        """Return a hash of all that determines a step's result: its command, configs and upstreams."""
+        """Return a hash of all that determines a step's result: its command, configs and upstreams.
+
+        ``Step.steps`` is no part of a step's own key, since a longer training continues, but of those that read it.
+        """
         name = (step.name, seed)
         if name not in self._keys:
-            upstream = [self.key(self.pipeline.steps[name], seed) for name in step.upstream]
+            upstreams = [self.pipeline.steps[name] for name in step.upstream]
+            upstream = [
+                [self.key(other, seed), other.steps] if other.steps else self.key(other, seed) for other in upstreams
+            ]
             configs = [read_config(find_config(config)) for _, config in named_configs(self.words(step, seed))]
+            if step.steps is not None:
+                configs = [without_steps(config) for config in configs]
             plain = json.dumps(configs, sort_keys=True, default=str)  # YAML has dates, JSON has none
-            self._keys[name] = fingerprint([step.text, 0 if step.shared else seed, plain, upstream])
+            version = [] if step.version is None else [step.version]
+            self._keys[name] = fingerprint([step.text, 0 if step.shared else seed, plain, upstream, *version])
         return self._keys[name]
 
     def todo(self) -> list[tuple[Step, int]]:
@@ -104,14 +114,19 @@ class Run:
         """Whether a step finished with its current settings, and none of its files is missing or truncated."""
         record = self.record(step, seed)
         finished = record.get("key") == self.key(step, seed) and record.get("seconds") is not None
-        return finished and is_whole(self.folder(step, seed), record)
+        long_enough = record.get("steps", 0) >= (step.steps or 0)
+        return finished and long_enough and is_whole(self.folder(step, seed), record)
 
     def execute(self, step: Step, seed: int, command: Command, report: Report) -> None:
         """Run a step; continue a killed run of the same command."""
         folder, path, key = self.folder(step, seed), self.record_path(step, seed), self.key(step, seed)
         record = self.record(step, seed)
         changed = record.get("key") != key
-        if changed or record.get("seconds") is not None:  # a finished step gets here only if files are missing
+        extended = not changed and 0 < record.get("steps", 0) < (step.steps or 0) and (folder / LAST).is_file()
+        if extended:
+            begin_extension(folder)
+            report(f"{folder}: trained for {record['steps']} steps, continues to {step.steps}")
+        elif changed or record.get("seconds") is not None:  # a finished step gets here only if files are missing
             why = "its settings have changed" if changed else "files are missing or truncated"
             why = why if record else "its record is missing or damaged"
             if folder.exists():  # a changed config deletes no days of training
@@ -121,14 +136,15 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         words = self.words(step, seed)
         spent = record.get("spent", 0.0) + unrecorded_seconds(folder, path)
-        write_record(path, {"key": key, "command": words, "spent": spent, "seconds": None})
+        begun = {"key": key, "command": words} | ({} if step.steps is None else {"steps": step.steps})
+        write_record(path, {**begun, "spent": spent, "seconds": None})
         checkpoint = newest_checkpoint(folder) if words[0] == "fit" else None
         words += ["--ckpt_path", str(checkpoint)] if checkpoint else []
         start = time.perf_counter()
         run_command(words, step, command)
         seconds = spent + time.perf_counter() - start
         files = sizes_of(folder, files_of(folder))
-        write_record(path, {"key": key, "command": words, "spent": seconds, "seconds": seconds, "files": files})
+        write_record(path, {**begun, "command": words, "spent": seconds, "seconds": seconds, "files": files})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table's rows: the path of the samples, and the time of their step and all its upstreams."""
@@ -182,6 +198,12 @@ class Run:
             report(f"{where}: {shlex.join([*step.launcher, 'rcg', *self.words(step, seed)])}")
             if not dry_run:
                 self.execute(step, seed, command, report)
+
+
+def without_steps(config: Any) -> Any:
+    """Return a training's config without its number of steps."""
+    trainer = {name: value for name, value in (config.get("trainer") or {}).items() if name != "max_steps"}
+    return {**config, "trainer": trainer}
 
 
 def run_command(words: list[str], step: Step, command: Command) -> None:

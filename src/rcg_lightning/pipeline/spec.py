@@ -30,6 +30,8 @@ class Step:
         devices: number of processes; several run outside this process.
         launcher: words before the command, where a job launcher such as srun starts it.
         arguments: values of the pipeline's arguments, whose names are placeholders too.
+        steps: of a training. It may be raised later: then training continues instead of beginning again.
+        version: identity of what the result depends on outside of the command, such as the files of a data set.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Step:
     devices: int = 1
     launcher: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
+    steps: int | None = None
+    version: str | None = None
 
     @property
     def upstream(self) -> list[str]:
@@ -168,7 +172,7 @@ def _read_step(
     word = isinstance(name, str) and re.fullmatch(r"\w{1,100}", name)
     if not word or name in _OWN | {"table"} or re.fullmatch(r"seed\d+", name):
         raise UserError(f"{where}: a step's name is one word, and not seed, seed0, run or table")
-    _known_keys(where, entry, {"run"}, {"shared", "devices", "launcher"})
+    _known_keys(where, entry, {"run"}, {"shared", "devices", "launcher", "steps", "version"})
     run, shared, devices = entry["run"], entry.get("shared", False), entry.get("devices", 1)
     launcher = entry.get("launcher", "")
     _check_words(f"{where}: run", run)
@@ -176,11 +180,16 @@ def _read_step(
         _check_words(f"{where}: launcher", launcher)
     if not (isinstance(shared, bool) and isinstance(devices, int) and devices > 0):
         raise UserError(f"{where}: shared is true or false, devices a number of at least 1")
+    steps, version = entry.get("steps"), entry.get("version")
+    fits = steps is None or (isinstance(steps, int) and not isinstance(steps, bool) and steps > 0)
+    if not fits or (steps is not None and run.split()[0] != "fit"):
+        raise UserError(f"{where}: steps is a number of at least 1, for a step that runs fit")
     command = run.split()[0]
     if command not in commands:
         raise UserError(f"{where}: a step cannot run {command}{_near(command, commands)}")
     launcher = Step(name, launcher, arguments=arguments).words({})
-    step = Step(name, run, shared, devices, tuple(launcher), arguments)
+    identity = None if version is None else str(version)
+    step = Step(name, run, shared, devices, tuple(launcher), arguments, steps, identity)
     for other in step.upstream:
         if other not in before:
             raise UserError(f"{where} reads {{{other}}}, which is not an earlier step{_near(other, before)}")

@@ -1,0 +1,147 @@
+"""`rcg train`: from a folder of images to generated ones, planned for this machine and the time there is."""
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from rcg_lightning.arguments import ImageSize, PositiveInt
+from rcg_lightning.artifacts import locked
+from rcg_lightning.cli.main import COMMANDS, run
+from rcg_lightning.cli.messages import echo
+from rcg_lightning.cli.parsing import call
+from rcg_lightning.errors import UserError
+from rcg_lightning.overall_progress import Overall, stage_of
+from rcg_lightning.pipeline.runner import Run
+from rcg_lightning.pipeline.spec import Step, read_pipeline
+from rcg_lightning.planning.data_choice import check_apart
+from rcg_lightning.planning.duration import duration, parse_duration
+from rcg_lightning.planning.machine import Machine, this_machine
+from rcg_lightning.planning.plan import PlannedStage, table, total
+from rcg_lightning.planning.plan_record import PlanRecord
+from rcg_lightning.planning.run_plan import Wishes, examine_data
+from rcg_lightning.types import require
+
+STEP_COMMANDS = COMMANDS.keys() - {"pipeline", "train"}
+DEFAULT_BUDGET = {True: "30m", False: "1h"}  # on a CPU or not
+
+
+def train(
+    data: str,
+    budget: str | None = None,
+    steps: PositiveInt | None = None,
+    size: ImageSize | None = None,
+    encoder: str = "auto",
+    generator: Literal["unet", "dit", "mlp"] | None = None,
+    condition: Literal["representation", "class", "joint", "none"] = "representation",
+    seeds: PositiveInt = 1,
+    out: Path | None = None,
+    stop_after: Literal["encoder", "rdm"] | None = None,
+    accelerator: str = "auto",
+    dry_run: bool = False,
+) -> None:
+    """Train encoder, generator and RDM on a folder of images, or a data set by name, and generate new images.
+
+    The same command continues where it stopped; with more budget or steps it trains longer.
+
+    Args:
+        data: a folder, with folders in it or without, or the name of a data set, such as digits.
+        budget: time for everything, such as 10m, 1h or 8h; by default 30m on a CPU and 1h on a GPU.
+        steps: of every training, instead of a budget.
+        size: height and width to train and generate at; by default 32 on a CPU and 64 on a GPU, or the data set's own.
+        encoder: moco or principal to train one here, a timm name, NAME=WEIGHTS with a local file, or a network folder.
+        generator: kind of network; by default by size and machine.
+        condition: of the generator; class and joint need a folder for each class.
+        seeds: how often generator and RDM are trained, each time with other random numbers.
+        out: the run's folder; by default runs/NAME.
+        stop_after: end with the encoder and its representations, or with the RDM, without a generator.
+        accelerator: cpu, gpu, mps or auto.
+        dry_run: end with the plan.
+    """
+    begun, machine = time.monotonic(), this_machine(accelerator)
+    require(budget is None or steps is None, "give --budget or --steps, not both")
+    wishes = Wishes(data, size, encoder, generator, condition, stop_after)
+    seconds = parse_duration(budget or DEFAULT_BUDGET[machine.on_cpu]) if steps is None else None
+    folder = out or Path("runs") / run_name(data)
+    require(not folder.is_file(), f"--out {folder} is a file: give a folder")
+    record = PlanRecord.read(folder)
+    record.check_owner(wishes, folder)
+    choices = examine_data(wishes, machine, record.known)
+    check_apart(choices.source, folder)
+    for line in choices.report.lines(choices.shape[1]):
+        echo(f"  {line}")
+    for line in choices.report.warnings(choices.shape[1]):
+        echo(f"  warning: {line}")
+    for line in record.changes(wishes, choices):
+        echo(line)
+    plan = record.planned(wishes, choices, machine, seconds, steps, lambda line: echo(f"  {line}"))
+    show_plan(plan, choices, machine)
+    if dry_run:
+        if not record.exists:
+            record.write(folder, choices, seeds, machine)
+            echo(f"configs for rcg fit: {folder / 'configs'}; start it by the same command without --dry-run")
+        return
+    busy = f"another rcg train is running in {folder}: wait for it, or give another --out"
+    with locked(folder / ".lock", busy):
+        record.write(folder, choices, seeds, machine)
+        work(folder, plan, seeds, begun, record.spent(folder))
+
+
+def show_plan(plan: list[PlannedStage], choices: Any, machine: Machine) -> None:
+    """Print the choices and the table of stages."""
+    if choices.encoder is not None:
+        name = choices.encoder.name or choices.encoder.kind
+        echo(f"encoder: {name}, {choices.encoder.reason}; {choices.dim} dimensions")
+    if "generator" in choices.stages:
+        channels, side, _ = choices.shape
+        colour = "grey" if channels == 1 else "colour"
+        echo(f"generator: {choices.generator} over {side} x {side} {colour} pixels; machine: {machine}")
+    echo(table(plan, choices.report.train))
+
+
+def work(folder: Path, plan: list[PlannedStage], seeds: int, begun: float, spent: float) -> None:
+    """Run the steps that are not up to date."""
+    pipeline = read_pipeline(folder / "plan.yaml", STEP_COMMANDS)
+    steps = Run(pipeline, folder, list(range(seeds)))
+    todo, expected = steps.todo(), spent + total(plan)
+    for number, (step, seed) in enumerate(todo, 1):
+        title = step.name if step.shared else f"{step.name}, seed {seed}"
+        if steps.is_done(step, seed):
+            echo(f"[{number}/{len(todo)}] {title}: up to date")
+            continue
+        echo(f"[{number}/{len(todo)}] {title}{_expectation(step, plan)}")
+        with stage_of(Overall(number, len(todo), title, begun, expected)):
+            steps.execute(step, seed, run, echo)
+    samples = [steps.folder(step, seed) for step, seed in todo if step.name == "samples"]
+    for path in samples:
+        echo(f"{path / 'grid.png'}: generated images")
+    echo(f"{folder}: finished after {duration(time.monotonic() - begun)}")
+
+
+def _expectation(step: Step, plan: list[PlannedStage]) -> str:
+    found = next((stage for stage in plan if stage.name == step.name), None)
+    if found is None:
+        return ""
+    steps = "" if found.steps is None else f"{found.steps:,} steps, "
+    return f": {steps}about {duration(found.seconds)}"
+
+
+def run_name(data: str) -> str:
+    """Return the name of a run: that of the folder of the images, or of the data set."""
+    name = Path(data).expanduser().resolve().name if Path(data).expanduser().exists() else data
+    if not name:
+        raise UserError(f"{data} has no name to call the run after: give --out")
+    return name
+
+
+def main(name: str, argv: list[str]) -> None:
+    """Parse the command line of `rcg train`; the data need no --data before them."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--data", *argv]
+    examples = [
+        "rcg train digits --budget 1m                         a first try",
+        "rcg train my_images                                  plan, encoder, generator, RDM, samples",
+        "rcg train my_images --budget 8h --size 64            the same, longer and larger",
+        "rcg train my_images --dry-run                        what it would do, and what that costs",
+        "rcg train my_images --condition class                the folders in my_images are classes",
+    ]
+    call(train, name, argv, examples, config_file=False)

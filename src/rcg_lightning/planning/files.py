@@ -1,0 +1,161 @@
+"""The files of a plan in a run's folder: configs for `rcg fit`, the pipeline file, and an index of the run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rcg_lightning.artifacts import read_state, write_json, write_text
+from rcg_lightning.config import describe
+from rcg_lightning.data.image_split import Source
+from rcg_lightning.data.transforms import Transform, Views
+from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice
+from rcg_lightning.planning.plan import GRID, SAMPLES, VALIDATED, PlannedStage
+from rcg_lightning.planning.step_timing import StageCost
+from rcg_lightning.stages.base import Stage
+
+FORMAT = 1
+PRINCIPAL_SIZE = 32  # pixels: more dimensions than 4096 take gigabytes
+PLAN, PIPELINE, CONFIGS = "plan.json", "plan.yaml", "configs"
+
+
+def plain(value: Any) -> Any:
+    """Return the description of an object with short class names, as people write configs."""
+    return _shortened(describe(value))
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() == {"class_path", "init_args"}:
+        name = value["class_path"].rpartition(".")[2]
+        given = _shortened(value["init_args"])
+        return {"class_path": name, "init_args": given} if given else name
+    return {name: _shortened(item) for name, item in value.items()}
+
+
+def source_config(source: Source) -> dict[str, Any]:
+    """Return a source as a config names it, with its absolute path, which a description leaves out."""
+    arguments = {name: value for name, value in source._arguments.items() if not isinstance(value, Path)}
+    roots = {name: str(value.absolute()) for name, value in source._arguments.items() if isinstance(value, Path)}
+    return {"class_path": type(source).__name__, "init_args": {**roots, **arguments}}
+
+
+def data_config(source: Source, transform: Transform, views: Views | None, batch: int, workers: int) -> dict[str, Any]:
+    """Return the data module as a config names it."""
+    given: dict[str, Any] = {"source": source_config(source), "transform": plain(transform)}
+    if views is not None:
+        given["views"] = describe(views)["init_args"]
+    return {"class_path": "ImageDataModule", "init_args": {**given, "batch_size": batch, "workers": workers}}
+
+
+def stage_config(
+    stage: Stage, data: Mapping[str, Any], planned: PlannedStage, cost: StageCost, accelerator: str
+) -> dict[str, Any]:
+    """Return what `rcg fit --config` takes to train a stage as planned; all schedules are shares of its steps."""
+    model = plain(stage)
+    model["init_args"].pop("seed", None)
+    trainer: dict[str, Any] = {"max_steps": planned.steps, "accelerator": accelerator}
+    if cost.accumulate > 1:
+        trainer["accumulate_grad_batches"] = cost.accumulate
+    trainer["checkpoint_every"] = 0.1
+    trainer["log_every_n_steps"] = 1 if accelerator == "cpu" else 10
+    batches = max(VALIDATED // cost.batch, 1)
+    if planned.name == "generator":
+        trainer["val_check_interval"] = round(1 / planned.validations, 4)
+        trainer["limit_val_batches"] = batches
+        trainer["callbacks"] = [{"class_path": "SampleGrid", "init_args": {"count": GRID, "columns": 4, "files": True}}]
+    elif planned.name == "rdm":
+        trainer["val_check_interval"] = 0.25
+        trainer["callbacks"] = ["RepresentationDistance"]
+    return {
+        "model": model,
+        "data": {**data, "init_args": {**data["init_args"], "batch_size": cost.batch}},
+        "trainer": trainer,
+    }
+
+
+def write_config(path: Path, content: Any, comment: str) -> None:
+    """Write a config with a comment that says what it is."""
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    write_text(path, f"# {comment}\n{text}")
+
+
+def pipeline_content(
+    name: str,
+    configs: Path,
+    encoder: EncoderChoice | None,
+    steps: Mapping[str, int],
+    version: str,
+    several_seeds: bool,
+    accelerator: str,
+    dim: int,
+) -> dict[str, Any]:
+    """Return the pipeline file: each stage an ordinary `rcg` command.
+
+    Args:
+        name: of the pipeline.
+        configs: folder of the configs.
+        encoder: None where the condition needs no representations.
+        steps: of each trained stage that the run has.
+        version: identity of the data set.
+        several_seeds: whether generator, RDM and samples are made once for each seed.
+        accelerator: of all steps.
+        dim: of principal components.
+    """
+    arguments = {"configs": str(configs)}
+    found: dict[str, dict[str, Any]] = {}
+    stores = ""
+    if encoder is not None:
+        if encoder.kind == MOCO:
+            found["encoder"] = {"run": "fit --config {configs}/encoder.yaml", "shared": True, "steps": steps["encoder"]}
+        elif encoder.trained_here:
+            run = f"principal --config {{configs}}/data.yaml --dim {dim} --size {PRINCIPAL_SIZE}"
+            found["encoder"] = {"run": run, "shared": True}
+        configured = encoder.configured()
+        words = [f"--encoder {configured['class_path']}"]
+        for name, value in configured["init_args"].items():
+            own = str(value).startswith("{encoder}")  # the folder of a step stays a placeholder
+            arguments |= {} if own else {f"encoder_{name}": str(value)}
+            words.append(f"--encoder.{name} {value if own else f'{{encoder_{name}}}'}")
+        for store, split in (("store", "train"), ("eval_store", "eval")):
+            run = (
+                f"extract --config {{configs}}/data.yaml --split {split} {' '.join(words)} --accelerator {accelerator}"
+            )
+            found[store] = {"run": run, "shared": True, "version": version}
+        stores = " --data.stores [{store}] --data.eval_stores [{eval_store}]"
+    for stage in ("generator", "rdm"):
+        if stage in steps:
+            run = f"fit --config {{configs}}/{stage}.yaml{stores}"
+            found[stage] = {"run": run, "shared": not several_seeds, "steps": steps[stage]}
+            found[stage] |= {} if stores else {"version": version}
+    if "generator" in steps:
+        prior = " --prior {rdm}/last.ckpt" if "rdm" in steps else ""
+        run = f"sample --checkpoint {{generator}}/last.ckpt{prior} --number {SAMPLES} --first_seed {{run}}00000"
+        found["samples"] = {"run": f"{run} --accelerator {accelerator}", "shared": not several_seeds}
+    return {"name": name, "arguments": arguments, "steps": found}
+
+
+def parts_of(encoder: EncoderChoice | None, steps: Sequence[str], seed_folder: str = "") -> dict[str, Any]:
+    """Return where the parts of a run lie, relative to its folder, for commands that take the folder alone."""
+    parts: dict[str, Any] = {"data": f"{CONFIGS}/data.yaml"}
+    if encoder is not None:
+        parts |= {"encoder": encoder.configured("encoder"), "store": "store", "eval_store": "eval_store"}
+    if "rdm" in steps:
+        parts["prior"] = f"{seed_folder}rdm/last.ckpt"
+    if "generator" in steps:
+        parts |= {"generator": f"{seed_folder}generator/last.ckpt", "samples": f"{seed_folder}samples"}
+    return parts
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Return the index of an earlier run in a folder; empty if there is none."""
+    return read_state(folder / PLAN, lambda content: content.get("format") == FORMAT and "parts" in content)
+
+
+def write_plan(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the index of a run."""
+    write_json(folder / PLAN, {"format": FORMAT, **content})

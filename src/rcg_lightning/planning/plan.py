@@ -1,0 +1,219 @@
+"""The plan of a run: how many steps each stage takes within a budget, and what that costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.planning.duration import duration
+from rcg_lightning.planning.step_timing import StageCost
+
+STARTUP = 2.5  # seconds that a command takes to begin and end
+ENCODER_SHARE, RDM_SHARE = 0.2, 0.08  # of the training time
+SMALL_RDM_SHARE = 0.3  # where the generator is as small as the RDM
+LONGEST_EPOCHS = {"encoder": 400, "rdm": 1000}
+MOST_STEPS = {"encoder": 50_000, "rdm": 20_000}
+VALIDATED = 512  # evaluation images in a validation
+GRID = 16  # samples in a grid
+SAMPLES = 64
+VALIDATION_SHARE = 0.1  # of a generator's time
+STORED_STATES = 3  # checkpoints of a run at most: last, previous, undecayed
+TRAINED = ("encoder", "generator", "rdm")
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage with its cost.
+
+    Attributes:
+        name: of its step.
+        seconds: for all of it.
+        memory: bytes at the peak; 0 where it is small.
+        disk: bytes that it leaves.
+        steps: of training; None where nothing is trained.
+        images: of a step.
+        validations: how often it is validated.
+    """
+
+    name: str
+    seconds: float
+    memory: float = 0.0
+    disk: float = 0.0
+    steps: int | None = None
+    images: int = 0
+    validations: int = 1
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured.
+
+    Attributes:
+        train, evaluation: images of each split.
+        reading: seconds to decode and resize one image.
+        stages: of ``TRAINED``, those that the run has.
+        encoding: seconds of a frozen encoder for an image; None where the run has no representations.
+        dim: dimensions of a representation.
+        views: of each training image in the store.
+        sampler_steps: network evaluations of a sample.
+    """
+
+    train: int
+    evaluation: int
+    reading: float
+    stages: Mapping[str, StageCost]
+    encoding: float | None
+    dim: int
+    views: int
+    sampler_steps: int
+
+    def step(self, name: str) -> float:
+        """Return the seconds of a step, with reading its images."""
+        cost = self.stages[name]
+        return cost.seconds + (0.0 if name == "rdm" else cost.images * self.reading)
+
+    def forward(self) -> float:
+        """Return the generator's seconds for one image without gradient: about a third of training."""
+        cost = self.stages["generator"]
+        return cost.seconds / cost.images / 3
+
+    def validation(self) -> float:
+        """Return the seconds of a generator's validation with its grid."""
+        images = min(self.evaluation, VALIDATED)
+        return images * (self.forward() + self.reading) + GRID * self.sampler_steps * self.forward()
+
+
+def make_plan(
+    costs: Costs,
+    budget: float | None,
+    steps: int | None,
+    spent: float = 0.0,
+    least: Mapping[str, int] | None = None,
+) -> list[PlannedStage]:
+    """Return the stages in their order, with the steps that the budget allows.
+
+    Args:
+        costs: as measured.
+        budget: seconds for everything; or else give ``steps``.
+        steps: of every trained stage.
+        spent: seconds of the budget that are gone.
+        least: steps that stages have been trained for: no plan takes less.
+
+    Raises:
+        UserError: the budget is too small for a step of each stage.
+    """
+    around = _around(costs)
+    given = dict(least or {})
+    if steps is not None:
+        counts = {name: max(steps, given.get(name, 0)) for name in costs.stages}
+    else:
+        assert budget is not None, "a plan needs a budget or steps"
+        counts = _counts(costs, budget - spent - sum(stage.seconds for stage in around.values()), budget, given)
+    trained = {name: _trained(costs, name, count) for name, count in counts.items()}
+    order = ("encoder", "store", "generator", "rdm", "samples")
+    stages = {**around, **trained}
+    return [stages[name] for name in order if name in stages]
+
+
+def _around(costs: Costs) -> dict[str, PlannedStage]:
+    """Return the stages that train nothing."""
+    found = {}
+    if costs.encoding is not None:
+        images = costs.train * costs.views + costs.evaluation
+        seconds = images * (costs.encoding + costs.reading) + 2 * STARTUP
+        found["store"] = PlannedStage("store", seconds, disk=4.0 * images * costs.dim)
+    if "generator" in costs.stages:
+        seconds = SAMPLES * costs.sampler_steps * costs.forward() + STARTUP
+        found["samples"] = PlannedStage("samples", seconds)
+    return found
+
+
+def _counts(costs: Costs, seconds: float, budget: float, least: Mapping[str, int]) -> dict[str, int]:
+    """Share ``seconds`` between the trained stages; return the steps of each."""
+    shares = {name: share for name, share in _shares(costs).items() if name in costs.stages}
+    left, counts = seconds - STARTUP * len(shares), dict[str, int]()
+    for name in ("encoder", "rdm", "generator"):
+        if name not in shares:
+            continue
+        last = name == "generator" or "generator" not in shares
+        mine = left if last else shares[name] * (seconds - STARTUP * len(shares))
+        if name == "generator":
+            mine *= 1 - VALIDATION_SHARE
+        count = int(mine / costs.step(name))
+        if name in MOST_STEPS:
+            epoch = costs.train / costs.stages[name].images
+            count = min(count, MOST_STEPS[name], max(int(LONGEST_EPOCHS[name] * epoch), 1000))
+        counts[name] = max(count, least.get(name, 0))
+        left -= counts[name] * costs.step(name)
+    short = next((name for name, count in counts.items() if count < 1), None)
+    if short is not None:
+        needed = budget - min(seconds, 0) + 10 * sum(costs.step(name) for name in counts)
+        raise UserError(
+            f"--budget {duration(budget)} leaves no step for the {short}, whose step takes "
+            f"{costs.step(short):.2g} s here: give at least --budget {max(1, round(needed / 60 + 0.5))}m"
+        )
+    return counts
+
+
+def _shares(costs: Costs) -> dict[str, float]:
+    small = (
+        "generator" in costs.stages
+        and costs.step("generator") < 3 * costs.stages.get("rdm", costs.stages["generator"]).seconds
+    )
+    return {"encoder": ENCODER_SHARE, "rdm": SMALL_RDM_SHARE if small else RDM_SHARE, "generator": 1.0}
+
+
+def _trained(costs: Costs, name: str, steps: int) -> PlannedStage:
+    cost, seconds, validations = costs.stages[name], steps * costs.step(name), 1
+    if name == "generator":
+        allowed = VALIDATION_SHARE * seconds / max(costs.validation(), 1e-6)
+        validations = min(max(int(allowed), 4), 20, max(steps, 1))
+        seconds += validations * costs.validation()
+    disk = STORED_STATES * cost.checkpoint
+    return PlannedStage(name, seconds + STARTUP, cost.memory, disk, steps, cost.images, validations)
+
+
+def table(stages: Sequence[PlannedStage], train: int) -> str:
+    """Return the plan as a table, with its total."""
+    rows = [("stage", "steps", "epochs", "time", "memory", "disk")]
+    for stage in stages:
+        epochs = "" if stage.steps is None else f"{stage.steps * stage.images / train:.1f}"
+        steps = "" if stage.steps is None else f"{stage.steps:,}"
+        memory = f"{stage.memory / 1e9:.1f} GB" if stage.memory else ""
+        rows.append((stage.name, steps, epochs, duration(stage.seconds), memory, size(stage.disk)))
+    memory = max(stage.memory for stage in stages)
+    disk = size(sum(stage.disk for stage in stages))
+    rows.append(("total", "", "", duration(total(stages)), f"{memory / 1e9:.1f} GB" if memory else "", disk))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def total(stages: Sequence[PlannedStage]) -> float:
+    """Return the seconds of all stages."""
+    return sum(stage.seconds for stage in stages)
+
+
+def size(count: float) -> str:
+    """Return bytes as 3 MB or 1.2 GB."""
+    return "" if not count else f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
+
+
+def slowed(costs: Costs, factor: float) -> Costs:
+    """Return the costs on a machine that is ``factor`` times as slow."""
+    stages = {name: replace(cost, seconds=cost.seconds * factor) for name, cost in costs.stages.items()}
+    encoding = None if costs.encoding is None else costs.encoding * factor
+    return replace(costs, stages=stages, encoding=encoding, reading=costs.reading * factor)
+
+
+def costs_to_plain(costs: Costs) -> dict[str, Any]:
+    """Return plain data for a file."""
+    return asdict(costs)
+
+
+def costs_from_plain(content: Mapping[str, Any]) -> Costs:
+    """Invert ``costs_to_plain``."""
+    return Costs(**{**content, "stages": {name: StageCost(**cost) for name, cost in content["stages"].items()}})

@@ -1,0 +1,154 @@
+"""What an earlier run in a folder planned, and how this run goes on from it."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from rcg_lightning.artifacts import read_state
+from rcg_lightning.errors import UserError
+from rcg_lightning.pipeline.records import read_record
+from rcg_lightning.planning import files
+from rcg_lightning.planning.data_report import DataReport, write_sheet
+from rcg_lightning.planning.machine import Machine
+from rcg_lightning.planning.plan import Costs, PlannedStage, costs_from_plain, costs_to_plain, make_plan
+from rcg_lightning.planning.run_plan import Choices, Wishes, measure
+
+REPORT, SHEET = "data_report.json", "contact_sheet.png"
+
+
+class PlanRecord:
+    """The plan of a run's folder: read, compared with what is asked for now, and written.
+
+    Args:
+        content: of ``plan.json``; empty where the folder holds no run.
+        report: of the data then.
+    """
+
+    def __init__(self, content: dict[str, Any], report: DataReport | None) -> None:
+        self.content, self.report = content, report
+        self.exists = bool(content)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read what lies in a folder."""
+        content = files.read_plan(folder)
+        found = read_state(folder / REPORT, lambda report: report.keys() == asdict(DataReport(0, 0)).keys())
+        return cls(content, DataReport(**found) if found else None)
+
+    @property
+    def known(self) -> tuple[str, DataReport] | None:
+        """Version and report of the data."""
+        return (self.content["version"], self.report) if self.exists and self.report is not None else None
+
+    def check_owner(self, wishes: Wishes, folder: Path) -> None:
+        """Raise UserError where the folder holds a run of other data, or another kind of run."""
+        if self.exists and self.content["data"] != _place(wishes.data):
+            raise UserError(f"{folder} holds the run of {self.content['data']}: give another --out")
+        if not self.exists and folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(f"{folder} holds other files, and no run of rcg train: give another --out")
+
+    def changes(self, wishes: Wishes, choices: Choices) -> list[str]:
+        """Describe what is different from the earlier run, and what that means for it."""
+        if not self.exists:
+            return []
+        found = []
+        if self.content["version"] != choices.version:
+            count, now = self.content["images"], choices.report.images
+            kept = "; the encoder that was trained stays" if "encoder" in self.content["steps"] else ""
+            found.append(
+                f"the images have changed: {count:,} then, {now:,} now. What depends on them is made again{kept}"
+            )
+        before = self.content["wishes"]
+        for name, value in asdict(wishes).items():
+            if name not in ("data", "stop_after") and before.get(name) != value:
+                found.append(f"--{name} was {before.get(name)}, now {value}: what depends on it is made again")
+        return found
+
+    def planned(
+        self,
+        wishes: Wishes,
+        choices: Choices,
+        machine: Machine,
+        budget: float | None,
+        steps: int | None,
+        tell: Callable[[str], None],
+    ) -> list[PlannedStage]:
+        """Return the plan: that of the earlier run where nothing has changed, a longer one, or a new one."""
+        wanted, plain = [budget, steps], asdict(wishes)
+        same = self.exists and self.content["wishes"] == plain and self.content["version"] == choices.version
+        measure(wishes, choices, machine, tell, self._costs(machine) if same else None)
+        assert choices.costs is not None, "the costs are measured"
+        before = dict(self.content["steps"]) if same else {}
+        if same and self.content["wanted"] == wanted:
+            plan = [PlannedStage(**stage) for stage in self.content["stages"]]
+        else:
+            plan = make_plan(choices.costs, budget, steps, least=before)
+        self.content = {
+            "data": _place(wishes.data),
+            "images": choices.report.images,
+            "version": choices.version,
+            "wishes": plain,
+            "wanted": wanted,
+            "machine": {"device": machine.device, "name": machine.name, "threads": machine.threads},
+            "shape": list(choices.shape),
+            "condition": wishes.condition,
+            "generator": choices.generator,
+            "encoder": None if choices.encoder is None else _encoder(choices),
+            "costs": costs_to_plain(choices.costs),
+            "stages": [asdict(stage) for stage in plan],
+            "steps": {stage.name: stage.steps for stage in plan if stage.steps is not None},
+        }
+        return plan
+
+    def _costs(self, machine: Machine) -> Costs | None:
+        """Return the costs that were measured on the same machine."""
+        here = {"device": machine.device, "name": machine.name, "threads": machine.threads}
+        return costs_from_plain(self.content["costs"]) if self.content["machine"] == here else None
+
+    def write(self, folder: Path, choices: Choices, seeds: int, machine: Machine) -> None:
+        """Write the plan and all its files to a run's folder."""
+        configs = (folder / files.CONFIGS).absolute()
+        configs.mkdir(parents=True, exist_ok=True)
+        choices.report.write(folder / REPORT)
+        if choices.sheet:
+            write_sheet(folder / SHEET, choices.sheet)
+        assert choices.costs is not None, "the costs are measured"
+        data = files.data_config(choices.source, choices.transform, choices.views, 128, choices.workers)
+        files.write_config(configs / "data.yaml", data, "the images of this run")
+        for stage in (PlannedStage(**stage) for stage in self.content["stages"]):
+            if stage.name in choices.stages:
+                cost = choices.costs.stages[stage.name]
+                config = files.stage_config(choices.stages[stage.name], data, stage, cost, machine.device)
+                files.write_config(configs / f"{stage.name}.yaml", config, f"{stage.name} of this run, for rcg fit")
+        steps = self.content["steps"]
+        content = files.pipeline_content(
+            folder.resolve().name,
+            configs,
+            choices.encoder,
+            steps,
+            choices.version,
+            seeds > 1,
+            machine.device,
+            choices.dim,
+        )
+        comment = "the plan of this run; `rcg pipeline` runs it too"
+        files.write_config(folder / files.PIPELINE, content, comment)
+        parts = files.parts_of(choices.encoder, list(steps), "seed0/" if seeds > 1 else "")
+        files.write_plan(folder, {**self.content, "seeds": seeds, "parts": parts})
+
+    def spent(self, folder: Path) -> float:
+        """Return the seconds that the steps in a folder have taken so far."""
+        records = [read_record(path) for path in folder.glob(".*.json")]
+        return float(sum(record.get("seconds") or record.get("spent") or 0.0 for record in records))
+
+
+def _place(data: str) -> str:
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.exists() else data.lower()
+
+
+def _encoder(choices: Choices) -> dict[str, Any]:
+    assert choices.encoder is not None
+    found = choices.encoder
+    return {"kind": found.kind, "name": found.name, "reason": found.reason, "saw_labels": found.saw_labels}

@@ -1,0 +1,216 @@
+"""From the user's wishes to a plan: examine the data, choose the stages, measure them, share the budget."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcg_lightning.artifacts import fingerprint
+from rcg_lightning.config import construct, describe
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.image_split import ImageSplit, Source
+from rcg_lightning.data.transforms import AsIs, CenterCrop, Transform, Views
+from rcg_lightning.planning.data_choice import check_condition, choose_source
+from rcg_lightning.planning.data_report import DataReport, examine
+from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice, choose_encoder
+from rcg_lightning.planning.machine import Machine
+from rcg_lightning.planning.plan import Costs
+from rcg_lightning.planning.stage_choice import (
+    batch_size,
+    default_generator,
+    encoder_stage,
+    generator_stage,
+    rdm_stage,
+)
+from rcg_lightning.planning.step_timing import StageCost, measure_stage, seconds_per_image
+from rcg_lightning.pretrained.timm_encoder import TimmEncoder
+from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.types import DataSpec
+
+SIZE_ON_CPU, SIZE_ON_GPU = 32, 64
+READ = 24  # images that are read to time it
+PRINCIPAL_DIM = 64
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for; None leaves the choice to the plan."""
+
+    data: str
+    size: int | None = None
+    encoder: str = "auto"
+    generator: str | None = None
+    condition: str = "representation"
+    stop_after: str | None = None
+
+
+@dataclass
+class Choices:
+    """What a run will do, before its steps are known.
+
+    Attributes:
+        source, transform, views: of the data module.
+        report: of the data.
+        sheet: thumbnails for the contact sheet.
+        shape: (C, H, W) of an image.
+        encoder: None where no representations are needed.
+        generator: name of its kind.
+        stages: by name, in the order of training.
+        costs: as measured.
+        dim: of a representation.
+        workers: loader processes.
+        version: identity of the images.
+    """
+
+    source: Source
+    transform: Transform
+    views: Views | None
+    report: DataReport
+    sheet: list[Any]
+    shape: tuple[int, int, int]
+    encoder: EncoderChoice | None
+    generator: str
+    dim: int
+    workers: int
+    version: str
+    stages: dict[str, Stage] = field(default_factory=dict)
+    costs: Costs | None = None
+
+
+def examine_data(wishes: Wishes, machine: Machine, known: tuple[str, DataReport] | None = None) -> Choices:
+    """Report the data and choose size, encoder and generator; nothing is trained or measured yet.
+
+    Args:
+        wishes: of the user.
+        machine: that trains.
+        known: version and report of an earlier run, which holds for the same images.
+
+    Raises:
+        UserError: data that cannot work, or a choice that does not exist.
+    """
+    source = choose_source(wishes.data, wishes.condition in ("class", "joint"))
+    data = ImageDataModule(source)
+    data.prepare_data()
+    train, evaluation = data.images("train"), data.images("eval")
+    check_condition(wishes.condition, source, train.labels is not None)
+    if known is not None and known[0] == version_of(source, train):
+        report, sheet = known[1], []
+    else:
+        report, sheet = examine(train, evaluation, machine)
+    report.check(wishes.data)
+    fixed = train.shape  # all images have it
+    if report.is_grey and train.channels == 3:
+        source = type(source)(**{**source._arguments, "channels": 1})
+        data = ImageDataModule(source)
+    channels = data.images("train").channels
+    size = wishes.size or (fixed[1] if fixed else SIZE_ON_CPU if machine.on_cpu else SIZE_ON_GPU)
+    as_is = fixed is not None and fixed[1:] == (size, size)
+    shape = (channels, size, size)
+    encoder = None
+    if wishes.condition in ("representation", "joint"):
+        encoder = choose_encoder(wishes.encoder, report, machine, size)
+    return Choices(
+        source=source,
+        transform=AsIs() if as_is else CenterCrop(size),
+        views=Views(flips=True) if size > 8 and channels == 3 else None,  # letters and digits have no mirror images
+        report=report,
+        sheet=sheet,
+        shape=shape,
+        encoder=encoder,
+        generator=wishes.generator or default_generator(shape, machine.on_cpu),
+        dim=0,
+        workers=0 if machine.on_cpu or as_is else 8,
+        version=version_of(source, train),
+    )
+
+
+def version_of(source: Source, train: ImageSplit) -> str:
+    """Return the identity of a data set's images, whatever their number of channels."""
+    return fingerprint([type(source).__name__, train.fingerprint])
+
+
+def measure(
+    wishes: Wishes, choices: Choices, machine: Machine, tell: Callable[[str], None], known: Costs | None = None
+) -> None:
+    """Build the stages and measure what their steps, and everything around them, cost; ``known`` costs are taken."""
+    data = ImageDataModule(choices.source, choices.transform, views=choices.views)
+    spec = DataSpec(image=choices.shape, classes=data.images("train").classes)
+    wanted, encoding = batch_size(choices.shape, machine.on_cpu), None
+    costs: dict[str, StageCost] = {}
+    if choices.encoder is not None:
+        choices.dim, encoding = _encoder(choices, spec, wanted, machine, costs, tell, known)
+        columns = {"representation": {"shape": [choices.dim]}}
+        spec = DataSpec(spec.image, spec.classes, columns, {"representation": "not yet extracted"})
+    on_cpu, few = machine.on_cpu, choices.report.images < 1000
+    if wishes.stop_after is None:
+        stage = generator_stage(choices.generator, choices.shape, wishes.condition, on_cpu, few)
+        choices.stages["generator"] = stage
+    if choices.encoder is not None and wishes.stop_after != "encoder":
+        choices.stages["rdm"] = rdm_stage(choices.dim, wishes.condition, on_cpu)
+    if known is not None:
+        choices.costs = known
+        return
+    for name in ("generator", "rdm"):
+        if name in choices.stages:
+            tell(f"timing a few steps of the {name}")
+            copy = construct_again(choices.stages[name])
+            costs[name] = measure_stage(copy, spec, 128 if name == "rdm" and on_cpu else wanted, machine)
+    sampler = getattr(choices.stages.get("generator"), "sampler", None)
+    choices.costs = Costs(
+        train=len(data.images("train")),
+        evaluation=len(data.images("eval")),
+        reading=_reading(data, machine) / max(choices.workers, 1),
+        stages=costs,
+        encoding=encoding,
+        dim=choices.dim,
+        views=choices.views.count if choices.views else 1,
+        sampler_steps=0 if sampler is None else sampler.steps,
+    )
+
+
+def _encoder(
+    choices: Choices,
+    spec: DataSpec,
+    wanted: int,
+    machine: Machine,
+    costs: dict[str, StageCost],
+    tell: Callable[[str], None],
+    known: Costs | None,
+) -> tuple[int, float]:
+    """Return the dimensions of the encoder's representations, and its seconds for an image."""
+    encoder = choices.encoder
+    assert encoder is not None
+    if known is None:
+        tell("timing a few steps of the encoder")
+    if encoder.kind == MOCO:
+        stage = encoder_stage(choices.shape, machine.on_cpu)
+        choices.stages["encoder"] = stage
+        if known is not None:
+            return known.dim, 0.0
+        costs["encoder"] = measure_stage(construct_again(stage), spec, wanted, machine)
+        return stage.encoder.head.dim, costs["encoder"].seconds / costs["encoder"].images / 6  # two views, two networks
+    if encoder.trained_here:
+        return min(PRINCIPAL_DIM, choices.report.train // 4), 1e-4
+    if known is not None:
+        return known.dim, 0.0
+    arguments = encoder.configured()["init_args"]
+    kind = TimmEncoder if encoder.kind == "timm" else TrainedEncoder
+    frozen = kind(**{name: Path(v) if name in ("weights", "folder") else v for name, v in arguments.items()})
+    return frozen.dim, seconds_per_image(frozen, spec, machine)
+
+
+def construct_again(stage: Stage) -> Stage:
+    """Return a stage with the same settings, to train and throw away."""
+    return construct(describe(stage))
+
+
+def _reading(data: ImageDataModule, machine: Machine) -> float:
+    """Return the seconds to read and resize an image, in one process."""
+    index = np.random.default_rng(1).integers(0, len(data.images("train")), READ)
+    machine_start = machine.clock()
+    for _ in data.deterministic_batches("train", frozenset({"image"}), index):
+        pass
+    return (machine.clock() - machine_start) * (machine.threads if machine.on_cpu else 1) / READ

@@ -1,0 +1,188 @@
+"""What a stage costs on this machine: seconds of a step, from a few real ones, and memory, before any is taken."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from rcg_lightning.data.data_module import as_floats
+from rcg_lightning.errors import UserError
+from rcg_lightning.planning.machine import Machine
+from rcg_lightning.pretrained.encoders import Encoder
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.trainer import Trainer
+from rcg_lightning.types import Batch, DataSpec
+
+PROBE = 4  # images whose activations are measured
+RUNTIME = 0.9e9  # bytes of the process itself, with torch and its libraries
+SPARE = 1.3  # activations that kernels need for a moment
+USABLE = 0.8  # of the free memory
+LONGEST = 6.0  # seconds that timing one stage may take
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a training step takes.
+
+    Attributes:
+        batch: images that are computed together.
+        accumulate: batches of a step.
+        seconds: of a step, of ``batch * accumulate`` images, without reading them.
+        memory: bytes at the peak.
+        parameters: trained numbers.
+    """
+
+    batch: int
+    accumulate: int
+    seconds: float
+    memory: float
+    parameters: int
+
+    @property
+    def images(self) -> int:
+        """The images of a step."""
+        return self.batch * self.accumulate
+
+    @property
+    def checkpoint(self) -> float:
+        """Bytes of a checkpoint: weights, their EMA, and two moments."""
+        return 16.0 * self.parameters
+
+
+def random_batch(spec: DataSpec, needs: frozenset[str], count: int, seed: int = 0) -> Batch:
+    """Return a batch of noise with the keys that a stage needs, images as uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    batch: dict[str, Tensor] = {"index": torch.arange(count), "view": torch.zeros(count, dtype=torch.int64)}
+    for name in needs & {"image", "pair"}:
+        batch[name] = torch.randint(0, 256, (count, *spec.image), generator=generator, dtype=torch.uint8)
+    if "label" in needs and spec.classes:
+        batch["label"] = torch.arange(count) % spec.classes
+    for name in needs & spec.columns.keys():
+        batch[name] = torch.randn(count, *spec.columns[name]["shape"], generator=generator)
+    return batch  # type: ignore[return-value]
+
+
+def bytes_of_step(stage: Stage) -> tuple[float, float, int]:
+    """Return bytes that do not depend on the batch, bytes for each image, and the number of trained parameters.
+
+    The activations that autograd stores for ``PROBE`` images are counted, on the CPU, whatever the device.
+    """
+    assert stage.spec is not None, "a stage is built before it is measured"
+    stored: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = as_floats(random_batch(stage.spec, stage.needs, PROBE))
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        stage.losses(batch)["loss"].detach()
+    weights = {p.untyped_storage().data_ptr() for p in stage.parameters()}
+    activations = sum(size for pointer, size in stored.items() if pointer not in weights)
+    trained = sum(p.numel() for module in stage.trained_modules() for p in module.parameters() if p.requires_grad)
+    held = sum(p.numel() for p in stage.parameters())
+    return RUNTIME + 4.0 * (held + 3 * trained), SPARE * activations / PROBE, trained
+
+
+def fitting_batch(fixed: float, each: float, wanted: int, memory: float) -> tuple[int, int]:
+    """Return the images computed together, and over how many such batches a step accumulates, for ``wanted`` images.
+
+    Raises:
+        UserError: one image alone does not fit.
+    """
+    batch, accumulate = wanted, 1
+    while fixed + batch * each > USABLE * memory and batch > 1:
+        batch, accumulate = batch // 2, 2 * accumulate
+    need = fixed + batch * each
+    if need > USABLE * memory:
+        raise UserError(
+            f"not enough memory for one image: {need / 1e9:.1f} GB are needed, {memory / 1e9:.1f} GB are free: "
+            "lower --size, or close other programs"
+        )
+    return batch, accumulate
+
+
+def measure_stage(stage: Stage, spec: DataSpec, wanted: int, machine: Machine) -> StageCost:
+    """Return what a step of ``wanted`` images costs; trains the stage for a few steps on noise.
+
+    Raises:
+        UserError: one image alone does not fit in memory.
+    """
+    stage.build(spec)
+    fixed, each, parameters = bytes_of_step(stage)
+    batch, accumulate = fitting_batch(fixed, each, wanted, machine.memory)
+    stopwatch = _Stopwatch(machine)
+    with tempfile.TemporaryDirectory(prefix="rcg-plan-") as folder:
+        trainer = Trainer(
+            folder,
+            STEPS,
+            accelerator=machine.device,
+            logger=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            callbacks=[stopwatch],
+        )
+        trainer.fit(stage, _NoiseData(spec, stage.needs, batch))
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return StageCost(batch, accumulate, accumulate * min(stopwatch.seconds), fixed + batch * each, parameters)
+
+
+def seconds_per_image(encoder: Encoder, spec: DataSpec, machine: Machine, count: int = 8) -> float:
+    """Return the seconds that a frozen encoder takes for an image."""
+    images = as_floats(random_batch(spec, frozenset({"image"}), count))["image"].to(machine.device)
+    with torch.no_grad():
+        encoder(images[:1])
+        machine.wait()
+        start = machine.clock()
+        encoder(images)
+        machine.wait()
+    return (machine.clock() - start) / count
+
+
+class _Stopwatch(Callback):
+    """Times each step; ends training early where steps are slow."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.seconds, self._start = machine, list[float](), 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.machine.wait()
+        self._start = self.machine.clock()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.machine.wait()
+        self.seconds.append(self.machine.clock() - self._start)
+        if sum(self.seconds) + self.seconds[-1] > LONGEST:
+            trainer.should_stop = True
+
+
+class _NoiseData(pl.LightningDataModule):
+    """Endless batches of noise with the spec of the real data."""
+
+    def __init__(self, spec: DataSpec, needs: frozenset[str], batch_size: int) -> None:
+        super().__init__()
+        self.spec, self.needs, self.batch_size = spec, needs, batch_size
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(dataset=_Noise(random_batch(self.spec, self.needs, self.batch_size)), batch_size=None)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        return as_floats(batch)
+
+
+class _Noise(IterableDataset[Batch]):
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield dict(self.batch)  # type: ignore[misc]

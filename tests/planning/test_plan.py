@@ -1,0 +1,81 @@
+"""The plan's arithmetic, on pretended costs."""
+
+import pytest
+
+from rcg_lightning.errors import UserError
+from rcg_lightning.planning.plan import Costs, costs_from_plain, costs_to_plain, make_plan, slowed, table, total
+from rcg_lightning.planning.step_timing import StageCost, fitting_batch
+
+
+def costs(seconds=1.0, **given):
+    stages = {
+        "encoder": StageCost(64, 1, 0.3 * seconds, 1.2e9, 10**6),
+        "generator": StageCost(64, 1, 1.0 * seconds, 1.5e9, 2 * 10**6),
+        "rdm": StageCost(128, 1, 0.02 * seconds, 1e9, 10**6),
+    }
+    fixed = {"train": 2700, "evaluation": 300, "reading": 1e-4, "stages": stages, "encoding": 1e-3}
+    return Costs(**fixed | {"dim": 64, "views": 2, "sampler_steps": 25} | given)
+
+
+def steps(plan):
+    return {stage.name: stage.steps for stage in plan if stage.steps}
+
+
+@pytest.mark.parametrize("budget", [600, 1800, 8 * 3600])
+@pytest.mark.parametrize("speed", [0.01, 1.0, 2.0])
+def test_a_plan_fills_its_budget(budget, speed):
+    plan = make_plan(costs(speed), budget, None)
+    assert total(plan) == pytest.approx(budget, rel=0.15)
+    assert [stage.name for stage in plan] == ["encoder", "store", "generator", "rdm", "samples"]
+    generator = next(stage for stage in plan if stage.name == "generator")
+    assert generator.seconds > 0.5 * budget
+    assert 4 <= generator.validations <= 20
+
+
+def test_what_is_spent_is_gone():
+    whole, rest = (steps(make_plan(costs(), 1800, None, spent)) for spent in (0, 900))
+    assert rest["generator"] < 0.6 * whole["generator"]
+
+
+def test_a_longer_budget_gives_more_steps_and_never_fewer_than_before():
+    before = steps(make_plan(costs(), 600, None))
+    assert all(count >= before[name] for name, count in steps(make_plan(costs(), 1800, None, least=before)).items())
+    assert steps(make_plan(costs(), 500, None, least=before)) == before
+
+
+def test_steps_instead_of_a_budget():
+    assert steps(make_plan(costs(), None, 50)) == {"encoder": 50, "generator": 50, "rdm": 50}
+
+
+def test_a_budget_too_small_for_a_step_is_rejected_with_one_that_is_not():
+    with pytest.raises(UserError, match=r"--budget 20 s leaves no step .* give at least --budget (\d+)m") as caught:
+        make_plan(costs(10), 20, None)
+    needed = int(str(caught.value).rpartition(" ")[2][:-1])
+    assert all(steps(make_plan(costs(10), 60 * needed, None)).values())
+
+
+def test_a_run_without_representations_has_no_store():
+    only = {"generator": StageCost(64, 1, 1.0, 1.5e9, 10**6)}
+    plan = make_plan(costs(stages=only, encoding=None), 600, None)
+    assert [stage.name for stage in plan] == ["generator", "samples"]
+    assert total(plan) == pytest.approx(600, rel=0.15)
+
+
+def test_the_table_shows_epochs_and_the_total():
+    lines = table(make_plan(costs(), None, 270), 2700).splitlines()
+    assert lines[0].split() == ["stage", "steps", "epochs", "time", "memory", "disk"]
+    assert "6.4" in lines[3]  # 270 steps of 64 of 2,700 images
+    assert lines[-1].startswith("total")
+
+
+def test_costs_go_through_a_file_and_to_a_slower_machine():
+    assert costs_from_plain(costs_to_plain(costs())) == costs()
+    assert steps(make_plan(slowed(costs(), 2), 1800, None))["generator"] < 0.6 * 1800
+
+
+def test_a_batch_is_halved_until_it_fits_and_accumulated():
+    assert fitting_batch(1e9, 10e6, 64, 8e9) == (64, 1)
+    assert fitting_batch(1e9, 100e6, 64, 8e9) == (32, 2)
+    assert fitting_batch(1e9, 5e9, 64, 8e9) == (1, 64)
+    with pytest.raises(UserError, match=r"not enough memory for one image: 6.0 GB are needed, 4.0 GB are free"):
+        fitting_batch(1e9, 5e9, 64, 4e9)
