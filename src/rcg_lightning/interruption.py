@@ -2,7 +2,8 @@
 
 Python raises KeyboardInterrupt wherever the program happens to be. In a finaliser, or in a library that ignores errors,
 it would vanish and the run would go on. So it is remembered, and raised again before the next step. SIGTERM ends a
-command in the same way, except that a running batch is finished first.
+command in the same way, except that a running batch is finished first. So is a training step after SIGINT, to save a
+checkpoint; a second SIGINT ends it at once.
 """
 
 import os
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _interrupted, _terminated, _in_loop = threading.Event(), threading.Event(), threading.Event()
+_saves_first = threading.Event()  # a training that saves when it is interrupted
 _owner = 0  # process that handles the signals; processes that it forks do not
 
 
@@ -37,7 +39,7 @@ class Terminated(BaseException):
 def remembered() -> Iterator[None]:
     """Remember interruptions inside the block; forget earlier ones."""
     global _owner
-    for event in (_interrupted, _terminated, _in_loop):
+    for event in (_interrupted, _terminated, _in_loop, _saves_first):
         event.clear()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
@@ -90,9 +92,26 @@ def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
 
+def begin_training() -> None:
+    """From now on the first SIGINT is only remembered: the training finishes its step, saves and ends itself."""
+    _saves_first.set()
+
+
+def end_training() -> None:
+    """From now on SIGINT ends the command at once."""
+    _saves_first.clear()
+
+
+def was_interrupted() -> bool:
+    """Whether the keyboard has interrupted the running command."""
+    return _interrupted.is_set()
+
+
 def _remember(number: int, frame: FrameType | None) -> None:
+    again = _interrupted.is_set()
     _interrupted.set()
-    raise KeyboardInterrupt
+    if again or not _saves_first.is_set():
+        raise KeyboardInterrupt
 
 
 def end_with_main_process(every: float = 2, grace: float = 20) -> None:

@@ -1,6 +1,7 @@
 """Short trainings on the digits with all callbacks."""
 
 import errno
+import signal
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rcg_lightning import interruption
 from rcg_lightning.callbacks.checkpoint import Checkpoint
 from rcg_lightning.callbacks.fidelity import Fidelity
 from rcg_lightning.callbacks.monitor import flatten
@@ -135,6 +137,26 @@ def test_the_checkpoint_before_the_decay_is_kept_and_a_longer_run_continues_from
     trainer(tmp_path / "longer", 20).fit(longer, digits(), ckpt_path=start)
     trainer(tmp_path / "unbroken", 20).fit(unbroken, digits())
     torch.testing.assert_close(longer.state_dict(), unbroken.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("where", ["on_train_batch_start", "on_validation_batch_start"])
+def test_an_interruption_from_the_keyboard_saves_the_finished_step(where, make_stage, digits, trainer, tmp_path):
+    class Interrupt(Callback):
+        def strike(self, trainer, *_):
+            if trainer.global_step == 3 and not interruption.was_interrupted():
+                signal.raise_signal(signal.SIGINT)
+
+    interrupt = Interrupt()
+    setattr(interrupt, where, interrupt.strike)
+    settings = {"checkpoint_every": 100, "val_check_interval": 3, "callbacks": [interrupt]}
+    with interruption.remembered(), pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(tmp_path / "run", 8, **settings).fit(make_stage(), digits())
+    last = tmp_path / "run" / "last.ckpt"
+    assert steps_of(tmp_path / "run") == {"last.ckpt": 4 if "train" in where else 3}
+    continued, unbroken = make_stage(), make_stage()
+    trainer(tmp_path / "run", 8).fit(continued, digits(), ckpt_path=last)
+    trainer(tmp_path / "unbroken", 8).fit(unbroken, digits())
+    torch.testing.assert_close(continued.state_dict(), unbroken.state_dict(), rtol=0, atol=0)
 
 
 def test_intervals_may_be_shares_of_the_run(make_stage, digits, trainer, tmp_path):

@@ -8,7 +8,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
+from rcg_lightning import interruption
 from rcg_lightning.arguments import Checked, PositiveInt
 from rcg_lightning.artifacts import flush, replacing
 from rcg_lightning.errors import UserError
@@ -86,6 +88,44 @@ class Checkpoint(Checked, ModelCheckpoint):
         if trainer.global_step == _decay_start(trainer) and trainer.global_step > self._undecayed_at:
             self._undecayed_at = trainer.global_step  # once, however many batches a step accumulates
             self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / UNDECAYED))
+        self._end_if_asked(trainer)
+
+    def _end_if_asked(self, trainer: pl.Trainer) -> None:
+        """After SIGINT or SIGTERM save the finished step; processes of a job may be at different steps and do not."""
+        asked = interruption.was_interrupted() or trainer.received_sigterm
+        if (
+            asked
+            and trainer.global_step != self._saved_at
+            and trainer.world_size == 1
+            and not self._accumulating(trainer)
+        ):
+            self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / LAST))
+        if not self._accumulating(trainer):
+            interruption.check_keyboard()
+
+    @staticmethod
+    def _accumulating(trainer: pl.Trainer) -> bool:
+        """Whether the gradients of a step are not complete yet."""
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        return trainer.world_size == 1 and done % trainer.accumulate_grad_batches != 0
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._end_if_asked(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.world_size == 1:
+            interruption.begin_training()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        interruption.end_training()
+        super().on_exception(trainer, pl_module, exception)
+
+    @property
+    def saved_step(self) -> int | None:
+        """The step of the last checkpoint that this process has written."""
+        return None if self._saved_at < 0 else self._saved_at
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         stage = trainer.lightning_module
@@ -101,6 +141,7 @@ class Checkpoint(Checked, ModelCheckpoint):
             self._saved_at = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        interruption.end_training()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.global_step != self._saved_at:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from rcg_lightning import interruption
@@ -36,11 +37,9 @@ class Interruption(Callback):
     def on_train_start(self, *_: Any) -> None:
         interruption.check()  # of a SIGTERM that came before Lightning handled it
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        interruption.check_keyboard()
-
-    def on_validation_batch_start(self, *_: Any) -> None:
-        interruption.check_keyboard()
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:  # a training saves first: see Checkpoint
+            interruption.check_keyboard()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from rcg_lightning import class_modules  # noqa: F401
 from rcg_lightning.artifacts import file_sha256, locked, replacing
+from rcg_lightning.callbacks.checkpoint import Checkpoint
 from rcg_lightning.callbacks.prediction_writer import predict_store
 from rcg_lightning.cli.flags import with_flags
 from rcg_lightning.cli.messages import NOTHING_SAVED, echo
@@ -164,8 +165,12 @@ class StageCLI(LightningCLI):
             with remedied(self._remedy), self._lock(subcommand):
                 super()._run_subcommand(subcommand)
         except BaseException as error:
-            if not (Path(self.trainer.default_root_dir) / LAST).is_file():
+            path = Path(self.trainer.default_root_dir) / LAST
+            saved = [c.saved_step for c in self.trainer.checkpoint_callbacks if isinstance(c, Checkpoint)]
+            if not path.is_file():
                 error.add_note(NOTHING_SAVED)
+            elif any(saved):
+                error.add_note(f"{path} holds step {max(filter(None, saved))}")
             raise
 
     def _lock(self, subcommand: str) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rcg_lightning.arguments import ImageSize, PositiveInt
 from rcg_lightning.artifacts import locked
@@ -11,17 +11,20 @@ from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.errors import UserError
 from rcg_lightning.overall_progress import Overall, stage_of
+from rcg_lightning.pipeline.records import read_record
 from rcg_lightning.pipeline.runner import Run
-from rcg_lightning.pipeline.spec import Step, read_pipeline
+from rcg_lightning.pipeline.spec import read_pipeline
 from rcg_lightning.planning.data_choice import check_apart
 from rcg_lightning.planning.duration import duration, parse_duration
+from rcg_lightning.planning.files import PIPELINE
 from rcg_lightning.planning.machine import Machine, this_machine
 from rcg_lightning.planning.plan import PlannedStage, table, total
 from rcg_lightning.planning.plan_record import PlanRecord
-from rcg_lightning.planning.run_plan import Wishes, examine_data
+from rcg_lightning.planning.run_plan import Choices, Wishes, examine_data
 from rcg_lightning.types import require
 
 STEP_COMMANDS = COMMANDS.keys() - {"pipeline", "train"}
+TOLERANCE = 1.3  # a stage may take this many times its planned time before the plan is made again
 DEFAULT_BUDGET = {True: "30m", False: "1h"}  # on a CPU or not
 
 
@@ -33,6 +36,7 @@ def train(
     encoder: str = "auto",
     generator: Literal["unet", "dit", "mlp"] | None = None,
     condition: Literal["representation", "class", "joint", "none"] = "representation",
+    compare: bool = False,
     seeds: PositiveInt = 1,
     out: Path | None = None,
     stop_after: Literal["encoder", "rdm"] | None = None,
@@ -51,15 +55,18 @@ def train(
         encoder: moco or principal to train one here, a timm name, NAME=WEIGHTS with a local file, or a network folder.
         generator: kind of network; by default by size and machine.
         condition: of the generator; class and joint need a folder for each class.
+        compare: also train without condition and on clusters, and score all by a second encoder.
         seeds: how often generator and RDM are trained, each time with other random numbers.
         out: the run's folder; by default runs/NAME.
         stop_after: end with the encoder and its representations, or with the RDM, without a generator.
         accelerator: cpu, gpu, mps or auto.
         dry_run: end with the plan.
     """
-    begun, machine = time.monotonic(), this_machine(accelerator)
+    machine = this_machine(accelerator)
     require(budget is None or steps is None, "give --budget or --steps, not both")
-    wishes = Wishes(data, size, encoder, generator, condition, stop_after)
+    whole = condition == "representation" and stop_after is None
+    require(not compare or whole, "--compare compares representations with other conditions: give no other --condition")
+    wishes = Wishes(data, size, encoder, generator, condition, stop_after, seeds, compare)
     seconds = parse_duration(budget or DEFAULT_BUDGET[machine.on_cpu]) if steps is None else None
     folder = out or Path("runs") / run_name(data)
     require(not folder.is_file(), f"--out {folder} is a file: give a folder")
@@ -77,16 +84,15 @@ def train(
     show_plan(plan, choices, machine)
     if dry_run:
         if not record.exists:
-            record.write(folder, choices, seeds, machine)
+            record.write(folder, choices, seeds, machine, STEP_COMMANDS)
             echo(f"configs for rcg fit: {folder / 'configs'}; start it by the same command without --dry-run")
         return
     busy = f"another rcg train is running in {folder}: wait for it, or give another --out"
     with locked(folder / ".lock", busy):
-        record.write(folder, choices, seeds, machine)
-        work(folder, plan, seeds, begun, record.spent(folder))
+        Training(folder, record, choices, seeds, machine).work(plan)
 
 
-def show_plan(plan: list[PlannedStage], choices: Any, machine: Machine) -> None:
+def show_plan(plan: list[PlannedStage], choices: Choices, machine: Machine) -> None:
     """Print the choices and the table of stages."""
     if choices.encoder is not None:
         name = choices.encoder.name or choices.encoder.kind
@@ -98,31 +104,73 @@ def show_plan(plan: list[PlannedStage], choices: Any, machine: Machine) -> None:
     echo(table(plan, choices.report.train))
 
 
-def work(folder: Path, plan: list[PlannedStage], seeds: int, begun: float, spent: float) -> None:
-    """Run the steps that are not up to date."""
-    pipeline = read_pipeline(folder / "plan.yaml", STEP_COMMANDS)
-    steps = Run(pipeline, folder, list(range(seeds)))
-    todo, expected = steps.todo(), spent + total(plan)
-    for number, (step, seed) in enumerate(todo, 1):
-        title = step.name if step.shared else f"{step.name}, seed {seed}"
-        if steps.is_done(step, seed):
-            echo(f"[{number}/{len(todo)}] {title}: up to date")
-            continue
-        echo(f"[{number}/{len(todo)}] {title}{_expectation(step, plan)}")
-        with stage_of(Overall(number, len(todo), title, begun, expected)):
-            steps.execute(step, seed, run, echo)
-    samples = [steps.folder(step, seed) for step, seed in todo if step.name == "samples"]
-    for path in samples:
-        echo(f"{path / 'grid.png'}: generated images")
-    echo(f"{folder}: finished after {duration(time.monotonic() - begun)}")
+class Training:
+    """The steps of a run that are not up to date, with the plan made again where the machine's speed changes.
+
+    Args:
+        folder: of the run.
+        record: its plan.
+        choices: from which the plan was made.
+        seeds: of generator, RDM and samples.
+        machine: that trains.
+    """
+
+    def __init__(self, folder: Path, record: PlanRecord, choices: Choices, seeds: int, machine: Machine) -> None:
+        self.folder, self.record, self.choices, self.seeds, self.machine = folder, record, choices, seeds, machine
+        self.begun, self.spent = time.monotonic(), record.spent(folder)
+
+    def work(self, plan: list[PlannedStage]) -> None:
+        """Run the steps."""
+        steps, number = self._steps(), 0
+        while number < len(todo := steps.todo()):
+            step, seed = todo[number]
+            number += 1
+            title = step.name if step.shared else f"{step.name}, seed {seed}"
+            where = f"[{number}/{len(todo)}] {title}"
+            if steps.is_done(step, seed):
+                echo(f"{where}: up to date")
+                continue
+            planned = next((stage for stage in plan if stage.name == step.name), None)
+            echo(f"{where}{_expectation(planned)}")
+            begun = self.machine.clock()
+            with stage_of(Overall(number, len(todo), title, self.begun - self.spent, total(plan))):
+                steps.execute(step, seed, run, echo)
+            if planned is not None and step.steps == planned.steps is not None:
+                factor = (self.machine.clock() - begun) / planned.seconds
+                done = [other.name for other, _ in todo[:number]]
+                plan = self._replanned(plan, factor, done)
+                steps = self._steps()
+        steps.make_table(run, echo)
+        if "report" in COMMANDS:
+            run("report", [str(self.folder)])
+        for step, seed in todo:
+            if step.name == "samples":
+                echo(f"{steps.folder(step, seed) / 'grid.png'}: generated images")
+        echo(f"{self.folder}: finished after {duration(time.monotonic() - self.begun)}")
+
+    def _steps(self) -> Run:
+        self.record.write(self.folder, self.choices, self.seeds, self.machine, STEP_COMMANDS)
+        return Run(read_pipeline(self.folder / PIPELINE, STEP_COMMANDS), self.folder, list(range(self.seeds)))
+
+    def _replanned(self, plan: list[PlannedStage], factor: float, done: list[str]) -> list[PlannedStage]:
+        """Return the plan, made again where a stage took 30 % more or less than planned and others follow."""
+        trained = [stage.name for stage in plan if stage.steps is not None]
+        untouched = [name for name in trained if name not in done]
+        begun = any(read_record(path) for name in untouched for path in self.folder.glob(f"**/.{name}.json"))
+        if 1 / TOLERANCE < factor < TOLERANCE or not untouched or begun or self.record.content["wanted"][0] is None:
+            return plan
+        spent = factor * sum(stage.seconds for stage in plan if stage.name in done)
+        again = self.record.replan(self.choices, factor, spent, done)
+        counts = ", ".join(f"{stage.name} {stage.steps:,} steps" for stage in again if stage.name in untouched)
+        echo(f"this machine is {factor:.1f} times as slow as measured, so the plan is now: {counts}")
+        return again
 
 
-def _expectation(step: Step, plan: list[PlannedStage]) -> str:
-    found = next((stage for stage in plan if stage.name == step.name), None)
-    if found is None:
+def _expectation(planned: PlannedStage | None) -> str:
+    if planned is None:
         return ""
-    steps = "" if found.steps is None else f"{found.steps:,} steps, "
-    return f": {steps}about {duration(found.seconds)}"
+    steps = "" if planned.steps is None else f"{planned.steps:,} steps, "
+    return f": {steps}about {duration(planned.seconds)}"
 
 
 def run_name(data: str) -> str:

@@ -10,13 +10,12 @@ from rcg_lightning.artifacts import read_state, write_json, write_text
 from rcg_lightning.config import describe
 from rcg_lightning.data.image_split import Source
 from rcg_lightning.data.transforms import Transform, Views
-from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice
-from rcg_lightning.planning.plan import GRID, SAMPLES, VALIDATED, PlannedStage
+from rcg_lightning.planning.encoder_choice import EncoderChoice
+from rcg_lightning.planning.plan import GRID, VALIDATED, PlannedStage
 from rcg_lightning.planning.step_timing import StageCost
 from rcg_lightning.stages.base import Stage
 
 FORMAT = 1
-PRINCIPAL_SIZE = 32  # pixels: more dimensions than 4096 take gigabytes
 PLAN, PIPELINE, CONFIGS = "plan.json", "plan.yaml", "configs"
 
 
@@ -82,61 +81,6 @@ def write_config(path: Path, content: Any, comment: str) -> None:
     """Write a config with a comment that says what it is."""
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
     write_text(path, f"# {comment}\n{text}")
-
-
-def pipeline_content(
-    name: str,
-    configs: Path,
-    encoder: EncoderChoice | None,
-    steps: Mapping[str, int],
-    version: str,
-    several_seeds: bool,
-    accelerator: str,
-    dim: int,
-) -> dict[str, Any]:
-    """Return the pipeline file: each stage an ordinary `rcg` command.
-
-    Args:
-        name: of the pipeline.
-        configs: folder of the configs.
-        encoder: None where the condition needs no representations.
-        steps: of each trained stage that the run has.
-        version: identity of the data set.
-        several_seeds: whether generator, RDM and samples are made once for each seed.
-        accelerator: of all steps.
-        dim: of principal components.
-    """
-    arguments = {"configs": str(configs)}
-    found: dict[str, dict[str, Any]] = {}
-    stores = ""
-    if encoder is not None:
-        if encoder.kind == MOCO:
-            found["encoder"] = {"run": "fit --config {configs}/encoder.yaml", "shared": True, "steps": steps["encoder"]}
-        elif encoder.trained_here:
-            run = f"principal --config {{configs}}/data.yaml --dim {dim} --size {PRINCIPAL_SIZE}"
-            found["encoder"] = {"run": run, "shared": True}
-        configured = encoder.configured()
-        words = [f"--encoder {configured['class_path']}"]
-        for name, value in configured["init_args"].items():
-            own = str(value).startswith("{encoder}")  # the folder of a step stays a placeholder
-            arguments |= {} if own else {f"encoder_{name}": str(value)}
-            words.append(f"--encoder.{name} {value if own else f'{{encoder_{name}}}'}")
-        for store, split in (("store", "train"), ("eval_store", "eval")):
-            run = (
-                f"extract --config {{configs}}/data.yaml --split {split} {' '.join(words)} --accelerator {accelerator}"
-            )
-            found[store] = {"run": run, "shared": True, "version": version}
-        stores = " --data.stores [{store}] --data.eval_stores [{eval_store}]"
-    for stage in ("generator", "rdm"):
-        if stage in steps:
-            run = f"fit --config {{configs}}/{stage}.yaml{stores}"
-            found[stage] = {"run": run, "shared": not several_seeds, "steps": steps[stage]}
-            found[stage] |= {} if stores else {"version": version}
-    if "generator" in steps:
-        prior = " --prior {rdm}/last.ckpt" if "rdm" in steps else ""
-        run = f"sample --checkpoint {{generator}}/last.ckpt{prior} --number {SAMPLES} --first_seed {{run}}00000"
-        found["samples"] = {"run": f"{run} --accelerator {accelerator}", "shared": not several_seeds}
-    return {"name": name, "arguments": arguments, "steps": found}
 
 
 def parts_of(encoder: EncoderChoice | None, steps: Sequence[str], seed_folder: str = "") -> dict[str, Any]:

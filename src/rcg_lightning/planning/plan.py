@@ -1,7 +1,7 @@
 """The plan of a run: how many steps each stage takes within a budget, and what that costs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rcg_lightning.errors import UserError
@@ -9,16 +9,18 @@ from rcg_lightning.planning.duration import duration
 from rcg_lightning.planning.step_timing import StageCost
 
 STARTUP = 2.5  # seconds that a command takes to begin and end
-ENCODER_SHARE, RDM_SHARE = 0.2, 0.08  # of the training time
+ENCODER_SHARE, JUDGE_SHARE, RDM_SHARE = 0.2, 0.1, 0.08  # of the training time
 SMALL_RDM_SHARE = 0.3  # where the generator is as small as the RDM
-LONGEST_EPOCHS = {"encoder": 400, "rdm": 1000}
-MOST_STEPS = {"encoder": 50_000, "rdm": 20_000}
+JUDGE = "evaluation_encoder"  # a second encoder that no stage reads
+LONGEST_EPOCHS = {"encoder": 400, JUDGE: 400, "rdm": 1000}
+MOST_STEPS = {"encoder": 50_000, JUDGE: 50_000, "rdm": 20_000}
 VALIDATED = 512  # evaluation images in a validation
 GRID = 16  # samples in a grid
 SAMPLES = 64
 VALIDATION_SHARE = 0.1  # of a generator's time
 STORED_STATES = 3  # checkpoints of a run at most: last, previous, undecayed
-TRAINED = ("encoder", "generator", "rdm")
+TRAINED = ("encoder", JUDGE, "rdm", "generator")  # in the order in which they take their part of the budget
+ORDER = ("encoder", "store", "generator", "rdm", "samples", JUDGE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Costs:
         dim: dimensions of a representation.
         views: of each training image in the store.
         sampler_steps: network evaluations of a sample.
+        repeats: how often a stage is trained, by name: for each seed, and each condition of a comparison.
     """
 
     train: int
@@ -66,11 +69,13 @@ class Costs:
     dim: int
     views: int
     sampler_steps: int
+    repeats: Mapping[str, int] = field(default_factory=dict)
 
     def step(self, name: str) -> float:
-        """Return the seconds of a step, with reading its images."""
+        """Return the seconds of a step, with reading its images, in all repeats of the stage."""
         cost = self.stages[name]
-        return cost.seconds + (0.0 if name == "rdm" else cost.images * self.reading)
+        reading = 0.0 if name == "rdm" else cost.images * self.reading
+        return self.repeats.get(name, 1) * (cost.seconds + reading)
 
     def forward(self) -> float:
         """Return the generator's seconds for one image without gradient: about a third of training."""
@@ -78,9 +83,10 @@ class Costs:
         return cost.seconds / cost.images / 3
 
     def validation(self) -> float:
-        """Return the seconds of a generator's validation with its grid."""
+        """Return the seconds of a generator's validation with its grid, in all repeats."""
         images = min(self.evaluation, VALIDATED)
-        return images * (self.forward() + self.reading) + GRID * self.sampler_steps * self.forward()
+        once = images * (self.forward() + self.reading) + GRID * self.sampler_steps * self.forward()
+        return self.repeats.get("generator", 1) * once
 
 
 def make_plan(
@@ -89,6 +95,7 @@ def make_plan(
     steps: int | None,
     spent: float = 0.0,
     least: Mapping[str, int] | None = None,
+    done: Collection[str] = (),
 ) -> list[PlannedStage]:
     """Return the stages in their order, with the steps that the budget allows.
 
@@ -98,6 +105,7 @@ def make_plan(
         steps: of every trained stage.
         spent: seconds of the budget that are gone.
         least: steps that stages have been trained for: no plan takes less.
+        done: stages that are finished with these steps: their time is in ``spent``.
 
     Raises:
         UserError: the budget is too small for a step of each stage.
@@ -108,11 +116,10 @@ def make_plan(
         counts = {name: max(steps, given.get(name, 0)) for name in costs.stages}
     else:
         assert budget is not None, "a plan needs a budget or steps"
-        counts = _counts(costs, budget - spent - sum(stage.seconds for stage in around.values()), budget, given)
-    trained = {name: _trained(costs, name, count) for name, count in counts.items()}
-    order = ("encoder", "store", "generator", "rdm", "samples")
-    stages = {**around, **trained}
-    return [stages[name] for name in order if name in stages]
+        other = sum(stage.seconds for stage in around.values() if stage.name not in done)
+        counts = _counts(costs, budget - spent - other, budget, given, done)
+    stages = {**around, **{name: _trained(costs, name, count) for name, count in counts.items()}}
+    return [stages[name] for name in ORDER if name in stages]
 
 
 def _around(costs: Costs) -> dict[str, PlannedStage]:
@@ -123,31 +130,29 @@ def _around(costs: Costs) -> dict[str, PlannedStage]:
         seconds = images * (costs.encoding + costs.reading) + 2 * STARTUP
         found["store"] = PlannedStage("store", seconds, disk=4.0 * images * costs.dim)
     if "generator" in costs.stages:
-        seconds = SAMPLES * costs.sampler_steps * costs.forward() + STARTUP
+        seconds = costs.repeats.get("generator", 1) * (SAMPLES * costs.sampler_steps * costs.forward() + STARTUP)
         found["samples"] = PlannedStage("samples", seconds)
     return found
 
 
-def _counts(costs: Costs, seconds: float, budget: float, least: Mapping[str, int]) -> dict[str, int]:
-    """Share ``seconds`` between the trained stages; return the steps of each."""
-    shares = {name: share for name, share in _shares(costs).items() if name in costs.stages}
-    left, counts = seconds - STARTUP * len(shares), dict[str, int]()
-    for name in ("encoder", "rdm", "generator"):
-        if name not in shares:
-            continue
-        last = name == "generator" or "generator" not in shares
-        mine = left if last else shares[name] * (seconds - STARTUP * len(shares))
-        if name == "generator":
-            mine *= 1 - VALIDATION_SHARE
-        count = int(mine / costs.step(name))
+def _counts(
+    costs: Costs, seconds: float, budget: float, least: Mapping[str, int], done: Collection[str]
+) -> dict[str, int]:
+    """Share ``seconds`` between the trained stages that are not done; return the steps of each."""
+    counts = {name: least[name] for name in done if name in costs.stages}
+    todo = [name for name in TRAINED if name in costs.stages and name not in counts]
+    left = whole = seconds - STARTUP * sum(costs.repeats.get(name, 1) for name in todo)
+    for name in todo:
+        mine = left if name == todo[-1] else _share(costs, name) * whole
+        count = int(mine * (1 - VALIDATION_SHARE if name == "generator" else 1) / costs.step(name))
         if name in MOST_STEPS:
             epoch = costs.train / costs.stages[name].images
             count = min(count, MOST_STEPS[name], max(int(LONGEST_EPOCHS[name] * epoch), 1000))
         counts[name] = max(count, least.get(name, 0))
         left -= counts[name] * costs.step(name)
-    short = next((name for name, count in counts.items() if count < 1), None)
+    short = next((name for name in todo if counts[name] < 1), None)
     if short is not None:
-        needed = budget - min(seconds, 0) + 10 * sum(costs.step(name) for name in counts)
+        needed = budget - min(seconds, 0) + 10 * sum(costs.step(name) for name in todo)
         raise UserError(
             f"--budget {duration(budget)} leaves no step for the {short}, whose step takes "
             f"{costs.step(short):.2g} s here: give at least --budget {max(1, round(needed / 60 + 0.5))}m"
@@ -155,12 +160,12 @@ def _counts(costs: Costs, seconds: float, budget: float, least: Mapping[str, int
     return counts
 
 
-def _shares(costs: Costs) -> dict[str, float]:
-    small = (
-        "generator" in costs.stages
-        and costs.step("generator") < 3 * costs.stages.get("rdm", costs.stages["generator"]).seconds
-    )
-    return {"encoder": ENCODER_SHARE, "rdm": SMALL_RDM_SHARE if small else RDM_SHARE, "generator": 1.0}
+def _share(costs: Costs, name: str) -> float:
+    """Return a stage's share of the training time."""
+    if name != "rdm":
+        return {"encoder": ENCODER_SHARE, JUDGE: JUDGE_SHARE}[name]
+    small = "generator" in costs.stages and costs.step("generator") < 3 * costs.step("rdm")
+    return SMALL_RDM_SHARE if small else RDM_SHARE
 
 
 def _trained(costs: Costs, name: str, steps: int) -> PlannedStage:
@@ -169,8 +174,9 @@ def _trained(costs: Costs, name: str, steps: int) -> PlannedStage:
         allowed = VALIDATION_SHARE * seconds / max(costs.validation(), 1e-6)
         validations = min(max(int(allowed), 4), 20, max(steps, 1))
         seconds += validations * costs.validation()
-    disk = STORED_STATES * cost.checkpoint
-    return PlannedStage(name, seconds + STARTUP, cost.memory, disk, steps, cost.images, validations)
+    repeats = costs.repeats.get(name, 1)
+    disk = repeats * STORED_STATES * cost.checkpoint
+    return PlannedStage(name, seconds + repeats * STARTUP, cost.memory, disk, steps, cost.images, validations)
 
 
 def table(stages: Sequence[PlannedStage], train: int) -> str:

@@ -1,6 +1,6 @@
 """What an earlier run in a folder planned, and how this run goes on from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -11,9 +11,19 @@ from rcg_lightning.pipeline.records import read_record
 from rcg_lightning.planning import files
 from rcg_lightning.planning.data_report import DataReport, write_sheet
 from rcg_lightning.planning.machine import Machine
-from rcg_lightning.planning.plan import Costs, PlannedStage, costs_from_plain, costs_to_plain, make_plan
+from rcg_lightning.planning.pipeline_file import PipelineFile
+from rcg_lightning.planning.plan import (
+    JUDGE,
+    Costs,
+    PlannedStage,
+    costs_from_plain,
+    costs_to_plain,
+    make_plan,
+    slowed,
+)
 from rcg_lightning.planning.run_plan import Choices, Wishes, measure
 
+_EXTENT = ("stop_after", "seeds", "compare")  # wishes that add stages, and change none
 REPORT, SHEET = "data_report.json", "contact_sheet.png"
 
 
@@ -61,7 +71,7 @@ class PlanRecord:
             )
         before = self.content["wishes"]
         for name, value in asdict(wishes).items():
-            if name not in ("data", "stop_after") and before.get(name) != value:
+            if name not in ("data", *_EXTENT) and before.get(name, value) != value:
                 found.append(f"--{name} was {before.get(name)}, now {value}: what depends on it is made again")
         return found
 
@@ -76,11 +86,11 @@ class PlanRecord:
     ) -> list[PlannedStage]:
         """Return the plan: that of the earlier run where nothing has changed, a longer one, or a new one."""
         wanted, plain = [budget, steps], asdict(wishes)
-        same = self.exists and self.content["wishes"] == plain and self.content["version"] == choices.version
+        same = self.exists and not self.changes(wishes, choices)
         measure(wishes, choices, machine, tell, self._costs(machine) if same else None)
         assert choices.costs is not None, "the costs are measured"
         before = dict(self.content["steps"]) if same else {}
-        if same and self.content["wanted"] == wanted:
+        if same and self.content["wanted"] == wanted and self.content["wishes"] == plain:
             plan = [PlannedStage(**stage) for stage in self.content["stages"]]
         else:
             plan = make_plan(choices.costs, budget, steps, least=before)
@@ -95,10 +105,26 @@ class PlanRecord:
             "condition": wishes.condition,
             "generator": choices.generator,
             "encoder": None if choices.encoder is None else _encoder(choices),
-            "costs": costs_to_plain(choices.costs),
-            "stages": [asdict(stage) for stage in plan],
-            "steps": {stage.name: stage.steps for stage in plan if stage.steps is not None},
+            **_costs_and_stages(choices.costs, plan),
         }
+        return plan
+
+    def replan(self, choices: Choices, factor: float, spent: float, done: Collection[str]) -> list[PlannedStage]:
+        """Plan the stages that are not done again, on a machine that is ``factor`` times as slow as it was measured.
+
+        Args:
+            choices: of this run.
+            factor: of all costs.
+            spent: seconds of the budget that are gone.
+            done: names of the finished stages.
+        """
+        assert choices.costs is not None, "the costs are measured"
+        choices.costs = slowed(choices.costs, factor)
+        steps = self.content["steps"]
+        plan = make_plan(
+            choices.costs, self.content["wanted"][0], None, spent, {n: steps[n] for n in done if n in steps}, done
+        )
+        self.content |= _costs_and_stages(choices.costs, plan)
         return plan
 
     def _costs(self, machine: Machine) -> Costs | None:
@@ -106,8 +132,10 @@ class PlanRecord:
         here = {"device": machine.device, "name": machine.name, "threads": machine.threads}
         return costs_from_plain(self.content["costs"]) if self.content["machine"] == here else None
 
-    def write(self, folder: Path, choices: Choices, seeds: int, machine: Machine) -> None:
-        """Write the plan and all its files to a run's folder."""
+    def write(
+        self, folder: Path, choices: Choices, seeds: int, machine: Machine, commands: Collection[str] = ()
+    ) -> None:
+        """Write the plan and all its files to a run's folder; ``commands`` are those that its steps may run."""
         configs = (folder / files.CONFIGS).absolute()
         configs.mkdir(parents=True, exist_ok=True)
         choices.report.write(folder / REPORT)
@@ -122,18 +150,20 @@ class PlanRecord:
                 config = files.stage_config(choices.stages[stage.name], data, stage, cost, machine.device)
                 files.write_config(configs / f"{stage.name}.yaml", config, f"{stage.name} of this run, for rcg fit")
         steps = self.content["steps"]
-        content = files.pipeline_content(
-            folder.resolve().name,
+        pipeline = PipelineFile(
             configs,
             choices.encoder,
             steps,
             choices.version,
-            seeds > 1,
+            seeds,
             machine.device,
             choices.dim,
+            choices.report.train,
+            JUDGE in steps,
+            commands,
         )
         comment = "the plan of this run; `rcg pipeline` runs it too"
-        files.write_config(folder / files.PIPELINE, content, comment)
+        files.write_config(folder / files.PIPELINE, pipeline.content(folder.resolve().name), comment)
         parts = files.parts_of(choices.encoder, list(steps), "seed0/" if seeds > 1 else "")
         files.write_plan(folder, {**self.content, "seeds": seeds, "parts": parts})
 
@@ -141,6 +171,11 @@ class PlanRecord:
         """Return the seconds that the steps in a folder have taken so far."""
         records = [read_record(path) for path in folder.glob(".*.json")]
         return float(sum(record.get("seconds") or record.get("spent") or 0.0 for record in records))
+
+
+def _costs_and_stages(costs: Costs, plan: list[PlannedStage]) -> dict[str, Any]:
+    steps = {stage.name: stage.steps for stage in plan if stage.steps is not None}
+    return {"costs": costs_to_plain(costs), "stages": [asdict(stage) for stage in plan], "steps": steps}
 
 
 def _place(data: str) -> str:

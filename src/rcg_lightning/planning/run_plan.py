@@ -16,7 +16,7 @@ from rcg_lightning.planning.data_choice import check_condition, choose_source
 from rcg_lightning.planning.data_report import DataReport, examine
 from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice, choose_encoder
 from rcg_lightning.planning.machine import Machine
-from rcg_lightning.planning.plan import Costs
+from rcg_lightning.planning.plan import JUDGE, Costs
 from rcg_lightning.planning.stage_choice import (
     batch_size,
     default_generator,
@@ -28,11 +28,13 @@ from rcg_lightning.planning.step_timing import StageCost, measure_stage, seconds
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.ssl import MoCoV3Stage
 from rcg_lightning.types import DataSpec
 
 SIZE_ON_CPU, SIZE_ON_GPU = 32, 64
 READ = 24  # images that are read to time it
 PRINCIPAL_DIM = 64
+FEW_FOR_NOISE = 1000  # images below which a generator copies what it is conditioned on
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Wishes:
     generator: str | None = None
     condition: str = "representation"
     stop_after: str | None = None
+    seeds: int = 1
+    compare: bool = False
 
 
 @dataclass
@@ -135,76 +139,68 @@ def version_of(source: Source, train: ImageSplit) -> str:
 def measure(
     wishes: Wishes, choices: Choices, machine: Machine, tell: Callable[[str], None], known: Costs | None = None
 ) -> None:
-    """Build the stages and measure what their steps, and everything around them, cost; ``known`` costs are taken."""
+    """Build the stages and measure what their steps, and everything around them, cost, unless it is ``known``."""
     data = ImageDataModule(choices.source, choices.transform, views=choices.views)
     spec = DataSpec(image=choices.shape, classes=data.images("train").classes)
-    wanted, encoding = batch_size(choices.shape, machine.on_cpu), None
-    costs: dict[str, StageCost] = {}
-    if choices.encoder is not None:
-        choices.dim, encoding = _encoder(choices, spec, wanted, machine, costs, tell, known)
+    on_cpu, wanted = machine.on_cpu, batch_size(choices.shape, machine.on_cpu)
+    costs: dict[str, StageCost] = dict(known.stages) if known else {}
+
+    def measured(name: str, images: int) -> None:
+        if name not in costs:
+            tell(f"timing a few steps of the {name}")
+            costs[name] = measure_stage(construct(describe(choices.stages[name])), spec, images, machine)
+
+    encoder, encoding = choices.encoder, known.encoding if known else None
+    if encoder is not None and encoder.kind == MOCO:
+        choices.stages["encoder"] = encoder_stage(choices.shape, on_cpu)
+        measured("encoder", wanted)
+    if encoder is not None:
+        choices.dim, encoding = (known.dim, encoding) if known else _encoder(choices, spec, machine, costs, tell)
         columns = {"representation": {"shape": [choices.dim]}}
         spec = DataSpec(spec.image, spec.classes, columns, {"representation": "not yet extracted"})
-    on_cpu, few = machine.on_cpu, choices.report.images < 1000
     if wishes.stop_after is None:
+        few = choices.report.images < FEW_FOR_NOISE
         stage = generator_stage(choices.generator, choices.shape, wishes.condition, on_cpu, few)
         choices.stages["generator"] = stage
-    if choices.encoder is not None and wishes.stop_after != "encoder":
+        measured("generator", wanted)
+    if encoder is not None and wishes.stop_after != "encoder":
         choices.stages["rdm"] = rdm_stage(choices.dim, wishes.condition, on_cpu)
-    if known is not None:
-        choices.costs = known
-        return
-    for name in ("generator", "rdm"):
-        if name in choices.stages:
-            tell(f"timing a few steps of the {name}")
-            copy = construct_again(choices.stages[name])
-            costs[name] = measure_stage(copy, spec, 128 if name == "rdm" and on_cpu else wanted, machine)
+        measured("rdm", min(wanted * 2, 256))
+    if wishes.compare:
+        choices.stages[JUDGE] = encoder_stage(choices.shape, on_cpu)
+        costs |= {JUDGE: costs["encoder"]} if "encoder" in costs else {}
+        measured(JUDGE, wanted)
     sampler = getattr(choices.stages.get("generator"), "sampler", None)
     choices.costs = Costs(
         train=len(data.images("train")),
         evaluation=len(data.images("eval")),
-        reading=_reading(data, machine) / max(choices.workers, 1),
-        stages=costs,
+        reading=known.reading if known else _reading(data, machine) / max(choices.workers, 1),
+        stages={name: costs[name] for name in choices.stages},
         encoding=encoding,
         dim=choices.dim,
         views=choices.views.count if choices.views else 1,
         sampler_steps=0 if sampler is None else sampler.steps,
+        repeats={"generator": wishes.seeds * (3 if wishes.compare else 1), "rdm": wishes.seeds},
     )
 
 
 def _encoder(
-    choices: Choices,
-    spec: DataSpec,
-    wanted: int,
-    machine: Machine,
-    costs: dict[str, StageCost],
-    tell: Callable[[str], None],
-    known: Costs | None,
+    choices: Choices, spec: DataSpec, machine: Machine, costs: dict[str, StageCost], tell: Callable[[str], None]
 ) -> tuple[int, float]:
     """Return the dimensions of the encoder's representations, and its seconds for an image."""
     encoder = choices.encoder
     assert encoder is not None
-    if known is None:
-        tell("timing a few steps of the encoder")
     if encoder.kind == MOCO:
-        stage = encoder_stage(choices.shape, machine.on_cpu)
-        choices.stages["encoder"] = stage
-        if known is not None:
-            return known.dim, 0.0
-        costs["encoder"] = measure_stage(construct_again(stage), spec, wanted, machine)
+        stage = choices.stages["encoder"]
+        assert isinstance(stage, MoCoV3Stage)
         return stage.encoder.head.dim, costs["encoder"].seconds / costs["encoder"].images / 6  # two views, two networks
     if encoder.trained_here:
         return min(PRINCIPAL_DIM, choices.report.train // 4), 1e-4
-    if known is not None:
-        return known.dim, 0.0
+    tell("timing the encoder")
     arguments = encoder.configured()["init_args"]
     kind = TimmEncoder if encoder.kind == "timm" else TrainedEncoder
     frozen = kind(**{name: Path(v) if name in ("weights", "folder") else v for name, v in arguments.items()})
     return frozen.dim, seconds_per_image(frozen, spec, machine)
-
-
-def construct_again(stage: Stage) -> Stage:
-    """Return a stage with the same settings, to train and throw away."""
-    return construct(describe(stage))
 
 
 def _reading(data: ImageDataModule, machine: Machine) -> float:

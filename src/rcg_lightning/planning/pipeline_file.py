@@ -1,0 +1,129 @@
+"""The pipeline file of a run: each stage of the plan as an ordinary `rcg` command."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice
+from rcg_lightning.planning.plan import JUDGE, SAMPLES
+
+PRINCIPAL_SIZE = 32  # pixels: more dimensions than 4096 take gigabytes
+COMPARED, CLUSTERS = 1000, 50  # samples of each row of a comparison, and clusters of the cluster row
+STORES = " --data.stores [{store}] --data.eval_stores [{eval_store}]"
+
+
+@dataclass
+class PipelineFile:
+    """Makes the content of ``plan.yaml``.
+
+    Args:
+        configs: folder of the configs.
+        encoder: None where the condition needs no representations.
+        steps: of each trained stage that the run has.
+        version: identity of the data set.
+        seeds: of generator, RDM and samples.
+        accelerator: of all steps.
+        dim: of principal components.
+        images: to train on.
+        compare: also train the conditions none and cluster, and score all by a second encoder.
+        commands: names of the commands that there are.
+    """
+
+    configs: Path
+    encoder: EncoderChoice | None
+    steps: Mapping[str, int]
+    version: str
+    seeds: int
+    accelerator: str
+    dim: int
+    images: int
+    compare: bool = False
+    commands: Collection[str] = ()
+    arguments: dict[str, str] = field(default_factory=dict)
+
+    def content(self, name: str) -> dict[str, Any]:
+        """Return the content of the pipeline file called ``name``."""
+        self.arguments = {"configs": str(self.configs)}
+        found = self._encoder() if self.encoder is not None else {}
+        stores = STORES if self.encoder is not None else ""
+        if "generator" in self.steps:
+            found["generator"] = self._fit("generator", stores)
+        if "rdm" in self.steps:
+            found["rdm"] = self._fit("rdm", stores)
+        if "generator" in self.steps:
+            found["samples"] = self._once(f"{self._sample('generator')} --number {SAMPLES}")
+            found |= self._results(stores)
+        content: dict[str, Any] = {"name": name, "arguments": self.arguments, "steps": found}
+        return {**content, "table": self._comparison(found)} if self.compare else content
+
+    def _encoder(self) -> dict[str, Any]:
+        """Return the steps of the encoder and its stores."""
+        encoder, found = self.encoder, dict[str, Any]()
+        assert encoder is not None
+        if encoder.kind == MOCO:
+            found["encoder"] = self._shared("fit --config {configs}/encoder.yaml") | {"steps": self.steps["encoder"]}
+        elif encoder.trained_here:
+            run = f"principal --config {{configs}}/data.yaml --dim {self.dim} --size {PRINCIPAL_SIZE}"
+            found["encoder"] = self._shared(run)
+        configured = encoder.configured()
+        words = [f"--encoder {configured['class_path']}"]
+        for name, value in configured["init_args"].items():
+            own = str(value).startswith("{encoder}")  # the folder of a step stays a placeholder
+            self.arguments |= {} if own else {f"encoder_{name}": str(value)}
+            words.append(f"--encoder.{name} {value if own else f'{{encoder_{name}}}'}")
+        for store, split in (("store", "train"), ("eval_store", "eval")):
+            run = " ".join([f"extract --config {{configs}}/data.yaml --split {split}", *words])
+            found[store] = self._shared(f"{run} --accelerator {self.accelerator}") | {"version": self.version}
+        return found
+
+    def _results(self, stores: str) -> dict[str, Any]:
+        """Return the steps that show and judge the result, as far as there are commands for them."""
+        prior = " --prior {rdm}/last.ckpt" if "rdm" in self.steps else ""
+        data, found = f"--config {{configs}}/data.yaml{stores}", dict[str, Any]()
+        if "gallery" in self.commands:
+            found["gallery"] = self._once(f"gallery --checkpoint {{generator}}/last.ckpt{prior} {data}")
+        if "verdict" in self.commands:
+            trained = self.encoder is not None and self.encoder.trained_here
+            folder = self.encoder.configured()["init_args"]["folder"] if trained and self.encoder else ""
+            encoder = f" --encoder TrainedEncoder --encoder.folder {folder}" if trained else ""
+            found["verdict"] = self._once(f"verdict {data}{encoder}{prior} --samples {{samples}}")
+        return found
+
+    def _comparison(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Add the steps of a comparison to ``found``; return its table."""
+        count = min(COMPARED, self.images)
+        found[JUDGE] = self._shared(f"fit --config {{configs}}/{JUDGE}.yaml") | {"steps": self.steps[JUDGE]}
+        found["clusters"] = self._once(f"cluster --store {{store}} --count {min(CLUSTERS, self.images // 10)}")
+        found["clusters"]["run"] += " --seed {seed}"
+        found["eval_clusters"] = self._once("cluster --store {eval_store} --centres {clusters}")
+        clusters = STORES.replace("{store}", "{clusters}").replace("{eval_store}", "{eval_clusters}")
+        steps = {"steps": self.steps["generator"]}
+        fit = "fit --config {configs}/generator.yaml --model.condition"
+        found["none"] = self._once(f"{fit} NoCondition") | steps | {"version": self.version}
+        found["cluster"] = self._once(f"{fit} ClusterCondition{clusters}") | steps
+        rows = {"none": "sample --checkpoint {none}/last.ckpt", "cluster": "sample --checkpoint {cluster}/last.ckpt"}
+        rows["representation"] = self._sample("generator")
+        rows["oracle"] = "sample --checkpoint {generator}/last.ckpt --representations {eval_store}"
+        for name, run in rows.items():
+            given = f" --number {count} --first_seed {{run}}00000 --png false --accelerator {self.accelerator}"
+            found[f"compared_{name}"] = self._once(run.partition(" --first_seed")[0] + given)
+        judge = f"--extractor.encoder TrainedEncoder --extractor.encoder.folder {{{JUDGE}}}/encoder"
+        run = f"compare --config {{configs}}/data.yaml --extractor EncoderExtractor {judge}"
+        return {"run": run, "rows": {name: f"compared_{name}" for name in rows}}
+
+    def _fit(self, stage: str, stores: str) -> dict[str, Any]:
+        step = self._once(f"fit --config {{configs}}/{stage}.yaml{stores}") | {"steps": self.steps[stage]}
+        return step if stores else step | {"version": self.version}
+
+    def _sample(self, generator: str) -> str:
+        prior = " --prior {rdm}/last.ckpt" if "rdm" in self.steps else ""
+        seeds = f"--first_seed {{run}}00000 --accelerator {self.accelerator}"
+        return f"sample --checkpoint {{{generator}}}/last.ckpt{prior} {seeds}"
+
+    def _shared(self, run: str) -> dict[str, Any]:
+        return {"run": run, "shared": True}
+
+    def _once(self, run: str) -> dict[str, Any]:
+        """Return a step that runs once for each seed."""
+        return {"run": run, "shared": self.seeds == 1}
