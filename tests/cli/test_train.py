@@ -112,7 +112,7 @@ def test_folders_as_classes(rcg_train, tmp_path):
         (("--budget", "1m", "--steps", "5"), "give --budget or --steps, not both"),
         (("--encoder", "vit_nonsense"), "timm has no model 'vit_nonsense'"),
         (("--encoder", "runs/nothing"), "--encoder runs/nothing is no network folder"),
-        (("--condition", "class"), "is in no class folder"),
+        (("--condition", "class"), "--condition class needs labels"),
         (("--generator", "gan"), "generator"),
     ],
 )

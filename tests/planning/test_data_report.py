@@ -96,7 +96,8 @@ def test_words_that_are_neither_folder_nor_data_set(folder, tmp_path):
         choose_source(str(folder / "00.png"), False)
     source = choose_source(str(folder), False)
     with pytest.raises(UserError, match="--condition class needs labels"):
-        check_condition("class", source, labelled=False)
+        check_condition("class", choose_source(str(folder), True))
+    check_condition("class", choose_source("digits", True))
     with pytest.raises(UserError, match="lies in the folder of the images"):
         check_apart(source, folder / "runs")
     with pytest.raises(UserError, match="lie in the run's folder"):

@@ -11,7 +11,6 @@ from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.errors import UserError
 from rcg_lightning.overall_progress import Overall, stage_of
-from rcg_lightning.pipeline.records import read_record
 from rcg_lightning.pipeline.runner import Run
 from rcg_lightning.pipeline.spec import read_pipeline
 from rcg_lightning.planning.data_choice import check_apart
@@ -25,6 +24,7 @@ from rcg_lightning.types import require
 
 STEP_COMMANDS = COMMANDS.keys() - {"pipeline", "train"}
 TOLERANCE = 1.3  # a stage may take this many times its planned time before the plan is made again
+RUN = Path("runs", "NAME")
 DEFAULT_BUDGET = {True: "30m", False: "1h"}  # on a CPU or not
 
 
@@ -38,7 +38,7 @@ def train(
     condition: Literal["representation", "class", "joint", "none"] = "representation",
     compare: bool = False,
     seeds: PositiveInt = 1,
-    out: Path | None = None,
+    out: Path = RUN,
     stop_after: Literal["encoder", "rdm"] | None = None,
     accelerator: str = "auto",
     dry_run: bool = False,
@@ -57,7 +57,7 @@ def train(
         condition: of the generator; class and joint need a folder for each class.
         compare: also train without condition and on clusters, and score all by a second encoder.
         seeds: how often generator and RDM are trained, each time with other random numbers.
-        out: the run's folder; by default runs/NAME.
+        out: the run's folder; NAME is that of the folder of the images, or of the data set.
         stop_after: end with the encoder and its representations, or with the RDM, without a generator.
         accelerator: cpu, gpu, mps or auto.
         dry_run: end with the plan.
@@ -68,10 +68,10 @@ def train(
     require(not compare or whole, "--compare compares representations with other conditions: give no other --condition")
     wishes = Wishes(data, size, encoder, generator, condition, stop_after, seeds, compare)
     seconds = parse_duration(budget or DEFAULT_BUDGET[machine.on_cpu]) if steps is None else None
-    folder = out or Path("runs") / run_name(data)
+    folder = out.with_name(run_name(data)) if out == RUN else out
     require(not folder.is_file(), f"--out {folder} is a file: give a folder")
     record = PlanRecord.read(folder)
-    record.check_owner(wishes, folder)
+    record.check_owner(wishes)
     choices = examine_data(wishes, machine, record.known)
     check_apart(choices.source, folder)
     for line in choices.report.lines(choices.shape[1]):
@@ -84,7 +84,7 @@ def train(
     show_plan(plan, choices, machine)
     if dry_run:
         if not record.exists:
-            record.write(folder, choices, seeds, machine, STEP_COMMANDS)
+            record.write(choices, seeds, machine, STEP_COMMANDS)
             echo(f"configs for rcg fit: {folder / 'configs'}; start it by the same command without --dry-run")
         return
     busy = f"another rcg train is running in {folder}: wait for it, or give another --out"
@@ -117,7 +117,7 @@ class Training:
 
     def __init__(self, folder: Path, record: PlanRecord, choices: Choices, seeds: int, machine: Machine) -> None:
         self.folder, self.record, self.choices, self.seeds, self.machine = folder, record, choices, seeds, machine
-        self.begun, self.spent = time.monotonic(), record.spent(folder)
+        self.begun, self.spent = time.monotonic(), record.spent()
 
     def work(self, plan: list[PlannedStage]) -> None:
         """Run the steps."""
@@ -149,14 +149,14 @@ class Training:
         echo(f"{self.folder}: finished after {duration(time.monotonic() - self.begun)}")
 
     def _steps(self) -> Run:
-        self.record.write(self.folder, self.choices, self.seeds, self.machine, STEP_COMMANDS)
+        self.record.write(self.choices, self.seeds, self.machine, STEP_COMMANDS)
         return Run(read_pipeline(self.folder / PIPELINE, STEP_COMMANDS), self.folder, list(range(self.seeds)))
 
     def _replanned(self, plan: list[PlannedStage], factor: float, done: list[str]) -> list[PlannedStage]:
         """Return the plan, made again where a stage took 30 % more or less than planned and others follow."""
         trained = [stage.name for stage in plan if stage.steps is not None]
         untouched = [name for name in trained if name not in done]
-        begun = any(read_record(path) for name in untouched for path in self.folder.glob(f"**/.{name}.json"))
+        begun = any(self.record.step_record(name) for name in untouched)
         if 1 / TOLERANCE < factor < TOLERANCE or not untouched or begun or self.record.content["wanted"][0] is None:
             return plan
         spent = factor * sum(stage.seconds for stage in plan if stage.name in done)

@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 
 from rcg_lightning.data import datasets
+from rcg_lightning.data.folder_index import index_folder
 from rcg_lightning.data.image_folders import FlatFolder, FolderSource, ImageFolder, TarShards
 from rcg_lightning.data.image_split import Source
 from rcg_lightning.data.tar_index import tar_names
@@ -62,9 +63,12 @@ def check_apart(source: Source, out: Path) -> None:
         raise UserError(f"the images {source.root} lie in the run's folder {out}: give another --out")
 
 
-def check_condition(condition: str, source: Source, labelled: bool) -> None:
+def check_condition(condition: str, source: Source) -> None:
     """Raise UserError where labels are asked for and there are none."""
-    if condition in ("class", "joint") and not labelled:
+    if condition not in ("class", "joint"):
+        return
+    flat = isinstance(source, ImageFolder) and not index_folder(source.root).classes
+    if flat or source.train().labels is None:
         where = source.root if isinstance(source, FolderSource) else type(source).__name__
         raise UserError(
             f"--condition {condition} needs labels and {where} has none: put the images of each class into a folder of "

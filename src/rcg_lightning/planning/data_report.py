@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +100,8 @@ class DataReport:
         found = [splits + (f"; left out {sum(self.left_out.values()):,} other files ({reasons})" if reasons else "")]
         if self.unreadable:
             found.append(f"{self.unreadable:,} unreadable{of}, such as {self.damaged[0]}: another image replaces each")
+        if len(self.classes) > 1 and not self.labelled:
+            found.append(f"{len(self.classes)} folders: --condition class takes each for a class")
         low, middle, high = self.sides
         ratio = f", {self.aspect[0]:.2g} to {self.aspect[2]:.2g} times as long" if self.aspect[2] > 1.005 else ""
         sides = f"{low}" if low == high else f"{low} to {high}, mostly {middle}"
@@ -221,8 +222,3 @@ def _summarise(report: DataReport, sizes: np.ndarray) -> None:
     report.sides = [round(value) for value in np.quantile(shorter, [0.05, 0.5, 0.95])]
     report.aspect = [float(value) for value in np.quantile(longer / shorter, [0.05, 0.5, 0.95])]
     report.shorter = np.quantile(shorter, np.linspace(0, 1, 101)).tolist()
-
-
-def summary(report: DataReport) -> dict[str, Any]:
-    """Return the report as plain data."""
-    return asdict(report)

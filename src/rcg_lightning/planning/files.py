@@ -36,6 +36,13 @@ def _shortened(value: Any) -> Any:
     return {name: _shortened(item) for name, item in value.items()}
 
 
+def model_config(stage: Stage) -> dict[str, Any]:
+    """Return a stage as a config names it; its seed is that of the step."""
+    model = plain(stage)
+    model["init_args"].pop("seed", None)
+    return model
+
+
 def source_config(source: Source) -> dict[str, Any]:
     """Return a source as a config names it, with its absolute path, which a description leaves out."""
     arguments = {name: value for name, value in source._arguments.items() if not isinstance(value, Path)}
@@ -52,11 +59,19 @@ def data_config(source: Source, transform: Transform, views: Views | None, batch
 
 
 def stage_config(
-    stage: Stage, data: Mapping[str, Any], planned: PlannedStage, cost: StageCost, accelerator: str
+    stage: Stage, data: Mapping[str, Any], planned: PlannedStage, cost: StageCost, accelerator: str, few: bool
 ) -> dict[str, Any]:
-    """Return what `rcg fit --config` takes to train a stage as planned; all schedules are shares of its steps."""
-    model = plain(stage)
-    model["init_args"].pop("seed", None)
+    """Return what `rcg fit --config` takes to train a stage as planned; all schedules are shares of its steps.
+
+    Args:
+        stage: as chosen.
+        data: the data module.
+        planned: its steps and validations.
+        cost: its batch.
+        accelerator: that trains.
+        few: too few evaluation images for statistics.
+    """
+    model = model_config(stage)
     trainer: dict[str, Any] = {"max_steps": planned.steps, "accelerator": accelerator}
     if cost.accumulate > 1:
         trainer["accumulate_grad_batches"] = cost.accumulate
@@ -69,7 +84,7 @@ def stage_config(
         trainer["callbacks"] = [{"class_path": "SampleGrid", "init_args": {"count": GRID, "columns": 4, "files": True}}]
     elif planned.name == "rdm":
         trainer["val_check_interval"] = 0.25
-        trainer["callbacks"] = ["RepresentationDistance"]
+        trainer["callbacks"] = [] if few else ["RepresentationDistance"]
     return {
         "model": model,
         "data": {**data, "init_args": {**data["init_args"], "batch_size": cost.batch}},

@@ -1,9 +1,12 @@
 """What an earlier run in a folder planned, and how this run goes on from it."""
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
+
+import yaml
 
 from rcg_lightning.artifacts import read_state
 from rcg_lightning.errors import UserError
@@ -24,6 +27,7 @@ from rcg_lightning.planning.plan import (
 from rcg_lightning.planning.run_plan import Choices, Wishes, measure
 
 _EXTENT = ("stop_after", "seeds", "compare")  # wishes that add stages, and change none
+FEW_TO_COMPARE = 20  # evaluation images below which their representations have no statistics
 REPORT, SHEET = "data_report.json", "contact_sheet.png"
 
 
@@ -31,12 +35,13 @@ class PlanRecord:
     """The plan of a run's folder: read, compared with what is asked for now, and written.
 
     Args:
+        folder: of the run.
         content: of ``plan.json``; empty where the folder holds no run.
         report: of the data then.
     """
 
-    def __init__(self, content: dict[str, Any], report: DataReport | None) -> None:
-        self.content, self.report = content, report
+    def __init__(self, folder: Path, content: dict[str, Any], report: DataReport | None) -> None:
+        self.folder, self.content, self.report = folder, content, report
         self.exists = bool(content)
 
     @classmethod
@@ -44,15 +49,16 @@ class PlanRecord:
         """Read what lies in a folder."""
         content = files.read_plan(folder)
         found = read_state(folder / REPORT, lambda report: report.keys() == asdict(DataReport(0, 0)).keys())
-        return cls(content, DataReport(**found) if found else None)
+        return cls(folder, content, DataReport(**found) if found else None)
 
     @property
     def known(self) -> tuple[str, DataReport] | None:
         """Version and report of the data."""
         return (self.content["version"], self.report) if self.exists and self.report is not None else None
 
-    def check_owner(self, wishes: Wishes, folder: Path) -> None:
+    def check_owner(self, wishes: Wishes) -> None:
         """Raise UserError where the folder holds a run of other data, or another kind of run."""
+        folder = self.folder
         if self.exists and self.content["data"] != _place(wishes.data):
             raise UserError(f"{folder} holds the run of {self.content['data']}: give another --out")
         if not self.exists and folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
@@ -90,10 +96,11 @@ class PlanRecord:
         measure(wishes, choices, machine, tell, self._costs(machine) if same else None)
         assert choices.costs is not None, "the costs are measured"
         before = dict(self.content["steps"]) if same else {}
+        done, spent = self._encoder_kept(choices)
         if same and self.content["wanted"] == wanted and self.content["wishes"] == plain:
             plan = [PlannedStage(**stage) for stage in self.content["stages"]]
         else:
-            plan = make_plan(choices.costs, budget, steps, least=before)
+            plan = make_plan(choices.costs, budget, steps, spent, {**before, **done}, done)
         self.content = {
             "data": _place(wishes.data),
             "images": choices.report.images,
@@ -127,15 +134,30 @@ class PlanRecord:
         self.content |= _costs_and_stages(choices.costs, plan)
         return plan
 
+    def _encoder_kept(self, choices: Choices) -> tuple[dict[str, int], float]:
+        """Return the steps of an encoder that is trained and stays, and the seconds that it took of a budget."""
+        config, steps = self.folder / files.CONFIGS / "encoder.yaml", self.content.get("steps", {}).get("encoder")
+        record, costs = self.step_record("encoder"), choices.costs
+        if steps is None or "encoder" not in choices.stages or record.get("seconds") is None or not config.is_file():
+            return {}, 0.0
+        if yaml.safe_load(config.read_text())["model"] != files.model_config(choices.stages["encoder"]):
+            return {}, 0.0  # of another size
+        assert costs is not None, "the costs are measured"
+        return {"encoder": steps}, steps * costs.step("encoder")
+
+    def step_record(self, name: str) -> dict[str, Any]:
+        """Return the record of a step of the first seed; empty if it never started."""
+        found = [path for path in (self.folder / f".{name}.json", self.folder / "seed0" / f".{name}.json")]
+        return next((record for record in map(read_record, found) if record), {})
+
     def _costs(self, machine: Machine) -> Costs | None:
         """Return the costs that were measured on the same machine."""
         here = {"device": machine.device, "name": machine.name, "threads": machine.threads}
         return costs_from_plain(self.content["costs"]) if self.content["machine"] == here else None
 
-    def write(
-        self, folder: Path, choices: Choices, seeds: int, machine: Machine, commands: Collection[str] = ()
-    ) -> None:
-        """Write the plan and all its files to a run's folder; ``commands`` are those that its steps may run."""
+    def write(self, choices: Choices, seeds: int, machine: Machine, commands: Collection[str] = ()) -> None:
+        """Write the plan and all its files to the run's folder; ``commands`` are those that its steps may run."""
+        folder = self.folder
         configs = (folder / files.CONFIGS).absolute()
         configs.mkdir(parents=True, exist_ok=True)
         choices.report.write(folder / REPORT)
@@ -147,7 +169,8 @@ class PlanRecord:
         for stage in (PlannedStage(**stage) for stage in self.content["stages"]):
             if stage.name in choices.stages:
                 cost = choices.costs.stages[stage.name]
-                config = files.stage_config(choices.stages[stage.name], data, stage, cost, machine.device)
+                few = choices.report.evaluation < FEW_TO_COMPARE
+                config = files.stage_config(choices.stages[stage.name], data, stage, cost, machine.device, few)
                 files.write_config(configs / f"{stage.name}.yaml", config, f"{stage.name} of this run, for rcg fit")
         steps = self.content["steps"]
         pipeline = PipelineFile(
@@ -162,14 +185,16 @@ class PlanRecord:
             JUDGE in steps,
             commands,
         )
+        name = re.sub(r"[^\w. +-]", "_", folder.resolve().name)[:99]
         comment = "the plan of this run; `rcg pipeline` runs it too"
-        files.write_config(folder / files.PIPELINE, pipeline.content(folder.resolve().name), comment)
+        files.write_config(folder / files.PIPELINE, pipeline.content(name), comment)
         parts = files.parts_of(choices.encoder, list(steps), "seed0/" if seeds > 1 else "")
         files.write_plan(folder, {**self.content, "seeds": seeds, "parts": parts})
 
-    def spent(self, folder: Path) -> float:
-        """Return the seconds that the steps in a folder have taken so far."""
-        records = [read_record(path) for path in folder.glob(".*.json")]
+    def spent(self) -> float:
+        """Return the seconds that the steps have taken so far."""
+        paths = [*self.folder.glob(".*.json"), *self.folder.glob("seed*/.*.json")]
+        records = [read_record(path) for path in paths]
         return float(sum(record.get("seconds") or record.get("spent") or 0.0 for record in records))
 
 

@@ -98,8 +98,8 @@ def examine_data(wishes: Wishes, machine: Machine, known: tuple[str, DataReport]
     source = choose_source(wishes.data, wishes.condition in ("class", "joint"))
     data = ImageDataModule(source)
     data.prepare_data()
+    check_condition(wishes.condition, source)
     train, evaluation = data.images("train"), data.images("eval")
-    check_condition(wishes.condition, source, train.labels is not None)
     if known is not None and known[0] == version_of(source, train):
         report, sheet = known[1], []
     else:
