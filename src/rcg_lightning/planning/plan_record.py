@@ -147,7 +147,7 @@ class PlanRecord:
 
     def step_record(self, name: str) -> dict[str, Any]:
         """Return the record of a step of the first seed; empty if it never started."""
-        found = [path for path in (self.folder / f".{name}.json", self.folder / "seed0" / f".{name}.json")]
+        found = (self.folder / f".{name}.json", self.folder / "seed0" / f".{name}.json")
         return next((record for record in map(read_record, found) if record), {})
 
     def _costs(self, machine: Machine) -> Costs | None:
