@@ -11,12 +11,14 @@ from huggingface_hub import constants as hub
 from rcg_lightning.errors import UserError
 from rcg_lightning.planning.data_report import FEW, DataReport
 from rcg_lightning.planning.machine import Machine
+from rcg_lightning.pretrained import efficientnet_lite
 from rcg_lightning.pretrained.downloads import require_answer
 from rcg_lightning.pretrained.network_folder import DESCRIPTION
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder, published_config
 
 DEFAULT = "vit_small_patch14_dinov2.lvd142m"  # self-supervised: it saw no labels
 CPU_SIZE, GPU_SIZE = 112, 224  # of its input; the published 518 take twenty times as long as 112
+LITE_SIZE = 96
 MOCO, PRINCIPAL = "moco", "principal"
 _LABELS_UNSEEN = ("dino", "mae", "clip", "beit", "eva02", "ijepa", "aim")  # in a timm name
 
@@ -73,6 +75,10 @@ def choose_encoder(wanted: str, report: DataReport, machine: Machine, size: int)
         width = CPU_SIZE if machine.on_cpu else GPU_SIZE
         reason = f"its weights are at hand; self-supervised on many other images, at {width} pixels"
         return EncoderChoice("timm", reason, DEFAULT, width)
+    if not report.is_grey and size >= 32 and efficientnet_lite.is_installed():
+        reason = f"it is installed; trained with the labels of ImageNet, at {LITE_SIZE} pixels"
+        path = efficientnet_lite.weights()
+        return EncoderChoice("timm", reason, efficientnet_lite.NAME, LITE_SIZE, path, saw_labels=True)
     if report.images < FEW:
         return EncoderChoice(PRINCIPAL, f"{report.images} images are too few to train an encoder on")
     missing = "pretrained ones are for colour" if report.is_grey else f"the weights of {DEFAULT} are not at hand"
