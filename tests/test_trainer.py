@@ -40,7 +40,13 @@ def test_settings_with_which_nothing_would_be_trained_are_rejected(settings, tmp
 
 @pytest.mark.parametrize(
     "settings",
-    [{"limit_train_batches": 0.5}, {"limit_train_batches": 3}, {"limit_val_batches": 0}, {"devices": "auto"}],
+    [
+        {"limit_train_batches": 0.5},
+        {"limit_train_batches": 3},
+        {"limit_val_batches": 4.0},
+        {"limit_val_batches": 0},
+        {"devices": "auto"},
+    ],
     ids=str,
 )
 def test_settings_in_range_are_accepted(settings, tmp_path):

@@ -175,6 +175,9 @@ class _NoiseData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         return DataLoader(dataset=_Noise(random_batch(self.spec, self.needs, self.batch_size)), batch_size=None)
 
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        return []
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         return as_floats(batch)
 
