@@ -1,9 +1,13 @@
 """The plan's arithmetic, on pretended costs."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from rcg_lightning.data.image_folders import FlatFolder
 from rcg_lightning.errors import UserError
 from rcg_lightning.planning.plan import Costs, costs_from_plain, costs_to_plain, make_plan, slowed, table, total
+from rcg_lightning.planning.run_plan import fit_data
 from rcg_lightning.planning.step_timing import StageCost, fitting_batch
 
 
@@ -79,3 +83,16 @@ def test_a_batch_is_halved_until_it_fits_and_accumulated():
     assert fitting_batch(1e9, 5e9, 64, 8e9) == (1, 64)
     with pytest.raises(UserError, match=r"not enough memory for one image: 6.0 GB are needed, 4.0 GB are free"):
         fitting_batch(1e9, 5e9, 64, 4e9)
+
+
+def test_few_images_of_very_many_are_used_where_all_would_take_the_budget(tmp_path):
+    source = FlatFolder(tmp_path)
+    choices = SimpleNamespace(source=source, costs=costs(train=900_000))
+    lines = []
+    fit_data(choices, 1800, lines.append)
+    assert choices.costs.train == choices.source.limit == int(0.2 * 1800 / (2 * (1e-3 + 1e-4)))
+    assert "163,636 of 900,000 images" in lines[0]
+    assert total(make_plan(choices.costs, 1800, None)) == pytest.approx(1800, rel=0.15)
+    choices = SimpleNamespace(source=source, costs=costs())
+    fit_data(choices, 1800, lines.append)
+    assert choices.source is source

@@ -101,7 +101,8 @@ def show_plan(plan: list[PlannedStage], choices: Choices, machine: Machine) -> N
         channels, side, _ = choices.shape
         colour = "grey" if channels == 1 else "colour"
         echo(f"generator: {choices.generator} over {side} x {side} {colour} pixels; machine: {machine}")
-    echo(table(plan, choices.report.train))
+    assert choices.costs is not None, "a plan has costs"
+    echo(table(plan, choices.costs.train))
 
 
 class Training:

@@ -24,7 +24,7 @@ from rcg_lightning.planning.plan import (
     make_plan,
     slowed,
 )
-from rcg_lightning.planning.run_plan import Choices, Wishes, measure
+from rcg_lightning.planning.run_plan import Choices, Wishes, fit_data, measure
 
 _EXTENT = ("stop_after", "seeds", "compare")  # wishes that add stages, and change none
 FEW_TO_COMPARE = 20  # evaluation images below which their representations have no statistics
@@ -94,6 +94,8 @@ class PlanRecord:
         wanted, plain = [budget, steps], asdict(wishes)
         same = self.exists and not self.changes(wishes, choices)
         measure(wishes, choices, machine, tell, self._costs(machine) if same else None)
+        if budget is not None:
+            fit_data(choices, budget, tell)
         assert choices.costs is not None, "the costs are measured"
         before = dict(self.content["steps"]) if same else {}
         done, spent = self._encoder_kept(choices)
@@ -181,7 +183,7 @@ class PlanRecord:
             seeds,
             machine.device,
             choices.dim,
-            choices.report.train,
+            choices.costs.train,
             JUDGE in steps,
             commands,
         )

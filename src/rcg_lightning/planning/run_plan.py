@@ -1,7 +1,8 @@
 """From the user's wishes to a plan: examine the data, choose the stages, measure them, share the budget."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import construct, describe
 from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.image_folders import FolderSource
 from rcg_lightning.data.image_split import ImageSplit, Source
 from rcg_lightning.data.transforms import AsIs, CenterCrop, Transform, Views
 from rcg_lightning.planning.data_choice import check_condition, choose_source
-from rcg_lightning.planning.data_report import DataReport, examine
+from rcg_lightning.planning.data_report import FEW, DataReport, examine
+from rcg_lightning.planning.duration import duration
 from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice, choose_encoder
 from rcg_lightning.planning.machine import Machine
 from rcg_lightning.planning.plan import JUDGE, Costs
@@ -34,6 +37,8 @@ from rcg_lightning.types import DataSpec
 SIZE_ON_CPU, SIZE_ON_GPU = 32, 64
 READ = 24  # images that are read to time it
 PRINCIPAL_DIM = 64
+MOST_EVALUATION = 10_000
+STORE_SHARE = 0.2  # of the budget
 FEW_FOR_NOISE = 1000  # images below which a generator copies what it is conditioned on
 
 
@@ -106,9 +111,14 @@ def examine_data(wishes: Wishes, machine: Machine, known: tuple[str, DataReport]
         report, sheet = examine(train, evaluation, machine)
     report.check(wishes.data)
     fixed = train.shape  # all images have it
-    if report.is_grey and train.channels == 3:
-        source = type(source)(**{**source._arguments, "channels": 1})
+    changed: dict[str, Any] = {"channels": 1} if report.is_grey and train.channels == 3 else {}
+    if isinstance(source, FolderSource) and len(evaluation) > MOST_EVALUATION:
+        halvings = math.ceil(math.log2(len(evaluation) / MOST_EVALUATION))
+        changed["eval_share"] = source.eval_share / 2**halvings  # in powers of two, so that the split seldom changes
+    if changed:
+        source = type(source)(**{**source._arguments, **changed})
         data = ImageDataModule(source)
+        report.train, report.evaluation = len(data.images("train")), len(data.images("eval"))
     channels = data.images("train").channels
     size = wishes.size or (fixed[1] if fixed else SIZE_ON_CPU if machine.on_cpu else SIZE_ON_GPU)
     as_is = fixed is not None and fixed[1:] == (size, size)
@@ -182,6 +192,21 @@ def measure(
         sampler_steps=0 if sampler is None else sampler.steps,
         repeats={"generator": wishes.seeds * (3 if wishes.compare else 1), "rdm": wishes.seeds},
     )
+
+
+def fit_data(choices: Choices, budget: float, tell: Callable[[str], None]) -> None:
+    """Use fewer training images, at random, where representing all would take more than a fifth of the budget."""
+    costs = choices.costs
+    if costs is None or costs.encoding is None or not isinstance(choices.source, FolderSource):
+        return
+    each = costs.views * (costs.encoding + costs.reading)
+    allowed = max(int(STORE_SHARE * budget / each), FEW)
+    if allowed >= costs.train:
+        return
+    whole = duration(each * costs.train)
+    tell(f"{allowed:,} of {costs.train:,} images, chosen at random, fit the budget: to represent all takes {whole}")
+    choices.source = type(choices.source)(**{**choices.source._arguments, "limit": allowed})
+    choices.costs = replace(costs, train=allowed)
 
 
 def _encoder(
