@@ -39,10 +39,10 @@ class Commands:
 @pytest.fixture
 def make(tmp_path):
     """Run a pipeline of a training and its samples; return the names of the steps that ran, and the commands' words."""
-    (tmp_path / "config.yaml").write_text("trainer: {max_steps: 1}\n")
 
     def run(steps, version="one"):
-        (tmp_path / "config.yaml").write_text(f"trainer: {{max_steps: {steps}}}\n")
+        settings = f"max_steps: {steps}, val_check_interval: {1 / steps}"
+        (tmp_path / "config.yaml").write_text(f"trainer: {{{settings}}}\n")
         content = {
             "store": {"run": "extract --split train", "version": version, "shared": True},
             "net": {"run": f"fit --config {tmp_path}/config.yaml {{store}}", "steps": steps, "shared": True},
