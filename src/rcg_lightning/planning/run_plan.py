@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from rcg_lightning.planning.stage_choice import (
     rdm_stage,
 )
 from rcg_lightning.planning.step_timing import StageCost, measure_stage, seconds_per_image
+from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
 from rcg_lightning.stages.base import Stage
@@ -218,13 +218,15 @@ def _encoder(
     if encoder.kind == MOCO:
         stage = choices.stages["encoder"]
         assert isinstance(stage, MoCoV3Stage)
-        return stage.encoder.head.dim, costs["encoder"].seconds / costs["encoder"].images / 6  # two views, two networks
+        dim = describe(stage.encoder.head)["init_args"]["dim"]
+        return dim, costs["encoder"].seconds / costs["encoder"].images / 6  # two views, two networks
     if encoder.trained_here:
         return min(PRINCIPAL_DIM, choices.report.train // 4), 1e-4
     tell("timing the encoder")
-    arguments = encoder.configured()["init_args"]
-    kind = TimmEncoder if encoder.kind == "timm" else TrainedEncoder
-    frozen = kind(**{name: Path(v) if name in ("weights", "folder") else v for name, v in arguments.items()})
+    if encoder.name is not None:
+        frozen: Encoder = TimmEncoder(encoder.name, encoder.path, size=encoder.size)
+    else:
+        frozen = TrainedEncoder(encoder.path)
     return frozen.dim, seconds_per_image(frozen, spec, machine)
 
 
