@@ -10,12 +10,14 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 # two threads that spin while they wait cost tenfold on a busy machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-fast faults faults-tenth lint types check lock clean
+.PHONY: help setup demo test test-device kernels test-fast faults faults-tenth lint types check lock clean
 
 help:
 	@echo "make demo    train all four stages on real digits, print the table, draw the samples (SEEDS=3 for error bars)"
 	@echo "make test    all tests, as CI does"
 	@echo "make test-fast  without the slow and the distributed ones, under three minutes"
+	@echo "make test-device  every stage on a GPU pretended in CPU memory, two minutes"
+	@echo "make kernels  count the kernels of a step again, and write tests/device/kernels.json"
 	@echo "make faults  inject kills, full disks, damaged and hostile files, and report every deviation; under an hour"
 	@echo "make faults-tenth  a tenth of that, as CI does"
 	@echo "make check   lint, types and tests, as CI does"
@@ -38,6 +40,12 @@ demo: setup
 
 test: setup
 	$(PYTEST)
+
+test-device: setup
+	$(BIN)/python -m pytest -m device tests/device
+
+kernels: setup
+	$(BIN)/python -m pytest -m device tests/device/test_kernels.py --write-kernels
 
 test-fast: setup
 	$(PYTEST) -m "not slow and not distributed"

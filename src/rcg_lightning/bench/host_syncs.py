@@ -38,6 +38,24 @@ def has_mask(index: Iterable[Any]) -> bool:
     return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in index)
 
 
+def crosses(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a copy between devices is one that the host waits for: all but non-blocking ones to an accelerator."""
+    source, target = (args[1], args[0].device) if name == "copy_" else (args[0], kwargs.get("device"))
+    if target is None or target.type == source.device.type or "meta" in (target.type, source.device.type):
+        return False
+    if not source.numel():  # nothing is copied
+        return False
+    at_once = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
+    return target.type == "cpu" or not at_once
+
+
+def waits_for(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of the operator ``name`` makes the host wait for an accelerator."""
+    indexed = name in ("index", "index_put", "index_put_", "_unsafe_index") and has_mask(args[1])
+    moved = name in ("_to_copy", "copy_") and crosses(name, args, kwargs)
+    return needs_values(name, kwargs) or indexed or moved
+
+
 class HostSyncs(TorchDispatchMode):
     """Counts, by operator, the calls inside the context that would make the host wait for an accelerator.
 
@@ -58,16 +76,6 @@ class HostSyncs(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         self.calls[name] += 1
-        indexed = name in ("index", "index_put", "index_put_", "_unsafe_index") and has_mask(args[1])
-        moved = name in ("_to_copy", "copy_") and self._crosses(name, args, kwargs)
-        if needs_values(name, kwargs) or indexed or moved:
+        if waits_for(name, args, kwargs):
             self.found[name] += 1
         return func(*args, **kwargs)
-
-    @staticmethod
-    def _crosses(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        source, target = (args[1], args[0].device) if name == "copy_" else (args[0], kwargs.get("device"))
-        if target is None or target.type == source.device.type or "meta" in (target.type, source.device.type):
-            return False
-        at_once = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
-        return target.type == "cpu" or not at_once

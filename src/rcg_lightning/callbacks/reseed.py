@@ -35,10 +35,8 @@ def reseed(seed: int, device: torch.device) -> None:
     more than a small training step, in a queue that grows forever. Asking for backends costs a few percent of one.
     """
     torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def seed_of(*counters: int) -> int:

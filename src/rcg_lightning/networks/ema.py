@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rcg_lightning.arguments import BelowOne, NonNegativeInt, Share
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core import fused_kernels
 from rcg_lightning.types import require
 
 
@@ -149,7 +150,7 @@ def lerp_unless(skip: Tensor | None, averages: list[Tensor], weights: list[Tenso
     """
     if skip is None or rate == 1:
         torch._foreach_lerp_(averages, weights, rate)
-    elif skip.device.type in ("cpu", "cuda") and len({tensor.dtype for tensor in (*averages, *weights)}) == 1:
+    elif fused_kernels.available(skip.device) and len({tensor.dtype for tensor in (*averages, *weights)}) == 1:
         # average - rate · (average - weight), as a step of SGD with weight decay 1, whose fused kernel can be skipped
         settings = {"weight_decay": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
         torch._fused_sgd_(averages, weights, [], lr=rate, maximize=True, found_inf=skip, **settings)

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rcg_lightning.arguments import BelowOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, Range, UnitInterval
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core import fused_kernels
 from rcg_lightning.types import require
 
 
@@ -257,7 +258,7 @@ def _clip_row_norms(weights: list[Tensor], max_norm: float) -> None:
 
 def _fusible(named: dict[str, nn.Parameter]) -> bool | None:
     """Return torch's argument ``fused``; None lets torch choose another implementation."""
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in named.values()) or None
+    return all(fused_kernels.available(p.device) and p.is_floating_point() for p in named.values()) or None
 
 
 def _named(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
