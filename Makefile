@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 # two threads that spin while they wait cost tenfold on a busy machine
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-device kernels test-fast faults faults-tenth lint types check lock clean
+.PHONY: help setup demo test test-device kernels test-fast faults faults-tenth gpu gpu-rehearse lint types check lock clean
 
 help:
 	@echo "make demo    train all four stages on real digits, print the table, draw the samples (SEEDS=3 for error bars)"
@@ -20,6 +20,8 @@ help:
 	@echo "make kernels  count the kernels of a step again, and write tests/device/kernels.json"
 	@echo "make faults  inject kills, full disks, damaged and hostile files, and report every deviation; under an hour"
 	@echo "make faults-tenth  a tenth of that, as CI does"
+	@echo "make gpu     check in eight minutes that everything is right and fast on this machine's GPU (docs/gpu.md)"
+	@echo "make gpu-rehearse  the same code on the CPU at tiny sizes, as CI does"
 	@echo "make check   lint, types and tests, as CI does"
 	@echo "make lock    pin the versions of requirements.txt again"
 
@@ -55,6 +57,13 @@ faults: setup
 
 faults-tenth: setup
 	$(BIN)/python -m tests.faults --share 0.1
+
+# CIFAR is the folder of CIFAR-10; without it the part that trains on it is left out
+gpu: setup
+	$(BIN)/rcg check-gpu --out runs/gpu $(if $(CIFAR),--images $(CIFAR))
+
+gpu-rehearse: setup
+	$(BIN)/rcg check-gpu --rehearse --out runs/gpu-rehearsal
 
 lint: setup
 	$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests

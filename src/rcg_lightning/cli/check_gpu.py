@@ -12,11 +12,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rcg_lightning.arguments import PositiveFloat
-from rcg_lightning.cli.main import quiet
+from rcg_lightning.cli.main import quiet, run
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.gpu_check.parts import Supervisor, work_on
-from rcg_lightning.gpu_check.results import TABLE, Results
+from rcg_lightning.gpu_check.results import LOG, TABLE, Results
 from rcg_lightning.gpu_check.suite import TITLES, Settings, budgets, chosen, parts
 from rcg_lightning.gpu_check.target import Target
 
@@ -25,27 +25,27 @@ def check_gpu(
     only: list[str] | None = None,
     out: Path = Path("runs/gpu"),
     rehearse: bool = False,
-    minutes: PositiveFloat = 0.5,
+    minutes: PositiveFloat = 0.35,
     images: Path | None = None,
 ) -> None:
     """Check in eight minutes that everything here is right and fast on this machine's GPU; needs no network connection.
 
-    Each part has its own time; neither a failure nor a time-out of one stops the others. Every result is a line of
-    checks.jsonl at once, and a row of checks.md. The exit code is 0 only if every check passed; goals of speed are
-    shown and fail nothing.
+    The parts are environment, agreement, waits, resumption, throughput, cifar10 (with --images) and commands. Each has
+    its own time; neither a failure nor a time-out of one stops the others. Every result is a line of checks.jsonl at
+    once, and a row of checks.md; checks.log has what the checks themselves print. The exit code is 0 only if every
+    check passed; goals of speed are shown and fail nothing.
 
     Args:
-        only: names of the parts to run; all by default.
+        only: names of the parts to run, separated by commas; all by default.
         out: folder to write.
         rehearse: run every line on the CPU at tiny sizes, to find mistakes before there is a GPU.
         minutes: length of each training on CIFAR-10.
         images: folder of CIFAR-10: cifar-10-batches-py, or train and test with one folder for each class.
     """
-    names = chosen(only or [])
-    target = Target.choose(rehearse)
     with tempfile.TemporaryDirectory() as scratch:
-        settings = Settings(rehearse, minutes, images, Path(scratch))
-        seconds = budgets(names, settings)
+        settings = Settings(rehearse, minutes, images, Path(scratch), out)
+        seconds = budgets(chosen(only or [], settings), settings)
+        target = Target.choose(rehearse)
         command = shlex.join(["rcg", "check-gpu", *sys.argv[2:]])
         results = Results(out, [f"# {target.name}, {date.today()}", "", f"`{command}`, driver {target.driver}"])
         echo(f"checks {target.name}: {', '.join(TITLES[name] for name in seconds)}")
@@ -67,10 +67,13 @@ def started(settings: Settings, names: list[str]) -> tuple[BaseProcess, Connecti
 
 
 def work(settings: Settings, names: list[str], sender: Connection) -> None:
-    """Run parts in a process of their own."""
+    """Run parts in a process of their own, which prints to a file."""
+    with open(settings.out / LOG, "a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     quiet()
     target = Target.choose(settings.rehearse)
-    work_on(parts(names, settings, target), sender, target.usable)
+    work_on(parts(names, settings, target, run), sender, target.usable)
 
 
 def main(name: str, argv: list[str]) -> None:

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from rcg_lightning.errors import one_line
-from rcg_lightning.gpu_check.results import FAILED, UNREACHED, Finding, Results, Row
+from rcg_lightning.gpu_check.results import FAILED, LOG, UNREACHED, Finding, Results, Row
 
 GRACE = 30.0  # seconds after its budget until the process of a part is killed: a kernel that hangs ignores signals
 START = 180.0  # seconds until a new process must have begun its first part
@@ -174,7 +174,7 @@ class Supervisor:
             try:
                 message = connection.recv()
             except EOFError:
-                return self._lost(current or todo[0], "the process ended")
+                return self._lost(current or todo[0], f"the process ended, see {LOG}")
             if message is None:
                 self.results.write_table()
                 return None
@@ -186,7 +186,7 @@ class Supervisor:
             else:
                 self.results.add(row)
                 self.say(f"  {row.verdict}: {row.name} {row.value} {row.note}".rstrip())
-        return self._lost(current or todo[0], "the process hung and was ended")
+        return self._lost(current or todo[0], f"the process hung and was ended, see {LOG}")
 
     def _lost(self, part: str, reason: str) -> str:
         last = self.results.rows[-1] if self.results.rows else None

@@ -9,7 +9,7 @@ from typing import Literal
 from rcg_lightning.artifacts import write_text
 from rcg_lightning.bench.report import markdown
 
-LINES, TABLE = "checks.jsonl", "checks.md"
+LINES, TABLE, LOG = "checks.jsonl", "checks.md", "checks.log"  # the log has what the checks themselves print
 PASSED, FAILED, MEASURED, UNREACHED = "passed", "failed", "measured", "not reached"
 Verdict = Literal["passed", "failed", "measured", "not reached"]
 

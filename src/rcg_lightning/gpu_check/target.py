@@ -3,17 +3,16 @@
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from rcg_lightning.bench.execution import Execution, Precision
 from rcg_lightning.bench.measure import wait
-from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.trainer import pick_device
 
-Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
 
 
@@ -83,14 +82,9 @@ class Target:
         if self.on_gpu:
             torch.cuda.set_sync_debug_mode("error" if forbidden else "default")
 
-    @contextmanager
-    def precision(self, precision: Precision) -> Iterator[None]:
-        """Compute in a precision as the trainer and `rcg sample` do: TF32 and bf16 both allow TF32."""
-        with (
-            float32_precision("highest" if precision == "float32" else "high"),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            yield
+    def forward(self, precision: Precision) -> AbstractContextManager[None]:
+        """Return the context that computes in a precision as the trainer and `rcg sample` do."""
+        return Execution(precision).forward(self.device)
 
     def trainer_settings(self, precision: Precision) -> dict[str, Any]:
         """Return the settings of a quiet trainer in a precision."""

@@ -80,7 +80,7 @@ class Waits:
             return []
         stage.to(self.target.device).eval()
         batch, sampler = on_device(conditions(16), self.target.device), samplers(case, stage)[0]
-        with torch.no_grad(), self.target.precision("bf16" if self.target.on_gpu else "float32"):
+        with torch.no_grad(), self.target.forward("bf16" if self.target.on_gpu else "float32"):
             stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)
             with self.target.no_waits():
                 stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)

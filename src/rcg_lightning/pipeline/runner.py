@@ -211,7 +211,7 @@ def run_command(words: list[str], step: Step, command: Command) -> None:
     """Run one `rcg` command in this process, which saves importing Lightning, or in new ones if it needs several."""
     if step.devices == 1 and not step.launcher:
         try:
-            with _clean_process():
+            with clean_process():
                 command(words[0], words[1:])
                 interruption.check()  # before the step counts as finished
         except UserError as error:
@@ -237,7 +237,7 @@ def _returncode(words: list[str], grace: float = 25) -> int:
 
 
 @contextmanager
-def _clean_process() -> Iterator[None]:
+def clean_process() -> Iterator[None]:
     """Restore the environment and torch's global settings after a step, and free its memory."""
     environment = dict(os.environ)
     try:
