@@ -59,6 +59,30 @@ def test_warmup_begins_with_small_decays():
         torch.testing.assert_close(ema_weight, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_move_between_updates_is_followed():
+    modules = make_modules()
+    ema = EMA(0.5)
+    ema.build(modules)
+    train(modules, 1, ema)
+    for module in (*modules.values(), ema):
+        module.double()  # replaces buffers, as a move to another device does
+    modules["network"][1].running_mean.fill_(3.0)
+    train(modules, 1, ema)
+    assert torch.equal(ema.averaged()["network"][1].running_mean, torch.full((3,), 3.0).double())
+    assert ema.averaged()["conditioner"].weight.dtype == torch.float64
+
+
+def test_modules_are_walked_through_once():
+    modules = make_modules()
+    ema = EMA({"short": 0.5, "long": 0.9})
+    ema.build(modules)
+    train(modules, 1, ema)
+    for module in modules.values():
+        module.parameters = None  # a further walk would fail
+    ema.update(modules)
+    assert ema.updates == 2
+
+
 def test_buffers_are_copied():
     modules = make_modules()
     ema = EMA(0.9)

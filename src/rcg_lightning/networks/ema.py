@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,16 @@ from rcg_lightning.arguments import BelowOne, NonNegativeInt, Share
 from rcg_lightning.config import ConfigMixin
 from rcg_lightning.core import fused_kernels
 from rcg_lightning.types import require
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """The tensors of an update: ``averages`` follow ``weights``, and ``copies`` equal ``originals``."""
+
+    averages: list[Tensor]
+    weights: list[Tensor]
+    copies: list[Tensor]
+    originals: list[Tensor]
 
 
 class EMA(ConfigMixin, nn.Module):
@@ -37,6 +49,8 @@ class EMA(ConfigMixin, nn.Module):
         self.decays = dict(decay) if isinstance(decay, Mapping) else {"ema": decay}
         self.warmup, self.start, self.buffers_too = warmup, start, buffers
         self.updates = 0
+        # listed once: a walk through all modules takes the host as long as dozens of launches
+        self._listed: tuple[tuple[int, ...], dict[str, _Tensors]] | None = None
         self._longest = 1.0  # decay above which a half-life is longer than the run
         self.copies = nn.ModuleDict()
         keys = [_key(name) for name in self.decays]
@@ -69,20 +83,31 @@ class EMA(ConfigMixin, nn.Module):
         """
         self.updates += 1
         warm_decay = (1 + self.updates) / (10 + self.updates) if self.warmup else 1.0
-        weights = [p for module in modules.values() for p in module.parameters()]
-        buffers = [b for module in modules.values() for b in module.buffers()]
-        is_copied = [not (self.buffers_too and b.is_floating_point()) for b in buffers]
-        weights += [b for b, copied in zip(buffers, is_copied) if not copied]
+        key = tuple(id(tensor) for module in modules.values() for tensor in (module, next(module.parameters(), None)))
+        if self._listed is None or self._listed[0] != key:
+            self._listed = key, {name: self._tensors(name, modules) for name in self.decays}
         for name, decay in self.decays.items():
-            copies = self.copies[_key(name)]
-            ema_buffers = list(copies.buffers())
-            averaged_buffers = [b for b, copied in zip(ema_buffers, is_copied) if not copied]
-            ema_weights: list[Tensor] = [*copies.parameters(), *averaged_buffers]
+            tensors = self._listed[1][name]
             rate = 1.0 if self.updates <= self.start else 1 - min(self.decay_now(decay), warm_decay)
-            self.move(ema_weights, weights, rate, skip)
-            pairs = [(ema, buffer) for ema, buffer, copied in zip(ema_buffers, buffers, is_copied) if copied]
-            if pairs:
-                torch._foreach_copy_([ema for ema, _ in pairs], [buffer for _, buffer in pairs])
+            self.move(tensors.averages, tensors.weights, rate, skip)
+            if tensors.copies:
+                torch._foreach_copy_(tensors.copies, tensors.originals)
+
+    def _tensors(self, name: str, modules: Mapping[str, nn.Module]) -> "_Tensors":
+        copies = self.copies[_key(name)]
+        buffers = list(zip(copies.buffers(), (b for module in modules.values() for b in module.buffers())))
+        averaged = [pair for pair in buffers if self.buffers_too and pair[1].is_floating_point()]
+        copied = [pair for pair in buffers if not (self.buffers_too and pair[1].is_floating_point())]
+        return _Tensors(
+            averages=[*copies.parameters(), *(ema for ema, _ in averaged)],
+            weights=[*(p for module in modules.values() for p in module.parameters()), *(b for _, b in averaged)],
+            copies=[ema for ema, _ in copied],
+            originals=[buffer for _, buffer in copied],
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._listed = None  # a move to another device replaces buffers
+        return super()._apply(fn, recurse)
 
     def decay_now(self, decay: float) -> float:
         """Return the decay of this update, given the one that was set."""
