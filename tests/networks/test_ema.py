@@ -78,7 +78,7 @@ def test_modules_are_walked_through_once():
     ema.build(modules)
     train(modules, 1, ema)
     for module in modules.values():
-        module.parameters = None  # a further walk would fail
+        module.buffers = None  # a further walk would fail
     ema.update(modules)
     assert ema.updates == 2
 
