@@ -22,7 +22,7 @@ from rcg_lightning.stages.sampling import GuidedSampling
 from rcg_lightning.trainer import Trainer
 
 Grid = Callable[[Samples], Image.Image]  # draws samples
-SHARD_ROWS = 1024  # smallest number of samples in a shard, which consists of whole tiles: an interruption loses one
+SHARD_ROWS = 1024  # samples in a shard, in whole tiles: an interruption loses a shard for each process
 
 
 def write_samples(
@@ -41,7 +41,7 @@ def write_samples(
     generator = loaded.generator
     identity = samples_identity(loaded, seeds, guidance, sampler, trainer)
     # shards do not depend on the batch size, so the store does not either
-    shard_rows = -(-SHARD_ROWS // generator.tile) * generator.tile
+    shard_rows = min(16, -(-SHARD_ROWS // generator.tile)) * generator.tile
     writer = StoreWriter(folder, len(seeds), 1, shard_rows, identity)
     seeds.only(writer.pending(trainer.global_rank, trainer.world_size))
     return predict_store(trainer, GuidedSampling(generator, guidance, sampler), seeds, writer)
