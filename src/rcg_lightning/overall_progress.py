@@ -14,19 +14,25 @@ class Overall:
         number, count: this is stage ``number`` of ``count``.
         name: of the stage.
         started: ``time.monotonic()`` when the first stage began, minus what earlier runs took.
-        seconds: that all stages are expected to take.
+        begun: ``time.monotonic()`` when this stage began.
+        seconds: that this stage is expected to take.
+        later: seconds that the stages after it are expected to take.
     """
 
     number: int
     count: int
     name: str
     started: float
+    begun: float
     seconds: float
+    later: float
 
-    def __str__(self) -> str:
-        elapsed = time.monotonic() - self.started
-        left = max(self.seconds - elapsed, 0)
-        return f"[{self.number}/{self.count}] {self.name}, {clock(elapsed)} elapsed, {clock(left)} left"
+    def line(self, done: float = 0, left: float = 1) -> str:
+        """Describe where the command stands, when ``done`` of this stage took what it took, and ``left`` is left."""
+        now = time.monotonic()
+        mine = (now - self.begun) * left / done if done else max(self.seconds - (now - self.begun), 0)
+        times = f"{clock(now - self.started)} elapsed, {clock(mine + self.later)} left"
+        return f"[{self.number}/{self.count}] {self.name}, {times}"
 
 
 _current: list[Overall] = []
@@ -42,9 +48,9 @@ def stage_of(overall: Overall) -> Iterator[None]:
         _current.pop()
 
 
-def overall() -> str | None:
+def overall() -> Overall | None:
     """Return where the running command stands; None where it runs no stages."""
-    return str(_current[-1]) if _current else None
+    return _current[-1] if _current else None
 
 
 def clock(seconds: float) -> str:

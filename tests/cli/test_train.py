@@ -56,12 +56,13 @@ def test_a_folder_becomes_images_and_the_same_command_continues(rcg_train, image
     assert (steps_of(run / parts["generator"]), steps_of(run / parts["prior"])) == (10, 10)
     assert (run / "samples" / "grid.png").is_file()
     assert (run / "contact_sheet.png").is_file()
+    assert "60 images" in (run / "report.html").read_text()
     assert list((run / "generator" / "grids").glob("*.png"))
     assert steps_of(run / "generator" / "undecayed.ckpt") == 8
 
     code, out, err = rcg_train("--steps", 10)
     assert code == 0, err
-    assert out.count("up to date") == 6
+    assert out.count("up to date") == 8
 
     code, out, err = rcg_train("--steps", 20)
     assert code == 0, err

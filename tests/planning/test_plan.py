@@ -30,7 +30,7 @@ def steps(plan):
 def test_a_plan_fills_its_budget(budget, speed):
     plan = make_plan(costs(speed), budget, None)
     assert total(plan) == pytest.approx(budget, rel=0.15)
-    assert [stage.name for stage in plan] == ["encoder", "store", "generator", "rdm", "samples"]
+    assert [stage.name for stage in plan] == ["encoder", "store", "generator", "rdm", "samples", "gallery", "verdict"]
     generator = next(stage for stage in plan if stage.name == "generator")
     assert generator.seconds > 0.5 * budget
     assert 4 <= generator.validations <= 20
@@ -61,7 +61,7 @@ def test_a_budget_too_small_for_a_step_is_rejected_with_one_that_is_not():
 def test_a_run_without_representations_has_no_store():
     only = {"generator": StageCost(64, 1, 1.0, 1.5e9, 10**6)}
     plan = make_plan(costs(stages=only, encoding=None), 600, None)
-    assert [stage.name for stage in plan] == ["generator", "samples"]
+    assert [stage.name for stage in plan] == ["generator", "samples", "gallery", "verdict"]
     assert total(plan) == pytest.approx(600, rel=0.15)
 
 

@@ -73,16 +73,24 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=1, leave=True)
         self._read_at = self._drawn_at = -1.0
         self._shown: dict[str, Any] = {}
+        self._first = 0
 
     def _should_update(self, current: int, total: int) -> bool:
         now = time.monotonic()
         if current != total and now - self._drawn_at < 0.1:
             return False
         self._drawn_at, stages = now, overall()
-        for bar in (self._train_progress_bar, self._predict_progress_bar) if stages else ():
-            if bar is not None:
-                bar.set_description_str(stages, refresh=False)
+        if stages is not None:
+            fitting = self.trainer.state.fn == TrainerFn.FITTING
+            step, last = (self.trainer.global_step, self.trainer.max_steps) if fitting else (current, total)
+            text = stages.line(step - self._first, last - step)
+            for bar in filter(None, (self._train_progress_bar, self._predict_progress_bar)):
+                bar.set_description_str(text, refresh=False)
         return super()._should_update(current, total)
+
+    def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_start(trainer, *args)
+        self._first = trainer.global_step  # a continued run has not done these now
 
     def on_exception(self, *_: Any) -> None:
         for bar in (self._train_progress_bar, self._val_progress_bar, self._predict_progress_bar):

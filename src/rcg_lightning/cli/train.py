@@ -17,13 +17,15 @@ from rcg_lightning.planning.data_choice import check_apart
 from rcg_lightning.planning.duration import duration, parse_duration
 from rcg_lightning.planning.files import PIPELINE
 from rcg_lightning.planning.machine import Machine, this_machine
-from rcg_lightning.planning.plan import PlannedStage, table, total
+from rcg_lightning.planning.plan import PlannedStage, table
 from rcg_lightning.planning.plan_record import PlanRecord
+from rcg_lightning.planning.representation_report import largest_cluster
 from rcg_lightning.planning.run_plan import Choices, Wishes, examine_data
 from rcg_lightning.types import require
 
 STEP_COMMANDS = COMMANDS.keys() - {"pipeline", "train"}
 TOLERANCE = 1.3  # a stage may take this many times its planned time before the plan is made again
+DOMINATING = 0.5  # share of the representations in the largest of some clusters
 RUN = Path("runs", "NAME")
 DEFAULT_BUDGET = {True: "30m", False: "1h"}  # on a CPU or not
 
@@ -133,9 +135,13 @@ class Training:
                 continue
             planned = next((stage for stage in plan if stage.name == step.name), None)
             echo(f"{where}{_expectation(planned)}")
-            begun = self.machine.clock()
-            with stage_of(Overall(number, len(todo), title, self.begun - self.spent, total(plan))):
+            begun, now = self.machine.clock(), time.monotonic()
+            seconds = planned.seconds if planned is not None else 0.0
+            later = sum(stage.seconds for stage in plan if stage.name in {other.name for other, _ in todo[number:]})
+            with stage_of(Overall(number, len(todo), title, self.begun - self.spent, now, seconds, later)):
                 steps.execute(step, seed, run, echo)
+            if step.name == "store":
+                self._warn_of_clusters(steps.folder(step, seed))
             if planned is not None and step.steps == planned.steps is not None:
                 factor = (self.machine.clock() - begun) / planned.seconds
                 done = [other.name for other, _ in todo[:number]]
@@ -148,6 +154,13 @@ class Training:
             if step.name == "samples":
                 echo(f"{steps.folder(step, seed) / 'grid.png'}: generated images")
         echo(f"{self.folder}: finished after {duration(time.monotonic() - self.begun)}")
+
+    def _warn_of_clusters(self, store: Path) -> None:
+        share = largest_cluster(store)
+        if share > DOMINATING:
+            echo(
+                f"  warning: one cluster holds {share:.0%} of the representations: the encoder sees most images as alike"
+            )
 
     def _steps(self) -> Run:
         self.record.write(self.choices, self.seeds, self.machine, STEP_COMMANDS)

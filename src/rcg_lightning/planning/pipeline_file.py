@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice
-from rcg_lightning.planning.plan import JUDGE, SAMPLES
+from rcg_lightning.planning.plan import JUDGE, JUDGED, SAMPLES
 
 PRINCIPAL_SIZE = 32  # pixels: more dimensions than 4096 take gigabytes
 COMPARED, CLUSTERS = 1000, 50  # samples of each row of a comparison, and clusters of the cluster row
@@ -53,9 +53,9 @@ class PipelineFile:
             found["rdm"] = self._fit("rdm", stores)
         if "generator" in self.steps:
             found["samples"] = self._once(f"{self._sample('generator')} --number {SAMPLES}")
-            found |= self._results(stores)
-        content: dict[str, Any] = {"name": name, "arguments": self.arguments, "steps": found}
-        return {**content, "table": self._comparison(found)} if self.compare else content
+        table = {"table": self._comparison(found)} if self.compare else {}
+        found |= self._results(stores) if "generator" in self.steps else {}
+        return {"name": name, "arguments": self.arguments, "steps": found, **table}
 
     def _encoder(self) -> dict[str, Any]:
         """Return the steps of the encoder and its stores."""
@@ -66,29 +66,34 @@ class PipelineFile:
         elif encoder.trained_here:
             run = f"principal --config {{configs}}/data.yaml --dim {self.dim} --size {PRINCIPAL_SIZE}"
             found["encoder"] = self._shared(run)
-        configured = encoder.configured()
+        words = self._encoder_options()
+        for store, split in (("store", "train"), ("eval_store", "eval")):
+            run = f"extract --config {{configs}}/data.yaml --split {split} {words} --accelerator {self.accelerator}"
+            found[store] = self._shared(run) | {"version": self.version}
+        return found
+
+    def _encoder_options(self) -> str:
+        """Return the words that name the encoder; values that come from the user are arguments of the file."""
+        assert self.encoder is not None, "a run without representations has no encoder"
+        configured = self.encoder.configured()
         words = [f"--encoder {configured['class_path']}"]
         for name, value in configured["init_args"].items():
             own = str(value).startswith("{encoder}")  # the folder of a step stays a placeholder
             self.arguments |= {} if own else {f"encoder_{name}": str(value)}
             words.append(f"--encoder.{name} {value if own else f'{{encoder_{name}}}'}")
-        for store, split in (("store", "train"), ("eval_store", "eval")):
-            run = " ".join([f"extract --config {{configs}}/data.yaml --split {split}", *words])
-            found[store] = self._shared(f"{run} --accelerator {self.accelerator}") | {"version": self.version}
-        return found
+        return " ".join(words)
 
     def _results(self, stores: str) -> dict[str, Any]:
         """Return the steps that show and judge the result, as far as there are commands for them."""
         prior = " --prior {rdm}/last.ckpt" if "rdm" in self.steps else ""
-        data, found = f"--config {{configs}}/data.yaml{stores}", dict[str, Any]()
-        if "gallery" in self.commands:
-            found["gallery"] = self._once(f"gallery --checkpoint {{generator}}/last.ckpt{prior} {data}")
-        if "verdict" in self.commands:
-            trained = self.encoder is not None and self.encoder.trained_here
-            folder = self.encoder.configured()["init_args"]["folder"] if trained and self.encoder else ""
-            encoder = f" --encoder TrainedEncoder --encoder.folder {folder}" if trained else ""
-            found["verdict"] = self._once(f"verdict {data}{encoder}{prior} --samples {{samples}}")
-        return found
+        data = f"--samples {{samples}} --config {{configs}}/data.yaml{stores} --accelerator {self.accelerator}"
+        encoder = f" {self._encoder_options()}" if self.encoder is not None else ""
+        judge = f" --extractor EncoderExtractor {_judge()}" if self.compare else ""
+        runs = {
+            "gallery": f"gallery --checkpoint {{generator}}/last.ckpt{prior} {data}",
+            "verdict": f"verdict{encoder}{prior}{judge} --number {JUDGED} {data}",
+        }
+        return {name: self._once(run) for name, run in runs.items() if name in self.commands}
 
     def _comparison(self, found: dict[str, Any]) -> dict[str, Any]:
         """Add the steps of a comparison to ``found``; return its table."""
@@ -108,8 +113,7 @@ class PipelineFile:
         for name, run in rows.items():
             given = f" --number {count} --first_seed {{run}}00000 --png false --accelerator {self.accelerator}"
             found[f"compared_{name}"] = self._once(run.partition(" --first_seed")[0] + given)
-        judge = f"--extractor.encoder TrainedEncoder --extractor.encoder.folder {{{JUDGE}}}/encoder"
-        run = f"compare --config {{configs}}/data.yaml --extractor EncoderExtractor {judge}"
+        run = f"compare --config {{configs}}/data.yaml --extractor EncoderExtractor {_judge()}"
         return {"run": run, "rows": {name: f"compared_{name}" for name in rows}}
 
     def _fit(self, stage: str, stores: str) -> dict[str, Any]:
@@ -127,3 +131,7 @@ class PipelineFile:
     def _once(self, run: str) -> dict[str, Any]:
         """Return a step that runs once for each seed."""
         return {"run": run, "shared": self.seeds == 1}
+
+
+def _judge() -> str:
+    return f"--extractor.encoder TrainedEncoder --extractor.encoder.folder {{{JUDGE}}}/encoder"

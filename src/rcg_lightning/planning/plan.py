@@ -16,11 +16,11 @@ LONGEST_EPOCHS = {"encoder": 400, JUDGE: 400, "rdm": 1000}
 MOST_STEPS = {"encoder": 50_000, JUDGE: 50_000, "rdm": 20_000}
 VALIDATED = 512  # evaluation images in a validation
 GRID = 16  # samples in a grid
-SAMPLES = 64
+SAMPLES, SHOWN, JUDGED = 64, 96, 500  # samples of the run, of the gallery, and images of the verdict
 VALIDATION_SHARE = 0.1  # of a generator's time
 STORED_STATES = 3  # checkpoints of a run at most: last, previous, undecayed
 TRAINED = ("encoder", JUDGE, "rdm", "generator")  # in the order in which they take their part of the budget
-ORDER = ("encoder", "store", "generator", "rdm", "samples", JUDGE)
+ORDER = ("encoder", "store", "generator", "rdm", "samples", JUDGE, "gallery", "verdict")
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ def _around(costs: Costs) -> dict[str, PlannedStage]:
     if "generator" in costs.stages:
         seconds = costs.repeats.get("generator", 1) * (SAMPLES * costs.sampler_steps * costs.forward() + STARTUP)
         found["samples"] = PlannedStage("samples", seconds)
+        found["gallery"] = PlannedStage("gallery", SHOWN / SAMPLES * seconds)
+        found["verdict"] = PlannedStage("verdict", 4 * STARTUP + JUDGED * (4 * (costs.encoding or 0) + costs.reading))
     return found
 
 

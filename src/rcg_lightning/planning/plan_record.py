@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import yaml
 
-from rcg_lightning.artifacts import read_state
+from rcg_lightning.artifacts import read_state, write_text
 from rcg_lightning.errors import UserError
 from rcg_lightning.pipeline.records import read_record
 from rcg_lightning.planning import files
@@ -23,6 +23,7 @@ from rcg_lightning.planning.plan import (
     costs_to_plain,
     make_plan,
     slowed,
+    table,
 )
 from rcg_lightning.planning.run_plan import Choices, Wishes, fit_data, measure
 
@@ -190,8 +191,19 @@ class PlanRecord:
         name = re.sub(r"[^\w. +-]", "_", folder.resolve().name)[:99]
         comment = "the plan of this run; `rcg pipeline` runs it too"
         files.write_config(folder / files.PIPELINE, pipeline.content(name), comment)
+        self._write_sections(choices)
         parts = files.parts_of(choices.encoder, list(steps), "seed0/" if seeds > 1 else "")
         files.write_plan(folder, {**self.content, "seeds": seeds, "parts": parts})
+
+    def _write_sections(self, choices: Choices) -> None:
+        """Write what the report of the run shows of the data and the plan."""
+        side = choices.shape[1]
+        lines = [*choices.report.lines(side), *(f"**{line}**" for line in choices.report.warnings(side))]
+        sheet = f"\n\n![some of the images]({SHEET})" if (self.folder / SHEET).is_file() else ""
+        write_text(self.folder / "section-data.md", "\n".join(f"- {line}" for line in lines) + sheet + "\n")
+        plan = [PlannedStage(**stage) for stage in self.content["stages"]]
+        assert choices.costs is not None, "a plan has costs"
+        write_text(self.folder / "section-plan.md", f"```\n{table(plan, choices.costs.train)}\n```\n")
 
     def spent(self) -> float:
         """Return the seconds that the steps have taken so far."""
