@@ -159,7 +159,7 @@ class Training:
         share = largest_cluster(store)
         if share > DOMINATING:
             echo(
-                f"  warning: one cluster holds {share:.0%} of the representations: the encoder sees most images as alike"
+                f"  warning: one cluster holds {share:.0%} of the representations: most images are alike to the encoder"
             )
 
     def _steps(self) -> Run:
