@@ -21,7 +21,8 @@ def report(images, grey=0):
 def at_hand(monkeypatch):
     """Set whether DINOv2's weights and EfficientNet-lite0's are at hand."""
 
-    def choose(hub, lite=False):
+    def choose(hub, lite=False, loads=True):
+        monkeypatch.setattr(encoder_choice, "loads", lambda name, size: loads)
         monkeypatch.setattr(encoder_choice, "is_at_hand", lambda name: hub)
         monkeypatch.setattr(encoder_choice.efficientnet_lite, "is_installed", lambda: lite)
         monkeypatch.setattr(encoder_choice.efficientnet_lite, "weights", lambda: "weights.pth")
@@ -55,6 +56,11 @@ def test_without_weights_one_is_trained_here(images, grey, size, kind, at_hand):
     assert found.kind == kind
     assert found.reason
     assert found.trained_here
+
+
+def test_a_download_that_fails_is_no_failure(at_hand):
+    at_hand(hub=True, loads=False)
+    assert choose_encoder("auto", report(3000), CPU, 32).kind == "moco"
 
 
 def test_offline_nothing_waits(monkeypatch, tmp_path):

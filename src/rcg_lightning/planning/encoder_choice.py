@@ -1,5 +1,6 @@
 """Which encoder makes the representations: a pretrained one where its weights are at hand, else one trained here."""
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from rcg_lightning.pretrained.downloads import require_answer
 from rcg_lightning.pretrained.network_folder import DESCRIPTION
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder, published_config
 
+log = logging.getLogger(__name__)
 DEFAULT = "vit_small_patch14_dinov2.lvd142m"  # self-supervised: it saw no labels
 CPU_SIZE, GPU_SIZE = 112, 224  # of its input; the published 518 take twenty times as long as 112
 LITE_SIZE = 96
@@ -71,8 +73,8 @@ def choose_encoder(wanted: str, report: DataReport, machine: Machine, size: int)
         return EncoderChoice(wanted, "chosen by --encoder")
     if wanted != "auto":
         return _named(wanted, machine)
-    if not report.is_grey and size >= 32 and is_at_hand(DEFAULT):
-        width = CPU_SIZE if machine.on_cpu else GPU_SIZE
+    width = CPU_SIZE if machine.on_cpu else GPU_SIZE
+    if not report.is_grey and size >= 32 and is_at_hand(DEFAULT) and loads(DEFAULT, width):
         reason = f"its weights are at hand; self-supervised on many other images, at {width} pixels"
         return EncoderChoice("timm", reason, DEFAULT, width)
     if not report.is_grey and size >= 32 and efficientnet_lite.is_installed():
@@ -102,6 +104,16 @@ def _named(wanted: str, machine: Machine) -> EncoderChoice:
     choice = EncoderChoice("timm", reason, name, size - size % 14 if "patch14" in name else size, path, not unlabelled)
     TimmEncoder(name, path, size=choice.size).setup()  # a name or weights that do not work are found now
     return choice
+
+
+def loads(name: str, size: int) -> bool:
+    """Whether a timm model's weights can be read, or fetched now."""
+    try:
+        TimmEncoder(name, size=size).setup()
+    except UserError as error:
+        log.warning("%s is not used: %s", name, error)
+        return False
+    return True
 
 
 def is_at_hand(name: str) -> bool:

@@ -79,7 +79,8 @@ class PlanRecord:
         before = self.content["wishes"]
         for name, value in asdict(wishes).items():
             if name not in ("data", *_EXTENT) and before.get(name, value) != value:
-                found.append(f"--{name} was {before.get(name)}, now {value}: what depends on it is made again")
+                then, now = (one or "the default" for one in (before[name], value))
+                found.append(f"--{name} was {then}, now it is {now}: what depends on it is made again")
         return found
 
     def planned(
