@@ -135,7 +135,7 @@ class Training:
                 continue
             planned = next((stage for stage in plan if stage.name == step.name), None)
             echo(f"{where}{_expectation(planned)}")
-            begun, now, continued = self.machine.clock(), time.monotonic(), bool(self.record.step_record(step.name))
+            begun, now, continued = self.machine.now(), time.monotonic(), bool(self.record.step_record(step.name))
             seconds = planned.seconds if planned is not None else 0.0
             later = sum(stage.seconds for stage in plan if stage.name in {other.name for other, _ in todo[number:]})
             with stage_of(Overall(number, len(todo), title, self.begun - self.spent, now, seconds, later)):
@@ -143,7 +143,7 @@ class Training:
             if step.name == "store":
                 self._warn_of_clusters(steps.folder(step, seed))
             if planned is not None and step.steps is not None and not continued:
-                factor = (self.machine.clock() - begun) / planned.seconds
+                factor = self.machine.since(begun) / planned.seconds
                 done = [other.name for other, _ in todo[:number]]
                 plan = self._replanned(plan, factor, done)
                 steps = self._steps()

@@ -154,7 +154,7 @@ def examine(train: ImageSplit, evaluation: ImageSplit, machine: Machine) -> tupl
     chosen = fixed_subset(report.images, SAMPLE)
     order = np.random.default_rng(0).permutation(chosen)
     versions, digests, sizes, sheet = [], [], [], []
-    end = machine.clock() + SECONDS
+    start = machine.now()
     for number, position in enumerate(order):
         split, row = (train, position) if position < len(train) else (evaluation, position - len(train))
         report.sample += 1
@@ -170,7 +170,7 @@ def examine(train: ImageSplit, evaluation: ImageSplit, machine: Machine) -> tupl
         sizes.append(shape)
         if len(sheet) < SHEET:
             sheet.append(_thumbnail(image))
-        if machine.clock() > end and number >= FEW:
+        if number >= FEW and machine.since(start) > SECONDS:
             break
     if sizes:
         _summarise(report, np.asarray(sizes, np.float64))

@@ -13,6 +13,14 @@ _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A moment on two clocks, in seconds: of the wall, and of what this process has computed in all threads."""
+
+    wall: float
+    computed: float
+
+
+@dataclass(frozen=True)
 class Machine:
     """The device that trains.
 
@@ -32,16 +40,17 @@ class Machine:
     def on_cpu(self) -> bool:
         return self.device == "cpu"
 
-    def clock(self) -> float:
-        """Return seconds: on a CPU those that this process has computed, by thread, so that other work adds nothing."""
-        if self.on_cpu:
-            return time.process_time() / self.threads
-        return time.perf_counter()
-
-    def wait(self) -> None:
-        """Wait for the device, before the clock is read."""
+    def now(self) -> Moment:
+        """Return the present, once the device has done all that it was given."""
         if self.device == "cuda":
             torch.cuda.synchronize()
+        return Moment(time.perf_counter(), time.process_time())
+
+    def since(self, start: Moment) -> float:
+        """Return the seconds since ``start``: on a CPU no more than this process computed, as others may run too."""
+        end = self.now()
+        wall, computed = end.wall - start.wall, end.computed - start.computed
+        return min(wall, computed) if self.on_cpu else wall
 
     def __str__(self) -> str:
         return f"{self.name}, {self.memory / 1e9:.1f} GB free"

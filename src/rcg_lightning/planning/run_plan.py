@@ -233,7 +233,7 @@ def _encoder(
 def _reading(data: ImageDataModule, machine: Machine) -> float:
     """Return the seconds to read and resize an image, in one process."""
     index = np.random.default_rng(1).integers(0, len(data.images("train")), READ)
-    machine_start = machine.clock()
+    start = machine.now()
     for _ in data.deterministic_batches("train", frozenset({"image"}), index):
         pass
-    return (machine.clock() - machine_start) * (machine.threads if machine.on_cpu else 1) / READ
+    return machine.since(start) / READ

@@ -141,26 +141,22 @@ def seconds_per_image(encoder: Encoder, spec: DataSpec, machine: Machine, count:
     images = as_floats(random_batch(spec, frozenset({"image"}), count))["image"].to(machine.device)
     with torch.no_grad():
         encoder(images[:1])
-        machine.wait()
-        start = machine.clock()
+        start = machine.now()
         encoder(images)
-        machine.wait()
-    return (machine.clock() - start) / count
+        return machine.since(start) / count
 
 
 class _Stopwatch(Callback):
     """Times each step; ends training early where steps are slow."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine, self.seconds, self._start = machine, list[float](), 0.0
+        self.machine, self.seconds, self._start = machine, list[float](), machine.now()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.machine.wait()
-        self._start = self.machine.clock()
+        self._start = self.machine.now()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.machine.wait()
-        self.seconds.append(self.machine.clock() - self._start)
+        self.seconds.append(self.machine.since(self._start))
         if sum(self.seconds) + self.seconds[-1] > LONGEST:
             trainer.should_stop = True
 
