@@ -84,8 +84,9 @@ class Progress(TQDMProgressBar):
             fitting = self.trainer.state.fn == TrainerFn.FITTING
             step, last = (self.trainer.global_step, self.trainer.max_steps) if fitting else (current, total)
             text = stages.line(step - self._first, last - step)
-            for bar in filter(None, (self._train_progress_bar, self._predict_progress_bar)):
-                bar.set_description_str(text, refresh=False)
+            for bar in (self._train_progress_bar, self._predict_progress_bar):
+                if bar is not None:
+                    bar.set_description_str(text, refresh=False)
         return super()._should_update(current, total)
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
