@@ -8,7 +8,7 @@ from rcg_lightning.conditions.joint import JointCondition
 from rcg_lightning.conditions.representation import RepresentationCondition
 from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.pretrained.codecs import Representations
-from rcg_lightning.stages.sampling import GuidedSampling
+from rcg_lightning.stages.sampling import GuidedSampling, samples_by_tile
 from rcg_lightning.types import DataSpec
 
 SPEC = DataSpec((1, 8, 8), 10, {"representation": {"shape": [6]}})
@@ -45,3 +45,14 @@ def test_each_tile_of_a_prior_is_computed_once(sampled, labelled):
 
 def test_given_representations_need_no_prior(sampled):
     assert sampled(8, representation=torch.randn(40, 6))[1] == []
+
+
+def test_few_samples_are_made_in_small_tiles_whatever_the_number_of_processes(make_stage, awake):
+    rdm = awake(make_stage(codec=Representations(), tile=4096).build(SPEC))
+    tiles, sample_z = [], rdm.sample_z
+    rdm.sample_z = lambda seeds, *args: tiles.append(len(seeds)) or sample_z(seeds, *args)
+    alone = list(samples_by_tile(rdm, 150))
+    assert tiles == [64, 64, 64]
+    assert sum(map(len, alone)) == 150
+    ranks = [list(samples_by_tile(rdm, 150, rank, 2)) for rank in range(2)]
+    assert all(torch.equal(samples, alone[i]) for i, samples in zip((0, 2, 1), ranks[0] + ranks[1], strict=True))

@@ -5,12 +5,12 @@ import torch
 
 from rcg_lightning.arguments import PositiveInt, SampleCount
 from rcg_lightning.callbacks.every_nth import EveryNth
-from rcg_lightning.core.counter_rng import fitting_tile
 from rcg_lightning.errors import UserError
 from rcg_lightning.metrics.feature_statistics import FeatureStatistics
 from rcg_lightning.metrics.fid import Moments, fid
 from rcg_lightning.metrics.representation_distance import RealRepresentations, full_names, representation_distances
 from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.sampling import samples_by_tile
 from rcg_lightning.types import Batch, require
 
 
@@ -81,9 +81,8 @@ class RepresentationDistance(EveryNth):
     @torch.no_grad()
     def _generated(self, trainer: pl.Trainer, generator: Generator, count: int) -> Moments:
         statistics = _statistics(generator)
-        tile = fitting_tile(generator.tile, 0, count)
-        for seeds in torch.arange(count).split(tile)[trainer.global_rank :: trainer.world_size]:
-            statistics.update(generator.sample({"seed": seeds}, tile=tile).float())
+        for samples in samples_by_tile(generator, count, trainer.global_rank, trainer.world_size):
+            statistics.update(samples.float())
         return statistics.compute().moments
 
 

@@ -34,6 +34,7 @@ from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder
 from rcg_lightning.sampling.loading import same_encoder
 from rcg_lightning.stages.generator import Generator
+from rcg_lightning.stages.sampling import samples_by_tile
 from rcg_lightning.stages.stage_folder import prior_at
 from rcg_lightning.types import Codec, require, to_uint8
 
@@ -104,8 +105,7 @@ class StageMeasurements:
         real, _ = bind_representations(self.data)
         same_encoder(rdm, real.identity, "--data.stores")
         count = min(self.number, real.count)
-        seeds = torch.arange(count, device=self.device).split(BATCH)
-        generated = moments_of((rdm.sample({"seed": part}).cpu() for part in seeds), real.dim)
+        generated = moments_of((samples.cpu() for samples in samples_by_tile(rdm, count)), real.dim)
         spread = real.train.covariance.diagonal() + (real.train.mean - real.train.mean.mean()).square()
         noise = torch.randn(count, real.dim, generator=torch.Generator().manual_seed(0)) * spread.mean().sqrt()
         as_noise = moments_of([(noise + real.train.mean.mean()).float()], real.dim)

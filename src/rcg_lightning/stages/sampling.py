@@ -1,5 +1,6 @@
 """Stage 4: guided sampling, from seeds to images, on any number of processes."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import torch
@@ -7,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from rcg_lightning.arguments import Checked
-from rcg_lightning.core.counter_rng import tile_numbers
+from rcg_lightning.core.counter_rng import fitting_tile, tile_numbers
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.core.transfers import to_device
@@ -45,6 +46,13 @@ class PriorTiles:
     def _tile(self, number: int) -> tuple[Tensor, Raw]:
         indices = (self._numbers == number).nonzero()[:, 0]
         return indices, self._generator.sampled_conditions(self._request.at(indices))
+
+
+def samples_by_tile(generator: Generator, count: int, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
+    """Yield the samples of the seeds 0, …, ``count`` - 1, a tile at a time: those of process ``rank`` of ``world``."""
+    tile = fitting_tile(generator.tile, 0, count)
+    for seeds in torch.arange(count).split(tile)[rank::world]:
+        yield generator.sample({"seed": seeds}, tile=tile)
 
 
 class SamplingModule(LightningModule):
