@@ -1,6 +1,7 @@
 """`rcg check-gpu`: is this GPU computing right and fast, in eight minutes?"""
 
 import os
+import platform
 import shlex
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch
 
 from rcg_lightning.arguments import PositiveFloat
 from rcg_lightning.cli.main import quiet, run
@@ -47,8 +50,10 @@ def check_gpu(
         seconds = budgets(chosen(only or [], settings), settings)
         target = Target.choose(rehearse)
         command = shlex.join(["rcg", "check-gpu", *sys.argv[2:]])
-        results = Results(out, [f"# {target.name}, {date.today()}", "", f"`{command}`, driver {target.driver}"])
-        echo(f"checks {target.name}: {', '.join(TITLES[name] for name in seconds)}")
+        versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
+        driver = target.driver
+        results = Results(out, [f"# {driver}", "", f"{date.today()}, {versions}: `{command}`"])
+        echo(f"checks {driver}: {', '.join(TITLES[name] for name in seconds)}")
         echo(f"at most {sum(seconds.values()) / 60:.1f} minutes; results appear in {out}")
         Supervisor(seconds, partial(started, settings), results, echo).run()
     echo(f"\n{results.table()}\n\n{results.summary()}: {out / TABLE}")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rcg_lightning.bench.report import LIBRARIES, size
+from rcg_lightning.bench.report import LIBRARIES
 from rcg_lightning.gpu_check.parts import Trial
 from rcg_lightning.gpu_check.results import Finding
 from rcg_lightning.gpu_check.target import Target
@@ -42,11 +42,7 @@ class Environment:
         found = {library: version(library) for library in LIBRARIES}
         for module in OPTIONAL:
             found[module] = "installed" if importlib.util.find_spec(module) else "missing"
-        found["driver"] = self.target.driver
-        if self.target.on_gpu:
-            properties = torch.cuda.get_device_properties(self.target.device)
-            found["card"] = f"{self.target.name}, {size(properties.total_memory)}"
-            found["card"] += f", compute capability {properties.major}.{properties.minor}"
+        found |= {"card": self.target.card, "driver": self.target.driver}
         found["CUDA and cuDNN"] = f"{torch.version.cuda}, {torch.backends.cudnn.version()}"
         return [Finding(name, value) for name, value in found.items()]
 

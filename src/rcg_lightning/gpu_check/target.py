@@ -1,5 +1,6 @@
 """The device that `rcg check-gpu` checks, or the CPU in its place for a rehearsal."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import torch
 
 from rcg_lightning.bench.execution import Execution, Precision
 from rcg_lightning.bench.measure import wait
+from rcg_lightning.bench.report import size
 from rcg_lightning.trainer import pick_device
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
@@ -45,20 +47,30 @@ class Target:
 
     @property
     def name(self) -> str:
-        """The card's name."""
+        """The card's name, by which peaks and goals are found."""
         return torch.cuda.get_device_name(self.device) if self.on_gpu else platform.processor() or platform.machine()
 
     @property
-    def driver(self) -> str:
-        """Version of NVIDIA's driver, and the card's clock limits, as nvidia-smi describes them."""
+    def card(self) -> str:
+        """Name, memory and compute capability."""
         if not self.on_gpu:
-            return "none"
-        query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
+            return self.name
+        found = torch.cuda.get_device_properties(self.device)
+        return f"{self.name}, {size(found.total_memory)}, compute capability {found.major}.{found.minor}"
+
+    @property
+    def driver(self) -> str:
+        """Name, driver version and limits of the first card; nvidia-smi needs no memory of it."""
+        if not self.on_gpu:
+            return self.name
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
+        query = "--query-gpu=name,driver_version,clocks.max.sm,power.limit"
+        words = ["nvidia-smi", f"--id={first}", query, "--format=csv,noheader"]
         try:
-            found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+            found = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError) as error:
-            return f"unknown ({type(error).__name__})"
-        return found.stdout.strip().splitlines()[0]
+            return f"a GPU ({type(error).__name__} of nvidia-smi)"
+        return found.stdout.strip()
 
     def usable(self) -> bool:
         """Whether the device still works: an illegal memory access makes every later call of the process fail."""
