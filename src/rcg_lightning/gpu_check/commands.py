@@ -59,6 +59,11 @@ class CommandCheck:
             Trial("rcg sample --compile", self.sample_compiled),
         ]
 
+    @property
+    def number(self) -> int:
+        """Samples of each command."""
+        return 8 if self.target.rehearsal else NUMBER
+
     def fit(self) -> list[Finding]:
         """Train a generator and a classifier."""
         steps = 4 if self.target.rehearsal else 200
@@ -69,7 +74,7 @@ class CommandCheck:
     def sample(self) -> list[Finding]:
         """Sample without compilation."""
         self.run(*self.sampling("samples"))
-        return [Finding("rcg sample", f"{NUMBER} images", passed=True)]
+        return [Finding("rcg sample", f"{self.number} images", passed=True)]
 
     def evaluate(self) -> list[Finding]:
         """Score the store of samples."""
@@ -97,8 +102,17 @@ class CommandCheck:
     def sampling(self, name: str) -> list[object]:
         """Return the command that samples into a folder."""
         words = ["sample", "--checkpoint", self.folder / "generator" / "last.ckpt", "--out", self.folder / name]
-        number = 8 if self.target.rehearsal else NUMBER
-        return [*words, "--number", number, "--npz", "true", "--png", "false", "--accelerator", self.target.accelerator]
+        return [
+            *words,
+            "--number",
+            self.number,
+            "--npz",
+            "true",
+            "--png",
+            "false",
+            "--accelerator",
+            self.target.accelerator,
+        ]
 
 
 def fit(target: Target, config: str, folder: Path) -> list[object]:
