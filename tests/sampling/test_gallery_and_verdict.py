@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.autoencoders import save_vq
 from rcg_lightning.data.datasets import Digits
 from rcg_lightning.sampling.stage_measurements import _shuffled
 
@@ -114,6 +115,15 @@ def test_a_principal_encoder_is_no_better_than_itself(verdicts, rcg, tmp_path):
     metrics = found["metrics"]
     assert metrics["encoder_effective_rank"] == pytest.approx(metrics["components_effective_rank"], rel=0.05)
     assert found["grade"] == "usable"
+
+
+def test_a_codec_without_loss_is_good_and_a_random_one_is_broken(verdicts, tmp_path):
+    perfect = verdicts(*DATA, "--codec", "Pixels")["tokenizer"]
+    assert (perfect["grade"], perfect["metrics"]["rfd"]) == ("good", pytest.approx(0, abs=1e-6))
+    random = verdicts(*DATA, "--codec", "VQTokens", "--codec.folder", save_vq(tmp_path / "vq"))["tokenizer"]
+    assert random["grade"] == "broken"
+    assert "of 12 codes in use" in random["reason"]
+    assert random["metrics"]["psnr"] < perfect["metrics"]["psnr"]
 
 
 def test_mistakes_are_rejected(raised, toy, stored, tmp_path):

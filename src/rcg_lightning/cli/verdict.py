@@ -10,7 +10,7 @@ from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.verdict import Verdict, verdict_text
 from rcg_lightning.metrics.feature_extractors import EncoderExtractor, FeatureExtractor
 from rcg_lightning.pretrained.encoders import Encoder
-from rcg_lightning.sampling.stage_measurements import StageMeasurements, check_independent, untrained_encoder
+from rcg_lightning.sampling.stage_measurements import StageMeasurements, check_independent
 from rcg_lightning.trainer import pick_device
 from rcg_lightning.types import Codec, require
 
@@ -48,12 +48,12 @@ def verdict(
     require(
         any(part is not None for part in given.values()), f"nothing to judge: give {', '.join(given)} or some of them"
     )
-    judge = extractor or EncoderExtractor(untrained_encoder())
+    measure, found = StageMeasurements(data, number, pick_device(accelerator)), []
+    judge = extractor or EncoderExtractor(measure.untrained())
     judge.setup()
     if encoder is not None:
         check_independent(judge, encoder)
     features = "features of an untrained network" if extractor is None else f"{judge.name} features"
-    measure, folder, found = StageMeasurements(data, number, pick_device(accelerator)), out / "reference", []
 
     def add(one: Verdict) -> None:
         echo(one.line())
@@ -62,11 +62,11 @@ def verdict(
     if encoder is not None:
         add(measure.encoder(encoder))
     if codec is not None:
-        add(measure.tokenizer(codec, judge, folder))
+        add(measure.tokenizer(codec, judge))
     if prior is not None:
         add(measure.rdm(prior))
     if samples is not None:
-        add(measure.generator(samples, judge, folder, features))
+        add(measure.generator(samples, judge, features))
     write_json(out / "verdict.json", [one.to_dict() for one in found])
     write_text(out / "verdict.md", verdict_text(found))
 

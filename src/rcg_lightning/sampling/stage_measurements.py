@@ -12,7 +12,7 @@ from rcg_lightning.data.augmentations import SmallColourAugmentation, SmallGreyA
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.evaluation.protocols import bind_representations
-from rcg_lightning.evaluation.reference import BATCH, Reference, real_images, reference_of
+from rcg_lightning.evaluation.reference import BATCH, MAX_STORED_BYTES, Reference, real_images
 from rcg_lightning.evaluation.sample_readers import open_samples, samples_folder
 from rcg_lightning.evaluation.scorer import CHEAP, score
 from rcg_lightning.evaluation.verdict import (
@@ -24,7 +24,7 @@ from rcg_lightning.evaluation.verdict import (
     rdm_verdict,
     tokenizer_verdict,
 )
-from rcg_lightning.metrics.copy_rate import nearest_images
+from rcg_lightning.metrics.copy_rate import copy_threshold, nearest_images
 from rcg_lightning.metrics.feature_extractors import EncoderExtractor, FeatureExtractor
 from rcg_lightning.metrics.fid import fid
 from rcg_lightning.metrics.reconstruction import Reconstruction
@@ -39,12 +39,16 @@ from rcg_lightning.stages.stage_folder import prior_at
 from rcg_lightning.types import Codec, require, to_uint8
 
 PIXELS = 1024  # largest dimension of the images whose principal components are a reference
+TRAINING = 5  # training images in a reference, as a multiple of the other images: their features are the dearest part
 _CHUNK = 4096  # pixels that are exchanged at once
 
 
-def untrained_encoder() -> Encoder:
-    """Return the untrained network that is a reference for encoders, and judges where no other extractor is given."""
-    return TimmEncoder("resnet18", pretrained=False, size=64)
+def untrained_encoder(side: int) -> Encoder:
+    """Return an untrained network for images of ``side`` pixels, always the same one.
+
+    It is a reference for encoders, and judges samples where no other extractor is given.
+    """
+    return TimmEncoder("resnet18", pretrained=False, size=max(32, min(side, 64)))
 
 
 class StageMeasurements:
@@ -60,6 +64,10 @@ class StageMeasurements:
         data.prepare_data()
         self.data, self.number, self.device = data, number, device
 
+    def untrained(self) -> Encoder:
+        """Return ``untrained_encoder`` for the data's images."""
+        return untrained_encoder(min(self.data.spec.image[1:]))
+
     def encoder(self, encoder: Encoder) -> Verdict:
         """Judge an encoder by training images: changed copies of an image should be near each other."""
         images = self._images("train", self.number).float() / 255
@@ -68,7 +76,7 @@ class StageMeasurements:
         small = [_at_most(part) for part in (images, *views)]
         dim = min(encoder.dim, len(images) - 1, small[0][0].numel())
         components = fit_principal_components(small[0], dim)
-        untrained = untrained_encoder()
+        untrained = self.untrained()
         found = [
             _representation([encoder.normalise(components(part)) for part in small]),
             _representation([self._encoded(untrained, part) for part in (images, *views)]),
@@ -77,12 +85,12 @@ class StageMeasurements:
             _representation([self._encoded(encoder, part) for part in (images, *views)]), *found, len(images)
         )
 
-    def tokenizer(self, codec: Codec, extractor: FeatureExtractor, folder: Path) -> Verdict:
+    def tokenizer(self, codec: Codec, extractor: FeatureExtractor) -> Verdict:
         """Judge an autoencoder by its reconstructions of evaluation images."""
         codec.shape(self.data.spec)
-        reference = self._reference(extractor, folder)
+        reference = self._reference(extractor)
         metric, codes = Reconstruction(extractor).to(self.device), set()
-        mean = _mean_image(real_images(self.data, "train"))
+        mean = self._images("train", self.number).double().mean(0) / 255
         blank = []
         for batch in self._images("eval", self.number).split(BATCH):
             z = codec.encode({"image": batch.to(self.device).float() / 255})
@@ -112,10 +120,10 @@ class StageMeasurements:
         distances = [fid(moments, real.train) for moments in (generated, real.resampled(count), as_noise)]
         return rdm_verdict(*distances, count)  # type: ignore[reportArgumentType]
 
-    def generator(self, path: Path, extractor: FeatureExtractor, folder: Path, features: str) -> Verdict:
+    def generator(self, path: Path, extractor: FeatureExtractor, features: str) -> Verdict:
         """Judge a generator by samples in a folder, as `rcg sample` writes them."""
         samples = open_samples(samples_folder(path))
-        reference = self._reference(extractor, folder)
+        reference = self._reference(extractor)
         evaluation = self._images("eval", min(self.number, samples.count))
         count = len(evaluation)  # all metrics depend on the number
         shuffled = _shuffled(self._images("train", count))
@@ -124,17 +132,33 @@ class StageMeasurements:
             for images in (samples.first(count), evaluation, shuffled)
         ]
         every = samples.first(self.number)
-        copies = [_copies(every, reference, self.device), _copies(evaluation, reference, self.device)]
+        copies = self._copies(every, evaluation)
         found, real = (
             SampleMetrics(one["fd"], one.get("precision"), one.get("recall"), copied, n)
             for one, copied, n in zip(scores, copies, (len(every), count))
         )
         return generator_verdict(found, real, scores[2]["fd"], features)
 
-    def _reference(self, extractor: FeatureExtractor, folder: Path) -> Reference:
+    def _reference(self, extractor: FeatureExtractor) -> Reference:
+        """Measure training images, several times as many as are compared with them, and evaluation images."""
         count = len(self.data.images("eval"))
         require(count > 1, "verdicts need evaluation images: give data with an eval split")
-        return reference_of(self.data, extractor, folder, self.device)
+        train, evaluation = self._images("train", TRAINING * self.number), self._images("eval", self.number)
+        return Reference.measure(train, evaluation, extractor, device=self.device)
+
+    def _copies(self, samples: Tensor, evaluation: Tensor) -> tuple[int | None, int | None]:
+        """Return how many samples and evaluation images are copies of any training image; None if these are too many.
+
+        A copy is nearer to a training image than 99 % of the evaluation images.
+        """
+        count = len(self.data.images("train"))
+        if count * samples[0].numel() > MAX_STORED_BYTES:
+            return None, None
+        bank = self._images("train", count).to(self.device)
+        threshold = copy_threshold(evaluation.to(self.device), bank)
+        found = (nearest_images(images.to(self.device), bank)[0] for images in (samples, evaluation))
+        copies, expected = (int((distance < threshold).sum()) for distance in found)
+        return copies, expected
 
     def _images(self, split: str, count: int) -> Tensor:
         """Return at most ``count`` images of a split, uint8 (n, C, H, W), always the same."""
@@ -177,15 +201,6 @@ def _at_most(images: Tensor) -> Tensor:
     return F.interpolate(images, (height, width), mode="area")
 
 
-def _mean_image(batches: object) -> Tensor:
-    """Return the mean (C, H, W) float64 in [0, 1] of batches of uint8 images."""
-    total, count = torch.zeros(()).double(), 0
-    for batch in batches:  # type: ignore[attr-defined]
-        total = total + batch.double().sum(0) / 255
-        count += len(batch)
-    return total / count
-
-
 def _shuffled(images: Tensor) -> Tensor:
     """Exchange every pixel and channel of images (n, C, H, W) between them at random: each keeps its distribution."""
     flat, random = images.flatten(1).clone(), torch.Generator().manual_seed(0)
@@ -193,11 +208,3 @@ def _shuffled(images: Tensor) -> Tensor:
         order = torch.rand(part.shape, generator=random).argsort(0)
         part.copy_(part.gather(0, order))
     return flat.view_as(images)
-
-
-def _copies(images: Tensor, reference: Reference, device: torch.device) -> int | None:
-    """Return how many images are copies of training images; None where these are too many to keep."""
-    if reference.train.images is None or reference.copy_threshold is None:
-        return None
-    distance, _ = nearest_images(images.to(device), reference.train.images)
-    return int((distance < reference.copy_threshold).sum())
