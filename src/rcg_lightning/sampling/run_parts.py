@@ -182,9 +182,9 @@ def _planned_encoder(plan: Path | None) -> Encoder | None:
     description = parts.get("encoder") if isinstance(parts, dict) else None
     if plan is None or not isinstance(description, dict):
         return None
-    short = {kind.__name__: kind for kind in (TimmEncoder, TrainedEncoder)}
-    kind, arguments = short.get(description["class_path"]), dict(description.get("init_args", {}))
-    kind = kind or find_class(description["class_path"])
+    short: dict[str, Any] = {known.__name__: known for known in (TimmEncoder, TrainedEncoder)}
+    kind = short.get(description["class_path"]) or find_class(description["class_path"])
+    arguments = dict(description.get("init_args", {}))
     if not issubclass(kind, Encoder):
         return None
     named = {name: Path(arguments.pop(name)) for name in locations(kind) if arguments.get(name) is not None}

@@ -77,12 +77,11 @@ class StageMeasurements:
         dim = min(encoder.dim, len(images) - 1, small[0][0].numel())
         components = fit_principal_components(small[0], dim)
         untrained = self.untrained()
-        found = [
+        return encoder_verdict(
+            _representation([self._encoded(encoder, part) for part in (images, *views)]),
             _representation([encoder.normalise(components(part)) for part in small]),
             _representation([self._encoded(untrained, part) for part in (images, *views)]),
-        ]
-        return encoder_verdict(
-            _representation([self._encoded(encoder, part) for part in (images, *views)]), *found, len(images)
+            len(images),
         )
 
     def tokenizer(self, codec: Codec, extractor: FeatureExtractor) -> Verdict:
