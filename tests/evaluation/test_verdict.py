@@ -90,6 +90,11 @@ def test_a_generator_is_compared_with_real_images(samples, grade, advice):
     assert advice in verdict.advice
 
 
+def test_few_real_images_are_good_samples():
+    few, others = SampleMetrics(2.6, 0.9, 0.9, 1, 64), SampleMetrics(2.0, 0.9, 0.9, 1, 64)
+    assert generator_verdict(few, others, 4.0, "features").grade == "good"
+
+
 def test_copies_are_reported_with_their_bound():
     verdict = generator_verdict(SampleMetrics(0.2, 0.9, 0.9, 0, 300), REAL, 10.0, "features")
     assert "copies 0.000, 95 % upper bound 0.010 (real images 0.010)" in verdict.line()

@@ -163,7 +163,7 @@ def generator_verdict(samples: SampleMetrics, real: SampleMetrics, shuffled_fd: 
     faults: list[tuple[Grade, str]] = []
     if gap > 0.6:
         faults.append(("broken", "its samples are closer to noise than to images: train it longer"))
-    elif gap > 0.1:
+    elif gap > 0.1 and samples.fd > 1.5 * real.fd:  # of few images, real ones differ by as much
         faults.append(("usable", "train it longer, or with a better encoder"))
     for name, found, expected, advice in (
         ("precision", samples.precision, real.precision, "many samples lie outside of the data: train it longer"),
