@@ -77,6 +77,22 @@ def test_it_may_be_written_again_and_grows(run):
     assert html.count("data:image/png;base64,") == 5
 
 
+def test_while_a_training_goes_on_its_newest_grid_is_shown(tmp_path):
+    for step, shade in ((100, 1), (1200, 2)):
+        write_image(tmp_path / "generator" / "grids" / f"samples-{step:07d}.png", shade)
+    report_of(tmp_path)
+    assert np.asarray(Image.open(tmp_path / "samples.png"))[0, 0] == 2
+
+
+def test_a_planned_encoder_that_saw_labels_is_named(run):
+    encoder = {"kind": "timm", "name": "some_net", "reason": "its weights are here", "saw_labels": True}
+    (run / "plan.json").write_text(json.dumps({"data": "/my_images", "images": 300, "encoder": encoder}))
+    report_of(run)
+    text = (run / "report.md").read_text()
+    assert "- encoder: `some_net`, since its weights are here; it was trained with labels" in text
+    assert "- data: `/my_images`" in text
+
+
 def test_settings_of_earlier_runs_are_left_out(run):
     (run / "generator.until-12345678").mkdir()
     (run / "generator.until-12345678" / "config.yaml").write_text("old: 1\n")

@@ -53,6 +53,11 @@ def code(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
+def code_span(value: object) -> str:
+    """Return Markdown that shows a value in a line as it is, such as a path."""
+    return "`" + str(value).replace("`", "'") + "`"
+
+
 def write_report(folder: Path, title: str, sections: Sequence[Section]) -> None:
     """Write report.md, which refers to images, and report.html, which holds them.
 

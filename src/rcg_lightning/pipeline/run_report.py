@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rcg_lightning.artifacts import replacing
+from rcg_lightning.artifacts import read_state, replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.curves import curves_image, logged_scalars
-from rcg_lightning.evaluation.report_page import Section, code, image, write_report
+from rcg_lightning.evaluation.report_page import Section, code, code_span, image, write_report
 from rcg_lightning.pipeline.records import read_record
 from rcg_lightning.run_folder import files_of_steps, step_parents
 
@@ -21,7 +21,10 @@ IMAGES = {
     "variations": "Variations: evaluation images in the first column, then samples under their representations.",
     "interpolation": "Interpolations between two evaluation images, on the left and on the right of each row.",
     "nearest": "The samples nearest to a training image, each next to that image: copies would be here.",
+    "contact_sheet": "Training images.",
 }
+SAMPLES = ("samples/grid.png", "samples_*/grid.png", "*/grids/*.png")  # the last of these while a training goes on
+PLAN = "plan.json"  # of `rcg train`
 PRIVATE = (
     "This page holds thumbnails of the images that the models were trained on or compared with: share it like the "
     "images themselves."
@@ -43,6 +46,7 @@ def report_of(run: Path) -> Path:
     curves = list(_curves(run, parents))
     steps = _steps(parents)
     sections = [
+        Section("Plan", _plan(run), run),
         Section("Verdict", _whole(parents, "verdict.md"), run),
         Section("Images", _images(run, parents), run),
         *(_own_sections(run, parents)),
@@ -59,12 +63,28 @@ def report_of(run: Path) -> Path:
     return run / "report.html"
 
 
+def _plan(run: Path) -> str:
+    """Describe what `rcg train` chose, and why; empty for other runs."""
+    plan = read_state(run / PLAN)
+    encoder = plan.get("encoder")
+    lines = [
+        f"- {name}: {code_span(plan[name])}\n"
+        for name in ("data", "images", "generator", "condition")
+        if plan.get(name)
+    ]
+    if isinstance(encoder, dict):
+        name = code_span(encoder.get("name") or encoder.get("kind"))
+        labels = "it was trained with labels of other images" if encoder.get("saw_labels") else "it has seen no labels"
+        lines.append(f"- encoder: {name}, since {encoder.get('reason')}; {labels}\n")
+    return "".join(lines)
+
+
 def _images(run: Path, parents: Sequence[Path]) -> str:
     """Copy the steps' images into the run's folder, and return the Markdown that shows them."""
     shown = []
     for name, caption in IMAGES.items():
-        patterns = [f"*/{name}.png", *(["samples/grid.png", "samples_*/grid.png"] if name == "samples" else [])]
-        found = next((path for pattern in patterns for path in files_of_steps(parents, pattern)), None)
+        patterns = [f"*/{name}.png", *(SAMPLES if name == "samples" else ())]
+        found = next((paths[-1] for pattern in patterns if (paths := list(files_of_steps(parents, pattern)))), None)
         target = run / f"{name}.png"
         if found is not None:
             with replacing(target) as draft:
@@ -102,8 +122,8 @@ def _steps(parents: Sequence[Path]) -> str:
     for path in files_of_steps(parents, ".*.json"):
         record = read_record(path)
         if record.get("seconds") is not None and "command" in record:
-            command = shlex.join(["rcg", *map(str, record["command"])]).replace("|", "\\|").replace("`", "'")
-            rows.append((path.stat().st_mtime, f"| {path.stem[1:]} | {record['seconds'] / 60:.1f} | `{command}` |"))
+            command = code_span(shlex.join(["rcg", *map(str, record["command"])])).replace("|", "\\|")
+            rows.append((path.stat().st_mtime, f"| {path.stem[1:]} | {record['seconds'] / 60:.1f} | {command} |"))
     if not rows:
         return ""
     return "\n".join(["| step | minutes | command |", "|---|---|---|", *(row for _, row in sorted(rows))]) + "\n"
