@@ -106,7 +106,8 @@ class Throughput:
         execution, times = Execution(measurement.precision, measurement.mode), 1 if self.target.rehearsal else TIMES
         try:
             variants = measurement.workload.prepare(self.target.device, execution)
-            cost = measure(variants.fast, variants.items, times, self.target.device)
+            with variants.settings:  # compiled noise would stay for the next workload
+                cost = measure(variants.fast, variants.items, times, self.target.device)
         except torch.OutOfMemoryError:
             return [Finding(measurement.name, "does not fit into the memory")]
         finally:
