@@ -108,6 +108,25 @@ def test_one_setting_for_matmuls_and_convolutions(gpu, monkeypatch, tmp_path, se
     assert torch.get_float32_matmul_precision() == ("high" if expected else "highest")
 
 
+@pytest.mark.parametrize(
+    ("on_gpu", "settings", "expected"),
+    [
+        (True, {"precision": "bf16-mixed"}, True),
+        (True, {"precision": "32-true"}, True),  # TF32
+        (True, {"precision": "32-true", "float32_precision": "highest"}, False),
+        (True, {"precision": "bf16-mixed", "channels_last": False}, False),
+        (False, {}, False),
+        (False, {"channels_last": True}, True),
+    ],
+)
+def test_convolutions_are_channels_last_where_tensor_cores_compute_them(
+    monkeypatch, tmp_path, on_gpu, settings, expected
+):
+    monkeypatch.setattr("rcg_lightning.trainer.on_cuda", lambda accelerator: on_gpu)
+    trainer = Trainer(tmp_path, 1, accelerator="cpu", logger=False, enable_progress_bar=False, **settings)
+    assert trainer.channels_last is expected
+
+
 def test_the_next_run_in_a_process_starts_with_torchs_own_precision():
     set_float32_precision("high")
     reset_torch()

@@ -61,7 +61,8 @@ class Trainer(Checked, pl.Trainer):
         seed: seed of the random numbers of every step.
         strategy: distributed strategy; auto and ddp reduce the gradients as those of a static graph.
         compile: compile the networks for training: true, or a mode of ``torch.compile``.
-        channels_last: store the weights of convolutions channels last; measure whether it is faster.
+        channels_last: store the weights of convolutions channels last; None does on NVIDIA GPUs in bf16 or TF32, whose
+            tensor cores read this layout. Not yet measured there.
         max_skipped_steps: steps in a row that may be skipped because their loss or gradients are not finite; one more
             ends the run.
         spike_guard: also skip a step whose gradient norm is this many times the median of the last 100; None for off.
@@ -83,7 +84,7 @@ class Trainer(Checked, pl.Trainer):
         seed: int = 0,
         strategy: str | Strategy = "auto",
         compile: bool | Mode = False,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         onednn: bool | None = None,
         max_skipped_steps: NonNegativeInt = 10,
         spike_guard: SpikeFactor | None = None,
@@ -101,12 +102,15 @@ class Trainer(Checked, pl.Trainer):
         own += [Compilation("default" if compile is True else compile)] if compile else []
         own += [Progress()] if kwargs.get("enable_progress_bar", True) else []
         own += [LearningRateMonitor("step"), Throughput(), Hyperparameters()] if logger else []
-        self.channels_last = channels_last  # read by Stage.configure_model
         self.max_skipped_steps, self.spike_guard = max_skipped_steps, spike_guard  # read by stages
         validation_steps = _steps(val_check_interval or max_steps, max_steps)
         accumulate = kwargs.get("accumulate_grad_batches", 1)
         accelerator = kwargs.get("accelerator", "auto")
-        set_float32_precision(float32_precision if on_cuda(accelerator) else "highest")
+        precision, gpu = precision or default_precision(accelerator), on_cuda(accelerator)
+        set_float32_precision(float32_precision if gpu else "highest")
+        full = str(precision).startswith("32") and float32_precision == "highest"
+        # read by stages and sampling modules
+        self.channels_last = (gpu and not full) if channels_last is None else channels_last
         given = kwargs.pop("plugins", None) or []
         plugins = given if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -119,7 +123,7 @@ class Trainer(Checked, pl.Trainer):
                 devices=devices,
                 strategy=strategy,
                 max_epochs=-1,
-                precision=default_precision(accelerator) if precision is None else precision,  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
                 val_check_interval=validation_steps * accumulate,
                 check_val_every_n_epoch=None,
                 num_sanity_val_steps=0,

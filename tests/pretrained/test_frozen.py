@@ -1,13 +1,14 @@
 import copy
 import pickle
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rcg_lightning.core.precision import float32_precision
+from rcg_lightning.core.precision import float32_precision, uses_tensor_cores
 from rcg_lightning.pretrained.frozen import Frozen
 
 
@@ -56,6 +57,18 @@ def test_setup_takes_no_random_numbers_and_is_deterministic():
     second = Frozen(make)
     x = torch.randn(2, 4)
     assert torch.equal(first(x), second(x))
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", True), ("high", True), (None, True), ("highest", False)])
+def test_convolutions_are_channels_last_where_tensor_cores_compute_them(monkeypatch, precision, expected):
+    def as_on_a_gpu(device, given):
+        return uses_tensor_cores("cuda", given)
+
+    monkeypatch.setattr("rcg_lightning.pretrained.frozen.uses_tensor_cores", as_on_a_gpu)
+    monkeypatch.setattr("rcg_lightning.pretrained.frozen.frozen_precision", lambda *_: nullcontext())  # meta has none
+    frozen = Frozen(lambda: nn.Conv2d(2, 3, 3), precision)
+    assert frozen(torch.empty(1, 2, 4, 4, device="meta")).shape == (1, 3, 2, 2)
+    assert frozen.module.weight.is_contiguous(memory_format=torch.channels_last) is expected
 
 
 def test_setup_seeds_no_gpu_and_restores_each_one_that_runs(monkeypatch):

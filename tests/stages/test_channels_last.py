@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from rcg_lightning.core.schedule import CosineSchedule
+from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.networks.denoiser import Denoiser
 from rcg_lightning.networks.unet import UNet
+from rcg_lightning.stages.sampling import GuidedSampling
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +20,12 @@ def fit(make_stage, trainer, digits, tmp_path):
         return stage
 
     return train
+
+
+def test_networks_that_sample_are_laid_out_too(fit, trainer, tmp_path):
+    stage = fit("first", 1)
+    trainer(tmp_path / "samples", 1, channels_last=True).predict(GuidedSampling(stage), SeedDataModule(range(2), 2))
+    assert is_channels_last(stage) == {True}
 
 
 def is_channels_last(stage):

@@ -33,6 +33,16 @@ def float32_precision(precision: Float32Precision) -> Iterator[None]:
         matmul.allow_tf32, convolution.allow_tf32 = before
 
 
+def uses_tensor_cores(device: str, precision: str) -> bool:
+    """Whether matmuls and convolutions run on an NVIDIA GPU's tensor cores, for which channels last is the layout.
+
+    Args:
+        device: type of the device.
+        precision: a ``FrozenPrecision``; anything but ``highest`` is below float32.
+    """
+    return device == "cuda" and precision != "highest"
+
+
 @contextmanager
 def frozen_precision(precision: FrozenPrecision, device: torch.device) -> Iterator[None]:
     """Compute in ``precision`` inside this context, whatever autocast and precision are outside.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcg_lightning.core.precision import FrozenPrecision, frozen_precision
+from rcg_lightning.core.precision import FrozenPrecision, frozen_precision, uses_tensor_cores
 from rcg_lightning.random_state import seeded
 
 
@@ -64,6 +64,8 @@ class Frozen:
         if device != self._device:
             with torch.inference_mode(False):
                 module.to(device)
+                if uses_tensor_cores(device.type, self.precision or "high"):
+                    module.to(memory_format=torch.channels_last)
             self._device = device
         with nullcontext() if self.precision is None else frozen_precision(self.precision, device):
             output = use(module, *map(_as_float32, inputs))

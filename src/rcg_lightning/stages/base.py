@@ -27,6 +27,12 @@ from rcg_lightning.types import Batch, DataSpec, require
 log = logging.getLogger(__name__)
 
 
+def lay_out(module: LightningModule) -> None:
+    """Store the weights of convolutions channels last if the trainer of ``module`` does so."""
+    if getattr(module.trainer, "channels_last", False):
+        module.to(memory_format=torch.channels_last)
+
+
 class Stage(ConfigMixin, LightningModule):
     """A LightningModule whose networks are sized by the data and whose checkpoints rebuild it.
 
@@ -94,8 +100,7 @@ class Stage(ConfigMixin, LightningModule):
         require(self.spec is not None, f"{type(self).__name__} needs a data module to know the size of its networks")
 
     def configure_model(self) -> None:
-        if getattr(self.trainer, "channels_last", False):
-            self.to(memory_format=torch.channels_last)  # before DDP lays out its buckets
+        lay_out(self)  # before DDP lays out its buckets
 
     def on_train_start(self) -> None:
         for optimizer in self.trainer.optimizers:  # a run may continue with other settings than it began with

@@ -14,6 +14,7 @@ from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.core.transfers import to_device
 from rcg_lightning.data.seed_data_module import SeedDataModule, SeedDataset
 from rcg_lightning.networks.cast_weights import cast_weights
+from rcg_lightning.stages.base import lay_out
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import Batch, Raw
 
@@ -94,6 +95,9 @@ class SamplingModule(LightningModule):
         """Generate the samples of a batch."""
         raw = None if self._prior_tiles is None else self._prior_tiles.of(batch["index"])
         return self.generator.sample(batch, self.guidance, self.sampler, self.ema_name, raw)
+
+    def configure_model(self) -> None:
+        lay_out(self)
 
     def networks(self) -> list[nn.Module]:
         """The networks that sampling calls, including those of a prior; ``trainer.compile`` compiles these."""
