@@ -24,14 +24,20 @@ pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no recorded results
 class Unchanged(Augmentation):
     crops = True
 
-    def augment(self, image):
+    def draw(self, image):
+        return ()
+
+    def augment(self, image, drawn):
         return image
 
 
 class Mirrored(Augmentation):
     crops = True
 
-    def augment(self, image):
+    def draw(self, image):
+        return ()
+
+    def augment(self, image, drawn):
         return 0.9 * image.flip(3)
 
 

@@ -1,21 +1,28 @@
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rcg_lightning.config import construct, describe
-from rcg_lightning.data.augmentations import (
-    MoCoV3Colour,
-    SmallColourAugmentation,
-    SmallGreyAugmentation,
+from rcg_lightning.core.colour import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    colour_jitter,
     gaussian_blur,
-    random_grey,
+)
+from rcg_lightning.data.augmentations import (
+    MoCoV3Colour,
+    SmallColourAugmentation,
+    SmallGreyAugmentation,
+    augmented,
+    colour_jitter,
+    draw_jitter,
+    in_one_copy,
 )
 from rcg_lightning.errors import UserError
 
@@ -159,7 +166,9 @@ def test_blur_agrees_with_torchvision():
 
 def test_jitter_changes_images_with_its_probability():
     image = torch.rand(1, 3, 4, 4).expand(400, 3, 4, 4)
-    changed = (colour_jitter(image, (0.4, 0.4, 0.2, 0.1), 0.8) - image).abs().flatten(1).amax(1) > 1e-4
+    changed = (colour_jitter(image, draw_jitter(image, (0.4, 0.4, 0.2, 0.1), 0.8)) - image).abs().flatten(1).amax(
+        1
+    ) > 1e-4
     assert 0.7 < changed.float().mean() < 0.9
 
 
@@ -174,11 +183,12 @@ def test_jitter_applies_each_operation_once_in_an_order_of_its_own_for_each_imag
         for number in order:
             expected[i : i + 1] = operations[number](expected[i : i + 1], amounts[i : i + 1, number])
     torch.manual_seed(5)
-    torch.testing.assert_close(colour_jitter(image, strengths, 1.0), expected)
+    torch.testing.assert_close(colour_jitter(image, draw_jitter(image, strengths, 1.0)), expected)
 
 
 def test_grey_images_have_equal_channels():
-    grey = random_grey(torch.rand(400, 3, 2, 2), 0.2)
+    settings = {"jitter_probability": 0, "blur_probability": 0, "grey_probability": 0.2}
+    grey = MoCoV3Colour(**settings)(torch.rand(400, 3, 2, 2))
     equal = (grey == grey[:, :1]).flatten(1).all(1).float().mean()
     assert 0.1 < equal < 0.3
 
@@ -189,6 +199,46 @@ def test_solarisation_inverts_the_bright_half():
         image
     )
     torch.testing.assert_close(solarized, torch.tensor([0.2, 0.2]).view(1, 1, 1, 2))
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies from the host to a device; nothing else may mix both."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        given = kwargs or {}
+        copied = operator.overloadpacket.__name__ == "_to_copy" and given.get("device") == torch.device("meta")
+        self.count += copied and args[0].device.type == "cpu"
+        if not copied:
+            devices = {one.device.type for one in tree_leaves((args, given)) if isinstance(one, torch.Tensor)}
+            assert len(devices) < 2, operator
+        return operator(*args, **given)
+
+
+@pytest.mark.parametrize("augmentation", [SmallGreyAugmentation(), SmallColourAugmentation(), MoCoV3Colour()])
+def test_all_changes_of_two_views_reach_the_device_in_one_copy(monkeypatch, augmentation):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # the meta device has none
+    image = torch.empty(6, 3, 16, 16, device="meta")
+    with Copies() as copies:
+        first, second = augmented((augmentation, image), (augmentation, image))
+    assert (first.shape, second.shape) == (image.shape, image.shape)
+    assert copies.count == 1
+
+
+def test_a_copy_keeps_values_types_and_shapes():
+    tensors = [
+        torch.tensor([1, 5]),
+        torch.rand(3, 1),
+        torch.tensor([True, False, True]),
+        torch.empty(0),
+        torch.rand(2, 3).T,
+    ]
+    moved = in_one_copy(tensors, torch.device("cpu"))
+    assert all(one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(moved, tensors))
+    assert len({one.untyped_storage().data_ptr() for one in moved}) == 1
 
 
 def test_small_images_cost_little():

@@ -6,18 +6,27 @@ reseeds the generator before each batch resumes bit for bit. Only noise is sampl
 
 import math
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from rcg_lightning.arguments import BelowOne, PositiveFloat, Range, Share, UnitInterval
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.core.colour import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    binomial_blur,
+    gaussian_blur,
+    luma,
+)
 from rcg_lightning.types import require
 
-GREY = (0.299, 0.587, 0.114)  # luma of ITU-R 601, which Pillow and torchvision use
-
+_ALIGNMENT = 8  # bytes of the largest number in a copy
 
 # strengths of brightness, contrast, saturation and hue; half a turn reaches every hue
 Jitter = tuple[UnitInterval, UnitInterval, UnitInterval, Annotated[float, Range(0, 0.5)]]
@@ -32,13 +41,50 @@ class Augmentation(ConfigMixin):
     crops: bool
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Change image (B, C, H, W) in [0, 1] at random, in float32: autocast would mix types that kernels reject."""
-        with torch.autocast(image.device.type, enabled=False):
-            return self.augment(image.to(torch.promote_types(image.dtype, torch.float32)))
+        """Change image (B, C, H, W) in [0, 1] at random."""
+        return augmented((self, image))[0]
 
     @abstractmethod
-    def augment(self, image: Tensor) -> Tensor:
-        """Change image (B, C, H, W) float32 in [0, 1] at random."""
+    def draw(self, image: Tensor) -> Any:
+        """Return a change of image (B, C, H, W) float32, chosen at random: nested tuples of tensors.
+
+        They are on the host, but for noise, which is on the images' device.
+        """
+
+    @abstractmethod
+    def augment(self, image: Tensor, drawn: Any) -> Tensor:
+        """Change image (B, C, H, W) float32 in [0, 1] as ``draw`` chose, all on one device."""
+
+
+def augmented(*views: tuple[Augmentation, Tensor]) -> list[Tensor]:
+    """Change each image (B, C, H, W) in [0, 1] by its augmentation; all changes reach the device in one copy.
+
+    In float32: autocast would mix types that kernels reject.
+    """
+    with torch.autocast(views[0][1].device.type, enabled=False):
+        full = [(change, image.to(torch.promote_types(image.dtype, torch.float32))) for change, image in views]
+        drawn = moved_to(full[0][1], [change.draw(image) for change, image in full])
+        return [change.augment(image, chosen) for (change, image), chosen in zip(full, drawn)]
+
+
+def moved_to(image: Tensor, drawn: Any) -> Any:
+    """Move the host's tensors in nested tuples to the images' device in one copy; floats get the type of ``image``."""
+    drawn = apply_to_collection(drawn, Tensor, lambda one: one.to(image.dtype) if one.is_floating_point() else one)
+    if image.device.type == "cpu":
+        return drawn
+    host: list[Tensor] = []
+    apply_to_collection(drawn, Tensor, lambda one: host.append(one) if one.device.type == "cpu" else None)
+    moved = iter(in_one_copy(host, image.device))
+    return apply_to_collection(drawn, Tensor, lambda one: next(moved) if one.device.type == "cpu" else one)
+
+
+def in_one_copy(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Return the host's ``tensors`` on ``device``; a GPU takes them from pinned memory, and nothing waits for it."""
+    padded = [F.pad(one.contiguous().view(-1).view(torch.uint8), (0, -one.nbytes % _ALIGNMENT)) for one in tensors]
+    packed = torch.cat(padded)
+    packed = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
+    parts = packed.split([len(one) for one in padded])
+    return [part[: one.nbytes].view(one.dtype).view(one.shape) for part, one in zip(parts, tensors)]
 
 
 class SmallGreyAugmentation(Augmentation):
@@ -72,18 +118,22 @@ class SmallGreyAugmentation(Augmentation):
         self.blur = blur
         self.noise = noise
 
-    def augment(self, image: Tensor) -> Tensor:
+    def draw(self, image: Tensor) -> tuple[Tensor, ...]:
         n = len(image)
         parameters = (torch.rand(n, 6) * 2 - 1) * self.spread
         scale, angle, shear, right, down, contrast = parameters.unbind(1)
         noise, blurred = torch.rand(2, n)
         cos, sin = torch.cos(angle) / (1 + scale), torch.sin(angle) / (1 + scale)
         matrix = torch.stack([cos, shear * cos - sin, right, sin, cos + shear * sin, down], dim=1)
-        moved = _resample(image, matrix.view(n, 2, 3), outside="zeros")
         factors = torch.stack([1 + contrast, blurred < self.blur, self.noise * noise])  # (3, B)
-        contrast, blurred, noise = _like(factors, image)[..., None, None, None]
-        moved = torch.lerp(moved, _binomial_blur(moved), blurred) * contrast
-        return torch.addcmul(moved, torch.randn_like(moved), noise).clamp_(0, 1)
+        return matrix.view(n, 2, 3), factors, torch.randn(image.shape, dtype=image.dtype, device=image.device)
+
+    def augment(self, image: Tensor, drawn: tuple[Tensor, ...]) -> Tensor:
+        matrix, factors, noise = drawn
+        moved = _resample(image, matrix, outside="zeros")
+        contrast, blurred, deviation = factors[..., None, None, None]
+        moved = torch.lerp(moved, binomial_blur(moved), blurred) * contrast
+        return torch.addcmul(moved, noise, deviation).clamp_(0, 1)
 
 
 class SmallColourAugmentation(Augmentation):
@@ -115,10 +165,14 @@ class SmallColourAugmentation(Augmentation):
         self.jitter_probability = jitter_probability
         self.grey_probability = grey_probability
 
-    def augment(self, image: Tensor) -> Tensor:
-        image = _resample(image, _random_crops(len(image), self.area, self.flip), outside="border")
-        image = colour_jitter(image, self.jitter, self.jitter_probability)
-        return random_grey(image, self.grey_probability)
+    def draw(self, image: Tensor) -> tuple[Any, ...]:
+        crops = _random_crops(len(image), self.area, self.flip)
+        jitter = draw_jitter(image, self.jitter, self.jitter_probability)
+        return crops, jitter, torch.rand(len(image)) < self.grey_probability
+
+    def augment(self, image: Tensor, drawn: tuple[Any, ...]) -> Tensor:
+        crops, jitter, grey = drawn
+        return turn_grey(colour_jitter(_resample(image, crops, outside="border"), jitter), grey)
 
 
 class MoCoV3Colour(Augmentation):
@@ -152,122 +206,61 @@ class MoCoV3Colour(Augmentation):
         self.blur_probability = blur_probability
         self.solarize_probability = solarize_probability
 
-    def augment(self, image: Tensor) -> Tensor:
-        image = colour_jitter(image, self.jitter, self.jitter_probability)
-        image = random_grey(image, self.grey_probability)
-        image = _random_blur(image, self.blur, self.blur_probability)
-        return _random_solarize(image, self.solarize_probability)
+    def draw(self, image: Tensor) -> tuple[Any, ...]:
+        jitter = draw_jitter(image, self.jitter, self.jitter_probability)
+        grey = torch.rand(len(image)) < self.grey_probability
+        low, high = self.blur
+        sigma = low + (high - low) * torch.rand(len(image))
+        blurred = (torch.rand(len(image)) < self.blur_probability).nonzero()[:, 0]
+        return jitter, grey, blurred, sigma[blurred], torch.rand(len(image)) < self.solarize_probability
+
+    def augment(self, image: Tensor, drawn: tuple[Any, ...]) -> Tensor:
+        jitter, grey, blurred, sigma, inverted = drawn
+        image = turn_grey(colour_jitter(image, jitter), grey)
+        if len(blurred):
+            radius = math.ceil(3 * self.blur[1])
+            image = image.index_copy(0, blurred, gaussian_blur(image[blurred], sigma, radius))
+        return torch.where(inverted[:, None, None, None] & (image >= 0.5), 1 - image, image)
 
 
-def colour_jitter(image: Tensor, strengths: tuple[float, ...], probability: float) -> Tensor:
-    """Change brightness, contrast, saturation and hue of image (B, C, H, W) in [0, 1].
+# one operation of the jitter, the images that it changes, and by how much: number, (n,) int64, (n,)
+JitterStep = tuple[int, Tensor, Tensor]
+_OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
-    The order is random for each image. Factors are uniform in 1 ± strength, rotations of the hue in ± strength.
-    One-channel images have no saturation and no hue. Agrees with torchvision's ColorJitter up to its rounding to uint8.
+
+def draw_jitter(image: Tensor, strengths: tuple[float, ...], probability: float) -> list[JitterStep]:
+    """Choose changes of brightness, contrast, saturation and hue of image (B, C, H, W), and their order for each image.
+
+    Factors are uniform in 1 ± strength, rotations of the hue in ± strength. One-channel images have no saturation and
+    no hue. The images of a step are chosen on the host, without waiting for the device, and only they are computed.
     """
     n = len(image)
     order = torch.rand(n, 4).argsort(dim=1)  # (B, 4), the operation of each step
     amounts = (torch.rand(n, 4) * 2 - 1) * torch.tensor(strengths)
     active = torch.rand(n) < probability
-    operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    if image.shape[1] == 1:
-        operations = operations[:2]
-    image = image.clone()
+    steps = []
     for step in range(4):
-        for number, operation in enumerate(operations):
-            # examples are selected on the host, without waiting for the device, and only they are computed
+        for number in range(2 if image.shape[1] == 1 else 4):
             examples = (active & (order[:, step] == number)).nonzero()[:, 0]
             if len(examples) and strengths[number]:
-                selected = _like(examples, image)
-                image[selected] = operation(image[selected], _like(amounts[examples, number], image))
+                steps.append((number, examples, amounts[examples, number]))
+    return steps
+
+
+def colour_jitter(image: Tensor, steps: list[JitterStep]) -> Tensor:
+    """Apply ``draw_jitter``'s steps to image (B, C, H, W) in [0, 1].
+
+    Agrees with torchvision's ColorJitter up to its rounding to uint8.
+    """
+    image = image.clone()
+    for number, examples, amounts in steps:
+        image[examples] = _OPERATIONS[number](image[examples], amounts)
     return image
 
 
-def random_grey(image: Tensor, probability: float) -> Tensor:
-    """Turn images (B, C, H, W) grey with probability ``probability``: all their channels become the luma."""
-    grey = _like(torch.rand(len(image)) < probability, image)
-    if image.shape[1] == 1 or probability == 0:
-        return image
-    return torch.where(grey[:, None, None, None], _luma(image), image)
-
-
-def adjust_brightness(image: Tensor, amount: Tensor) -> Tensor:
-    """Blend (B, C, H, W) with black; ``amount`` (B,) is the factor's distance from 1."""
-    return (image * (1 + amount[:, None, None, None])).clamp(0, 1)
-
-
-def adjust_contrast(image: Tensor, amount: Tensor) -> Tensor:
-    """Blend (B, C, H, W) with each image's mean luma; ``amount`` (B,) is the factor's distance from 1."""
-    mean = _luma(image).mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
-    return torch.lerp(mean, image, 1 + amount[:, None, None, None]).clamp(0, 1)
-
-
-def adjust_saturation(image: Tensor, amount: Tensor) -> Tensor:
-    """Blend (B, 3, H, W) with its luma; ``amount`` (B,) is the factor's distance from 1."""
-    return torch.lerp(_luma(image), image, 1 + amount[:, None, None, None]).clamp(0, 1)
-
-
-def adjust_hue(image: Tensor, turns: Tensor) -> Tensor:
-    """Rotate the hue of (B, 3, H, W) in [0, 1] by ``turns`` (B,) of the whole circle, in the HSV cylinder."""
-    value, brightest = image.max(dim=1)  # (B, H, W) each
-    chroma = value - image.amin(dim=1)
-    scale = chroma.clamp_min(torch.finfo(image.dtype).tiny)
-    red, green, blue = image.unbind(dim=1)
-    sextant = torch.where(
-        brightest == 0,
-        (green - blue) / scale,
-        torch.where(brightest == 1, 2 + (blue - red) / scale, 4 + (red - green) / scale),
-    )
-    hue = sextant + 6 * turns[:, None, None]  # (B, H, W), in sixths of the circle
-    # each channel is a trapezium over the hue, shifted by a third of the circle
-    offset = torch.arange(5, 0, -2, device=image.device, dtype=image.dtype)[:, None, None]  # 5, 3, 1
-    phase = torch.remainder(hue[:, None] + offset, 6)  # (B, 3, H, W)
-    return value[:, None] - chroma[:, None] * torch.minimum(phase, 4 - phase).clamp(0, 1)
-
-
-def gaussian_blur(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur (B, C, H, W) by Gaussians of standard deviation ``sigma`` (B,) in pixels, cut off at ``radius``.
-
-    The edges are mirrored, or repeated where the image is smaller than the radius.
-    """
-    n, channels, height, width = image.shape
-    distance = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.softmax(-0.5 * (distance / sigma[:, None]).square(), dim=1)  # (B, 2 radius + 1)
-    kernel = kernel.repeat_interleave(channels, dim=0)[:, None]  # (B C, 1, 2 radius + 1)
-    edges = "reflect" if radius < min(height, width) else "replicate"
-    padded = F.pad(image, (radius,) * 4, mode=edges).view(1, n * channels, height + 2 * radius, width + 2 * radius)
-    across = F.conv2d(padded, kernel[:, :, None, :], groups=n * channels)
-    return F.conv2d(across, kernel[..., None], groups=n * channels).view(image.shape)
-
-
-def _random_blur(image: Tensor, sigmas: tuple[float, ...], probability: float) -> Tensor:
-    low, high = sigmas
-    sigma = low + (high - low) * torch.rand(len(image))
-    examples = (torch.rand(len(image)) < probability).nonzero()[:, 0]
-    if not len(examples):
-        return image
-    radius = math.ceil(3 * high)
-    selected = _like(examples, image)
-    return image.index_copy(0, selected, gaussian_blur(image[selected], _like(sigma[examples], image), radius))
-
-
-def _random_solarize(image: Tensor, probability: float) -> Tensor:
-    invert = _like(torch.rand(len(image)) < probability, image)[:, None, None, None]
-    return torch.where(invert & (image >= 0.5), 1 - image, image)
-
-
-def _like(values: Tensor, image: Tensor) -> Tensor:
-    """Move values from the host to the images' device, floats in their precision, without waiting for a GPU."""
-    dtype = image.dtype if values.is_floating_point() else values.dtype
-    return values.to(image.device, dtype, non_blocking=image.is_cuda)
-
-
-def _luma(image: Tensor) -> Tensor:
-    """Return the luma (B, 1, H, W) of (B, 3 or 1, H, W)."""
-    if image.shape[1] == 1:
-        return image
-    red, green, blue = image.unbind(dim=1)
-    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None]
+def turn_grey(image: Tensor, grey: Tensor) -> Tensor:
+    """Turn the images (B, C, H, W) of the mask ``grey`` (B,) grey: all their channels become the luma."""
+    return torch.where(grey[:, None, None, None], luma(image), image)
 
 
 def _random_crops(n: int, area: float, flip: bool) -> Tensor:
@@ -284,13 +277,5 @@ def _random_crops(n: int, area: float, flip: bool) -> Tensor:
 
 def _resample(image: Tensor, matrix: Tensor, outside: str) -> Tensor:
     """Sample image (B, C, H, W) under the affine maps ``matrix`` (B, 2, 3), bilinear."""
-    grid = F.affine_grid(_like(matrix, image), list(image.shape), align_corners=False)
+    grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=outside, align_corners=False)
-
-
-def _binomial_blur(image: Tensor) -> Tensor:
-    """Blur (B, C, H, W) by 1-2-1 in both directions; outside the image is black."""
-    n, channels, height, width = image.shape
-    side = 0.5 - 0.25 * torch.arange(-1, 2, device=image.device, dtype=image.dtype).abs()  # 1/4, 1/2, 1/4
-    flat = image.reshape(n * channels, 1, height, width)
-    return F.conv2d(flat, torch.outer(side, side)[None, None], padding=1).view(image.shape)

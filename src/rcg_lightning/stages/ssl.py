@@ -15,7 +15,7 @@ from rcg_lightning.arguments import PositiveFloat, PositiveInt, UnitInterval
 from rcg_lightning.config import construct, describe
 from rcg_lightning.core.contrastive import effective_rank, symmetric_contrastive_loss, uniformity
 from rcg_lightning.core.precision import frozen_precision
-from rcg_lightning.data.augmentations import Augmentation
+from rcg_lightning.data.augmentations import Augmentation, augmented
 from rcg_lightning.data.data_module import ImageDataModule, as_floats
 from rcg_lightning.data.image_split import fixed_subset
 from rcg_lightning.data.neighbours import knn_accuracy
@@ -145,7 +145,8 @@ class MoCoV3Stage(Stage):
     def views(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return two random views (B, C, H, W) of each image, as the backbone reads them."""
         other = batch["image"] if self.single_image else batch["pair"]
-        return self.preprocess(self.view1(batch["image"])), self.preprocess(self.view2(other))
+        first, second = augmented((self.view1, batch["image"]), (self.view2, other))
+        return self.preprocess(first), self.preprocess(second)
 
     @torch.no_grad()
     def after_step(self) -> None:
