@@ -1,17 +1,22 @@
 """Decode an image file of any format into an 8-bit image."""
 
 import io
+import os
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torch.utils.data import get_worker_info
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 from rcg_lightning.limits import PIXELS
 
@@ -29,9 +34,42 @@ FORMAT_OF = {s: name for s, name in Image.registered_extensions().items() if nam
 SUFFIXES = tuple(sorted(FORMAT_OF))
 MODES = {1: "L", 3: "RGB"}
 _JPEG = b"\xff\xd8\xff"
+_PNG, _PNG_TYPE = b"\x89PNG\r\n\x1a\n", slice(24, 26)  # bits of a channel, and the kind of pixels
+_RGB_OF_8_BITS = b"\x08\x02"
+_THREADS = min(16, os.cpu_count() or 1)
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _MAX_BYTES_PER_PIXEL = 16  # of a file: four channels of 32 bits, not compressed
+
+
+class _PixelLimit:
+    """Context in which Pillow has our limit of pixels, for any number of threads at a time."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._restore = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            # Pillow warns above its limit, without the file's name, and rejects above twice its limit
+            self._restore.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            self._restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            Image.MAX_IMAGE_PIXELS = PIXELS.value // 2
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
+_pixel_limit = _PixelLimit()
+os.register_at_fork(after_in_child=_pixel_limit.__init__)  # a thread of the parent may have held the lock
 
 
 class Unreadable(Exception):
@@ -43,20 +81,40 @@ def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
 
     Grey, palette, CMYK and 16-bit images are converted; transparency is dropped, and of an animation the first frame
     is taken, as torchvision's ImageFolder does. ``orient`` applies the camera's EXIF orientation, which the official
-    code ignores. JPEG files are decoded by a faster library to the same pixels.
+    code ignores. JPEG and RGB PNG files are decoded by a faster library to the same pixels.
 
     Raises:
         Unreadable: broken or truncated, not an image, too large, or of a type without a fixed range of values.
     """
     with opened_image(io.BytesIO(content)) as image:  # reads the header only, and rejects what claims too many pixels
-        if channels == 3 and content.startswith(_JPEG):
+        if channels == 3 and (decoder := _faster_decoder(content)) is not None:
+            bytes = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             try:
-                return decode_jpeg(_as_tensor(content), ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore
+                return decoder(bytes, ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore[return-value]
             except RuntimeError:  # Pillow reads a few files that libjpeg does not, and its messages are better
                 pass
         image.load()
         turned = ImageOps.exif_transpose(image) if orient else image
         return to_tensor(_to_eight_bits(turned).convert(MODES[channels]))
+
+
+def in_threads(load: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return ``load`` of each item, in order, computed by threads: both decoders release the interpreter's lock.
+
+    A loader's worker computes them one after the other, since the other cores have workers of their own.
+    """
+    threads = 1 if get_worker_info() is not None else min(_THREADS, len(items))
+    if threads < 2:
+        return [load(item) for item in items]
+    with _pixel_limit, ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(load, items))
+
+
+def _faster_decoder(content: bytes) -> Callable[..., Tensor] | None:
+    """Return torchvision's decoder of a file that it decodes to the same RGB pixels as Pillow, else None."""
+    if content.startswith(_JPEG):
+        return decode_jpeg
+    return decode_png if content.startswith(_PNG) and content[_PNG_TYPE] == _RGB_OF_8_BITS else None
 
 
 def image_bytes(path: Path) -> bytes:
@@ -78,23 +136,12 @@ def is_grey(file: Path) -> bool:
         return Image.getmodebase(image.mode) == "L"
 
 
-def _as_tensor(content: bytes) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tensor is read-only, and nothing writes to it
-        return torch.frombuffer(content, dtype=torch.uint8)
-
-
 @contextmanager
 def opened_image(file: Path | io.BytesIO) -> Iterator[Image.Image]:
     """Open an image by Pillow, with our limit of pixels; every error, also of the block, becomes ``Unreadable``."""
-    pillows, limit = Image.MAX_IMAGE_PIXELS, PIXELS.value
     try:
-        with warnings.catch_warnings():
-            # Pillow warns above its limit, without the file's name, and rejects above twice its limit
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            Image.MAX_IMAGE_PIXELS = limit // 2
-            with Image.open(file, formats=_FORMATS) as image:
-                yield image
+        with _pixel_limit, Image.open(file, formats=_FORMATS) as image:
+            yield image
     except (Unreadable, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -104,8 +151,6 @@ def opened_image(file: Path | io.BytesIO) -> Iterator[Image.Image]:
         raise Unreadable("not in any image format") from error
     except Exception as error:  # broken files make PIL's plugins raise OSError, SyntaxError, struct.error, ValueError …
         raise Unreadable(str(error) or "not in any image format") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = pillows
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

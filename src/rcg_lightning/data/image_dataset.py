@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rcg_lightning.data import numpy_rng
+from rcg_lightning.data.decode import in_threads
 from rcg_lightning.data.image_split import ImageSplit
 from rcg_lightning.data.index_samplers import Keys
 from rcg_lightning.data.store import Store
@@ -118,15 +119,17 @@ class ImageDataset(Dataset[Batch]):
             if mirror is not None:
                 images[mirror] = images[mirror][..., ::-1]
             return torch.from_numpy(images)
-        transformed = [
-            self.transform(
-                self.images.load(int(i)),
+
+        def transformed(example: int) -> Tensor:
+            return self.transform(
+                self.images.load(int(index[example])),
                 None if u is None else u[example],
                 mirror is not None and bool(mirror[example]),
             )
-            for example, i in enumerate(index)
-        ]
-        return torch.stack(transformed)
+
+        examples = range(len(index))
+        in_files = self.images.array is None
+        return torch.stack(in_threads(transformed, examples) if in_files else [*map(transformed, examples)])
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -3,7 +3,9 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rcg_lightning.array_files import npz_names, read_npz
-from rcg_lightning.data.decode import FORMAT_OF, Unreadable, decode, image_bytes, is_grey
+from rcg_lightning.data.decode import FORMAT_OF, Unreadable, decode, image_bytes, in_threads, is_grey
 from rcg_lightning.data.folder_index import scan_folder
 from rcg_lightning.data.store import MANIFEST, Store
 from rcg_lightning.data.transforms import AsIs, CenterCrop, Transform
@@ -46,9 +48,18 @@ class Samples:
         return self.count
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield uint8 batches (B, C, H, W), or float batches (B, R)."""
-        for start in range(0, self.count, _BATCH):
-            yield torch.from_numpy(self.read(start, min(start + _BATCH, self.count)))
+        """Yield uint8 batches (B, C, H, W), or float batches (B, R); the next is read while one is used."""
+
+        def read(start: int) -> np.ndarray:
+            return self.read(start, min(start + _BATCH, self.count))
+
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(read, 0)
+            for start in range(0, self.count, _BATCH):
+                batch = coming.result()
+                if start + _BATCH < self.count:
+                    coming = reader.submit(read, start + _BATCH)
+                yield torch.from_numpy(batch)
 
     def part(self, start: int, stop: int) -> "Samples":
         """Return the images at positions start, …, stop - 1."""
@@ -131,12 +142,17 @@ def _from_folder(folder: Path, channels: int | None, transform: Transform) -> Sa
     guessed = channels is None
     if channels is None:
         looked_at = files[:: -(-len(files) // _LOOKED_AT)]
-        channels = 1 if all(_is_grey(file) for file in looked_at) else 3
+        channels = 1 if all(in_threads(_is_grey, looked_at)) else 3
     only_grey = guessed and channels == 1
     shape = _image(files[0], channels, None, transform).shape
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.stack([_image(file, channels, shape, transform, only_grey) for file in files[start:stop]])
+        return np.stack(
+            in_threads(
+                partial(_image, channels=channels, shape=shape, transform=transform, only_grey=only_grey),
+                files[start:stop],
+            )
+        )
 
     format = " and ".join(sorted(kinds)).lower()
     return Samples(len(files), (shape[0], shape[1], shape[2]), read, format, transform.describe(False))
