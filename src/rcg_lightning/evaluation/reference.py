@@ -206,6 +206,12 @@ def batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
+def sent(batch: Tensor, device: torch.device | str) -> Tensor:
+    """Move a batch to ``device``: to a GPU from pinned memory, while the host reads the next one."""
+    pinned = torch.device(device).type == "cuda" and batch.device.type == "cpu"
+    return (batch.pin_memory() if pinned else batch).to(device, non_blocking=True)
+
+
 def _measure(images: Tensor | Iterable[Tensor], extractor: FeatureExtractor, device: torch.device | str) -> RealSet:
     """Extract the features of one split in one pass; memory use does not grow with the split."""
     # every process measures all images itself: nothing is summed over processes
@@ -219,12 +225,12 @@ def _measure(images: Tensor | Iterable[Tensor], extractor: FeatureExtractor, dev
     seen, stride = 0, 1
     size: tuple[int, int] | None = None
     for batch in tqdm(batches(images), "measuring real images", delay=3, leave=False):
-        pooled, logits, spatial_features = extractor(batch.to(device))
+        pooled, logits, spatial_features = extractor(sent(batch, device))
         statistics.update(pooled, logits)
         if spatial is not None and spatial_features is not None:
             spatial.update(spatial_features)
         size = batch.shape[2], batch.shape[3]
-        features.append(pooled[-seen % stride :: stride].cpu())  # images whose position is a multiple of the stride
+        features.append(pooled[-seen % stride :: stride].clone())  # images whose position is a multiple of the stride
         seen += len(batch)
         if seen > 2 * MAX_STORED_FEATURES * stride:
             features, stride = [torch.cat(features)[::2]], 2 * stride
@@ -234,7 +240,7 @@ def _measure(images: Tensor | Iterable[Tensor], extractor: FeatureExtractor, dev
                 stored = None
     return RealSet(
         statistics.compute().moments.cpu(),
-        spread(torch.cat(features), MAX_STORED_FEATURES),
+        spread(torch.cat(features), MAX_STORED_FEATURES).cpu(),  # at once: each copy would wait for its batch
         torch.cat(stored) if stored else None,
         None if spatial is None else spatial.compute().moments.cpu(),
         size,

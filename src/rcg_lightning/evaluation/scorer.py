@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, spatial_statistics, spread
+from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, sent, spatial_statistics, spread
 from rcg_lightning.metrics.class_accuracy import ClassAccuracy
 from rcg_lightning.metrics.copy_rate import CopyRate
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
@@ -48,7 +48,7 @@ def score(
     """
     scorer = Scorer(extractor, reference, metrics, neighbours).to(device)
     for batch in batches(samples):
-        scorer.update(batch.to(device))
+        scorer.update(sent(batch, device))
     return scorer.compute()
 
 

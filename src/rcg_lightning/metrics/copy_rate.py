@@ -23,12 +23,14 @@ class CopyRate(SumMetric):
     def __init__(self, bank: Tensor | None, threshold: float | None) -> None:
         super().__init__()
         assert bank is not None
-        # in a tuple, so that the bank does not move with the metric: it is read in chunks
+        # in a tuple, so that the bank is no state of the metric; it follows the images, to be sent to a GPU only once
         self.bank, self.threshold = (bank,), threshold
         self.add_sums({"distance": (), "copies": (), "count": ()})
 
     def update(self, images: Tensor) -> None:
         """Add images (B, C, H, W) uint8."""
+        if self.bank[0].device != images.device:
+            self.bank = (self.bank[0].to(images.device),)
         found, _ = nearest_images(images, self.bank[0])
         found = found.to(self.distance.device).double()
         self.distance += found.sum()
