@@ -71,7 +71,8 @@ class Compilation(Checked, Callback):
         self._set_calls(self._calls)
 
     def _compiled(self, network: nn.Module, failure: type[Exception], clone_outputs: bool) -> Any:
-        compiled: Any = torch.compile(network._call_impl, mode=self.mode)
+        # a shape is compiled once, for itself: guidance in an interval has two, and a graph for any size is slower
+        compiled: Any = torch.compile(network._call_impl, mode=self.mode, dynamic=False)
         clone = clone_outputs and self.mode in GRAPHS  # the next call of a graph overwrites the output
 
         def call(*args: Any, **kwargs: Any) -> Any:
