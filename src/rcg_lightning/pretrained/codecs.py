@@ -160,6 +160,7 @@ class KLLatents(AutoencoderCodec[KLAutoencoder]):
             self._autoencoder = KLAutoencoder(hub, precision)
 
     def open(self, folder: Path) -> KLAutoencoder:
+        folder = Path(folder)
         on_hub = len(folder.parts) == 2 and not folder.is_absolute() and not folder.exists()
         return KLAutoencoder(str(folder) if on_hub else folder, self.precision)
 
