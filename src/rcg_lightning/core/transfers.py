@@ -9,3 +9,9 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     # pageable memory is read before the call returns, so ``values`` may be freed
     at_once = values.device.type == "cpu" and device.type not in ("cpu", "mps")
     return values.to(device, non_blocking=at_once)
+
+
+def from_pinned_memory(values: Tensor, device: torch.device) -> Tensor:
+    """Move values to ``device``; a GPU copies the host's from pinned memory, while the host goes on."""
+    pinned = device.type == "cuda" and values.device.type == "cpu"
+    return (values.pin_memory() if pinned else values).to(device, non_blocking=True)

@@ -24,6 +24,7 @@ from rcg_lightning.core.colour import (
     gaussian_blur,
     luma,
 )
+from rcg_lightning.core.transfers import from_pinned_memory
 from rcg_lightning.types import require
 
 _ALIGNMENT = 8  # bytes of the largest number in a copy
@@ -81,9 +82,7 @@ def moved_to(image: Tensor, drawn: Any) -> Any:
 def in_one_copy(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     """Return the host's ``tensors`` on ``device``; a GPU takes them from pinned memory, and nothing waits for it."""
     padded = [F.pad(one.contiguous().view(-1).view(torch.uint8), (0, -one.nbytes % _ALIGNMENT)) for one in tensors]
-    packed = torch.cat(padded)
-    packed = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
-    parts = packed.split([len(one) for one in padded])
+    parts = from_pinned_memory(torch.cat(padded), device).split([len(one) for one in padded])
     return [part[: one.nbytes].view(one.dtype).view(one.shape) for part, one in zip(parts, tensors)]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rcg_lightning.artifacts import check_format, fingerprint, replacing
+from rcg_lightning.core.transfers import from_pinned_memory
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.errors import UserError
 from rcg_lightning.metrics.copy_rate import copy_threshold
@@ -206,12 +207,6 @@ def batches(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def sent(batch: Tensor, device: torch.device | str) -> Tensor:
-    """Move a batch to ``device``: to a GPU from pinned memory, while the host reads the next one."""
-    pinned = torch.device(device).type == "cuda" and batch.device.type == "cpu"
-    return (batch.pin_memory() if pinned else batch).to(device, non_blocking=True)
-
-
 def _measure(images: Tensor | Iterable[Tensor], extractor: FeatureExtractor, device: torch.device | str) -> RealSet:
     """Extract the features of one split in one pass; memory use does not grow with the split."""
     # every process measures all images itself: nothing is summed over processes
@@ -225,7 +220,7 @@ def _measure(images: Tensor | Iterable[Tensor], extractor: FeatureExtractor, dev
     seen, stride = 0, 1
     size: tuple[int, int] | None = None
     for batch in tqdm(batches(images), "measuring real images", delay=3, leave=False):
-        pooled, logits, spatial_features = extractor(sent(batch, device))
+        pooled, logits, spatial_features = extractor(from_pinned_memory(batch, torch.device(device)))
         statistics.update(pooled, logits)
         if spatial is not None and spatial_features is not None:
             spatial.update(spatial_features)

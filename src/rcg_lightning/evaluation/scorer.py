@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, sent, spatial_statistics, spread
+from rcg_lightning.core.transfers import from_pinned_memory
+from rcg_lightning.evaluation.reference import MAX_STORED_FEATURES, Reference, batches, spatial_statistics, spread
 from rcg_lightning.metrics.class_accuracy import ClassAccuracy
 from rcg_lightning.metrics.copy_rate import CopyRate
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
@@ -48,7 +49,7 @@ def score(
     """
     scorer = Scorer(extractor, reference, metrics, neighbours).to(device)
     for batch in batches(samples):
-        scorer.update(sent(batch, device))
+        scorer.update(from_pinned_memory(batch, torch.device(device)))
     return scorer.compute()
 
 

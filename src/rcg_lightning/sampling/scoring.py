@@ -17,12 +17,12 @@ from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.precision import FrozenPrecision, frozen_precision
 from rcg_lightning.core.samplers import Sampler
-from rcg_lightning.core.transfers import to_device
+from rcg_lightning.core.transfers import from_pinned_memory, to_device
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.seed_data_module import SeedDataModule
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.protocols import Labels, Protocol, bind_representations
-from rcg_lightning.evaluation.reference import BATCH, batches, sent
+from rcg_lightning.evaluation.reference import BATCH, batches
 from rcg_lightning.evaluation.sample_readers import (
     AS_IS,
     Samples,
@@ -218,7 +218,7 @@ def score_files(found: Samples, scorers: Sequence[AnyScorer], device: torch.devi
         part = found.part(i * size, (i + 1) * size)
         scorer.to(device)
         for batch in batches(tqdm(part, "scoring", -(-size // BATCH), delay=3, leave=False)):
-            scorer.update(sent(batch, device))
+            scorer.update(from_pinned_memory(batch, torch.device(device)))
         metrics.append(scorer.compute())
     return Scored(metrics, size, found.format, images=_stored(scorers), resize=found.resize)
 
