@@ -66,7 +66,7 @@ class Graphs(Callback):
 
 @pytest.fixture
 def counters(monkeypatch):
-    """Compile networks, not the noise, without code and return dynamo's counters: what is counted is how often it traces."""
+    """Compile networks alone, without code, and return dynamo's counters: how often it traces is counted."""
     from torch._dynamo.utils import counters
 
     compile = torch.compile
