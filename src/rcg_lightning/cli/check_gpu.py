@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,7 +65,8 @@ def check_gpu(
 def started(settings: Settings, names: list[str]) -> tuple[BaseProcess, Connection]:
     """Start the process that runs the parts ``names``; return it and the end that its rows come from."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmuls; read once, before the first
-    receiver, sender = get_context("spawn").Pipe(duplex=False)
+    pipe: tuple[Any, Any] = get_context("spawn").Pipe(duplex=False)
+    receiver, sender = pipe
     process = get_context("spawn").Process(target=work, args=(settings, names, sender))
     process.start()
     sender.close()  # so that the end of the process is the end of its rows

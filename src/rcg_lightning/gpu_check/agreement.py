@@ -210,7 +210,7 @@ class Agreement:
         assert isinstance(stage, Generator)
         stage.to(self.target.device)
         sampler = samplers(case, stage)[0]
-        whole = on_device(conditions(100), self.target.device)
+        whole: Any = on_device(conditions(100), self.target.device)
         found = []
         for part in (slice(17, 18), slice(0, 64), slice(0, 100)):
             batch: Any = {name: value[part] for name, value in whole.items()}
