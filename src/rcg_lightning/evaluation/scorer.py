@@ -36,6 +36,7 @@ def score(
     device: torch.device | str = "cpu",
     metrics: frozenset[str] = USUAL,
     neighbours: int = NEIGHBOURS,
+    warn: bool = True,
 ) -> dict[str, float]:
     """Return the metrics that reference and extractor allow, by name.
 
@@ -46,8 +47,9 @@ def score(
         device: where to compute them.
         metrics: groups of EVERY, see Scorer.
         neighbours: k of precision and recall, density and coverage.
+        warn: warn of too few images; not needed where all compared sets have the same number.
     """
-    scorer = Scorer(extractor, reference, metrics, neighbours).to(device)
+    scorer = Scorer(extractor, reference, metrics, neighbours, warn=warn).to(device)
     for batch in batches(samples):
         scorer.update(from_pinned_memory(batch, torch.device(device)))
     return scorer.compute()
@@ -71,6 +73,7 @@ class Scorer(torch.nn.Module):
         neighbours: k of precision and recall, density and coverage, at most NEIGHBOURS.
         seed: chooses the kernel distance's subsets.
         image_shape: (C, H, W) of the samples, to store them in ``images``; None stores none.
+        warn: warn, once, of too few images.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Scorer(torch.nn.Module):
         neighbours: int = NEIGHBOURS,
         seed: int = SEED,
         image_shape: tuple[int, int, int] | None = None,
+        warn: bool = True,
     ) -> None:
         super().__init__()
         unknown = metrics - EVERY
@@ -97,7 +101,7 @@ class Scorer(torch.nn.Module):
         self.images = None if image_shape is None else StoredImages(image_shape)
         self.class_accuracy = ClassAccuracy()
         self.number = 0  # samples of all processes, known once the metrics are computed
-        self._warned = False
+        self._warned = not warn
 
     def update(self, images: Tensor, index: Tensor | None = None, label: Tensor | None = None) -> None:
         """Add images (B, C, H, W) uint8; ``index`` (B,) are their positions, for metrics that depend on the order.

@@ -127,7 +127,7 @@ class StageMeasurements:
         count = len(evaluation)  # all metrics depend on the number
         shuffled = _shuffled(self._images("train", count))
         scores = [
-            score(images, reference, extractor, self.device, CHEAP | {"precision"})
+            score(images, reference, extractor, self.device, CHEAP | {"precision"}, warn=False)
             for images in (samples.first(count), evaluation, shuffled)
         ]
         every = samples.first(self.number)
