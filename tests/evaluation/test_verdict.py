@@ -73,7 +73,9 @@ REAL = SampleMetrics(0.1, 0.9, 0.9, 10, 1000)
     [
         (SampleMetrics(0.2, 0.85, 0.8, 12, 1000), "good", ""),
         (SampleMetrics(3.0, 0.85, 0.8, 12, 1000), "usable", "train it longer"),
-        (SampleMetrics(8.0, 0.85, 0.8, 12, 1000), "broken", "closer to noise"),
+        (SampleMetrics(8.0, 0.85, 0.8, 12, 1000), "usable", "train it longer"),  # most lie among the images
+        (SampleMetrics(8.0, 0.3, 0.8, 12, 1000), "broken", "closer to noise"),
+        (SampleMetrics(8.0), "broken", "closer to noise"),
         (SampleMetrics(0.2, 0.3, 0.8, 12, 1000), "usable", "outside of the data"),
         (SampleMetrics(0.2, 0.95, 0.2, 12, 1000), "usable", "a part of the data"),
         (SampleMetrics(0.2, 0.95, 0.0, 12, 1000), "broken", "a part of the data"),

@@ -67,7 +67,9 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> None:
         sections: in their order; empty ones are left out.
     """
     shown = [section for section in sections if section.text.strip()]
-    text = "\n".join([f"# {title}\n", *(f"## {section.title}\n\n{_moved(section, folder)}" for section in shown)])
+    text = "\n".join(
+        [f"# {title}\n", *(f"## {section.title}\n\n{_moved(section, folder).strip()}\n" for section in shown)]
+    )
     write_text(folder / "report.md", text)
     converter = markdown.Markdown(extensions=["tables", "fenced_code", _Inline(folder)], output_format="html")
     head = (

@@ -46,7 +46,7 @@ def report_of(run: Path) -> Path:
     curves = list(_curves(run, parents))
     steps = _steps(parents)
     sections = [
-        Section("Plan", _plan(run), run),
+        Section("Choices", _choices(run), run),
         Section("Verdict", _whole(parents, "verdict.md"), run),
         Section("Images", _images(run, parents), run),
         *(_own_sections(run, parents)),
@@ -63,7 +63,7 @@ def report_of(run: Path) -> Path:
     return run / "report.html"
 
 
-def _plan(run: Path) -> str:
+def _choices(run: Path) -> str:
     """Describe what `rcg train` chose, and why; empty for other runs."""
     plan = read_state(run / PLAN)
     encoder = plan.get("encoder")
