@@ -21,7 +21,6 @@ IMAGES = {
     "variations": "Variations: evaluation images in the first column, then samples under their representations.",
     "interpolation": "Interpolations between two evaluation images, on the left and on the right of each row.",
     "nearest": "The samples nearest to a training image, each next to that image: copies would be here.",
-    "contact_sheet": "Training images.",
 }
 SAMPLES = ("samples/grid.png", "samples_*/grid.png", "*/grids/*.png")  # the last of these while a training goes on
 PLAN = "plan.json"  # of `rcg train`
