@@ -16,6 +16,7 @@ from rcg_lightning.planning.step_timing import StageCost
 from rcg_lightning.stages.base import Stage
 
 FORMAT = 1
+LOG_SECONDS = 0.3  # between two points of a curve: a log takes as long as a very small step
 PLAN, PIPELINE, CONFIGS = "plan.json", "plan.yaml", "configs"
 
 
@@ -76,7 +77,7 @@ def stage_config(
     if cost.accumulate > 1:
         trainer["accumulate_grad_batches"] = cost.accumulate
     trainer["checkpoint_every"] = 0.1
-    trainer["log_every_n_steps"] = 1 if accelerator == "cpu" else 10
+    trainer["log_every_n_steps"] = min(max(round(LOG_SECONDS / cost.seconds), 1), 50)
     batches = max(VALIDATED // cost.batch, 1)
     if planned.name == "generator":
         trainer["val_check_interval"] = round(1 / planned.validations, 4)
