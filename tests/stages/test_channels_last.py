@@ -36,13 +36,13 @@ def is_channels_last(stage):
 
 
 def test_training_is_the_same_and_can_continue_in_either_format(fit, tmp_path):
-    first, last = fit("first", 4), fit("last", 4, channels_last=True)
+    first, last = fit("first", 6), fit("last", 6, channels_last=True)
     assert (is_channels_last(first), is_channels_last(last)) == ({False}, {True})
-    fit("half_first", 2)
-    first_to_last = fit("first_to_last", 4, tmp_path / "half_first" / "last.ckpt", channels_last=True)
+    fit("half_first", 3)  # longer than its warm-up, which would be shortened
+    first_to_last = fit("first_to_last", 6, tmp_path / "half_first" / "last.ckpt", channels_last=True)
     assert is_channels_last(first_to_last) == {True}
-    fit("half_last", 2, channels_last=True)
-    last_to_first = fit("last_to_first", 4, tmp_path / "half_last" / "last.ckpt")
+    fit("half_last", 3, channels_last=True)
+    last_to_first = fit("last_to_first", 6, tmp_path / "half_last" / "last.ckpt")
     for stage in (last, first_to_last, last_to_first):
         for name, value in first.state_dict().items():
             torch.testing.assert_close(stage.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
