@@ -90,7 +90,7 @@ class Trainer(Checked, pl.Trainer):
         spike_guard: SpikeFactor | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs = {name: _counted(value) if name.startswith("limit_") else value for name, value in kwargs.items()}
+        _count_limits(kwargs)  # in place: the command line finds Lightning's own settings by this name
         check_arguments(_lightning_settings, kwargs, "Trainer: ")
         scaled = str(precision) in ("16", "16-mixed")
         require(not scaled, f"trainer.precision cannot be {precision}: take bf16-mixed, or 32-true without bf16")
@@ -140,9 +140,11 @@ class Trainer(Checked, pl.Trainer):
     test = pl.Trainer.validate  # callbacks measure at validation, and a data set has one split for evaluation
 
 
-def _counted(limit: Any) -> Any:
-    """Return a limit as a number of batches where it is one: a config's 4 arrives as 4.0, since it may be a share."""
-    return int(limit) if isinstance(limit, float) and limit > 1 and limit.is_integer() else limit
+def _count_limits(settings: dict[str, Any]) -> None:
+    """Make limits numbers of batches where they are: a config's 4 arrives as 4.0, since it may be a share."""
+    for name, limit in settings.items():
+        if name.startswith("limit_") and isinstance(limit, float) and limit > 1 and limit.is_integer():
+            settings[name] = int(limit)
 
 
 def _steps(interval: int | float, total: int) -> int:
