@@ -55,19 +55,21 @@ def test_neighbours(digits, stored, tmp_path):
     assert_equal_stores(there, here)
 
 
-def assert_equal_metrics(there, here):
+def assert_equal_metrics(there, here, rel=1e-3):
     there, here = ({**json.loads(path.read_text())["metrics"]} for path in (there, here))
     assert there
-    assert there == pytest.approx(here, rel=1e-3, abs=1e-4)
+    assert there == pytest.approx(here, rel=rel, abs=1e-4)
 
 
-def test_generated_images_are_scored(fitted, data, extractor, tmp_path):
-    run = fitted("repa", "32-true")
+@pytest.mark.parametrize(("precision", "rel"), [("32-true", 1e-3), ("bf16-mixed", 0.1)])
+def test_generated_images_are_scored(precision, rel, fitted, data, extractor, tmp_path):
+    run = fitted("repa", precision)
 
     def command(out, accelerator):
-        evaluate(run.last, extractor, data, number=40, all=True, out=out, accelerator=accelerator)
+        given = precision if accelerator == "auto" else "32-true"
+        evaluate(run.last, extractor, data, number=40, all=True, out=out, accelerator=accelerator, precision=given)
 
-    assert_equal_metrics(*both(tmp_path, command))
+    assert_equal_metrics(*both(tmp_path, command), rel)
 
 
 def test_images_in_files_are_scored(data, extractor, samples, tmp_path):
@@ -83,7 +85,8 @@ def test_generated_representations_are_scored(fitted, digits, stored, tmp_path):
     run = fitted("rdm", "32-true")
 
     def command(out, accelerator):
-        evaluate(run.last, data=digits(stored), number=40, out=out, accelerator=accelerator)
+        precision = "32-true"
+        evaluate(run.last, data=digits(stored), number=40, out=out, accelerator=accelerator, precision=precision)
 
     assert_equal_metrics(*both(tmp_path, command))
 

@@ -9,6 +9,8 @@ from torch import nn
 
 from helpers.pretended.backend import GPU
 from helpers.pretended.device import recorded
+from rcg_lightning.metrics.copy_rate import copy_threshold
+from rcg_lightning.pretrained.preprocess import Preprocess
 
 
 def on_gpu(*shape):
@@ -91,6 +93,15 @@ def test_work_that_does_not_wait_is_only_counted():
         torch.where(x > 2, x, x)
     assert not record.waits
     assert record.kernels == {"_to_copy": 2, "index": 1, "full": 1, "add_": 1, "gt": 1, "where": 1}
+
+
+def test_the_line_of_ours_is_named():
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8, device=GPU)
+    with pytest.raises(RuntimeError, match=r"mixes devices, pretrained/preprocess.py:\d+"):
+        Preprocess([0.5], [0.5])(images.float())
+    with recorded() as record:
+        copy_threshold(images, images)
+    assert any(" at metrics/copy_rate.py:" in wait for wait in record.waits)
 
 
 def test_its_random_numbers_are_its_own():

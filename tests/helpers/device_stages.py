@@ -85,7 +85,7 @@ def diffusion(codec: Codec, condition: Condition, network: Backbone) -> Diffusio
         condition=condition,
         denoiser=Denoiser(network, CosineSchedule(100)),
         conditioner=Conditioner(drop=0.2),
-        optimizer=AdamW(1e-3, clip=1.0),
+        optimizer=AdamW(1e-2, clip=1.0),  # so that zero-initialised layers hide nothing
         sampler=DDIM(3, eta=1.0),
         ema=EMA(0.5),
         stratified=True,
@@ -113,7 +113,7 @@ def mage(networks: Networks) -> MaskedStage:
         condition=RepresentationCondition(encoder=TrainedEncoder(networks.encoder)),
         transformer=MAGE(16, 1, 2, 16, 1, 2),
         conditioner=Conditioner(drop=0.2),
-        optimizer=AdamW(1e-3, decay_vectors=False),
+        optimizer=AdamW(1e-2, decay_vectors=False),
         sampler=ParallelDecoding(3),
         ema=EMA(0.5),
         tile=8,
