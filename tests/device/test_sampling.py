@@ -1,4 +1,4 @@
-"""Every generator samples on the pretended device: no waits in a tile, and the images of the CPU."""
+"""Every generator samples on the pretended device: no waits in a batch, and the images of the CPU."""
 
 from collections import Counter, defaultdict
 
@@ -9,31 +9,25 @@ from helpers.device_stages import AUTOENCODERS, GENERATORS, GUIDED, PRIORS
 from helpers.pretended.device import recorded
 from rcg_lightning.cli.sample import sample
 from rcg_lightning.data.store import Store
-from rcg_lightning.stages.adversarial import AdversarialStage
-from rcg_lightning.stages.diffusion import DiffusionStage
-from rcg_lightning.stages.masked import MaskedStage
+from rcg_lightning.stages.generator import Generator
 
-NUMBER = 20  # of tiles of 8: three
+NUMBER, BATCH = 20, 8  # three batches of one tile each
 
 
 @pytest.fixture
-def tiles(monkeypatch):
-    """What happens on the device in each tile, by generator: the first moves frozen networks there."""
+def batches(monkeypatch):
+    """What happens on the device while each batch is sampled, by generator: the first moves frozen networks there."""
     records = defaultdict(list)
 
-    def watch(owner, name):
-        plain = getattr(owner, name)
+    plain = Generator.sample
 
-        def watched(self, *args, **kwargs):
-            with recorded() as record:
-                result = plain(self, *args, **kwargs)
-            records[id(self)].append(record)
-            return result
+    def watched(self, *args, **kwargs):
+        with recorded() as record:
+            result = plain(self, *args, **kwargs)
+        records[id(self)].append(record)
+        return result
 
-        monkeypatch.setattr(owner, name, watched)
-
-    for kind in (DiffusionStage, MaskedStage, AdversarialStage):
-        watch(kind, "sample_z")
+    monkeypatch.setattr(Generator, "sample", watched)
     return records
 
 
@@ -45,21 +39,21 @@ def options(fitted, frozen_networks):
         prior = fitted(PRIORS[name], precision).last if name in PRIORS else None
         autoencoder = getattr(frozen_networks, AUTOENCODERS[name]) if name in AUTOENCODERS else None
         guidance = 1.5 if name in GUIDED else None
-        return {"prior": prior, "autoencoder": autoencoder, "guidance": guidance, "png": False, "grid": False}
+        files = {"png": False, "grid": False, "batch_size": BATCH}
+        return {"prior": prior, "autoencoder": autoencoder, "guidance": guidance, **files}
 
     return given
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("name", GENERATORS)
-def test_a_tile_never_waits_and_samples_are_those_of_the_cpu(name, precision, fitted, options, tiles, tmp_path):
+def test_sampling_never_waits_and_samples_are_those_of_the_cpu(name, precision, fitted, options, batches, tmp_path):
     run, settings = fitted(name, precision), options(name, precision)
-    tiles.clear()  # validation samples too
+    batches.clear()  # validation samples too
     sample(run.last, tmp_path / "there", NUMBER, precision=precision, **settings)
-    waits = sum((record.waits for records in tiles.values() for record in records[1:]), Counter())
-    assert not waits, f"the host waits inside a tile: {dict(waits)}"
-    assert len(tiles) == 1 + (name in PRIORS)
-    assert all(len(records) > 1 for records in tiles.values())
+    waits = sum((record.waits for records in batches.values() for record in records[1:]), Counter())
+    assert not waits, f"the host waits while it samples: {dict(waits)}"
+    assert [len(records) for records in batches.values()] == [3] * (1 + (name in PRIORS))
     there = columns(tmp_path / "there" / "store")
     assert all(np.isfinite(values).all() for values in there.values())
     if precision == "32-true":
