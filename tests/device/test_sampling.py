@@ -53,7 +53,8 @@ def test_sampling_never_waits_and_samples_are_those_of_the_cpu(name, precision, 
     sample(run.last, tmp_path / "there", NUMBER, precision=precision, **settings)
     waits = sum((record.waits for records in batches.values() for record in records[1:]), Counter())
     assert not waits, f"the host waits while it samples: {dict(waits)}"
-    assert [len(records) for records in batches.values()] == [3] * (1 + (name in PRIORS))
+    assert len(batches) == 1 + (name in PRIORS)
+    assert all(len(records) > 1 for records in batches.values())
     there = columns(tmp_path / "there" / "store")
     assert all(np.isfinite(values).all() for values in there.values())
     if precision == "32-true":
