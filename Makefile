@@ -44,7 +44,7 @@ test: setup
 	$(PYTEST)
 
 test-device: setup
-	$(BIN)/python -m pytest -m device tests/device
+	$(PYTEST) -m device tests/device
 
 kernels: setup
 	$(BIN)/python -m pytest -m device tests/device/test_kernels.py --write-kernels

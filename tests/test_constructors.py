@@ -27,9 +27,12 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation import protocols  # noqa: F401
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.heads import LinearHead
+from rcg_lightning.pretrained.timm_encoder import TimmNetwork
 from rcg_lightning.stages.adversarial import AdversarialStage
 from rcg_lightning.trainer import Trainer
 
+# required arguments whose type does not say what fits
+FITTING = {AdversarialStage: {"conditioner": Conditioner(drop=0)}, TimmNetwork: {"name": "resnet18"}}
 EXAMPLES = int(os.environ.get("RCG_EXAMPLES", "12"))
 INTS = [-(2**100), -(2**63), -2, -1, 0, 1, 2, 3, 4, 7, 8, 16, 2**31, 2**63, 10**400]
 FLOATS = [-1e308, -1.0, -1e-9, 0.0, 1e-300, 1e-9, 0.1, 0.5, 0.999, 1.0, 1.5, 100.0, 1e308, float("nan"), float("inf")]
@@ -92,7 +95,7 @@ def valid(hint: Any) -> Any:
 
 def required(kind: type) -> dict[str, Any]:
     found = {name: valid(hint) for name, (hint, needed) in parameters(kind).items() if needed}
-    return found | ({"conditioner": Conditioner(drop=0)} if kind is AdversarialStage else {})
+    return found | FITTING.get(kind, {})
 
 
 def build(kind: type, **given: Any) -> Any:

@@ -64,7 +64,7 @@ class SeedDataModule(Checked, LightningDataModule):
     ) -> None:
         super().__init__()
         require(len(seeds) > 0, "sampling needs at least one seed: give a number greater than 0")
-        self.dataset = SeedDataset(torch.tensor(seeds, dtype=torch.int64), carried or {})
+        self.dataset = SeedDataset(torch.tensor(seeds, dtype=torch.int64, device="cpu"), carried or {})
         self.batch_size = -(-batch_size // tile) * tile
         self._ranges: list[tuple[int, int]] | None = None
 

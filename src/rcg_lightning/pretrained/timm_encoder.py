@@ -118,9 +118,8 @@ class TimmNetwork(ConfigMixin, nn.Module):
         super().__init__()
         config = published_config(name)
         found = input_size(config, size)
-        with torch.device("cpu"):  # timm's constructors read values, which networks without memory do not have
-            encoder = TimmEncoder(name, pretrained=False, pool=pool, size=size)
-            self.model, self.dim = encoder.build(config, None, None, found)
+        encoder = TimmEncoder(name, pretrained=False, pool=pool, size=size)
+        self.model, self.dim = encoder.build(config, None, None, found)
         self.structure = structure(name, pool, found)
 
     def forward(self, image: Tensor) -> Tensor:
