@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ def in_threads(load: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
         return list(pool.map(load, items))
 
 
-def _faster_decoder(content: bytes) -> Callable[..., Tensor] | None:
+def _faster_decoder(content: bytes) -> Callable[..., Any] | None:
     """Return torchvision's decoder of a file that it decodes to the same RGB pixels as Pillow, else None."""
     if content.startswith(_JPEG):
         return decode_jpeg

@@ -25,7 +25,7 @@ class Frozen:
 
     def __init__(self, make: Callable[[], nn.Module], precision: FrozenPrecision | None = "highest") -> None:
         self.make = make
-        self.precision = precision
+        self.precision: FrozenPrecision | None = precision
         self._module: nn.Module | None = None
         self._device = torch.device("cpu")
 

@@ -188,7 +188,7 @@ def _planned_encoder(plan: Path | None) -> Encoder | None:
     if not issubclass(kind, Encoder):
         return None
     named = {name: Path(arguments.pop(name)) for name in locations(kind) if arguments.get(name) is not None}
-    found = {name: path if path.exists() else plan.parent / path for name, path in named.items()}
+    found: dict[str, Any] = {name: path if path.exists() else plan.parent / path for name, path in named.items()}
     return kind(**construct(arguments), **found)
 
 
