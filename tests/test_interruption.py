@@ -30,6 +30,20 @@ def test_sigterm_ends_a_command_at_once_but_a_loop_only_between_batches():
             interruption.check()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_finaliser_that_sigterm_interrupts_prints_no_traceback(capsys):
+    class Closing:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with interruption.remembered():
+        closing = Closing()
+        del closing
+        with pytest.raises(Terminated):
+            interruption.check()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_forked_process_dies_of_sigterm_as_usual():
     with interruption.remembered():
         child = os.fork()

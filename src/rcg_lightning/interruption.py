@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _interrupted, _terminated, _in_loop = threading.Event(), threading.Event(), threading.Event()
 _saves_first = threading.Event()  # a training that saves when it is interrupted
@@ -47,11 +48,19 @@ def remembered() -> Iterator[None]:
     _owner = os.getpid()
     handlers = {signal.SIGINT: _remember, signal.SIGTERM: terminate}
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    report, sys.unraisablehook = sys.unraisablehook, _report_unless_remembered
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _report_unless_remembered(unraisable: Any) -> None:
+    """Python's report of an error in a finaliser, without interruptions, which are raised again later."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt | Terminated):
+        sys.__unraisablehook__(unraisable)
 
 
 def check() -> None:

@@ -275,7 +275,7 @@ def test_the_limit_of_pixels_can_be_set(tmp_path, monkeypatch, recwarn):
     monkeypatch.setenv("RCG_LIMIT_PIXELS", "many")
     with pytest.raises(UserError, match="RCG_LIMIT_PIXELS is 'many'"):
         decode(content, 3)
-    assert not list(recwarn)
+    assert not [warning for warning in recwarn if warning.category is Image.DecompressionBombWarning]
     assert Image.MAX_IMAGE_PIXELS == 89_478_485  # Pillow's own limit stays for others
 
 

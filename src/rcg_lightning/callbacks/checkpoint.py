@@ -72,6 +72,7 @@ class Checkpoint(Checked, ModelCheckpoint):
             enable_version_counter=False,
         )
         self._saved_at = -1
+        self._validated = False  # since the last checkpoint, which then lacks what callbacks remember of it
         self._undecayed_at = -1
         self._overdue: int | None = None  # step whose checkpoint waits for a step that is not skipped
 
@@ -113,6 +114,10 @@ class Checkpoint(Checked, ModelCheckpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             self._end_if_asked(trainer)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self._validated = True
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.world_size == 1:
@@ -138,13 +143,13 @@ class Checkpoint(Checked, ModelCheckpoint):
             reason = f"{filepath} cannot be written ({error.strerror or error}); the earlier checkpoint is intact"
             raise UserError(f"{reason}: free some space and continue from it") from error
         if Path(filepath).name != UNDECAYED:
-            self._saved_at = trainer.global_step
+            self._saved_at, self._validated = trainer.global_step, False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         interruption.end_training()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if trainer.global_step != self._saved_at:
+        if trainer.global_step != self._saved_at or self._validated:
             self._save_checkpoint(trainer, str(Path(trainer.default_root_dir) / LAST))
         if trainer.is_global_zero:
             (Path(trainer.default_root_dir) / PREVIOUS).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
+from rcg_lightning.errors import UserError
 from rcg_lightning.limits import PIXELS
 
 with suppress(ImportError):  # an optional plugin, for .heic
@@ -51,6 +52,7 @@ class _PixelLimit:
         self._lock, self._inside, self._restore = Lock(), 0, ExitStack()
 
     def __enter__(self) -> None:
+        limit = PIXELS.value
         with self._lock:
             self._inside += 1
             if self._inside > 1:
@@ -59,7 +61,7 @@ class _PixelLimit:
             self._restore.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             self._restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = PIXELS.value // 2
+            Image.MAX_IMAGE_PIXELS = limit // 2
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -138,11 +140,11 @@ def is_grey(file: Path) -> bool:
 
 @contextmanager
 def opened_image(file: Path | io.BytesIO) -> Iterator[Image.Image]:
-    """Open an image by Pillow, with our limit of pixels; every error, also of the block, becomes ``Unreadable``."""
+    """Open an image by Pillow, with our limit of pixels; errors, also of the block, become ``Unreadable``."""
     try:
         with _pixel_limit, Image.open(file, formats=_FORMATS) as image:
             yield image
-    except (Unreadable, MemoryError):
+    except (Unreadable, UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         found = re.search(r"(\d+) pixels", str(error))

@@ -26,7 +26,7 @@ def own_sampler(generator: Generator) -> Sampler:
 
 def plain_settings(owner: Guidance | Sampler) -> dict[str, Any]:
     """Return the plain settings of guidance or a sampler, including defaults."""
-    names = list(inspect.signature(type(owner)).parameters)
+    names = inspect.signature(type(owner).__init__).parameters
     found = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
     plain = (str, int, float, bool, tuple, type(None))
     return {name: value for name, value in found.items() if isinstance(value, plain)}
