@@ -22,7 +22,7 @@ help:
 	@echo "make faults-tenth  a tenth of that, as CI does"
 	@echo "make gpu     check in eight minutes that everything is right and fast on this machine's GPU (docs/gpu.md)"
 	@echo "make gpu-rehearse  the same code on the CPU at tiny sizes, as CI does"
-	@echo "make check   lint, types and tests, as CI does"
+	@echo "make check   lint, types, tests, pretended GPU, rehearsal and a tenth of the faults, as CI does"
 	@echo "make lock    pin the versions of requirements.txt again"
 
 setup: $(VENV)/.ready
@@ -71,7 +71,7 @@ lint: setup
 types: setup
 	$(BIN)/basedpyright
 
-check: lint types test
+check: lint types test test-device gpu-rehearse faults-tenth
 
 lock:
 	uv pip compile --universal --generate-hashes --no-header --upgrade --group dev pyproject.toml -o requirements.txt
