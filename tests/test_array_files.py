@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rcg_lightning.array_files import read_npz
+from rcg_lightning.array_files import mapped, read_npz
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.sample_readers import open_samples
 
@@ -85,3 +85,16 @@ def test_the_limit_of_expansion_can_be_raised(tmp_path, monkeypatch):
         open_samples(path)
     monkeypatch.setenv("RCG_LIMIT_EXPANSION", "100000")
     assert len(open_samples(path)) == 10
+
+
+def test_a_header_that_python_fails_to_parse_once_is_no_damage(tmp_path, monkeypatch):
+    np.save(tmp_path / "one.npy", np.arange(3))
+    load, failures = np.load, [SystemError("AST constructor recursion depth mismatch")]
+
+    def failing_once(*args, **settings):
+        if failures:
+            raise failures.pop()
+        return load(*args, **settings)
+
+    monkeypatch.setattr(np, "load", failing_once)
+    assert mapped(tmp_path / "one.npy").tolist() == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Read .npz files of arrays without unpickling and without trusting what they claim; every error is one line."""
+"""Read .npy and .npz files without unpickling and without trusting what they claim; every error is one line."""
 
 import zipfile
 import zlib
@@ -15,6 +15,16 @@ from rcg_lightning.types import require
 
 _SMALL = 2**26  # bytes of unpacked arrays that need no comparison with the file: constant ones shrink a thousandfold
 _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
+def mapped(path: Path) -> np.ndarray:
+    """Return the array of an .npy, mapped into memory; numpy's errors are the caller's to name."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (
+        SystemError
+    ):  # before Python 3.11.5, where two threads parse headers at a time; nothing is wrong with the file
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def npz_names(path: Path, what: str) -> set[str]:

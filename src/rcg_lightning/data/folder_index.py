@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcg_lightning.array_files import mapped
 from rcg_lightning.artifacts import cache_folder, fingerprint, write_json
 from rcg_lightning.data.decode import SUFFIXES, image_bytes
 from rcg_lightning.errors import UserError
@@ -203,7 +204,7 @@ def _read(path: Path, root: Path) -> FolderIndex | None:
         if any(os.stat(root / folder).st_mtime_ns != stamp for folder, stamp in spec["stamps"]):
             return None
         folder = path / spec["arrays"]
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        arrays = {name: mapped(folder / f"{name}.npy") for name in _ARRAYS}
         if len(arrays["sizes"]) != spec["images"] or arrays["ends"][-1] != len(arrays["text"]):
             return None
         return FolderIndex(root=root, classes=spec["classes"], left_out=spec["left_out"], **arrays)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcg_lightning.array_files import mapped
 from rcg_lightning.errors import one_line
 
 _PIECE = 1 << 24  # bytes in memory at once, a multiple of every item's size
@@ -30,7 +31,7 @@ def fault(path: Path, sha256: str, dtype: str, shape: tuple[int, ...], start: in
     """
     damaged = "is damaged, it does not match its checksum"
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = mapped(path)
     except Exception as error:  # numpy parses a header as Python, which fails in many ways
         return f"is damaged, it cannot be read ({one_line(error, 80)})"
     if array.shape != shape or str(array.dtype) != dtype:

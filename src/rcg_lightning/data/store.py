@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from rcg_lightning.array_files import mapped
 from rcg_lightning.data.manifest import check_manifest
 from rcg_lightning.data.shard_files import fault, size_fault
 from rcg_lightning.data.shards import FORMAT, IDENTITY, MANIFEST, REMEDY, Shard, cut
@@ -166,7 +167,7 @@ class Store:
         found = self._maps.get((column, number))
         if found is None:
             path = self._path(column, self._shards[number])
-            found = self._maps[column, number] = np.load(path, mmap_mode="r", allow_pickle=False)
+            found = self._maps[column, number] = mapped(path)
         return found
 
     def _check_values(self, column: str, number: int, values: np.ndarray) -> None:
