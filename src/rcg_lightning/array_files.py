@@ -17,7 +17,7 @@ _SMALL = 2**26  # bytes of unpacked arrays that need no comparison with the file
 _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
-def mapped(path: Path) -> np.ndarray:
+def mapped(path: Path) -> np.memmap:
     """Return the array of an .npy, mapped into memory; numpy's errors are the caller's to name."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
