@@ -21,9 +21,7 @@ def mapped(path: Path) -> np.memmap:
     """Return the array of an .npy, mapped into memory; numpy's errors are the caller's to name."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (
-        SystemError
-    ):  # before Python 3.11.5, where two threads parse headers at a time; nothing is wrong with the file
+    except SystemError:  # seen on Python 3.11.2, where two threads parse headers; the file is whole
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
