@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from rcg_lightning.bench.host_syncs import HostSyncs
 from rcg_lightning.networks.conditioner import Conditioner
 from rcg_lightning.networks.spectral import SpectralConv, SpectralLinear, SpectralMaps, SpectralTable
 from rcg_lightning.types import Classes, Vector
@@ -73,6 +76,20 @@ def test_the_normalised_weight_is_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.normalised().dtype == torch.float32
         torch.testing.assert_close(layer(x).float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_a_weight_that_is_channels_last_is_not_copied():
+    layer, x = make("conv")
+    other = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    outputs = layer(x), other(x)
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, other.weight.grad)
+    torch.testing.assert_close(layer.u, other.u)
+    with HostSyncs() as operators, torch.no_grad():
+        other.normalised()
+    assert "clone" not in operators.calls
 
 
 @pytest.mark.parametrize("tables", [False, True])

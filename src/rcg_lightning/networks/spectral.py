@@ -39,7 +39,9 @@ class Spectral(nn.Module):
         device = self.weight.device.type
         has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
         with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
-            matrix = self.weight.flatten(1)  # (out, in)
+            # columns in the order of memory, which changes no singular value: channels last needs no copy either
+            weight = self.weight if self.weight.is_contiguous() else self.weight.movedim(1, -1)
+            matrix = weight.flatten(1)  # (out, in)
             with torch.no_grad():
                 v = F.normalize(self.u @ matrix, eps=self.eps)  # (1, in)
                 u = F.normalize(v @ matrix.T, eps=self.eps)  # (1, out)
