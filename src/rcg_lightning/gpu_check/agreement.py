@@ -27,7 +27,6 @@ from rcg_lightning.stages.adversarial import AdversarialStage
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.masked import MaskedStage
-from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch
 
 STEPS, SAMPLES = 2, 8
@@ -101,11 +100,6 @@ class Agreement:
     folder: Path
     _reference: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
-    @property
-    def batch(self) -> int:
-        """Images of a training step."""
-        return 8 if self.target.rehearsal else 32
-
     def trials(self) -> Iterable[Trial]:
         """Return the checks: noise, every case in float32, one seed in three batches, the other precisions."""
         self.data = SmallData(self.folder / "data")
@@ -137,14 +131,12 @@ class Agreement:
 
     def computed(self, case: Case, target: Target, precision: Precision) -> dict[str, Tensor]:
         """Return samples, losses, gradients, an update and EMA weights of a case."""
-        data = self.data.module(case, self.batch)
+        data = self.data.module(case, self.target.batch_size)
         stage = case.stage(data.spec, self.data.encoder, linear=True)
         found = self.samples(case, stage, target, precision) if isinstance(stage, Generator) else {}
         watch = Watch()
-        settings = target.trainer_settings(precision)
         with TemporaryDirectory(dir=self.folder) as run, HostRandomness():
-            trainer = Trainer(run, STEPS, callbacks=[watch], limit_val_batches=0, **settings)
-            trainer.fit(stage.cpu(), datamodule=data)
+            target.fit(stage.cpu(), data, Path(run), STEPS, precision, callbacks=[watch])
         return watch.seen | found
 
     def samples(self, case: Case, stage: Generator, target: Target, precision: Precision) -> dict[str, Tensor]:

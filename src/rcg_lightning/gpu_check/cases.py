@@ -18,6 +18,7 @@ from rcg_lightning.networks.heads import Projected, ProjectionHead
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.preprocess import Preprocess
 from rcg_lightning.pretrained.trained_encoder import encoder_settings
+from rcg_lightning.random_state import seeded
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.types import DataSpec
@@ -134,8 +135,7 @@ class SmallData:
         self.folder, self.dim = folder, dim
         self.stores = {split: self._write(split) for split in ("train", "eval")}
         self.encoder = folder / "encoder"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             network = Projected(SmallConvNet(1, 8), ProjectionHead(64, 64, DIM, layers=2))
         save_network(self.encoder, network.eval(), encoder_settings(Preprocess([0.5], [0.5])))
 
@@ -148,7 +148,7 @@ class SmallData:
 
     def _write(self, split: str) -> Path:
         data, folder = ImageDataModule(Digits()), self.folder / split
-        rng = np.random.default_rng(len(split))
+        rng = np.random.default_rng(len(split))  # columns to train on, no samples: numpy makes a store's arrays
         size = len(data.images(split))
         names = {"representation": "random", "tokens": "random", "latent": "random", "neighbours": "random"}
         writer = StoreWriter(folder, size, 1, size, {**data.store_identity(split), **names})

@@ -16,7 +16,6 @@ from rcg_lightning.gpu_check.cases import CASES, Case, SmallData
 from rcg_lightning.gpu_check.parts import Trial
 from rcg_lightning.gpu_check.results import Finding
 from rcg_lightning.gpu_check.target import Target
-from rcg_lightning.trainer import Trainer
 
 STEPS, HALF = 6, 3
 RESUMED = ("RDM", "DiT", "U-Net", "MAGE", "tokenizer", "MoCo v3", "BigGAN", "StyleGAN2")
@@ -74,10 +73,7 @@ class Resumption:
         self, case: Case, folder: Path, deterministic: bool, *callbacks: pl.Callback, start: Path | None = None
     ) -> dict[str, Tensor]:
         """Return the tensors of a stage after its last step."""
-        data = self.data.module(case, 8 if self.target.rehearsal else 32)
+        data = self.data.module(case, self.target.batch_size)
         stage = case.stage(data.spec, self.data.encoder)
-        settings = self.target.trainer_settings("bf16" if self.target.on_gpu else "float32")
-        settings |= {"deterministic": deterministic, "limit_val_batches": 0}
-        trainer = Trainer(folder, STEPS, callbacks=[*callbacks], **settings)
-        trainer.fit(stage, datamodule=data, ckpt_path=None if start is None else str(start))
+        self.target.fit(stage, data, folder, STEPS, start=start, callbacks=list(callbacks), deterministic=deterministic)
         return {name: tensor.detach().cpu() for name, tensor in stage.state_dict().items()}

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ import torch
 from rcg_lightning.bench.execution import Execution, Precision
 from rcg_lightning.bench.measure import wait
 from rcg_lightning.bench.report import size
-from rcg_lightning.trainer import pick_device
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.stages.base import Stage
+from rcg_lightning.trainer import Trainer, pick_device
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
 
@@ -44,6 +47,16 @@ class Target:
     def accelerator(self) -> str:
         """Lightning's name of it."""
         return "cuda" if self.on_gpu else "cpu"
+
+    @property
+    def precision(self) -> Precision:
+        """The trainer's default."""
+        return Execution.usual(self.device).precision
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a training step."""
+        return 8 if self.rehearsal else 32
 
     @property
     def name(self) -> str:
@@ -98,8 +111,29 @@ class Target:
         """Return the context that computes in a precision as the trainer and `rcg sample` do."""
         return Execution(precision).forward(self.device)
 
+    def fit(
+        self,
+        stage: Stage,
+        data: ImageDataModule,
+        folder: Path,
+        steps: int,
+        precision: Precision | None = None,
+        start: Path | None = None,
+        **settings: Any,
+    ) -> None:
+        """Train a stage by the Trainer, without validation.
+
+        Args:
+            folder: of the run.
+            precision: None for the trainer's default.
+            start: checkpoint to continue.
+            settings: further ones of the Trainer.
+        """
+        trainer = Trainer(folder, steps, **self.trainer_settings(precision or self.precision), **settings)
+        trainer.fit(stage, datamodule=data, ckpt_path=start)
+
     def trainer_settings(self, precision: Precision) -> dict[str, Any]:
-        """Return the settings of a quiet trainer in a precision."""
+        """Return the settings of a quiet trainer without validation in a precision."""
         lightning = {"accelerator": self.accelerator, "precision": "bf16-mixed" if precision == "bf16" else "32-true"}
-        quiet = {"logger": False, "enable_progress_bar": False}
+        quiet = {"logger": False, "enable_progress_bar": False, "limit_val_batches": 0}
         return {**lightning, "float32_precision": "highest" if precision == "float32" else "high", **quiet}

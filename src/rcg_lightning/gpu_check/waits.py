@@ -17,7 +17,6 @@ from rcg_lightning.gpu_check.parts import Trial
 from rcg_lightning.gpu_check.results import Finding
 from rcg_lightning.gpu_check.target import Target
 from rcg_lightning.stages.generator import Generator
-from rcg_lightning.trainer import Trainer
 
 FIRST, LAST, STEPS = 2, 9, 10
 
@@ -63,12 +62,11 @@ class Waits:
 
     def training(self, case: Case) -> list[Finding]:
         """Train ten steps as a user does."""
-        data = self.data.module(case, 8 if self.target.rehearsal else 32)
-        stage, callbacks = case.stage(data.spec, self.data.encoder), [WithoutWaits(self.target)]
-        settings = self.target.trainer_settings("bf16" if self.target.on_gpu else "float32")
+        data = self.data.module(case, self.target.batch_size)
+        stage = case.stage(data.spec, self.data.encoder)
         try:
             with TemporaryDirectory(dir=self.folder) as run:
-                Trainer(run, STEPS, callbacks=[*callbacks], limit_val_batches=0, **settings).fit(stage, datamodule=data)
+                self.target.fit(stage, data, Path(run), STEPS, callbacks=[WithoutWaits(self.target)])
         finally:
             self.target.forbid_waits(False)
         return [Finding(f"{case.name}, steps {FIRST} to {LAST} of a training", "no wait", "no wait", True)]
@@ -80,7 +78,7 @@ class Waits:
             return []
         stage.to(self.target.device).eval()
         batch, sampler = on_device(conditions(16), self.target.device), samplers(case, stage)[0]
-        with torch.no_grad(), self.target.forward("bf16" if self.target.on_gpu else "float32"):
+        with torch.no_grad(), self.target.forward(self.target.precision):
             stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)
             with self.target.no_waits():
                 stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)

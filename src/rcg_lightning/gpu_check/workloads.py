@@ -16,7 +16,6 @@ from rcg_lightning.core.counter_rng import SeededNoise
 from rcg_lightning.core.frechet import frechet_distance, moments
 from rcg_lightning.gpu_check.cases import CASES, SmallData
 from rcg_lightning.gpu_check.target import Target
-from rcg_lightning.trainer import Trainer
 
 
 class LatentDecoding(Workload):
@@ -94,7 +93,5 @@ def rdm_through_trainer(target: Target, execution: Execution, batch: int, steps:
         data = SmallData(folder / "data", DIM).module(CASES[0], batch)
         stage, clock = shipped_stage("imagenet256/rdm", data.spec), Clock(target.device, steps)
         compile: Any = COMPILE_MODES.get(execution.mode, False)
-        settings = target.trainer_settings(execution.precision)
-        trainer = Trainer(folder / "run", steps, callbacks=[clock], limit_val_batches=0, compile=compile, **settings)
-        trainer.fit(stage, datamodule=data)
+        target.fit(stage, data, folder / "run", steps, execution.precision, callbacks=[clock], compile=compile)
     return batch / clock.seconds
