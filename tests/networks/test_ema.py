@@ -72,6 +72,17 @@ def test_a_move_between_updates_is_followed():
     assert ema.averaged()["conditioner"].weight.dtype == torch.float64
 
 
+def test_a_copy_follows_the_modules_that_it_is_given():
+    modules = make_modules()
+    ema = EMA(0.0)
+    ema.build(modules)
+    train(modules, 1, ema)
+    other = copy.deepcopy(ema)
+    train(modules, 1, other)
+    assert all(torch.allclose(a, b) for a, b in zip(ema_parameters(other), parameters(modules)))
+    assert not any(torch.allclose(a, b) for a, b in zip(ema_parameters(ema), parameters(modules)))
+
+
 def test_modules_are_walked_through_once():
     modules = make_modules()
     ema = EMA({"short": 0.5, "long": 0.9})

@@ -109,6 +109,10 @@ class EMA(ConfigMixin, nn.Module):
         self._listed = None  # a move to another device replaces buffers
         return super()._apply(fn, recurse)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy without the modules would follow copies of their weights, which nothing trains
+        return {**self.__dict__, "_listed": None}
+
     def decay_now(self, decay: float) -> float:
         """Return the decay of this update, given the one that was set."""
         return min(decay, self._longest)
