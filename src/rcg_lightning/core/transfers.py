@@ -14,4 +14,4 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 def from_pinned_memory(values: Tensor, device: torch.device) -> Tensor:
     """Move values to ``device``; a GPU copies the host's from pinned memory, while the host goes on."""
     pinned = device.type == "cuda" and values.device.type == "cpu"
-    return (values.pin_memory() if pinned else values).to(device, non_blocking=True)
+    return to_device(values.pin_memory() if pinned else values, device)
