@@ -6,6 +6,7 @@ from lightning.pytorch.callbacks import Callback
 
 from helpers.killed_run import KillAtStep, Killed
 from rcg_lightning.core.adversarial import GradientPenalty, Hinge, adaptive_weight
+from rcg_lightning.core.precision import float32_precision
 from rcg_lightning.errors import UserError
 from rcg_lightning.networks.discriminators import PatchDiscriminator
 from rcg_lightning.networks.vqgan import VQGAN, MaskGITVQGAN
@@ -78,6 +79,20 @@ def test_the_gradient_passes_straight_through_the_quantisation():
     ]
     assert any(name.startswith("encoder") for name in with_gradient)
     assert stage.network.codebook.weight.grad is None
+
+
+def test_the_nearest_codes_are_found_in_full_float32(monkeypatch):
+    stage, seen = tokenizer().build(SPEC), []
+
+    def quantise(z):
+        product = z.flatten(1) @ z.flatten(1).T
+        seen.append((z.dtype, product.dtype, torch.backends.cuda.matmul.allow_tf32))
+        return z, z
+
+    monkeypatch.setattr(stage.network, "quantise", quantise)
+    with torch.autocast("cpu", torch.bfloat16), float32_precision("high"):
+        stage.encode(batch()["image"])
+    assert seen == [(torch.float32, torch.float32, False)]
 
 
 def test_the_adversarial_weight_balances_the_gradients():

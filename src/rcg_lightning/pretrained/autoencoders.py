@@ -131,21 +131,21 @@ class VQAutoencoder(Autoencoder):
         """Images (B, C, H, W) in [0, 1] -> indices (B, h w) int64, row by row."""
 
         def nearest(network: VQNetwork, x: Tensor) -> Tensor:
-            return _quantised(network, network.encode(self._to_network(x)))[1].flatten(1)
+            return quantised(network, network.encode(self._to_network(x)))[1].flatten(1)
 
         return self._frozen.apply(nearest, image)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, D, h, w) -> images (B, C, H, W) in [0, 1]; quantises first."""
-        return self._frozen.apply(lambda network, x: self._to_image(network.decode(_quantised(network, x)[0])), z)
+        return self._frozen.apply(lambda network, x: self._to_image(network.decode(quantised(network, x)[0])), z)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Indices (B, h, w) int64 -> images (B, C, H, W) in [0, 1]."""
         return self._frozen.apply(lambda network, x: self._to_image(network.decode(network.lookup(x))), tokens)
 
 
-def _quantised(network: VQNetwork, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest codes and their indices, in full float32: in less another code may seem the nearest."""
+def quantised(network: VQNetwork, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise latents (B, D, h, w) as ``network`` does, in full float32: in less another code may seem the nearest."""
     with frozen_precision("highest", z.device):
         return network.quantise(z.float())
 

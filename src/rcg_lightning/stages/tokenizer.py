@@ -13,7 +13,7 @@ from rcg_lightning.config import ConfigMixin, construct, describe
 from rcg_lightning.core.adversarial import AdversarialLoss, GradientPenalty, Hinge, accuracy, adaptive_weight
 from rcg_lightning.networks.adversarial import DiscriminatorNetwork
 from rcg_lightning.networks.vqgan import VQNetwork
-from rcg_lightning.pretrained.autoencoders import autoencoder_settings
+from rcg_lightning.pretrained.autoencoders import autoencoder_settings, quantised
 from rcg_lightning.pretrained.network_folder import save_network
 from rcg_lightning.pretrained.perceptual import PerceptualLoss
 from rcg_lightning.stages.alternating import AlternatingStage, OptimizedNetwork
@@ -199,9 +199,7 @@ class TokenizerStage(AlternatingStage):
         """Images in [0, 1] -> latents z (B, D, h, w), their nearest codes, and the indices of the codes (B, h, w)."""
         low, high = self.network.image_range
         z = self.network.encode(low + (high - low) * image)
-        with torch.autocast(z.device.type, enabled=False):  # float32, or another code may seem the nearest
-            chosen, indices = self.network.quantise(z.float())
-        return z, chosen, indices
+        return z, *quantised(self.network, z)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, D, h, w) -> images around [0, 1]."""
