@@ -11,7 +11,7 @@ from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call, with_option
 from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
-from rcg_lightning.data.seed_data_module import SeedDataModule
+from rcg_lightning.data.seed_data_module import SeedDataModule, positions_of
 from rcg_lightning.errors import UserError
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.sampling.generation import first_samples, samples_identity, write_images, write_samples
@@ -133,8 +133,7 @@ def sample(
     elif representations is not None:
         carried[key] = stored_representations(generator, representations, number)
     carried |= chosen_labels(loaded, classes, balanced, len(seeds))
-    distinct = not (variations_of or interpolate)
-    set_tiles(loaded, first_seed if distinct else 0, len(seeds), tile, prior_tile)
+    set_tiles(loaded, int(positions_of(seeds)[0]), len(seeds), tile, prior_tile)
     data = SeedDataModule(seeds.tolist(), batch_size, carried, generator.tile)
     if sampler is not None:
         generator.check_sampler(sampler)

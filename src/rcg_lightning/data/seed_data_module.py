@@ -19,9 +19,6 @@ ON_THE_HOST = ("index", "seed", "position", "label")  # read there: a batch on a
 class SeedDataset(Dataset[Batch]):
     """A data set whose items are batches with ``index``, ``seed`` and ``position`` (B,), and the carried columns.
 
-    A sample's position is its seed. Where a seed occurs several times, such as under several conditions, positions are
-    those in the request, so that the samples of one seed share tiles.
-
     Args:
         seeds: (n,) int64.
         carried: tensors with a row for each seed, such as ``label`` (n,) or ``representation`` (n, R).
@@ -32,7 +29,7 @@ class SeedDataset(Dataset[Batch]):
             require(len(rows) == len(seeds), f"{name!r} has {len(rows)} rows for {len(seeds)} seeds: give one for each")
         self.seeds = seeds
         self.carried = dict(carried)
-        self.positions = seeds if len(seeds.unique()) == len(seeds) else torch.arange(len(seeds))
+        self.positions = positions_of(seeds)
 
     def __getitem__(self, keys: Keys) -> Batch:
         return self.at(torch.from_numpy(keys.index))
@@ -43,6 +40,15 @@ class SeedDataset(Dataset[Batch]):
         for name, rows in self.carried.items():
             batch[name] = rows[index]  # type: ignore[literal-required]
         return batch
+
+
+def positions_of(seeds: Tensor) -> Tensor:
+    """Return the positions (n,) of samples with ``seeds`` (n,), from which their rows in tiles follow: the seeds.
+
+    Where a seed occurs several times, such as under several conditions, positions are those in the request, so that
+    the samples of one seed share tiles.
+    """
+    return seeds if len(seeds.unique()) == len(seeds) else torch.arange(len(seeds))
 
 
 class SeedDataModule(Checked, LightningDataModule):
