@@ -90,9 +90,9 @@ def decode(content: bytes, channels: int, orient: bool = False) -> Tensor:
     """
     with opened_image(io.BytesIO(content)) as image:  # reads the header only, and rejects what claims too many pixels
         if channels == 3 and (decoder := _faster_decoder(content)) is not None:
-            bytes = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            values = torch.frombuffer(bytearray(content), dtype=torch.uint8)  # writable, or torch warns
             try:
-                return decoder(bytes, ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore[return-value]
+                return decoder(values, ImageReadMode.RGB, apply_exif_orientation=orient)  # type: ignore[return-value]
             except RuntimeError:  # Pillow reads a few files that libjpeg does not, and its messages are better
                 pass
         image.load()

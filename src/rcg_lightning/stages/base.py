@@ -142,8 +142,7 @@ class Stage(ConfigMixin, LightningModule):
         steps = self.trainer.max_steps
         lines = [module.fit_to(steps) for module in self.modules() if isinstance(module, EMA)]
         schedule = getattr(getattr(self, "optimizer", None), "lr_schedule", None)
-        if schedule is not None and schedule.warmup >= steps > 0:
-            shorter = schedule.warmup_steps(steps)
+        if schedule is not None and (shorter := schedule.warmup_steps(steps)) < schedule.warmup:
             lines.append(f"a warm-up of {schedule.warmup} steps is longer than this run of {steps}: it takes {shorter}")
         for line in filter(None, lines if self.trainer.is_global_zero else []):
             log.warning(line)
