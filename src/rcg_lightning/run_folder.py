@@ -22,6 +22,7 @@ PREVIOUS = "previous.ckpt"  # the checkpoint before the last, until training end
 UNDECAYED = "undecayed.ckpt"  # before the learning rate's final decay: a longer run continues from it
 SHORTER = "shorter.ckpt"  # the end of a run that was made longer
 DIVERGED = "diverged.ckpt"  # finite weights of a run that has diverged
+PLAN = "plan.json"  # index of a run of several steps that `rcg train` planned
 _WRITTEN = (
     LAST,
     PREVIOUS,
@@ -37,9 +38,9 @@ _WRITTEN = (
 )
 
 
-def keep_previous(path: Path) -> None:
-    """Give the checkpoint at ``path``, which is about to be replaced, the name ``previous.ckpt`` too."""
-    draft, previous = path.with_name(f".{PREVIOUS}.draft"), path.with_name(PREVIOUS)
+def keep_as(path: Path, name: str) -> None:
+    """Give the checkpoint at ``path``, which is about to be replaced, another name too."""
+    draft, kept = path.with_name(f".{name}.draft"), path.with_name(name)
     draft.unlink(missing_ok=True)
     try:
         os.link(path, draft)
@@ -47,7 +48,7 @@ def keep_previous(path: Path) -> None:
         return  # the first checkpoint
     except OSError:  # a file system without hard links
         os.replace(path, draft)
-    os.replace(draft, previous)
+    os.replace(draft, kept)
 
 
 def begin_extension(folder: Path) -> None:
@@ -56,8 +57,7 @@ def begin_extension(folder: Path) -> None:
     The end of the shorter run becomes ``shorter.ckpt``. A run that has not decayed yet continues from where it is.
     """
     if (folder / UNDECAYED).is_file() and damage(folder / UNDECAYED) is None:
-        if (folder / LAST).is_file():
-            os.replace(folder / LAST, folder / SHORTER)
+        keep_as(folder / LAST, SHORTER)
         os.replace(folder / UNDECAYED, folder / LAST)
 
 

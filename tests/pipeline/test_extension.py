@@ -1,5 +1,6 @@
 """Steps whose training is made longer, and steps whose data change outside of their command."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from rcg_lightning.errors import UserError
 from rcg_lightning.pipeline.runner import Run
 from rcg_lightning.pipeline.spec import read_pipeline
-from rcg_lightning.run_folder import LAST, SHORTER, UNDECAYED
+from rcg_lightning.run_folder import LAST, SHORTER, UNDECAYED, begin_extension
 
 COMMANDS = ("fit", "extract", "sample")
 
@@ -73,6 +74,25 @@ def test_a_longer_training_continues_from_before_the_decay(make, tmp_path):
     assert step_in(folder / LAST) == 20
     assert not list((tmp_path / "run").glob("net.until*"))
     assert make(15)[0] in ([], ["sample"])  # trained for longer than that already
+
+
+def test_a_kill_before_a_longer_training_begins_leaves_a_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / LAST).write_text("the end")
+    torch.save({"step": 8}, tmp_path / UNDECAYED)
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target).name == LAST:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        begin_extension(tmp_path)
+    assert (tmp_path / LAST).read_text() == (tmp_path / SHORTER).read_text() == "the end"
+    monkeypatch.undo()
+    begin_extension(tmp_path)
+    assert step_in(tmp_path / LAST) == 8
 
 
 def test_changed_data_are_a_new_version(make, tmp_path):

@@ -14,7 +14,7 @@ from rcg_lightning import interruption
 from rcg_lightning.arguments import Checked, PositiveInt
 from rcg_lightning.artifacts import flush, replacing
 from rcg_lightning.errors import UserError
-from rcg_lightning.run_folder import LAST, PREVIOUS, UNDECAYED, keep_previous, set_run_aside, written_files
+from rcg_lightning.run_folder import LAST, PREVIOUS, UNDECAYED, keep_as, set_run_aside, written_files
 from rcg_lightning.stages.base import Stage
 from rcg_lightning.stages.divergence import steady
 
@@ -31,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             draft.write_bytes(content.getbuffer())
             if path.name == LAST:
                 flush(draft)  # a full disk shows here at the latest
-                keep_previous(path)
+                keep_as(path, PREVIOUS)
 
 
 class EarlierRun(pl.Callback):

@@ -11,7 +11,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.curves import curves_image, logged_scalars
 from rcg_lightning.evaluation.report_page import Section, code, code_span, image, write_report
 from rcg_lightning.pipeline.records import read_record
-from rcg_lightning.run_folder import files_of_steps, step_parents
+from rcg_lightning.run_folder import PLAN, files_of_steps, step_parents
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ IMAGES = {
     "nearest": "The samples nearest to a training image, each next to that image: copies would be here.",
 }
 SAMPLES = ("samples/grid.png", "samples_*/grid.png", "*/grids/*.png")  # the last of these while a training goes on
-PLAN = "plan.json"  # of `rcg train`
 PRIVATE = (
     "This page holds thumbnails of the images that the models were trained on or compared with: share it like the "
     "images themselves."

@@ -201,7 +201,7 @@ class Run:
 
 
 def without_steps(config: Any) -> Any:
-    """Return a training's config without its number of steps, and and what follows from it and changes no result."""
+    """Return a training's config without its number of steps, and what follows from it and changes no result."""
     follows = ("max_steps", "val_check_interval", "checkpoint_every", "log_every_n_steps")
     trainer = {name: value for name, value in (config.get("trainer") or {}).items() if name not in follows}
     return {**config, "trainer": trainer}

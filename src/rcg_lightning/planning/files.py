@@ -13,11 +13,12 @@ from rcg_lightning.data.transforms import Transform, Views
 from rcg_lightning.planning.encoder_choice import EncoderChoice
 from rcg_lightning.planning.plan import GRID, VALIDATED, PlannedStage
 from rcg_lightning.planning.step_timing import StageCost
+from rcg_lightning.run_folder import PLAN
 from rcg_lightning.stages.base import Stage
 
 FORMAT = 1
 LOG_SECONDS = 0.3  # between two points of a curve: a log takes as long as a very small step
-PLAN, PIPELINE, CONFIGS = "plan.json", "plan.yaml", "configs"
+PIPELINE, CONFIGS = "plan.yaml", "configs"
 
 
 def plain(value: Any) -> Any:

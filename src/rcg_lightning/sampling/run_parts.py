@@ -23,7 +23,7 @@ from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.network_folder import DESCRIPTION as NETWORK
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder
 from rcg_lightning.pretrained.trained_encoder import TrainedEncoder
-from rcg_lightning.run_folder import LAST, files_of_steps, step_parents
+from rcg_lightning.run_folder import LAST, PLAN, files_of_steps, step_parents
 from rcg_lightning.stages.generator import Generator
 from rcg_lightning.stages.stage_folder import DESCRIPTION as STAGE
 from rcg_lightning.stages.stage_folder import bundle_parts, stage_content
@@ -32,7 +32,6 @@ from rcg_lightning.types import Codec
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-PLAN = "plan.json"  # in the folder of a run that `rcg train` planned
 # a run with several generators is sampled by the first kind that it has; others come before NoCondition
 _PREFERRED = (RepresentationCondition, JointCondition, InstanceCondition, ClusterCondition, ClassCondition)
 
