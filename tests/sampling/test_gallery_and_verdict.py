@@ -130,10 +130,10 @@ def test_a_codec_without_loss_is_good_and_a_random_one_is_broken(verdicts, tmp_p
 
 def test_mistakes_are_rejected(raised, toy, stored, tmp_path):
     out = ["--out", tmp_path / "out"]
-    assert "nothing to judge" in raised("verdict", *DATA, *out)
+    assert "nothing to evaluate" in raised("verdict", *DATA, *out)
     encoder = ["--encoder", "TrainedEncoder", "--encoder.folder", toy / "encoder" / "encoder"]
-    judge = [word.replace("encoder", "extractor.encoder", 1) if isinstance(word, str) else word for word in encoder]
-    assert "own encoder" in raised("verdict", *DATA, *encoder, "--extractor", "EncoderExtractor", *judge, *out)
+    extractor = [word.replace("encoder", "extractor.encoder", 1) if isinstance(word, str) else word for word in encoder]
+    assert "own encoder" in raised("verdict", *DATA, *encoder, "--extractor", "EncoderExtractor", *extractor, *out)
     assert "makes images" in raised("verdict", *stored, "--prior", toy / "none" / "last.ckpt", *out)
     assert "makes representations" in raised("gallery", "--checkpoint", toy / "rdm" / "last.ckpt", *DATA, *out)
     assert not (tmp_path / "out").exists()

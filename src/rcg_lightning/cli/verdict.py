@@ -8,9 +8,9 @@ from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.verdict import Verdict, verdict_text
-from rcg_lightning.metrics.feature_extractors import EncoderExtractor, FeatureExtractor
+from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.pretrained.encoders import Encoder
-from rcg_lightning.sampling.stage_measurements import StageMeasurements, check_independent
+from rcg_lightning.sampling.stage_measurements import StageMeasurements
 from rcg_lightning.trainer import pick_device
 from rcg_lightning.types import Codec, require
 
@@ -26,7 +26,7 @@ def verdict(
     number: SampleCount = 1000,
     accelerator: str = "auto",
 ) -> None:
-    """Judge the stages of a run: one line for each that is given, good, usable or broken, and what to do.
+    """Evaluate the stages of a run: one line for each that is given, good, usable or broken, and what to do.
 
     Every stage is compared with references that are measured on the same images: an encoder with principal components
     of the pixels and with an untrained network, a tokenizer with the mean image, representations with real ones and
@@ -45,15 +45,9 @@ def verdict(
         accelerator: cpu, gpu, mps or auto.
     """
     given = {"--encoder": encoder, "--codec": codec, "--prior": prior, "--samples": samples}
-    require(
-        any(part is not None for part in given.values()), f"nothing to judge: give {', '.join(given)} or some of them"
-    )
-    measure, found = StageMeasurements(data, number, pick_device(accelerator)), []
-    judge = extractor or EncoderExtractor(measure.untrained())
-    judge.setup()
-    if encoder is not None:
-        check_independent(judge, encoder)
-    features = "features of an untrained network" if extractor is None else f"{judge.name} features"
+    some = any(part is not None for part in given.values())
+    require(some, f"nothing to evaluate: give {', '.join(given)} or some of them")
+    measure, found = StageMeasurements(data, number, pick_device(accelerator), extractor), []
 
     def add(one: Verdict) -> None:
         echo(one.line())
@@ -62,11 +56,11 @@ def verdict(
     if encoder is not None:
         add(measure.encoder(encoder))
     if codec is not None:
-        add(measure.tokenizer(codec, judge))
+        add(measure.tokenizer(codec))
     if prior is not None:
         add(measure.rdm(prior))
     if samples is not None:
-        add(measure.generator(samples, judge, features))
+        add(measure.generator(samples))
     write_json(out / "verdict.json", [one.to_dict() for one in found])
     write_text(out / "verdict.md", verdict_text(found))
 

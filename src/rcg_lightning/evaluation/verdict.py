@@ -59,7 +59,7 @@ class Representation:
 
 
 def encoder_verdict(encoder: Representation, components: Representation, untrained: Representation, n: int) -> Verdict:
-    """Judge an encoder by ``n`` images, next to principal components of the pixels and an untrained network."""
+    """Grade an encoder by ``n`` images, next to principal components of the pixels and an untrained network."""
     least_rank = min(components.effective_rank, untrained.effective_rank)
     best = max(components.agreement, untrained.agreement)
     reason = (
@@ -87,7 +87,7 @@ def encoder_verdict(encoder: Representation, components: Representation, untrain
 def tokenizer_verdict(
     rfd: float, real: float, psnr: float, blank_psnr: float, codes: tuple[int, int] | None = None
 ) -> Verdict:
-    """Judge an autoencoder by its reconstructions of evaluation images.
+    """Grade an autoencoder by its reconstructions of evaluation images.
 
     Args:
         rfd: Fréchet distance of the reconstructions to their originals.
@@ -113,7 +113,7 @@ def tokenizer_verdict(
 
 
 def rdm_verdict(fd: float, real: float, noise: float, n: int) -> Verdict:
-    """Judge an RDM by ``n`` generated representations.
+    """Grade an RDM by ``n`` generated representations.
 
     Args:
         fd: their Fréchet distance to the training representations (rep-FD).
@@ -149,7 +149,7 @@ class SampleMetrics:
 
 
 def generator_verdict(samples: SampleMetrics, real: SampleMetrics, shuffled_fd: float, features: str) -> Verdict:
-    """Judge a generator by its samples.
+    """Grade a generator by its samples.
 
     Args:
         samples: of the generator.

@@ -1,6 +1,7 @@
-"""Measure the stages of a run and their references on the run's own images, and judge them."""
+"""Measure the stages of a run and their references on the run's own images, and grade them."""
 
 import math
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ _CHUNK = 4096  # pixels that are exchanged at once
 def untrained_encoder(side: int) -> Encoder:
     """Return an untrained network for images of ``side`` pixels, always the same one.
 
-    It is a reference for encoders, and judges samples where no other extractor is given.
+    It is a reference for encoders, and makes the features of samples where no other extractor is given.
     """
     return TimmEncoder("resnet18", pretrained=False, size=max(32, min(side, 64)))
 
@@ -58,37 +59,40 @@ class StageMeasurements:
         data: the run's images, and the stores of their representations.
         number: maximum number of images, samples and representations to compare.
         device: where to compute.
+        extractor: makes the features to compare images in. None: of the untrained network.
     """
 
-    def __init__(self, data: ImageDataModule, number: int, device: torch.device) -> None:
+    def __init__(
+        self, data: ImageDataModule, number: int, device: torch.device, extractor: FeatureExtractor | None = None
+    ) -> None:
         data.prepare_data()
         self.data, self.number, self.device = data, number, device
-
-    def untrained(self) -> Encoder:
-        """Return ``untrained_encoder`` for the data's images."""
-        return untrained_encoder(min(self.data.spec.image[1:]))
+        self.untrained = untrained_encoder(min(data.spec.image[1:]))
+        self.extractor = extractor or EncoderExtractor(self.untrained)
+        self.extractor.setup()
+        self.features = "features of an untrained network" if extractor is None else f"{extractor.name} features"
 
     def encoder(self, encoder: Encoder) -> Verdict:
-        """Judge an encoder by training images: changed copies of an image should be near each other."""
+        """Grade an encoder by training images: changed copies of an image should be near each other."""
+        check_independent(self.extractor, encoder)
         images = self._images("train", self.number).float() / 255
-        require(len(images) > 2, f"{len(images)} training images are too few to judge an encoder")
+        require(len(images) > 2, f"{len(images)} training images are too few to evaluate an encoder")
         views = _views(images)
         small = [_at_most(part) for part in (images, *views)]
         dim = min(encoder.dim, len(images) - 1, small[0][0].numel())
         components = fit_principal_components(small[0], dim)
-        untrained = self.untrained()
         return encoder_verdict(
             _representation([self._encoded(encoder, part) for part in (images, *views)]),
             _representation([encoder.normalise(components(part)) for part in small]),
-            _representation([self._encoded(untrained, part) for part in (images, *views)]),
+            _representation([self._encoded(self.untrained, part) for part in (images, *views)]),
             len(images),
         )
 
-    def tokenizer(self, codec: Codec, extractor: FeatureExtractor) -> Verdict:
-        """Judge an autoencoder by its reconstructions of evaluation images."""
+    def tokenizer(self, codec: Codec) -> Verdict:
+        """Grade an autoencoder by its reconstructions of evaluation images."""
         codec.shape(self.data.spec)
-        reference = self._reference(extractor)
-        metric, codes = Reconstruction(extractor).to(self.device), set()
+        reference = self._reference
+        metric, codes = Reconstruction(self.extractor).to(self.device), set()
         mean = self._images("train", self.number).double().mean(0) / 255
         blank = []
         for batch in self._images("eval", self.number).split(BATCH):
@@ -106,7 +110,7 @@ class StageMeasurements:
         return tokenizer_verdict(found["rfd"], real, found["psnr"], blank_psnr, used)
 
     def rdm(self, path: Path) -> Verdict:
-        """Judge an RDM by the distance of its representations to those in the stores of the data."""
+        """Grade an RDM by the distance of its representations to those in the stores of the data."""
         rdm = Generator.load(prior_at(path), self.device)
         require(rdm.codec.makes == "representation", f"{path} makes {rdm.codec.makes}s: give an RDM as --prior")
         real, _ = bind_representations(self.data)
@@ -119,15 +123,14 @@ class StageMeasurements:
         distances = [fid(moments, real.train) for moments in (generated, real.resampled(count), as_noise)]
         return rdm_verdict(*distances, count)  # type: ignore[reportArgumentType]
 
-    def generator(self, path: Path, extractor: FeatureExtractor, features: str) -> Verdict:
-        """Judge a generator by samples in a folder, as `rcg sample` writes them."""
+    def generator(self, path: Path) -> Verdict:
+        """Grade a generator by samples in a folder, as `rcg sample` writes them."""
         samples = open_samples(samples_folder(path))
-        reference = self._reference(extractor)
         evaluation = self._images("eval", min(self.number, samples.count))
         count = len(evaluation)  # all metrics depend on the number
         shuffled = _shuffled(self._images("train", count))
         scores = [
-            score(images, reference, extractor, self.device, CHEAP | {"precision"}, warn=False)
+            score(images, self._reference, self.extractor, self.device, CHEAP | {"precision"}, warn=False)
             for images in (samples.first(count), evaluation, shuffled)
         ]
         every = samples.first(self.number)
@@ -136,14 +139,15 @@ class StageMeasurements:
             SampleMetrics(one["fd"], one.get("precision"), one.get("recall"), copied, n)
             for one, copied, n in zip(scores, copies, (len(every), count))
         )
-        return generator_verdict(found, real, scores[2]["fd"], features)
+        return generator_verdict(found, real, scores[2]["fd"], self.features)
 
-    def _reference(self, extractor: FeatureExtractor) -> Reference:
+    @cached_property
+    def _reference(self) -> Reference:
         """Measure training images, several times as many as are compared with them, and evaluation images."""
         count = len(self.data.images("eval"))
         require(count > 1, "verdicts need evaluation images: give data with an eval split")
         train, evaluation = self._images("train", TRAINING * self.number), self._images("eval", self.number)
-        return Reference.measure(train, evaluation, extractor, device=self.device)
+        return Reference.measure(train, evaluation, self.extractor, device=self.device)
 
     def _copies(self, samples: Tensor, evaluation: Tensor) -> tuple[int | None, int | None]:
         """Return how many samples and evaluation images are copies of any training image; None if these are too many.
@@ -169,7 +173,7 @@ class StageMeasurements:
 
 
 def check_independent(extractor: FeatureExtractor, encoder: Encoder) -> None:
-    """Raise a UserError where samples would be judged by the encoder that they were made with."""
+    """Raise a UserError where samples would be evaluated by the encoder that they were made with."""
     same = isinstance(extractor, EncoderExtractor) and extractor.encoder.identity == encoder.identity
     require(not same, "--extractor is the run's own encoder: give another one, or leave it out")
 
