@@ -13,7 +13,7 @@ from rcg_lightning.planning.machine import Machine
 MACHINE = Machine("cpu", "1 CPU core", 1, 10**10)
 
 
-def picture(seed, width=48, height=32):
+def random_image(seed, width=48, height=32):
     small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC)
 
@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
     found = tmp_path / "images"
     found.mkdir()
     for seed in range(60):
-        picture(seed).save(found / f"{seed:02}.png")
+        random_image(seed).save(found / f"{seed:02}.png")
     return found
 
 
@@ -34,12 +34,12 @@ def report_of(folder, **settings):
 
 
 def test_a_folder_is_described(folder, tmp_path):
-    picture(1).save(folder / "copy.png")
-    picture(2).convert("L").save(folder / "grey.png")
-    picture(100).convert("RGBA").save(folder / "transparent.png")
+    random_image(1).save(folder / "copy.png")
+    random_image(2).convert("L").save(folder / "grey.png")
+    random_image(100).convert("RGBA").save(folder / "transparent.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(101, 200, 30).save(folder / "rotated.jpg", exif=exif)
+    random_image(101, 200, 30).save(folder / "rotated.jpg", exif=exif)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff and nothing else")
     (folder / "notes.txt").write_text("no image")
     report, sheet = report_of(folder)
@@ -62,7 +62,7 @@ def test_a_folder_is_described(folder, tmp_path):
 
 def test_frames_of_a_video_are_warned_about(folder):
     for frame in range(30):
-        pixels = np.asarray(picture(3)).astype(int) + frame % 3
+        pixels = np.asarray(random_image(3)).astype(int) + frame % 3
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"frame{frame}.png")
     report, _ = report_of(folder)
     assert any("repeat others, as the frames of a video do" in line for line in report.warnings(32))
@@ -78,7 +78,7 @@ def test_data_that_cannot_work_are_rejected(folder):
     with pytest.raises(UserError, match=r"35 of 60 images cannot be read .*repair or remove"):
         report_of(folder)[0].check(folder)
     for path in files:
-        picture(0).save(path)
+        random_image(0).save(path)
     with pytest.raises(UserError, match="all images are the same"):
         report_of(folder)[0].check(folder)
     for path in files[40:]:

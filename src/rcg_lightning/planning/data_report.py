@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rcg_lightning.data import numpy_rng
 from rcg_lightning.data.decode import Unreadable, opened_image, to_pil
 from rcg_lightning.data.image_folders import FolderSplit
-from rcg_lightning.data.image_split import ImageSplit, fixed_subset
+from rcg_lightning.data.image_split import ImageSplit
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.image_grid import image_grid, save_png
 from rcg_lightning.planning.duplicates import count_repeats, tiny
@@ -151,8 +152,7 @@ def examine(train: ImageSplit, evaluation: ImageSplit, machine: Machine) -> tupl
         named = Counter(train.index.folders[train.rows].tolist())
         report.classes = {train.index.classes[row]: count for row, count in sorted(named.items()) if row >= 0}
     report.labelled = train.labels is not None
-    chosen = fixed_subset(report.images, SAMPLE)
-    order = np.random.default_rng(0).permutation(chosen)
+    order = numpy_rng.permutation(report.images, 0)[:SAMPLE]  # at random, as time may end it anywhere
     versions, digests, sizes, sheet = [], [], [], []
     start = machine.now()
     for number, position in enumerate(order):

@@ -1,8 +1,7 @@
 """Which encoder makes the representations: a pretrained one where its weights are at hand, else one trained here."""
 
 import logging
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.planning.data_report import FEW, DataReport
 from rcg_lightning.planning.machine import Machine
 from rcg_lightning.pretrained import efficientnet_lite
-from rcg_lightning.pretrained.downloads import require_answer
+from rcg_lightning.pretrained.downloads import is_offline, require_answer
 from rcg_lightning.pretrained.network_folder import DESCRIPTION
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder, published_config
 
@@ -43,7 +42,7 @@ class EncoderChoice:
     name: str | None = None
     size: int | None = None
     path: Path | None = None
-    saw_labels: bool = field(default=False)
+    saw_labels: bool = False
 
     def configured(self, step_folder: str = "{encoder}") -> dict[str, Any]:
         """Return the encoder as a config names it; ``step_folder`` is that of the step that trains it."""
@@ -125,7 +124,7 @@ def is_at_hand(name: str) -> bool:
     files = ("model.safetensors", "pytorch_model.bin")
     if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in files):
         return True
-    if hub.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+    if is_offline():
         return False
     try:
         require_answer(hub.ENDPOINT)

@@ -74,10 +74,12 @@ def _dit(side: int, on_cpu: bool) -> DiT:
 
 def condition_of(name: str) -> Condition:
     """Return the condition that --condition names."""
-    kinds = {"representation": [RepresentationCondition()], "class": [ClassCondition()], "none": [NoCondition()]}
-    if name == "joint":
-        return JointCondition([RepresentationCondition(), ClassCondition()])
-    return kinds[name][0]
+    single: dict[str, Condition] = {
+        "representation": RepresentationCondition(),
+        "class": ClassCondition(),
+        "none": NoCondition(),
+    }
+    return JointCondition([single["representation"], single["class"]]) if name == "joint" else single[name]
 
 
 def generator_stage(kind: str, shape: Shape, condition: str, on_cpu: bool, few: bool) -> DiffusionStage:

@@ -114,6 +114,11 @@ def require_sha256(path: Path, sha256: str, remedy: str) -> None:
 # -- the Hugging Face hub ----------------------------------------------------------------------------------------------
 
 
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the hub, since before or after its client was imported."""
+    return hub.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+
+
 def hub_file(repository: str, names: Sequence[str], revision: str | None, what: str, use: str) -> Path:
     """Return the first of the files ``names`` that a repository has: from the hub's cache, or else from the hub.
 
@@ -139,8 +144,7 @@ def hub_file(repository: str, names: Sequence[str], revision: str | None, what: 
         if isinstance(cached, str):
             return _checked(Path(cached), advice)
     missing = f"{what} are not on this machine: {advice}"
-    off = hub.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-    require(not off, f"{missing} (HF_HUB_OFFLINE is set)")
+    require(not is_offline(), f"{missing} (HF_HUB_OFFLINE is set)")
     reason: Exception | None = None
     try:
         require_answer(hub.ENDPOINT)
