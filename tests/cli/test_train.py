@@ -44,7 +44,7 @@ def steps_of(path):
 
 def test_a_folder_becomes_images_and_the_same_command_continues(rcg_train, images, tmp_path):
     run = tmp_path / "run"
-    code, out, err = rcg_train("--steps", 10, "--dry-run")
+    code, out, err = rcg_train("--steps", 30, "--dry-run")  # of which nothing has been trained
     assert code == 0, err
     assert "60 images" in out
     assert "principal" in out  # too few to train an encoder on

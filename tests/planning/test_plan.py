@@ -6,7 +6,21 @@ import pytest
 
 from rcg_lightning.data.image_folders import FlatFolder
 from rcg_lightning.errors import UserError
-from rcg_lightning.planning.plan import Costs, costs_from_plain, costs_to_plain, make_plan, slowed, table, total
+from rcg_lightning.pipeline.runner import Run
+from rcg_lightning.pipeline.spec import Pipeline, Step
+from rcg_lightning.planning.encoder_choice import EncoderChoice
+from rcg_lightning.planning.pipeline_file import PipelineFile
+from rcg_lightning.planning.plan import (
+    EVALUATION_ENCODER,
+    Costs,
+    costs_from_plain,
+    costs_to_plain,
+    expected,
+    make_plan,
+    slowed,
+    table,
+    total,
+)
 from rcg_lightning.planning.run_plan import fit_data
 from rcg_lightning.planning.step_timing import StageCost, fitting_batch
 
@@ -34,6 +48,23 @@ def test_a_plan_fills_its_budget(budget, speed):
     generator = next(stage for stage in plan if stage.name == "generator")
     assert generator.seconds > 0.5 * budget
     assert 4 <= generator.validations <= 20
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_all_seeds_and_the_comparison_are_within_the_budget(seeds, tmp_path):
+    stages = costs(0.1).stages
+    several = costs(stages={**stages, EVALUATION_ENCODER: stages["encoder"]}, seeds=seeds, compare=True)
+    plan = make_plan(several, 3600, None)
+    assert total(plan) == pytest.approx(3600, rel=0.15)
+    generator, comparison = (next(one for one in plan if one.name == name) for name in ("generator", "comparison"))
+    assert generator.repeats == 3 * seeds
+    assert comparison.seconds > seeds * 4 * 1000 * several.sampler_steps * several.forward()
+
+    encoder = EncoderChoice("moco", "no reason")
+    content = PipelineFile(tmp_path, encoder, steps(plan), "v", seeds, "cpu", 64, 2700, compare=True).content("run")
+    entries = {name: Step(name, entry["run"], entry["shared"]) for name, entry in content["steps"].items()}
+    todo = Run(Pipeline("run", entries, None, {}), tmp_path, list(range(seeds))).todo()
+    assert sum(expected(step.name, plan) for step, _ in todo) == pytest.approx(total(plan))
 
 
 def test_what_is_spent_is_gone():

@@ -63,7 +63,7 @@ COMMANDS = {
     "probe": ("rcg_lightning.cli.probe:main", "probe an encoder: uniformity, effective rank, kNN, linear probe"),
     "compare": ("rcg_lightning.cli.compare:main", "score several sets of samples side by side: table and image"),
     "gallery": ("rcg_lightning.cli.gallery:main", "show samples, variations, interpolations, nearest training images"),
-    "verdict": ("rcg_lightning.cli.verdict:main", "judge the stages of a run: good, usable or broken, what to do"),
+    "verdict": ("rcg_lightning.cli.verdict:main", "evaluate the stages of a run: good, usable or broken, what to do"),
     "report": ("rcg_lightning.cli.report:main", "write what a run has made on one page: report.html"),
     "sweep": ("rcg_lightning.cli.sweep:main", "score a generator over guidance, steps, temperature: table, plots"),
     "bench": ("rcg_lightning.cli.bench:main", "time the stages at their real sizes, next to the machine's limit"),
@@ -73,6 +73,7 @@ COMMANDS = {
     ),
     "reproduce": ("rcg_lightning.cli.reproduce:main", "list published metrics next to those measured here"),
 }
+STEP_COMMANDS = COMMANDS.keys() - {"pipeline", "train"}  # those that a step of a pipeline may run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

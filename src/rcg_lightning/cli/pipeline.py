@@ -4,14 +4,12 @@ from pathlib import Path
 
 from rcg_lightning.arguments import PositiveInt
 from rcg_lightning.artifacts import locked
-from rcg_lightning.cli.main import COMMANDS, run
+from rcg_lightning.cli.main import STEP_COMMANDS, run
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.config_files import find_config
 from rcg_lightning.pipeline.runner import Run
 from rcg_lightning.pipeline.spec import read_pipeline
-
-STEP_COMMANDS = COMMANDS.keys() - {"pipeline"}
 
 
 def pipeline(

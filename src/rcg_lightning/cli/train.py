@@ -6,24 +6,23 @@ from typing import Literal
 
 from rcg_lightning.arguments import ImageSize, PositiveInt
 from rcg_lightning.artifacts import locked
-from rcg_lightning.cli.main import COMMANDS, run
+from rcg_lightning.cli.main import STEP_COMMANDS, run
 from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.errors import UserError
 from rcg_lightning.overall_progress import Overall, stage_of
 from rcg_lightning.pipeline.runner import Run
-from rcg_lightning.pipeline.spec import read_pipeline
+from rcg_lightning.pipeline.spec import Step, read_pipeline
 from rcg_lightning.planning.data_choice import check_apart
 from rcg_lightning.planning.duration import duration, parse_duration
 from rcg_lightning.planning.files import PIPELINE
 from rcg_lightning.planning.machine import Machine, this_machine
-from rcg_lightning.planning.plan import PlannedStage, table
+from rcg_lightning.planning.plan import PlannedStage, expected, table
 from rcg_lightning.planning.plan_record import PlanRecord
 from rcg_lightning.planning.representation_report import largest_cluster
 from rcg_lightning.planning.run_plan import Choices, Wishes, examine_data
 from rcg_lightning.types import require
 
-STEP_COMMANDS = COMMANDS.keys() - {"pipeline", "train"}
 TOLERANCE = 1.3  # a stage may take this many times its planned time before the plan is made again
 DOMINATING = 0.5  # share of the representations in the largest of some clusters
 RUN = Path("runs", "NAME")
@@ -86,7 +85,7 @@ def train(
     show_plan(plan, choices, machine)
     if dry_run:
         if not record.exists:
-            record.write(choices, seeds, machine, STEP_COMMANDS)
+            record.write(choices, seeds, machine)
             echo(f"configs for rcg fit: {folder / 'configs'}; start it by the same command without --dry-run")
         return
     busy = f"another rcg train is running in {folder}: wait for it, or give another --out"
@@ -133,23 +132,21 @@ class Training:
             if steps.is_done(step, seed):
                 echo(f"{where}: up to date")
                 continue
-            planned = next((stage for stage in plan if stage.name == step.name), None)
-            echo(f"{where}{_expectation(planned)}")
+            seconds = expected(step.name, plan)
+            echo(f"{where}{_expectation(step, seconds)}")
             begun, now, continued = self.machine.now(), time.monotonic(), bool(self.record.step_record(step.name))
-            seconds = planned.seconds if planned is not None else 0.0
-            later = sum(stage.seconds for stage in plan if stage.name in {other.name for other, _ in todo[number:]})
+            later = sum(expected(other.name, plan) for other, _ in todo[number:])
             with stage_of(Overall(number, len(todo), title, self.begun - self.spent, now, seconds, later)):
                 steps.execute(step, seed, run, echo)
             if step.name == "store":
                 self._warn_of_clusters(steps.folder(step, seed))
-            if planned is not None and step.steps is not None and not continued:
-                factor = self.machine.since(begun) / planned.seconds
+            if step.steps is not None and not continued:
+                factor = self.machine.since(begun) / seconds
                 done = [other.name for other, _ in todo[:number]]
                 plan = self._replanned(plan, factor, done)
                 steps = self._steps()
         steps.make_table(run, echo)
-        if "report" in COMMANDS:
-            run("report", [str(self.folder)])
+        run("report", [str(self.folder)])
         for step, seed in todo:
             if step.name == "samples":
                 echo(f"{steps.folder(step, seed) / 'grid.png'}: generated images")
@@ -163,7 +160,7 @@ class Training:
             )
 
     def _steps(self) -> Run:
-        self.record.write(self.choices, self.seeds, self.machine, STEP_COMMANDS)
+        self.record.write(self.choices, self.seeds, self.machine)
         return Run(read_pipeline(self.folder / PIPELINE, STEP_COMMANDS), self.folder, list(range(self.seeds)))
 
     def _replanned(self, plan: list[PlannedStage], factor: float, done: list[str]) -> list[PlannedStage]:
@@ -180,11 +177,9 @@ class Training:
         return again
 
 
-def _expectation(planned: PlannedStage | None) -> str:
-    if planned is None:
-        return ""
-    steps = "" if planned.steps is None else f"{planned.steps:,} steps, "
-    return f": {steps}about {duration(planned.seconds)}"
+def _expectation(step: Step, seconds: float) -> str:
+    steps = "" if step.steps is None else f"{step.steps:,} steps, "
+    return f": {steps}about {duration(seconds)}" if seconds else ""
 
 
 def run_name(data: str) -> str:

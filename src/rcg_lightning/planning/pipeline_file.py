@@ -1,15 +1,15 @@
 """The pipeline file of a run: each stage of the plan as an ordinary `rcg` command."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice
-from rcg_lightning.planning.plan import JUDGE, JUDGED, SAMPLES
+from rcg_lightning.planning.plan import BASELINES, COMPARED, EVALUATED, EVALUATION_ENCODER, ROWS, SAMPLES
 
 PRINCIPAL_SIZE = 32  # pixels: more dimensions than 4096 take gigabytes
-COMPARED, CLUSTERS = 1000, 50  # samples of each row of a comparison, and clusters of the cluster row
+CLUSTERS = 50  # of the cluster row of a comparison
 STORES = " --data.stores [{store}] --data.eval_stores [{eval_store}]"
 
 
@@ -27,7 +27,6 @@ class PipelineFile:
         dim: of principal components.
         images: to train on.
         compare: also train the conditions none and cluster, and score all by a second encoder.
-        commands: names of the commands that there are.
     """
 
     configs: Path
@@ -39,7 +38,6 @@ class PipelineFile:
     dim: int
     images: int
     compare: bool = False
-    commands: Collection[str] = ()
     arguments: dict[str, str] = field(default_factory=dict)
 
     def content(self, name: str) -> dict[str, Any]:
@@ -52,7 +50,7 @@ class PipelineFile:
         if "rdm" in self.steps:
             found["rdm"] = self._fit("rdm", stores)
         if "generator" in self.steps:
-            found["samples"] = self._once(f"{self._sample('generator')} --number {SAMPLES}")
+            found["samples"] = self._sample("generator", self._prior, SAMPLES)
         table = {"table": self._comparison(found)} if self.compare else {}
         found |= self._results(stores) if "generator" in self.steps else {}
         return {"name": name, "arguments": self.arguments, "steps": found, **table}
@@ -62,7 +60,7 @@ class PipelineFile:
         encoder, found = self.encoder, dict[str, Any]()
         assert encoder is not None
         if encoder.kind == MOCO:
-            found["encoder"] = self._shared("fit --config {configs}/encoder.yaml") | {"steps": self.steps["encoder"]}
+            found["encoder"] = self._fit_encoder("encoder")
         elif encoder.trained_here:
             run = f"principal --config {{configs}}/data.yaml --dim {self.dim} --size {PRINCIPAL_SIZE}"
             found["encoder"] = self._shared(run)
@@ -84,46 +82,50 @@ class PipelineFile:
         return " ".join(words)
 
     def _results(self, stores: str) -> dict[str, Any]:
-        """Return the steps that show and judge the result, as far as there are commands for them."""
-        prior = " --prior {rdm}/last.ckpt" if "rdm" in self.steps else ""
+        """Return the steps that show and evaluate the result."""
         data = f"--samples {{samples}} --config {{configs}}/data.yaml{stores} --accelerator {self.accelerator}"
         encoder = f" {self._encoder_options()}" if self.encoder is not None else ""
-        judge = f" --extractor EncoderExtractor {_judge()}" if self.compare else ""
+        extractor = f" --extractor EncoderExtractor {_evaluation_encoder()}" if self.compare else ""
         runs = {
-            "gallery": f"gallery --checkpoint {{generator}}/last.ckpt{prior} {data}",
-            "verdict": f"verdict{encoder}{prior}{judge} --number {JUDGED} {data}",
+            "gallery": f"gallery --checkpoint {{generator}}/last.ckpt{self._prior} {data}",
+            "verdict": f"verdict{encoder}{self._prior}{extractor} --number {EVALUATED} {data}",
         }
-        return {name: self._once(run) for name, run in runs.items() if name in self.commands}
+        return {name: self._once(run) for name, run in runs.items()}
 
     def _comparison(self, found: dict[str, Any]) -> dict[str, Any]:
         """Add the steps of a comparison to ``found``; return its table."""
         count = min(COMPARED, self.images)
-        found[JUDGE] = self._shared(f"fit --config {{configs}}/{JUDGE}.yaml") | {"steps": self.steps[JUDGE]}
-        found["clusters"] = self._once(f"cluster --store {{store}} --count {min(CLUSTERS, self.images // 10)}")
-        found["clusters"]["run"] += " --seed {seed}"
+        found[EVALUATION_ENCODER] = self._fit_encoder(EVALUATION_ENCODER)
+        clusters = min(CLUSTERS, self.images // 10)
+        found["clusters"] = self._once(f"cluster --store {{store}} --count {clusters} --seed {{seed}}")
         found["eval_clusters"] = self._once("cluster --store {eval_store} --centres {clusters}")
-        clusters = STORES.replace("{store}", "{clusters}").replace("{eval_store}", "{eval_clusters}")
+        stores = STORES.replace("{store}", "{clusters}").replace("{eval_store}", "{eval_clusters}")
         steps = {"steps": self.steps["generator"]}
         fit = "fit --config {configs}/generator.yaml --model.condition"
         found["none"] = self._once(f"{fit} NoCondition") | steps | {"version": self.version}
-        found["cluster"] = self._once(f"{fit} ClusterCondition{clusters}") | steps
-        rows = {"none": "sample --checkpoint {none}/last.ckpt", "cluster": "sample --checkpoint {cluster}/last.ckpt"}
-        rows["representation"] = self._sample("generator")
-        rows["oracle"] = "sample --checkpoint {generator}/last.ckpt --representations {eval_store}"
-        for name, run in rows.items():
-            given = f" --number {count} --first_seed {{run}}00000 --png false --accelerator {self.accelerator}"
-            found[f"compared_{name}"] = self._once(run.partition(" --first_seed")[0] + given)
-        run = f"compare --config {{configs}}/data.yaml --extractor EncoderExtractor {_judge()}"
-        return {"run": run, "rows": {name: f"compared_{name}" for name in rows}}
+        found["cluster"] = self._once(f"{fit} ClusterCondition{stores}") | steps
+        given = {"representation": self._prior, "oracle": " --representations {eval_store}"}
+        for row in ROWS:
+            generator = row if row in BASELINES else "generator"
+            found[f"compared_{row}"] = self._sample(generator, given.get(row, ""), count, " --png false")
+        run = f"compare --config {{configs}}/data.yaml --extractor EncoderExtractor {_evaluation_encoder()}"
+        return {"run": run, "rows": {row: f"compared_{row}" for row in ROWS}}
+
+    def _fit_encoder(self, stage: str) -> dict[str, Any]:
+        """Return a training that goes on where images are added: its result does not depend on their version."""
+        return self._shared(f"fit --config {{configs}}/{stage}.yaml") | {"steps": self.steps[stage]}
 
     def _fit(self, stage: str, stores: str) -> dict[str, Any]:
         step = self._once(f"fit --config {{configs}}/{stage}.yaml{stores}") | {"steps": self.steps[stage]}
         return step if stores else step | {"version": self.version}
 
-    def _sample(self, generator: str) -> str:
-        prior = " --prior {rdm}/last.ckpt" if "rdm" in self.steps else ""
-        seeds = f"--first_seed {{run}}00000 --accelerator {self.accelerator}"
-        return f"sample --checkpoint {{{generator}}}/last.ckpt{prior} {seeds}"
+    @property
+    def _prior(self) -> str:
+        return " --prior {rdm}/last.ckpt" if "rdm" in self.steps else ""
+
+    def _sample(self, generator: str, given: str, count: int, more: str = "") -> dict[str, Any]:
+        options = f"--number {count} --first_seed {{run}}00000{more} --accelerator {self.accelerator}"
+        return self._once(f"sample --checkpoint {{{generator}}}/last.ckpt{given} {options}")
 
     def _shared(self, run: str) -> dict[str, Any]:
         return {"run": run, "shared": True}
@@ -133,5 +135,5 @@ class PipelineFile:
         return {"run": run, "shared": self.seeds == 1}
 
 
-def _judge() -> str:
-    return f"--extractor.encoder TrainedEncoder --extractor.encoder.folder {{{JUDGE}}}/encoder"
+def _evaluation_encoder() -> str:
+    return f"--extractor.encoder TrainedEncoder --extractor.encoder.folder {{{EVALUATION_ENCODER}}}/encoder"

@@ -1,7 +1,7 @@
 """The plan of a run: how many steps each stage takes within a budget, and what that costs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rcg_lightning.errors import UserError
@@ -9,18 +9,26 @@ from rcg_lightning.planning.duration import duration
 from rcg_lightning.planning.step_timing import StageCost
 
 STARTUP = 2.5  # seconds that a command takes to begin and end
-ENCODER_SHARE, JUDGE_SHARE, RDM_SHARE = 0.2, 0.1, 0.08  # of the training time
+ENCODER_SHARE, EVALUATION_ENCODER_SHARE, RDM_SHARE = 0.2, 0.1, 0.08  # of the training time
 SMALL_RDM_SHARE = 0.3  # where the generator is as small as the RDM
-JUDGE = "evaluation_encoder"  # a second encoder that no stage reads
-LONGEST_EPOCHS = {"encoder": 400, JUDGE: 400, "rdm": 1000}
-MOST_STEPS = {"encoder": 50_000, JUDGE: 50_000, "rdm": 20_000}
+EVALUATION_ENCODER = "evaluation_encoder"  # a second encoder that no stage reads
+LONGEST_EPOCHS = {"encoder": 400, EVALUATION_ENCODER: 400, "rdm": 1000}
+MOST_STEPS = {"encoder": 50_000, EVALUATION_ENCODER: 50_000, "rdm": 20_000}
 VALIDATED = 512  # evaluation images in a validation
 GRID = 16  # samples in a grid
-SAMPLES, SHOWN, JUDGED = 64, 96, 500  # samples of the run, of the gallery, and images of the verdict
+SAMPLES, SHOWN, EVALUATED = 64, 96, 500  # samples of the run, of the gallery, and images of the verdict
 VALIDATION_SHARE = 0.1  # of a generator's time
 STORED_STATES = 3  # checkpoints of a run at most: last, previous, undecayed
-TRAINED = ("encoder", JUDGE, "rdm", "generator")  # in the order in which they take their part of the budget
-ORDER = ("encoder", "store", "generator", "rdm", "samples", JUDGE, "gallery", "verdict")
+TRAINED = (
+    "encoder",
+    EVALUATION_ENCODER,
+    "rdm",
+    "generator",
+)  # in the order in which they take their shares
+ORDER = ("encoder", "store", "generator", "rdm", "samples", EVALUATION_ENCODER, "comparison", "gallery", "verdict")
+BASELINES = ("none", "cluster")  # conditions of a comparison's further generators, and their steps
+ROWS = (*BASELINES, "representation", "oracle")  # of the comparison
+COMPARED = 1000  # samples of each row at most
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class PlannedStage:
         steps: of training; None where nothing is trained.
         images: of a step.
         validations: how often it is validated.
+        repeats: how often it runs: for each seed, and each condition of a comparison.
     """
 
     name: str
@@ -44,6 +53,12 @@ class PlannedStage:
     steps: int | None = None
     images: int = 0
     validations: int = 1
+    repeats: int = 1
+
+    @property
+    def once(self) -> float:
+        """Seconds of one run."""
+        return self.seconds / self.repeats
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,8 @@ class Costs:
         dim: dimensions of a representation.
         views: of each training image in the store.
         sampler_steps: network evaluations of a sample.
-        repeats: how often a stage is trained, by name: for each seed, and each condition of a comparison.
+        seeds: of everything but encoders and stores.
+        compare: whether generators of other conditions are trained and compared.
     """
 
     train: int
@@ -69,24 +85,35 @@ class Costs:
     dim: int
     views: int
     sampler_steps: int
-    repeats: Mapping[str, int] = field(default_factory=dict)
+    seeds: int = 1
+    compare: bool = False
+
+    def repeats(self, name: str) -> int:
+        """Return how often a stage is trained."""
+        if name in ("encoder", EVALUATION_ENCODER):
+            return 1
+        return self.seeds * (1 + len(BASELINES) if self.compare and name == "generator" else 1)
 
     def step(self, name: str) -> float:
         """Return the seconds of a step, with reading its images, in all repeats of the stage."""
         cost = self.stages[name]
         reading = 0.0 if name == "rdm" else cost.images * self.reading
-        return self.repeats.get(name, 1) * (cost.seconds + reading)
+        return self.repeats(name) * (cost.seconds + reading)
 
     def forward(self) -> float:
         """Return the generator's seconds for one image without gradient: about a third of training."""
         cost = self.stages["generator"]
         return cost.seconds / cost.images / 3
 
+    def sampling(self, count: int) -> float:
+        """Return the seconds of a command that makes ``count`` samples."""
+        return count * self.sampler_steps * self.forward() + STARTUP
+
     def validation(self) -> float:
         """Return the seconds of a generator's validation with its grid, in all repeats."""
         images = min(self.evaluation, VALIDATED)
         once = images * (self.forward() + self.reading) + GRID * self.sampler_steps * self.forward()
-        return self.repeats.get("generator", 1) * once
+        return self.repeats("generator") * once
 
 
 def make_plan(
@@ -130,10 +157,12 @@ def _around(costs: Costs) -> dict[str, PlannedStage]:
         seconds = images * (costs.encoding + costs.reading) + 2 * STARTUP
         found["store"] = PlannedStage("store", seconds, disk=4.0 * images * costs.dim)
     if "generator" in costs.stages:
-        seconds = costs.repeats.get("generator", 1) * (SAMPLES * costs.sampler_steps * costs.forward() + STARTUP)
-        found["samples"] = PlannedStage("samples", seconds)
-        found["gallery"] = PlannedStage("gallery", SHOWN / SAMPLES * seconds)
-        found["verdict"] = PlannedStage("verdict", 4 * STARTUP + JUDGED * (4 * (costs.encoding or 0) + costs.reading))
+        evaluating = 4 * STARTUP + EVALUATED * (4 * (costs.encoding or 0) + costs.reading)
+        once = {"samples": costs.sampling(SAMPLES), "gallery": costs.sampling(SHOWN), "verdict": evaluating}
+        if costs.compare:
+            once["comparison"] = len(ROWS) * costs.sampling(min(COMPARED, costs.train))
+        for name, seconds in once.items():
+            found[name] = PlannedStage(name, costs.seeds * seconds, repeats=costs.seeds)
     return found
 
 
@@ -143,7 +172,7 @@ def _counts(
     """Share ``seconds`` between the trained stages that are not done; return the steps of each."""
     counts = {name: least[name] for name in done if name in costs.stages}
     todo = [name for name in TRAINED if name in costs.stages and name not in counts]
-    left = whole = seconds - STARTUP * sum(costs.repeats.get(name, 1) for name in todo)
+    left = whole = seconds - STARTUP * sum(map(costs.repeats, todo))
     for name in todo:
         mine = left if name == todo[-1] else _share(costs, name) * whole
         count = int(mine * (1 - VALIDATION_SHARE if name == "generator" else 1) / costs.step(name))
@@ -165,7 +194,7 @@ def _counts(
 def _share(costs: Costs, name: str) -> float:
     """Return a stage's share of the training time."""
     if name != "rdm":
-        return {"encoder": ENCODER_SHARE, JUDGE: JUDGE_SHARE}[name]
+        return {"encoder": ENCODER_SHARE, EVALUATION_ENCODER: EVALUATION_ENCODER_SHARE}[name]
     small = "generator" in costs.stages and costs.step("generator") < 3 * costs.step("rdm")
     return SMALL_RDM_SHARE if small else RDM_SHARE
 
@@ -176,9 +205,9 @@ def _trained(costs: Costs, name: str, steps: int) -> PlannedStage:
         allowed = VALIDATION_SHARE * seconds / max(costs.validation(), 1e-6)
         validations = min(max(int(allowed), 4), 20, max(steps, 1))
         seconds += validations * costs.validation()
-    repeats = costs.repeats.get(name, 1)
+    repeats = costs.repeats(name)
     disk = repeats * STORED_STATES * cost.checkpoint
-    return PlannedStage(name, seconds + repeats * STARTUP, cost.memory, disk, steps, cost.images, validations)
+    return PlannedStage(name, seconds + repeats * STARTUP, cost.memory, disk, steps, cost.images, validations, repeats)
 
 
 def table(stages: Sequence[PlannedStage], train: int) -> str:
@@ -198,6 +227,14 @@ def table(stages: Sequence[PlannedStage], train: int) -> str:
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def expected(step: str, plan: Sequence[PlannedStage]) -> float:
+    """Return the seconds that one run of a step of the pipeline file is expected to take; 0 for what takes a moment."""
+    if step.startswith("compared_"):
+        return expected("comparison", plan) / len(ROWS)
+    name = "generator" if step in BASELINES else step
+    return next((stage.once for stage in plan if stage.name == name), 0.0)
 
 
 def total(stages: Sequence[PlannedStage]) -> float:

@@ -16,7 +16,7 @@ from rcg_lightning.planning.data_report import DataReport, write_sheet
 from rcg_lightning.planning.machine import Machine
 from rcg_lightning.planning.pipeline_file import PipelineFile
 from rcg_lightning.planning.plan import (
-    JUDGE,
+    EVALUATION_ENCODER,
     Costs,
     PlannedStage,
     costs_from_plain,
@@ -25,7 +25,7 @@ from rcg_lightning.planning.plan import (
     slowed,
     table,
 )
-from rcg_lightning.planning.run_plan import Choices, Wishes, fit_data, measure
+from rcg_lightning.planning.run_plan import Choices, Wishes, fit_data, measure, take_images
 
 _EXTENT = ("stop_after", "seeds", "compare")  # wishes that add stages, and change none
 FEW_TO_COMPARE = 20  # evaluation images below which their representations have no statistics
@@ -60,7 +60,7 @@ class PlanRecord:
     def check_owner(self, wishes: Wishes) -> None:
         """Raise UserError where the folder holds a run of other data, or another kind of run."""
         folder = self.folder
-        if self.exists and self.content["data"] != _place(wishes.data):
+        if self.exists and self.content["data"] != _location(wishes.data):
             raise UserError(f"{folder} holds the run of {self.content['data']}: give another --out")
         if not self.exists and folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(f"{folder} holds other files, and no run of rcg train: give another --out")
@@ -95,23 +95,27 @@ class PlanRecord:
         """Return the plan: that of the earlier run where nothing has changed, a longer one, or a new one."""
         wanted, plain = [budget, steps], asdict(wishes)
         same = self.exists and not self.changes(wishes, choices)
+        represented = same and bool(self.step_record("store"))
+        if represented:
+            take_images(choices, self.content["limit"])  # a store of other images would be another run
         measure(wishes, choices, machine, tell, self._costs(machine) if same else None)
-        if budget is not None:
+        if budget is not None and not represented:
             fit_data(choices, budget, tell)
         assert choices.costs is not None, "the costs are measured"
-        before = dict(self.content["steps"]) if same else {}
+        before = {name: n for name, n in self.content["steps"].items() if self.step_record(name)} if same else {}
         done, spent = self._encoder_kept(choices)
         if same and self.content["wanted"] == wanted and self.content["wishes"] == plain:
             plan = [PlannedStage(**stage) for stage in self.content["stages"]]
         else:
             plan = make_plan(choices.costs, budget, steps, spent, {**before, **done}, done)
         self.content = {
-            "data": _place(wishes.data),
+            "data": _location(wishes.data),
             "images": choices.report.images,
             "version": choices.version,
             "wishes": plain,
             "wanted": wanted,
             "machine": {"device": machine.device, "name": machine.name, "threads": machine.threads},
+            "limit": getattr(choices.source, "limit", None),
             "shape": list(choices.shape),
             "condition": wishes.condition,
             "generator": choices.generator,
@@ -159,8 +163,8 @@ class PlanRecord:
         here = {"device": machine.device, "name": machine.name, "threads": machine.threads}
         return costs_from_plain(self.content["costs"]) if self.content["machine"] == here else None
 
-    def write(self, choices: Choices, seeds: int, machine: Machine, commands: Collection[str] = ()) -> None:
-        """Write the plan and all its files to the run's folder; ``commands`` are those that its steps may run."""
+    def write(self, choices: Choices, seeds: int, machine: Machine) -> None:
+        """Write the plan and all its files to the run's folder."""
         folder = self.folder
         configs = (folder / files.CONFIGS).absolute()
         configs.mkdir(parents=True, exist_ok=True)
@@ -186,8 +190,7 @@ class PlanRecord:
             machine.device,
             choices.dim,
             choices.costs.train,
-            JUDGE in steps,
-            commands,
+            EVALUATION_ENCODER in steps,
         )
         name = re.sub(r"[^\w. +-]", "_", folder.resolve().name)[:99]
         comment = "the plan of this run; `rcg pipeline` runs it too"
@@ -218,7 +221,7 @@ def _costs_and_stages(costs: Costs, plan: list[PlannedStage]) -> dict[str, Any]:
     return {"costs": costs_to_plain(costs), "stages": [asdict(stage) for stage in plan], "steps": steps}
 
 
-def _place(data: str) -> str:
+def _location(data: str) -> str:
     path = Path(data).expanduser()
     return str(path.resolve()) if path.exists() else data.lower()
 

@@ -5,20 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from rcg_lightning.artifacts import fingerprint
 from rcg_lightning.config import construct, describe
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.image_folders import FolderSource
-from rcg_lightning.data.image_split import ImageSplit, Source
+from rcg_lightning.data.image_split import ImageSplit, Source, fixed_subset
 from rcg_lightning.data.transforms import AsIs, CenterCrop, Transform, Views
 from rcg_lightning.planning.data_choice import check_condition, choose_source
 from rcg_lightning.planning.data_report import FEW, DataReport, examine
 from rcg_lightning.planning.duration import duration
 from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice, choose_encoder
 from rcg_lightning.planning.machine import Machine
-from rcg_lightning.planning.plan import JUDGE, Costs
+from rcg_lightning.planning.plan import EVALUATION_ENCODER, Costs
 from rcg_lightning.planning.stage_choice import (
     batch_size,
     default_generator,
@@ -177,9 +175,9 @@ def measure(
         choices.stages["rdm"] = rdm_stage(choices.dim, wishes.condition, on_cpu)
         measured("rdm", min(wanted * 2, 256))
     if wishes.compare:
-        choices.stages[JUDGE] = encoder_stage(choices.shape, on_cpu)
-        costs |= {JUDGE: costs["encoder"]} if "encoder" in costs else {}
-        measured(JUDGE, wanted)
+        choices.stages[EVALUATION_ENCODER] = encoder_stage(choices.shape, on_cpu)
+        costs |= {EVALUATION_ENCODER: costs["encoder"]} if "encoder" in costs else {}
+        measured(EVALUATION_ENCODER, wanted)
     sampler = getattr(choices.stages.get("generator"), "sampler", None)
     choices.costs = Costs(
         train=len(data.images("train")),
@@ -190,7 +188,8 @@ def measure(
         dim=choices.dim,
         views=choices.views.count if choices.views else 1,
         sampler_steps=0 if sampler is None else sampler.steps,
-        repeats={"generator": wishes.seeds * (3 if wishes.compare else 1), "rdm": wishes.seeds},
+        seeds=wishes.seeds,
+        compare=wishes.compare,
     )
 
 
@@ -205,8 +204,14 @@ def fit_data(choices: Choices, budget: float, tell: Callable[[str], None]) -> No
         return
     whole = duration(each * costs.train)
     tell(f"{allowed:,} of {costs.train:,} images, chosen at random, fit the budget: to represent all takes {whole}")
-    choices.source = type(choices.source)(**{**choices.source._arguments, "limit": allowed})
+    take_images(choices, allowed)
     choices.costs = replace(costs, train=allowed)
+
+
+def take_images(choices: Choices, limit: int | None) -> None:
+    """Train on ``limit`` images of a folder, chosen at random; None takes all."""
+    if isinstance(choices.source, FolderSource) and limit != choices.source.limit:
+        choices.source = type(choices.source)(**{**choices.source._arguments, "limit": limit})
 
 
 def _encoder(
@@ -232,8 +237,8 @@ def _encoder(
 
 def _reading(data: ImageDataModule, machine: Machine) -> float:
     """Return the seconds to read and resize an image, in one process."""
-    index = np.random.default_rng(1).integers(0, len(data.images("train")), READ)
+    index = fixed_subset(len(data.images("train")), READ)
     start = machine.now()
     for _ in data.deterministic_batches("train", frozenset({"image"}), index):
         pass
-    return machine.since(start) / READ
+    return machine.since(start) / len(index)
