@@ -97,21 +97,36 @@ def misbehave(names, sender):
     work_on(parts, sender, lambda: True)
 
 
-def test_a_process_that_dies_or_hangs_is_replaced_for_the_parts_that_remain(tmp_path):
-    started, said = [], []
+def started_in(processes):
+    """Return what starts a process that misbehaves, and notes it."""
 
     def start(names):
-        started.append(names)
         receiver, sender = get_context("fork").Pipe(duplex=False)
         process = get_context("fork").Process(target=misbehave, args=(names, sender))
         process.start()
+        processes.append((names, process))
         sender.close()
         return process, receiver
 
+    return start
+
+
+def test_an_interruption_ends_the_process_of_the_parts(tmp_path):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    processes = []
+    with pytest.raises(KeyboardInterrupt):
+        Supervisor({"hangs": 60.0}, started_in(processes), Results(tmp_path, []), interrupt).run()
+    assert not processes[0][1].is_alive()
+
+
+def test_a_process_that_dies_or_hangs_is_replaced_for_the_parts_that_remain(tmp_path):
+    processes, said = [], []
     results = Results(tmp_path, [])
     names = ["good", "dies", "hangs", "last"]
-    Supervisor(dict.fromkeys(names, 0.3), start, results, said.append, grace=0.5).run()
-    assert started == [names, names[2:], names[3:]]
+    Supervisor(dict.fromkeys(names, 0.3), started_in(processes), results, said.append, grace=0.5).run()
+    assert [started for started, _ in processes] == [names, names[2:], names[3:]]
     assert [(row.part, row.verdict) for row in results.rows] == [
         ("good", "passed"),
         ("dies", "failed"),

@@ -53,6 +53,8 @@ def test_longer_trainings_have_a_longer_budget():
         ("NVIDIA H100 PCIe", "bf16", 756e12),
         ("NVIDIA L40S", "tf32", 183e12),
         ("NVIDIA L4", "float32", 30.3e12),
+        ("NVIDIA A100-SXM4-80GB", "tf32", 156e12),
+        ("NVIDIA L40", "bf16", None),
         ("NVIDIA GeForce RTX 4090", "bf16", 165e12),
         ("NVIDIA Unknown", "bf16", None),
     ],

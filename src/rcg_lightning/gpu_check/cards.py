@@ -1,5 +1,7 @@
 """Published peak rates of NVIDIA's cards, to show what share of them is reached."""
 
+import re
+
 from rcg_lightning.bench.execution import Precision
 
 # dense TFLOP/s of bf16 with float32 sums, TF32 and float32: NVIDIA's data sheets of H200, H100, A100, L40S and L4, and
@@ -20,5 +22,5 @@ GOALS_ON = ("H100", "H200")  # cards that the goals of speed are meant for
 
 def peak_rate(card: str, precision: Precision) -> float | None:
     """Return the peak operations per second of a card by its name; None for one that isn't listed."""
-    known = next((rates for name, rates in PEAKS.items() if name in f"{card} "), None)
+    known = next((rates for name, rates in PEAKS.items() if re.search(rf"{name}\b", card)), None)
     return None if known is None else 1e12 * dict(zip(("bf16", "tf32", "float32"), known))[precision]

@@ -159,11 +159,15 @@ class Supervisor:
         todo = list(self.budgets)
         while todo:
             process, connection = self.start(todo)
-            current = self._follow(connection, todo)
-            process.join(self.grace if current is None else 1)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            wait = 1.0
+            try:
+                current = self._follow(connection, todo)
+                wait = self.grace if current is None else wait
+            finally:  # an interruption too leaves nothing on the device
+                process.join(wait)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
             todo = [] if current is None else todo[todo.index(current) + 1 :]
             self.results.write_table()
 
