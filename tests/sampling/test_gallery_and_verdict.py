@@ -1,6 +1,7 @@
 """Images and verdicts of the stages of a run, through the commands that a pipeline's steps run."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,13 @@ import torch
 from PIL import Image
 
 from helpers.autoencoders import save_vq
+from rcg_lightning.conditions.representation import RepresentationCondition
+from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.data.datasets import Digits
+from rcg_lightning.sampling.gallery import Gallery
+from rcg_lightning.sampling.loading import Loaded
 from rcg_lightning.sampling.stage_measurements import _shuffled
+from rcg_lightning.types import DataSpec
 
 DATA = ["--config", "digits/data", "--data.source.limit", 256, "--accelerator", "cpu"]
 
@@ -47,6 +53,18 @@ def test_a_gallery_shows_evaluation_images_and_samples(rcg, toy, stored, tmp_pat
     samples = np.load(tmp_path / "some" / "samples.npz")["arr_0"][..., 0]
     # a small request has a smaller tile, which may change the last bit
     assert np.abs(first_tiles(tmp_path / "samples.png", 8).astype(int) - samples).max() <= 1
+
+
+def test_rows_of_one_seed_each_share_their_tiles(make_stage, awake, monkeypatch):
+    spec = DataSpec((1, 8, 8), columns={"representation": {"shape": [6]}})
+    stage = awake(make_stage(RepresentationCondition()).build(spec))  # of tiles of 16
+    data = SimpleNamespace(prepare_data=lambda: None)
+    gallery = Gallery(Loaded(stage, None), data, Guidance(), torch.device("cpu"))
+    sample_z, tiles = stage.sample_z, []
+    monkeypatch.setattr(stage, "sample_z", lambda seeds, *args: tiles.append(seeds) or sample_z(seeds, *args))
+    made = gallery._sampled(torch.arange(2).repeat_interleave(8), torch.randn(16, 6))
+    assert made.shape == (16, 1, 8, 8)
+    assert len(tiles) == 1
 
 
 def test_an_unconditional_gallery_shows_given_samples(rcg, toy, tmp_path):

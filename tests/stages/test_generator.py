@@ -113,6 +113,13 @@ def test_the_tile_of_a_call_can_be_smaller(make_stage, awake):
     assert make_stage(codec=Representations(), tile=None).tile > make_stage(tile=None).tile
 
 
+def test_a_prediction_for_a_batch_of_images_fills_no_large_tile(make_stage, awake):
+    rdm = awake(make(make_stage, "none", codec=Representations(), tile=None))
+    tiles = counted_tiles(rdm)
+    rdm.predict_step(batch(), 0)
+    assert [len(seeds) for seeds in tiles] == [64]
+
+
 def test_one_seed_under_several_conditions(make_stage, awake):
     stage = awake(make(make_stage, "class"))
     labels = torch.arange(10)

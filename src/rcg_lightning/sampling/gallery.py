@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from rcg_lightning.core.guidance import Guidance
 from rcg_lightning.core.interpolation import slerp
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.data.image_split import fixed_subset
+from rcg_lightning.data.seed_data_module import positions_of
 from rcg_lightning.data.store import Store
 from rcg_lightning.evaluation.image_grid import image_grid, save_png
 from rcg_lightning.evaluation.nearest_images import closest_matches, nearest_images_grid
@@ -104,6 +106,6 @@ class Gallery:
 
     def _sampled(self, seeds: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return samples, uint8 (n, C, H, W), of seeds (n,) and their conditions (n, R), if any."""
-        batch = {"seed": seeds} if rows is None else {"seed": seeds, self.key: rows}
-        on_device = {name: value.to(self.device) for name, value in batch.items()}
-        return to_uint8(self.generator.sample(on_device, self.guidance)).cpu()  # type: ignore[reportArgumentType]
+        batch: Any = {"seed": seeds, "position": positions_of(seeds)}
+        given = {} if rows is None else {self.key: rows}
+        return to_uint8(self.generator.sample(batch | given, self.guidance)).cpu()

@@ -207,7 +207,8 @@ class Generator(Stage):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Sample under the condition of each image; the seed is the image's position in the data set."""
         seeded: Batch = {"seed": batch["index"], **self.observed_conditions(batch)}  # type: ignore[typeddict-item]
-        return self.columns(self.sample(seeded))
+        # a batch of images would fill a small part of a large tile, and compute all of it
+        return self.columns(self.sample(seeded, tile=min(self.tile, Codec.tile)))
 
     def columns(self, samples: Tensor) -> dict[str, Tensor]:
         """Return samples as a column of a store: images as (B, H, W, C) uint8, as in image files."""
