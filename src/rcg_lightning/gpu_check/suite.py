@@ -29,7 +29,7 @@ BUDGETS = {  # seconds on a GPU: eight minutes in all
 TITLES = {
     "environment": "versions, flags",
     "agreement": "every stage and sampler against the CPU in float32, TF32 and bf16",
-    "waits": "no wait of the host in training steps and sampling loops",
+    "waits": "no wait of the host in training steps and sampling",
     "resumption": "resumed runs against unbroken ones",
     "throughput": "speed and memory at published sizes",
     "cifar10": "generators of CIFAR-10 without a condition, by class and by representation",

@@ -1,4 +1,4 @@
-"""No step of a training and no sampling loop makes the host wait for the device."""
+"""No step of a training and no sampling makes the host wait for the device."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,9 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
-from rcg_lightning.bench.training import on_device
 from rcg_lightning.gpu_check.agreement import conditions, samplers
 from rcg_lightning.gpu_check.cases import CASES, Case, SmallData
 from rcg_lightning.gpu_check.parts import Trial
@@ -53,7 +51,7 @@ class Waits:
     folder: Path
 
     def trials(self) -> Iterable[Trial]:
-        """Return the checks: trainings, then sampling loops."""
+        """Return the checks: trainings, then samplings."""
         self.data = SmallData(self.folder / "data")
         rehearsed = ("RDM", "tokenizer")
         cases = [case for case in CASES if case.name in rehearsed or not self.target.rehearsal]
@@ -72,14 +70,14 @@ class Waits:
         return [Finding(f"{case.name}, steps {FIRST} to {LAST} of a training", "no wait", "no wait", True)]
 
     def sampling(self, case: Case) -> list[Finding]:
-        """Sample a tile twice, the second time without waits."""
+        """Sample twice, the second time without waits: a whole call, from seeds and conditions on the host."""
         stage = case.stage(self.data.module(case).spec, self.data.encoder)
         if not isinstance(stage, Generator):
             return []
         stage.to(self.target.device).eval()
-        batch, sampler = on_device(conditions(16), self.target.device), samplers(case, stage)[0]
-        with torch.no_grad(), self.target.forward(self.target.precision):
-            stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)
+        batch, sampler = conditions(16), samplers(case, stage)[0]
+        with self.target.forward(self.target.precision):
+            stage.sample(batch, sampler=sampler)
             with self.target.no_waits():
-                stage.sample_z(batch["seed"], stage.condition.sample(batch), stage.guidance, sampler)
-        return [Finding(f"{case.name}, sampling loop", "no wait", "no wait", True)]
+                stage.sample(batch, sampler=sampler)
+        return [Finding(f"{case.name}, sampling", "no wait", "no wait", True)]
