@@ -14,7 +14,7 @@ class SampleGrid(EveryNth):
     """Logs a grid of samples of the EMA weights at every n-th validation.
 
     Conditions (label, cluster, representation) are those of a batch of evaluation images, so no prior is needed. These
-    images are shown in a second grid.
+    images are shown in a second grid, once.
 
     Args:
         count: samples in the grid.
@@ -29,6 +29,7 @@ class SampleGrid(EveryNth):
         super().__init__(every)
         self.count, self.columns, self.files = count, columns, files
         self._batch: Batch = {}
+        self._shown = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         fits = isinstance(pl_module, Generator) and pl_module.codec.makes == "image"
@@ -51,7 +52,9 @@ class SampleGrid(EveryNth):
         count = len(real)
         conditions = {name: values[:count] for name, values in pl_module.observed_conditions(self._batch).items()}
         seeds = torch.arange(count)
-        samples = pl_module.sample({"seed": seeds, **conditions})  # type: ignore[typeddict-item]
+        tile = min(pl_module.tile, count)  # else the rest of it would be computed for nothing
+        samples = pl_module.sample({"seed": seeds, **conditions}, tile=tile)  # type: ignore[typeddict-item]
         log_grid(trainer, "samples/generated", samples, self.columns, self.files)
-        if conditions:
+        if conditions and not self._shown:
+            self._shown = True
             log_grid(trainer, "samples/real_of_the_same_condition", real, self.columns, self.files)

@@ -120,6 +120,7 @@ class Training:
     def __init__(self, folder: Path, record: PlanRecord, choices: Choices, seeds: int, machine: Machine) -> None:
         self.folder, self.record, self.choices, self.seeds, self.machine = folder, record, choices, seeds, machine
         self.begun, self.spent = time.monotonic(), record.spent()
+        self.used = self.spent  # of the budget: on a CPU what was computed
 
     def work(self, plan: list[PlannedStage]) -> None:
         """Run the steps."""
@@ -138,6 +139,7 @@ class Training:
             later = sum(expected(other.name, plan) for other, _ in todo[number:])
             with stage_of(Overall(number, len(todo), title, self.begun - self.spent, now, seconds, later)):
                 steps.execute(step, seed, run, echo)
+            self.used += self.machine.since(begun)
             if step.name == "store":
                 self._warn_of_clusters(steps.folder(step, seed))
             if step.steps is not None and not continued:
@@ -170,8 +172,7 @@ class Training:
         begun = any(self.record.step_record(name) for name in untouched)
         if 1 / TOLERANCE < factor < TOLERANCE or not untouched or begun or self.record.content["wanted"][0] is None:
             return plan
-        spent = factor * sum(stage.seconds for stage in plan if stage.name in done)
-        again = self.record.replan(self.choices, factor, spent, done)
+        again = self.record.replan(self.choices, factor, self.used, done)
         counts = ", ".join(f"{stage.name} {stage.steps:,} steps" for stage in again if stage.name in untouched)
         echo(f"this machine is {factor:.1f} times as slow as measured, so the plan is now: {counts}")
         return again

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rcg_lightning.arguments import NonNegativeInt, PositiveInt
 from rcg_lightning.config import ConfigMixin
+from rcg_lightning.data import numpy_rng
 from rcg_lightning.data.image_dataset import ImageDataset
 from rcg_lightning.data.image_split import ImageSplit, Source, check_labels
-from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, ranges_of, rank_range
+from rcg_lightning.data.index_samplers import FixedBatches, Keys, StreamSampler, batches_of, ranges_of, rank_range
 from rcg_lightning.data.shards import Shard
 from rcg_lightning.data.store import Store
 from rcg_lightning.data.stored_columns import available_keys, open_columns, reject_missing
@@ -43,6 +44,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         eval_stores: the same for the evaluation images.
         views: train on a fixed set of views of each image, as stored, instead of new random views.
         seed: of the order of the images and of their random transforms.
+        validation_limit: evaluation images, chosen at random, on which a training is validated; None takes all.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         eval_stores: list[Path] | None = None,
         views: Views | None = None,
         seed: int = 0,
+        validation_limit: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         self.source = source
@@ -64,6 +67,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         self.store_paths = {"train": list(stores or []), "eval": list(eval_stores or [])}
         self.views = views
         self.seed = seed
+        self.validation_limit = validation_limit
         require(
             views is None or not views.crops or self.transform.n_random > 0,
             f"views with random crops need a transform with random crops, not {type(self.transform).__name__}",
@@ -169,8 +173,13 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
             log.warning("no validation: there are %s", reason)
             return []
         self._check_needs("eval")
-        start, stop = rank_range(len(images), *self._rank_and_world())
-        return self._loader("eval", FixedBatches([(start, stop)], 1, self.batch_size))
+        limit = self.validation_limit if fitting else None
+        if limit is None or limit >= len(images):
+            own = rank_range(len(images), *self._rank_and_world())
+            return self._loader("eval", FixedBatches([own], 1, self.batch_size))
+        start, stop = rank_range(limit, *self._rank_and_world())
+        # not in their order, in which folders come one after the other: a batch is a random choice too
+        return self._loader("eval", batches_of(numpy_rng.permutation(len(images), 0)[start:stop], self.batch_size))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.val_dataloader()
@@ -202,8 +211,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         """
         images = self.images(split)
         index = np.arange(len(images)) if index is None else np.asarray(index)
-        keys = [Keys(part, np.zeros_like(part)) for part in np.split(index, range(batch_size, len(index), batch_size))]
-        dataset = ImageDataset(images, self.transform, None, {}, needs, self.seed)
+        dataset, keys = ImageDataset(images, self.transform, None, {}, needs, self.seed), batches_of(index, batch_size)
         return iter(DataLoader(dataset=dataset, sampler=keys, batch_size=None, num_workers=self.workers))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
@@ -271,7 +279,7 @@ class ImageDataModule(ConfigMixin, LightningDataModule):
         views = self.views if split == "train" else None
         return ImageDataset(self.images(split), self.transform, views, self.columns(split), self.needs, self.seed)
 
-    def _loader(self, split: str, sampler: Sampler[Keys]) -> DataLoader[Batch]:
+    def _loader(self, split: str, sampler: Sampler[Keys] | list[Keys]) -> DataLoader[Batch]:
         # each key of the sampler is a whole batch, hence no batch_size; Lightning needs keyword arguments
         return DataLoader(
             dataset=self._dataset(split),

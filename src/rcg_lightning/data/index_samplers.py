@@ -26,6 +26,12 @@ class Keys:
     epoch: np.ndarray | None = None
 
 
+def batches_of(index: np.ndarray, batch_size: int) -> list[Keys]:
+    """Return the keys of images in their deterministic view, in the order of ``index``."""
+    parts = np.split(index, range(batch_size, len(index), batch_size))
+    return [Keys(part, np.zeros_like(part)) for part in parts]
+
+
 class StreamSampler(Sampler[Keys]):
     """Endless batches: position p of the stream is image ``perm_epoch[p % size]`` of epoch ``p // size``.
 

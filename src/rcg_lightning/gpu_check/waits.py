@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
+from rcg_lightning.core.transfers import to_device
 from rcg_lightning.gpu_check.agreement import conditions, samplers
 from rcg_lightning.gpu_check.cases import CASES, Case, SmallData
 from rcg_lightning.gpu_check.parts import Trial
@@ -70,14 +72,19 @@ class Waits:
         return [Finding(f"{case.name}, steps {FIRST} to {LAST} of a training", "no wait", "no wait", True)]
 
     def sampling(self, case: Case) -> list[Finding]:
-        """Sample twice, the second time without waits: a whole call, from seeds and conditions on the host."""
+        """Sample twice, the second time without waits, from seeds and conditions on the host, as commands have them."""
         stage = case.stage(self.data.module(case).spec, self.data.encoder)
         if not isinstance(stage, Generator):
             return []
         stage.to(self.target.device).eval()
         batch, sampler = conditions(16), samplers(case, stage)[0]
-        with self.target.forward(self.target.precision):
-            stage.sample(batch, sampler=sampler)
+
+        def sample() -> None:
+            raw, seeds = stage.sampled_conditions(batch), to_device(batch["seed"], stage.device)
+            stage.sample_z(seeds, raw, stage.guidance, sampler)
+
+        with torch.no_grad(), self.target.forward(self.target.precision):
+            sample()
             with self.target.no_waits():
-                stage.sample(batch, sampler=sampler)
+                sample()
         return [Finding(f"{case.name}, sampling", "no wait", "no wait", True)]

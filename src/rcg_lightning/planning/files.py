@@ -11,8 +11,8 @@ from rcg_lightning.config import describe
 from rcg_lightning.data.image_split import Source
 from rcg_lightning.data.transforms import Transform, Views
 from rcg_lightning.planning.encoder_choice import EncoderChoice
-from rcg_lightning.planning.plan import GRID, VALIDATED, PlannedStage
-from rcg_lightning.planning.step_timing import StageCost
+from rcg_lightning.planning.plan import VALIDATED, PlannedStage
+from rcg_lightning.planning.step_timing import FEW_SAMPLES, StageCost
 from rcg_lightning.run_folder import PLAN
 from rcg_lightning.stages.base import Stage
 
@@ -79,19 +79,17 @@ def stage_config(
         trainer["accumulate_grad_batches"] = cost.accumulate
     trainer["checkpoint_every"] = 0.1
     trainer["log_every_n_steps"] = min(max(round(LOG_SECONDS / cost.seconds), 1), 50)
-    batches = max(VALIDATED // cost.batch, 1)
     if planned.name == "generator":
         trainer["val_check_interval"] = round(1 / planned.validations, 4)
-        trainer["limit_val_batches"] = batches
-        trainer["callbacks"] = [{"class_path": "SampleGrid", "init_args": {"count": GRID, "columns": 4, "files": True}}]
+        grid = {"count": FEW_SAMPLES, "columns": 4, "files": True}
+        trainer["callbacks"] = [{"class_path": "SampleGrid", "init_args": grid}]
     elif planned.name == "rdm":
         trainer["val_check_interval"] = 0.25
         trainer["callbacks"] = [] if few else ["RepresentationDistance"]
-    return {
-        "model": model,
-        "data": {**data, "init_args": {**data["init_args"], "batch_size": cost.batch}},
-        "trainer": trainer,
-    }
+    arguments = {**data["init_args"], "batch_size": cost.batch}
+    if planned.name == "generator":
+        arguments["validation_limit"] = VALIDATED
+    return {"model": model, "data": {**data, "init_args": arguments}, "trainer": trainer}
 
 
 def write_config(path: Path, content: Any, comment: str) -> None:

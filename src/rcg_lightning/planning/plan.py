@@ -6,7 +6,7 @@ from typing import Any
 
 from rcg_lightning.errors import UserError
 from rcg_lightning.planning.duration import duration
-from rcg_lightning.planning.step_timing import StageCost
+from rcg_lightning.planning.step_timing import FEW_SAMPLES, StageCost
 
 STARTUP = 2.5  # seconds that a command takes to begin and end
 ENCODER_SHARE, EVALUATION_ENCODER_SHARE, RDM_SHARE = 0.2, 0.1, 0.08  # of the training time
@@ -15,7 +15,6 @@ EVALUATION_ENCODER = "evaluation_encoder"  # a second encoder that no stage read
 LONGEST_EPOCHS = {"encoder": 400, EVALUATION_ENCODER: 400, "rdm": 1000}
 MOST_STEPS = {"encoder": 50_000, EVALUATION_ENCODER: 50_000, "rdm": 20_000}
 VALIDATED = 512  # evaluation images in a validation
-GRID = 16  # samples in a grid
 SAMPLES, SHOWN, EVALUATED = 64, 96, 500  # samples of the run, of the gallery, and images of the verdict
 VALIDATION_SHARE = 0.1  # of a generator's time
 STORED_STATES = 3  # checkpoints of a run at most: last, previous, undecayed
@@ -105,14 +104,18 @@ class Costs:
         cost = self.stages["generator"]
         return cost.seconds / cost.images / 3
 
+    def samples(self, count: int) -> float:
+        """Return the seconds of ``count`` samples, of which a few take as long as ``FEW_SAMPLES``."""
+        return self.sampler_steps * max(count * self.forward(), self.stages["generator"].evaluation)
+
     def sampling(self, count: int) -> float:
         """Return the seconds of a command that makes ``count`` samples."""
-        return count * self.sampler_steps * self.forward() + STARTUP
+        return self.samples(count) + STARTUP
 
     def validation(self) -> float:
         """Return the seconds of a generator's validation with its grid, in all repeats."""
         images = min(self.evaluation, VALIDATED)
-        once = images * (self.forward() + self.reading) + GRID * self.sampler_steps * self.forward()
+        once = images * (self.forward() + self.reading) + self.samples(FEW_SAMPLES)
         return self.repeats("generator") * once
 
 

@@ -1,5 +1,6 @@
 """What an earlier run in a folder planned, and how this run goes on from it."""
 
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict
@@ -29,6 +30,7 @@ from rcg_lightning.planning.run_plan import Choices, Wishes, fit_data, measure, 
 
 _EXTENT = ("stop_after", "seeds", "compare")  # wishes that add stages, and change none
 FEW_TO_COMPARE = 20  # evaluation images below which their representations have no statistics
+LEAST = 0.5  # of the steps of a stage, however late the run is
 REPORT, SHEET = "data_report.json", "contact_sheet.png"
 
 
@@ -114,6 +116,7 @@ class PlanRecord:
             "version": choices.version,
             "wishes": plain,
             "wanted": wanted,
+            "least": {stage.name: math.ceil(LEAST * stage.steps) for stage in plan if stage.steps is not None},
             "machine": {"device": machine.device, "name": machine.name, "threads": machine.threads},
             "limit": getattr(choices.source, "limit", None),
             "shape": list(choices.shape),
@@ -127,6 +130,8 @@ class PlanRecord:
     def replan(self, choices: Choices, factor: float, spent: float, done: Collection[str]) -> list[PlannedStage]:
         """Plan the stages that are not done again, on a machine that is ``factor`` times as slow as it was measured.
 
+        None becomes shorter than half of what it was: a run that is late ends late, with all its stages.
+
         Args:
             choices: of this run.
             factor: of all costs.
@@ -135,10 +140,8 @@ class PlanRecord:
         """
         assert choices.costs is not None, "the costs are measured"
         choices.costs = slowed(choices.costs, factor)
-        steps = self.content["steps"]
-        plan = make_plan(
-            choices.costs, self.content["wanted"][0], None, spent, {n: steps[n] for n in done if n in steps}, done
-        )
+        finished = {name: steps for name, steps in self.content["steps"].items() if name in done}
+        plan = make_plan(choices.costs, self.content["wanted"][0], None, spent, self.content["least"] | finished, done)
         self.content |= _costs_and_stages(choices.costs, plan)
         return plan
 

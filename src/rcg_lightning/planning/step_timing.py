@@ -11,11 +11,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from rcg_lightning.core.samplers import DDIM, LinspaceSpacing
 from rcg_lightning.data.data_module import as_floats
 from rcg_lightning.errors import UserError
 from rcg_lightning.planning.machine import Machine
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.stages.base import Stage
+from rcg_lightning.stages.diffusion import DiffusionStage
 from rcg_lightning.trainer import Trainer
 from rcg_lightning.types import Batch, DataSpec
 
@@ -25,6 +27,8 @@ SPARE = 1.3  # activations that kernels need for a moment
 USABLE = 0.8  # of the free memory
 LONGEST = 6.0  # seconds that timing one stage may take
 STEPS = 4
+FEW_SAMPLES = 16  # of a grid: on a GPU, which few samples do not fill, they take as long as many more
+ENCODED = {True: 8, False: 128}  # images that time an encoder on a CPU, and on a GPU, which needs many
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class StageCost:
         seconds: of a step, of ``batch * accumulate`` images, without reading them.
         memory: bytes at the peak.
         parameters: trained numbers.
+        evaluation: seconds of one network evaluation for ``FEW_SAMPLES`` samples; 0 where the stage samples nothing.
     """
 
     batch: int
@@ -44,6 +49,7 @@ class StageCost:
     seconds: float
     memory: float
     parameters: int
+    evaluation: float = 0.0
 
     @property
     def images(self) -> int:
@@ -133,17 +139,34 @@ def measure_stage(stage: Stage, spec: DataSpec, wanted: int, machine: Machine) -
         trainer.fit(stage, _NoiseData(spec, stage.needs, batch))
     if trainer.interrupted:
         raise KeyboardInterrupt
-    return StageCost(batch, accumulate, accumulate * min(stopwatch.seconds), fixed + batch * each, parameters)
+    seconds, memory = accumulate * min(stopwatch.seconds), fixed + batch * each
+    return StageCost(batch, accumulate, seconds, memory, parameters, _evaluation(stage, spec, machine))
 
 
-def seconds_per_image(encoder: Encoder, spec: DataSpec, machine: Machine, count: int = 8) -> float:
-    """Return the seconds that a frozen encoder takes for an image."""
+def _evaluation(stage: Stage, spec: DataSpec, machine: Machine) -> float:
+    """Return the seconds of one network evaluation for ``FEW_SAMPLES`` samples, from the second of two calls."""
+    if not isinstance(stage, DiffusionStage):
+        return 0.0
+    stage.to(machine.device)
+    raw = stage.condition.observe(random_batch(spec, stage.condition.needs, FEW_SAMPLES))
+    batch: Any = {"seed": torch.arange(FEW_SAMPLES)}
+    timed, start = DDIM(2, spacing=LinspaceSpacing()), machine.now()
+    for _ in range(2):
+        start = machine.now()
+        stage.sample(batch, sampler=timed, raw=tuple(part.to(machine.device) for part in raw), tile=FEW_SAMPLES)
+    return machine.since(start) / 2
+
+
+def seconds_per_image(encoder: Encoder, spec: DataSpec, machine: Machine) -> float:
+    """Return the seconds that a frozen encoder takes for an image of a batch, from the second of two batches."""
+    count = ENCODED[machine.on_cpu]
     images = as_floats(random_batch(spec, frozenset({"image"}), count))["image"].to(machine.device)
+    start = machine.now()
     with torch.no_grad():
-        encoder(images[:1])
+        encoder(images[: 1 if machine.on_cpu else count])
         start = machine.now()
         encoder(images)
-        return machine.since(start) / count
+    return machine.since(start) / count
 
 
 class _Stopwatch(Callback):
