@@ -62,6 +62,7 @@ def test_callbacks_log_a_generator_of_images(make_stage, digits, trainer, extrac
     images = log.Tags()["images"]
     assert set(images) == {"samples/generated", "samples/real_of_the_same_condition"}
     assert [event.step for event in log.Images("samples/generated")] == [2, 4]
+    assert [event.step for event in log.Images("samples/real_of_the_same_condition")] == [2]
     image = log.Images("samples/generated")[-1]
     assert (image.width, image.height) == (3 * (32 + 2) + 2, 2 * (32 + 2) + 2)  # digits are shown four times larger
 

@@ -352,6 +352,27 @@ def test_a_run_continues_with_another_batch_size(tmp_path):
     assert [i for batch in first.order + second.order for i in batch] == expected
 
 
+def test_a_training_is_validated_on_images_chosen_at_random():
+    class Validates(Small):
+        def validation_step(self, batch, batch_idx):
+            seen.append(batch["index"].tolist())
+
+    seen, datamodule = [], ImageDataModule(Digits(limit=100), batch_size=16, validation_limit=40)
+    settings = {"accelerator": "cpu", "use_distributed_sampler": False, "enable_progress_bar": False, "logger": False}
+    trainer = pl.Trainer(
+        max_steps=1, val_check_interval=1, num_sanity_val_steps=0, enable_checkpointing=False, **settings
+    )
+    trainer.fit(Validates(), datamodule)
+    assert [len(batch) for batch in seen] == [16, 16, 8]
+    chosen = [index for batch in seen for index in batch]
+    assert len(set(chosen)) == 40
+    assert sorted(chosen) != chosen
+    assert max(seen[0]) > 100  # a batch alone is a choice from all
+    seen.clear()
+    trainer.validate(Validates(), datamodule)
+    assert sum(map(len, seen)) == len(datamodule.images("eval"))
+
+
 def test_the_module_declares_its_needs_and_receives_floats(tmp_path):
     class ChecksBatches(Small):
         def training_step(self, batch, batch_idx):

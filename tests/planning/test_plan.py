@@ -67,6 +67,20 @@ def test_all_seeds_and_the_comparison_are_within_the_budget(seeds, tmp_path):
     assert sum(expected(step.name, plan) for step, _ in todo) == pytest.approx(total(plan))
 
 
+def test_few_samples_take_as_long_as_was_measured():
+    one = costs(stages={**costs().stages, "generator": StageCost(64, 1, 0.001, 1e9, 10**6, evaluation=0.05)})
+    assert one.validation() > one.sampler_steps * 0.05
+    assert one.samples(16) == one.samples(64) == pytest.approx(25 * 0.05)
+
+
+def test_large_checkpoints_are_planned_and_written_less_often():
+    large = costs(0.1, stages={**costs(0.1).stages, "generator": StageCost(64, 1, 0.1, 1e9, 66 * 10**6)})
+    short, long = (make_plan(large, budget, None) for budget in (180, 3600))
+    assert total(short) == pytest.approx(180, rel=0.15)
+    saves = [next(stage.saves for stage in plan if stage.name == "generator") for plan in (short, long)]
+    assert saves == [2, 10]
+
+
 def test_what_is_spent_is_gone():
     whole, rest = (steps(make_plan(costs(), 1800, None, spent)) for spent in (0, 900))
     assert rest["generator"] < 0.6 * whole["generator"]

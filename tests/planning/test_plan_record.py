@@ -1,6 +1,7 @@
 """A plan that is made again in the folder of an earlier run."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def plan(tmp_path, monkeypatch):
         return choices.source.limit
 
     return planned
+
+
+def test_a_late_run_keeps_half_of_its_later_stages(tmp_path, monkeypatch):
+    monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
+    machine, record = this_machine("cpu"), PlanRecord.read(tmp_path / "run")
+    choices = examine_data(Wishes("digits"), machine, None)
+    first = record.planned(Wishes("digits"), choices, machine, 600, None, lambda line: None)
+    again = record.replan(choices, 3.0, 900, ["encoder", "store", "generator"])
+    planned, late = ({stage.name: stage.steps for stage in plan if stage.steps} for plan in (first, again))
+    assert late == {**planned, "rdm": math.ceil(planned["rdm"] / 2)}
 
 
 def test_a_run_that_has_represented_some_images_continues_on_these(plan, tmp_path):

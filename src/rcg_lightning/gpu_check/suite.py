@@ -39,7 +39,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parts are told.
+    """The settings of a check.
 
     Attributes:
         rehearse: run every part on the CPU at a tiny size.

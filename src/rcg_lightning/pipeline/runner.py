@@ -201,8 +201,8 @@ class Run:
 
 
 def without_steps(config: Any) -> Any:
-    """Return a training's config without its number of steps, and what follows from it and changes no result."""
-    follows = ("max_steps", "val_check_interval", "checkpoint_every", "log_every_n_steps")
+    """Return a training's config without its number of steps, and what follows from it and changes rounding at most."""
+    follows = ("max_steps", "val_check_interval", "checkpoint_every", "log_every_n_steps", "compile")
     trainer = {name: value for name, value in (config.get("trainer") or {}).items() if name not in follows}
     return {**config, "trainer": trainer}
 

@@ -77,7 +77,9 @@ def stage_config(
     trainer: dict[str, Any] = {"max_steps": planned.steps, "accelerator": accelerator}
     if cost.accumulate > 1:
         trainer["accumulate_grad_batches"] = cost.accumulate
-    trainer["checkpoint_every"] = 0.1
+    trainer["checkpoint_every"] = round(1 / planned.saves, 4)
+    if cost.compile:
+        trainer["compile"] = True
     trainer["log_every_n_steps"] = min(max(round(LOG_SECONDS / cost.seconds), 1), 50)
     if planned.name == "generator":
         trainer["val_check_interval"] = round(1 / planned.validations, 4)

@@ -17,6 +17,8 @@ MOST_STEPS = {"encoder": 50_000, EVALUATION_ENCODER: 50_000, "rdm": 20_000}
 VALIDATED = 512  # evaluation images in a validation
 SAMPLES, SHOWN, EVALUATED = 64, 96, 500  # samples of the run, of the gallery, and images of the verdict
 VALIDATION_SHARE = 0.1  # of a generator's time
+SAVING_SHARE, MOST_SAVES = 0.04, 10  # of a stage's time, for checkpoints before the last ones
+LAST_SAVES = 2  # before the learning rate decays, and at the end
 STORED_STATES = 3  # checkpoints of a run at most: last, previous, undecayed
 TRAINED = (
     "encoder",
@@ -43,6 +45,7 @@ class PlannedStage:
         images: of a step.
         validations: how often it is validated.
         repeats: how often it runs: for each seed, and each condition of a comparison.
+        saves: how often it is saved before its end.
     """
 
     name: str
@@ -53,6 +56,7 @@ class PlannedStage:
     images: int = 0
     validations: int = 1
     repeats: int = 1
+    saves: int = MOST_SAVES
 
     @property
     def once(self) -> float:
@@ -98,6 +102,11 @@ class Costs:
         cost = self.stages[name]
         reading = 0.0 if name == "rdm" else cost.images * self.reading
         return self.repeats(name) * (cost.seconds + reading)
+
+    def around(self, name: str) -> float:
+        """Return the seconds of a stage, in all repeats, in which nothing is trained."""
+        cost = self.stages[name]
+        return self.repeats(name) * (STARTUP + cost.compiling + LAST_SAVES * cost.saving)
 
     def forward(self) -> float:
         """Return the generator's seconds for one image without gradient: about a third of training."""
@@ -175,10 +184,11 @@ def _counts(
     """Share ``seconds`` between the trained stages that are not done; return the steps of each."""
     counts = {name: least[name] for name in done if name in costs.stages}
     todo = [name for name in TRAINED if name in costs.stages and name not in counts]
-    left = whole = seconds - STARTUP * sum(map(costs.repeats, todo))
+    left = whole = seconds - sum(map(costs.around, todo))
     for name in todo:
         mine = left if name == todo[-1] else _share(costs, name) * whole
-        count = int(mine * (1 - VALIDATION_SHARE if name == "generator" else 1) / costs.step(name))
+        other = SAVING_SHARE + (VALIDATION_SHARE if name == "generator" else 0)
+        count = int(mine * (1 - other) / costs.step(name))
         if name in MOST_STEPS:
             epoch = costs.train / costs.stages[name].images
             count = min(count, MOST_STEPS[name], max(int(LONGEST_EPOCHS[name] * epoch), 1000))
@@ -209,8 +219,19 @@ def _trained(costs: Costs, name: str, steps: int) -> PlannedStage:
         validations = min(max(int(allowed), 4), 20, max(steps, 1))
         seconds += validations * costs.validation()
     repeats = costs.repeats(name)
-    disk = repeats * STORED_STATES * cost.checkpoint
-    return PlannedStage(name, seconds + repeats * STARTUP, cost.memory, disk, steps, cost.images, validations, repeats)
+    saving = repeats * cost.saving
+    saves = min(max(int(SAVING_SHARE * seconds / max(saving, 1e-6)), 2), MOST_SAVES)
+    return PlannedStage(
+        name,
+        seconds + saves * saving + costs.around(name),
+        cost.memory,
+        repeats * STORED_STATES * cost.checkpoint,
+        steps,
+        cost.images,
+        validations,
+        repeats,
+        saves,
+    )
 
 
 def table(stages: Sequence[PlannedStage], train: int) -> str:

@@ -100,7 +100,7 @@ class PlanRecord:
         represented = same and bool(self.step_record("store"))
         if represented:
             take_images(choices, self.content["limit"])  # a store of other images would be another run
-        measure(wishes, choices, machine, tell, self._costs(machine) if same else None)
+        measure(wishes, choices, machine, budget, tell, self._costs(machine) if same else None)
         if budget is not None and not represented:
             fit_data(choices, budget, tell)
         assert choices.costs is not None, "the costs are measured"

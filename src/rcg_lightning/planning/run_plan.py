@@ -16,7 +16,7 @@ from rcg_lightning.planning.data_report import FEW, DataReport, examine
 from rcg_lightning.planning.duration import duration
 from rcg_lightning.planning.encoder_choice import MOCO, EncoderChoice, choose_encoder
 from rcg_lightning.planning.machine import Machine
-from rcg_lightning.planning.plan import EVALUATION_ENCODER, Costs
+from rcg_lightning.planning.plan import BASELINES, EVALUATION_ENCODER, Costs
 from rcg_lightning.planning.stage_choice import (
     batch_size,
     default_generator,
@@ -37,6 +37,7 @@ READ = 24  # images that are read to time it
 PRINCIPAL_DIM = 64
 MOST_EVALUATION = 10_000
 STORE_SHARE = 0.2  # of the budget
+WORTH_COMPILING, GENERATOR_SHARE = 1200.0, 0.7  # seconds of a budget, and the share that is the generator's
 FEW_FOR_NOISE = 1000  # images below which a generator copies what it is conditioned on
 
 
@@ -145,7 +146,12 @@ def version_of(source: Source, train: ImageSplit) -> str:
 
 
 def measure(
-    wishes: Wishes, choices: Choices, machine: Machine, tell: Callable[[str], None], known: Costs | None = None
+    wishes: Wishes,
+    choices: Choices,
+    machine: Machine,
+    budget: float | None,
+    tell: Callable[[str], None],
+    known: Costs | None = None,
 ) -> None:
     """Build the stages and measure what their steps, and everything around them, cost, unless it is ``known``."""
     data = ImageDataModule(choices.source, choices.transform, views=choices.views)
@@ -153,10 +159,10 @@ def measure(
     on_cpu, wanted = machine.on_cpu, batch_size(choices.shape, machine.on_cpu)
     costs: dict[str, StageCost] = dict(known.stages) if known else {}
 
-    def measured(name: str, images: int) -> None:
-        if name not in costs:
-            tell(f"timing a few steps of the {name}")
-            costs[name] = measure_stage(construct(describe(choices.stages[name])), spec, images, machine)
+    def measured(name: str, images: int, compilable: float = 0.0) -> None:
+        if name not in costs or (compilable > 0 and costs[name].compile is None):
+            tell(f"timing a few steps of the {name}" + (", also compiled" if compilable > 0 else ""))
+            costs[name] = measure_stage(construct(describe(choices.stages[name])), spec, images, machine, compilable)
 
     encoder, encoding = choices.encoder, known.encoding if known else None
     if encoder is not None and encoder.kind == MOCO:
@@ -170,7 +176,7 @@ def measure(
         few = choices.report.images < FEW_FOR_NOISE
         stage = generator_stage(choices.generator, choices.shape, wishes.condition, on_cpu, few)
         choices.stages["generator"] = stage
-        measured("generator", wanted)
+        measured("generator", wanted, compilable_seconds(wishes, machine, budget))
     if encoder is not None and wishes.stop_after != "encoder":
         choices.stages["rdm"] = rdm_stage(choices.dim, wishes.condition, on_cpu)
         measured("rdm", min(wanted * 2, 256))
@@ -191,6 +197,13 @@ def measure(
         seeds=wishes.seeds,
         compare=wishes.compare,
     )
+
+
+def compilable_seconds(wishes: Wishes, machine: Machine, budget: float | None) -> float:
+    """Return the seconds of a generator's training, where they are enough to try whether compiling it pays."""
+    if machine.device != "cuda" or budget is None or budget < WORTH_COMPILING:
+        return 0.0
+    return GENERATOR_SHARE * budget / (wishes.seeds * (1 + len(BASELINES) if wishes.compare else 1))
 
 
 def fit_data(choices: Choices, budget: float, tell: Callable[[str], None]) -> None:

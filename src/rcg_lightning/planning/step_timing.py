@@ -27,6 +27,7 @@ SPARE = 1.3  # activations that kernels need for a moment
 USABLE = 0.8  # of the free memory
 LONGEST = 6.0  # seconds that timing one stage may take
 STEPS = 4
+SAVED = 3e8  # bytes of a checkpoint that are written in a second: 1.06 GB took 3.5 s on a virtual machine's disk
 FEW_SAMPLES = 16  # of a grid: on a GPU, which few samples do not fill, they take as long as many more
 ENCODED = {True: 8, False: 128}  # images that time an encoder on a CPU, and on a GPU, which needs many
 
@@ -42,6 +43,8 @@ class StageCost:
         memory: bytes at the peak.
         parameters: trained numbers.
         evaluation: seconds of one network evaluation for ``FEW_SAMPLES`` samples; 0 where the stage samples nothing.
+        compile: whether steps are of compiled networks; None where that was not timed.
+        compiling: seconds until they are compiled.
     """
 
     batch: int
@@ -50,6 +53,8 @@ class StageCost:
     memory: float
     parameters: int
     evaluation: float = 0.0
+    compile: bool | None = None
+    compiling: float = 0.0
 
     @property
     def images(self) -> int:
@@ -60,6 +65,11 @@ class StageCost:
     def checkpoint(self) -> float:
         """Bytes of a checkpoint: weights, their EMA, and two moments."""
         return 16.0 * self.parameters
+
+    @property
+    def saving(self) -> float:
+        """Seconds that a checkpoint takes, in which training waits."""
+        return self.checkpoint / SAVED
 
 
 def random_batch(spec: DataSpec, needs: frozenset[str], count: int, seed: int = 0) -> Batch:
@@ -116,8 +126,15 @@ def fitting_batch(fixed: float, each: float, wanted: int, memory: float) -> tupl
     return batch, accumulate
 
 
-def measure_stage(stage: Stage, spec: DataSpec, wanted: int, machine: Machine) -> StageCost:
+def measure_stage(stage: Stage, spec: DataSpec, wanted: int, machine: Machine, compilable: float = 0.0) -> StageCost:
     """Return what a step of ``wanted`` images costs; trains the stage for a few steps on noise.
+
+    Args:
+        stage: not built yet.
+        spec: of its data.
+        wanted: images of a step.
+        machine: that trains.
+        compilable: seconds of training for which networks are compiled, where that saves more than twice what it costs.
 
     Raises:
         UserError: one image alone does not fit in memory.
@@ -125,7 +142,20 @@ def measure_stage(stage: Stage, spec: DataSpec, wanted: int, machine: Machine) -
     stage.build(spec)
     fixed, each, parameters = bytes_of_step(stage)
     batch, accumulate = fitting_batch(fixed, each, wanted, machine.memory)
-    stopwatch = _Stopwatch(machine)
+    seconds, memory = accumulate * min(_timed_steps(stage, spec, batch, machine)), fixed + batch * each
+    compile, compiling = None, 0.0
+    if compilable > 0:
+        first, *others = _timed_steps(stage, spec, batch, machine, compile=True)
+        compiled = accumulate * min(others)
+        compile = compilable * (1 - compiled / seconds) > 2 * first
+        seconds, compiling = (compiled, first) if compile else (seconds, 0.0)
+    evaluation = _evaluation(stage, spec, machine)
+    return StageCost(batch, accumulate, seconds, memory, parameters, evaluation, compile, compiling)
+
+
+def _timed_steps(stage: Stage, spec: DataSpec, batch: int, machine: Machine, compile: bool = False) -> list[float]:
+    """Return the seconds of each of a few steps."""
+    stopwatch = _Stopwatch(machine, float("inf") if compile else LONGEST)
     with tempfile.TemporaryDirectory(prefix="rcg-plan-") as folder:
         trainer = Trainer(
             folder,
@@ -135,12 +165,12 @@ def measure_stage(stage: Stage, spec: DataSpec, wanted: int, machine: Machine) -
             enable_progress_bar=False,
             limit_val_batches=0,
             callbacks=[stopwatch],
+            compile=compile,
         )
         trainer.fit(stage, _NoiseData(spec, stage.needs, batch))
     if trainer.interrupted:
         raise KeyboardInterrupt
-    seconds, memory = accumulate * min(stopwatch.seconds), fixed + batch * each
-    return StageCost(batch, accumulate, seconds, memory, parameters, _evaluation(stage, spec, machine))
+    return stopwatch.seconds
 
 
 def _evaluation(stage: Stage, spec: DataSpec, machine: Machine) -> float:
@@ -170,17 +200,17 @@ def seconds_per_image(encoder: Encoder, spec: DataSpec, machine: Machine) -> flo
 
 
 class _Stopwatch(Callback):
-    """Times each step; ends training early where steps are slow."""
+    """Times each step; ends training where these and the next would take longer than ``longest`` seconds."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine, self.seconds, self._start = machine, list[float](), machine.now()
+    def __init__(self, machine: Machine, longest: float) -> None:
+        self.machine, self.longest, self.seconds, self._start = machine, longest, list[float](), machine.now()
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._start = self.machine.now()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.seconds.append(self.machine.since(self._start))
-        if sum(self.seconds) + self.seconds[-1] > LONGEST:
+        if sum(self.seconds) + self.seconds[-1] > self.longest:
             trainer.should_stop = True
 
 
