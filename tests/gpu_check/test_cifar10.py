@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from rcg_lightning.cli.main import main
+from rcg_lightning.config import construct
+from rcg_lightning.data.data_module import ImageDataModule
+from rcg_lightning.data.image_folders import ImageFolder
 from rcg_lightning.gpu_check.cifar10 import CIFAR10Check
 from rcg_lightning.gpu_check.target import Target
 
@@ -26,9 +30,11 @@ def commands_of(check_folder, images):
 
 
 @pytest.mark.slow
-def test_every_training_is_a_command_that_can_be_parsed(tmp_path, capsys):
+def test_every_training_is_a_command_that_can_be_parsed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RCG_CACHE", str(tmp_path / "cache"))
     for split in ("train", "test"):
-        (tmp_path / split).mkdir()
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / split / "cat" / "0.png")
     (tmp_path / "run").mkdir()
     trainings = [words for words in commands_of(tmp_path / "run", tmp_path) if words[0] == "fit"]
     assert len(trainings) == 6
@@ -39,6 +45,8 @@ def test_every_training_is_a_command_that_can_be_parsed(tmp_path, capsys):
         config = yaml.safe_load(printed[-1])
         assert config["trainer"]["max_time"] in ("00:00:00:21", "00:00:00:10")
         assert config["data"]["init_args"]["source"]["class_path"].endswith("ImageFolder")
+        data = ImageDataModule(ImageFolder(tmp_path), construct(config["data"]["init_args"]["transform"]))
+        assert data.spec.image == (3, 32, 32)
         optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
         assert optimizer["lr_schedule"]["class_path"].endswith("ConstantLR")
     assert any("size: S/4" in text for text in printed)

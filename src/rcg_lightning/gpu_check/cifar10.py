@@ -157,7 +157,7 @@ def distances_of(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def source_of(images: Path) -> list[object]:
-    """Return the setting of the source that reads a folder of CIFAR-10.
+    """Return the settings of the images that read a folder of CIFAR-10.
 
     Raises:
         UserError: it holds neither form.
@@ -166,7 +166,8 @@ def source_of(images: Path) -> list[object]:
         return ["--data.source.root", images]
     found = (images / "train").is_dir() and (images / "test").is_dir()
     require(found, f"--images: {images} holds neither cifar-10-batches-py nor train and test: unpack CIFAR-10 there")
-    return ["--data.source", "ImageFolder", "--data.source.root", images]
+    sized = ["--data.transform", "CenterCrop", "--data.transform.size", 32]  # files could have any size
+    return ["--data.source", "ImageFolder", "--data.source.root", images, *sized]
 
 
 def clock(seconds: float) -> str:
