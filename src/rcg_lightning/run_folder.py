@@ -117,18 +117,20 @@ def set_run_aside(folder: Path, files: Iterable[Path]) -> None:
     log.warning("%s held another run, which is now in %s", folder, version.name)
 
 
-def step_parents(path: Path) -> list[Path]:
+def step_parents(path: Path, every_seed: bool = False) -> list[Path]:
     """Return the folders in which the steps of a run lie: that of its first seed, if it has seeds, then the shared one.
 
     Args:
         path: folder of the run, of one of its seeds, or of one of its training steps.
+        every_seed: return those of all seeds, then the shared one.
     """
     if (path / LAST).is_file():
         path = path.parent
     if re.fullmatch(r"seed\d+", path.name):
         return [path, path.parent]
     seeds = sorted(path.glob("seed*"), key=lambda seed: (len(seed.name), seed.name))
-    return [*[seed for seed in seeds if any(seed.glob(f"*/{LAST}"))][:1], path]
+    trained = [seed for seed in seeds if any(seed.glob(f"*/{LAST}"))]
+    return [*(trained if every_seed else trained[:1]), path]
 
 
 def files_of_steps(parents: Sequence[Path], pattern: str) -> Iterator[Path]:

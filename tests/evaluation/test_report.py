@@ -40,6 +40,12 @@ def test_seeds_share_a_line_and_reference_values_come_last():
     assert real.startswith("| *reference value: real* | 100 | 1 | 0.100 |")
 
 
+def test_small_distances_keep_their_digits():
+    """The scale of a distance is that of the features: those of unit length lie within hundredths."""
+    text = table([row("none", 0, 0.01042), row("cluster", 0, 0.00962), row(REAL, 0, 0.0000312), row("class", 0, 0.0)])
+    assert [line.split(" | ")[3] for line in text.splitlines()[2:]] == ["0.010", "0.0096", "0.000", "3.1e-05"]
+
+
 def test_reference_values_are_rows(data, extractor):
     rows = reference_rows(data, reference_of(data, extractor, None), extractor, n=300)
     assert {real.condition for real in rows} == {REAL}

@@ -41,6 +41,11 @@ def test_a_perfect_encoder_is_good_where_its_baselines_are_perfect_too():
     assert encoder_verdict(perfect, perfect, perfect, 1000).grade == "good"
 
 
+def test_principal_components_are_not_to_be_trained_longer():
+    verdict = encoder_verdict(COMPONENTS, COMPONENTS, UNTRAINED, 1000, is_baseline=True)
+    assert (verdict.grade, "longer" in verdict.advice) == ("usable", False)
+
+
 @pytest.mark.parametrize(
     ("rfd", "psnr", "codes", "grade", "advice"),
     [
@@ -90,6 +95,12 @@ def test_a_generator_is_compared_with_real_images(samples, grade, advice):
     verdict = generator_verdict(samples, REAL, 10.0, "features")
     assert verdict.grade == grade
     assert advice in verdict.advice
+
+
+def test_a_generator_without_representations_needs_no_better_encoder():
+    samples = SampleMetrics(3.0, 0.85, 0.8, 12, 1000)
+    assert generator_verdict(samples, REAL, 10.0, "features").advice == "train it longer, or with a better encoder"
+    assert generator_verdict(samples, REAL, 10.0, "features", represented=False).advice == "train it longer"
 
 
 def test_few_real_images_are_good_samples():

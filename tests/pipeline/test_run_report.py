@@ -52,7 +52,7 @@ def test_the_page_holds_everything(run):
     page = report_of(run)
     text, html = (run / "report.md").read_text(), page.read_text()
     assert "generator: good" in text
-    assert "| generator | 1.5 | `rcg fit --config 'a b'` |" in text
+    assert "| generator | 1 min 30 s | `rcg fit --config 'a b'` |" in text
     assert "rdm" not in text  # it has not finished
     assert "thumbnails" in html
     sources = re.findall(r'<img[^>]*src="([^"]*)"', html)
@@ -100,13 +100,49 @@ def test_settings_of_earlier_runs_are_left_out(run):
     assert "old: 1" not in (run / "report.md").read_text()
 
 
-def test_steps_of_the_first_seed(tmp_path):
-    for seed in (0, 1):
-        write_image(tmp_path / f"seed{seed}" / "gallery" / "samples.png", seed)
-        (tmp_path / f"seed{seed}" / "generator").mkdir()
-        (tmp_path / f"seed{seed}" / "generator" / "last.ckpt").touch()
-    report_of(tmp_path)
-    assert (tmp_path / "samples.png").read_bytes() == (tmp_path / "seed0" / "gallery" / "samples.png").read_bytes()
+@pytest.fixture
+def seeds(tmp_path):
+    """The folder of a run of two seeds: each has a generator, samples and a verdict."""
+    for seed, grade in enumerate(("good", "broken")):
+        folder = tmp_path / f"seed{seed}"
+        write_image(folder / "gallery" / "samples.png", seed)
+        (folder / "generator").mkdir()
+        (folder / "generator" / "last.ckpt").touch()
+        record = {"key": "k", "command": ["fit"], "spent": 8.0, "seconds": 8.0, "files": {}}
+        (folder / ".generator.json").write_text(json.dumps(record))
+        (folder / "verdict").mkdir()
+        (folder / "verdict" / "verdict.md").write_text(f"- **generator: {grade}.** FD 1.\n")
+    (tmp_path / "plan.json").write_text(json.dumps({"data": "digits", "seeds": 2}))
+    return tmp_path
+
+
+def test_images_are_those_of_the_first_seed(seeds):
+    report_of(seeds)
+    assert (seeds / "samples.png").read_bytes() == (seeds / "seed0" / "gallery" / "samples.png").read_bytes()
+    assert "- seeds: 2" in (seeds / "report.md").read_text()
+
+
+def test_verdicts_and_steps_of_every_seed_are_shown(seeds):
+    report_of(seeds)
+    text = (seeds / "report.md").read_text()
+    assert "### verdict, seed 0\n\n- **generator: good.**" in text
+    assert "### verdict, seed 1\n\n- **generator: broken.**" in text
+    assert "| generator, seed 0 | 8 s | `rcg fit` |" in text
+    assert "| generator, seed 1 | 8 s | `rcg fit` |" in text
+    report_of(seeds / "seed1")
+    assert "good" not in (seeds / "seed1" / "report.md").read_text()
+
+
+def test_a_comparison_shows_its_samples_and_what_its_rows_are(run):
+    write_image(run / "grid.png", 50)
+    (run / "results.md").write_text("| condition | FD |\n|---|---|\n| oracle | 1 |\n")
+    report_of(run)
+    text = (run / "report.md").read_text()
+    assert "(grid.png)" in text
+    assert "perfect RDM" not in text  # rows of another pipeline may be anything
+    (run / "plan.json").write_text(json.dumps({"wishes": {"compare": True}}))
+    report_of(run)
+    assert "perfect RDM" in (run / "report.md").read_text()
 
 
 def test_folders_without_a_run_are_rejected(tmp_path):

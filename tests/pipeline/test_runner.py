@@ -17,8 +17,9 @@ from rcg_lightning.artifacts import locked
 from rcg_lightning.cli.main import main
 from rcg_lightning.cli.pipeline import STEP_COMMANDS
 from rcg_lightning.errors import UserError
+from rcg_lightning.pipeline.records import write_record
 from rcg_lightning.pipeline.runner import Run
-from rcg_lightning.pipeline.spec import read_pipeline
+from rcg_lightning.pipeline.spec import Pipeline, Step, read_pipeline
 
 TOY = Path(__file__).parents[1] / "helpers" / "toy.yaml"
 
@@ -75,6 +76,20 @@ def test_all_stages_at_toy_size(finished):
     assert representation > rows[0]["seconds"]  # encoder, stores and RDM belong to its cost
     assert (finished / "toy" / "results.md").read_text().count("\n| ") >= 6
     assert (finished / "toy" / "grid.png").is_file()
+
+
+def test_a_row_costs_what_its_steps_take_shared_or_not(tmp_path):
+    """With one seed all steps of `rcg train --compare` are shared."""
+    steps = {
+        "encoder": Step("encoder", "principal", shared=True),
+        "generator": Step("generator", "fit --config {encoder}", shared=True),
+        "samples": Step("samples", "sample --checkpoint {generator} {encoder}"),
+    }
+    run = Run(Pipeline("run", steps, "compare", {"representation": "samples"}), tmp_path, [0])
+    for seconds, step in zip((1.0, 20.0, 300.0), steps.values()):
+        run.record_path(step, 0).parent.mkdir(exist_ok=True)
+        write_record(run.record_path(step, 0), {"key": "k", "seconds": seconds, "files": {}})
+    assert [row["seconds"] for row in run.rows()] == [321.0]
 
 
 def wait_for(path, process, seconds=60):

@@ -62,6 +62,7 @@ def test_all_seeds_and_the_comparison_are_within_the_budget(seeds, tmp_path):
 
     encoder = EncoderChoice("moco", "no reason")
     content = PipelineFile(tmp_path, encoder, steps(plan), "v", seeds, "cpu", 64, 2700, compare=True).content("run")
+    assert content["table"]["run"].endswith("--accelerator cpu")  # as all steps
     entries = {name: Step(name, entry["run"], entry["shared"]) for name, entry in content["steps"].items()}
     todo = Run(Pipeline("run", entries, None, {}), tmp_path, list(range(seeds))).todo()
     assert sum(expected(step.name, plan) for step, _ in todo) == pytest.approx(total(plan))

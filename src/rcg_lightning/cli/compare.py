@@ -6,6 +6,7 @@ from rcg_lightning.cli.messages import echo
 from rcg_lightning.cli.parsing import call
 from rcg_lightning.data.data_module import ImageDataModule
 from rcg_lightning.evaluation.comparison import Comparison, read_entries
+from rcg_lightning.evaluation.report import distance_text
 from rcg_lightning.metrics.feature_extractors import FeatureExtractor
 from rcg_lightning.trainer import pick_device
 
@@ -29,7 +30,7 @@ def compare(
     comparison = Comparison(data, extractor, out / "reference", pick_device(accelerator))
     for entry in entries:
         row = comparison.add(entry)
-        echo(f"  {row.condition}, seed {row.seed}: FD {row.metrics['fd']:.3f}")
+        echo(f"  {row.condition}, seed {row.seed}: FD {distance_text(row.metrics['fd'])}")
     comparison.write(out)
 
 

@@ -60,7 +60,7 @@ def verdict(
     if prior is not None:
         add(measure.rdm(prior))
     if samples is not None:
-        add(measure.generator(samples))
+        add(measure.generator(samples, represented=prior is not None))
     write_json(out / "verdict.json", [one.to_dict() for one in found])
     write_text(out / "verdict.md", verdict_text(found))
 

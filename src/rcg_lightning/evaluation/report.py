@@ -118,17 +118,24 @@ def table(rows: Iterable[Row]) -> str:
     for title, group in sorted(groups.items(), key=lambda item: item[1][0].condition == REAL):  # stable
         name = f"*reference value: {title}*" if group[0].condition == REAL else title
         sizes = "/".join(str(n) for n in dict.fromkeys(row.n for row in group))
-        pair = f"{_over_seeds(group, 'precision', 2)} / {_over_seeds(group, 'recall', 2)}"
-        cells = [name, sizes, str(len(group)), _over_seeds(group, "fd", 3), _over_seeds(group, "fd_eval", 3)]
-        cells += [_over_seeds(group, "is", 2), pair, _over_seeds(group, "copy_rate", 3)]
-        cells.append(mean_and_deviation([row.seconds for row in group], lambda value: f"{value:.1f}"))
+        pair = " / ".join(_over_seeds(group, part, "{:.2f}".format) for part in ("precision", "recall"))
+        cells = [name, sizes, str(len(group)), *(_over_seeds(group, fd, distance_text) for fd in ("fd", "fd_eval"))]
+        cells += [_over_seeds(group, "is", "{:.2f}".format), pair, _over_seeds(group, "copy_rate", "{:.3f}".format)]
+        cells.append(mean_and_deviation([row.seconds for row in group], "{:.1f}".format))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _over_seeds(group: list[Row], metric: str, digits: int) -> str:
-    values = [row.metrics[metric] for row in group if metric in row.metrics]
-    return mean_and_deviation(values, lambda value: f"{value:.{digits}f}")
+def _over_seeds(group: list[Row], metric: str, written: Callable[[float], str]) -> str:
+    return mean_and_deviation([row.metrics[metric] for row in group if metric in row.metrics], written)
+
+
+def distance_text(value: float) -> str:
+    """Return a Fréchet distance with three decimals, or with two digits where these would be zeros.
+
+    The scale depends on the extractor: normalised features lie within hundredths of each other.
+    """
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:#.2g}"
 
 
 def mean_and_deviation(values: list[float], written: Callable[[float], str]) -> str:

@@ -58,8 +58,13 @@ class Representation:
     agreement: float
 
 
-def encoder_verdict(encoder: Representation, components: Representation, untrained: Representation, n: int) -> Verdict:
-    """Grade an encoder by ``n`` images, next to principal components of the pixels and an untrained network."""
+def encoder_verdict(
+    encoder: Representation, components: Representation, untrained: Representation, n: int, is_baseline: bool = False
+) -> Verdict:
+    """Grade an encoder by ``n`` images, next to principal components of the pixels and an untrained network.
+
+    ``is_baseline``: the encoder is principal components itself, which no training makes better.
+    """
     least_rank = min(components.effective_rank, untrained.effective_rank)
     best = max(components.agreement, untrained.agreement)
     reason = (
@@ -80,6 +85,7 @@ def encoder_verdict(encoder: Representation, components: Representation, untrain
         return Verdict("encoder", "broken", reason, "it is worse than an untrained network: take another one", metrics)
     if encoder.agreement <= best + _noise(best, n) and encoder.agreement < 1 - 2 / n:
         advice = "no better than its baselines: train it longer, or take a pretrained one"
+        advice = "it is a baseline itself: train an encoder, or take a pretrained one" if is_baseline else advice
         return Verdict("encoder", "usable", reason, advice, metrics)
     return Verdict("encoder", "good", reason, "", metrics)
 
@@ -148,7 +154,9 @@ class SampleMetrics:
     n: int = 0
 
 
-def generator_verdict(samples: SampleMetrics, real: SampleMetrics, shuffled_fd: float, features: str) -> Verdict:
+def generator_verdict(
+    samples: SampleMetrics, real: SampleMetrics, shuffled_fd: float, features: str, represented: bool = True
+) -> Verdict:
     """Grade a generator by its samples.
 
     Args:
@@ -156,6 +164,7 @@ def generator_verdict(samples: SampleMetrics, real: SampleMetrics, shuffled_fd: 
         real: of as many evaluation images.
         shuffled_fd: of as many training images whose pixels were exchanged between images: no structure is left.
         features: name of the extractor's features, and whether they are independent of the run.
+        represented: whether its condition holds representations, which a better encoder would improve.
     """
     gap = position(samples.fd, real.fd, shuffled_fd)
     metrics = {"fd": samples.fd, "fd_of_real": real.fd, "fd_of_shuffled": shuffled_fd, "gap": gap}
@@ -165,7 +174,7 @@ def generator_verdict(samples: SampleMetrics, real: SampleMetrics, shuffled_fd: 
     if gap > 0.6 and not inside:  # a distance of untrained features is large for slightly wrong textures alone
         faults.append(("broken", "its samples are closer to noise than to images: train it longer"))
     elif gap > 0.1 and samples.fd > 1.5 * real.fd:  # of few images, real ones differ by as much
-        faults.append(("usable", "train it longer, or with a better encoder"))
+        faults.append(("usable", "train it longer" + (", or with a better encoder" if represented else "")))
     for name, found, expected, advice in (
         ("precision", samples.precision, real.precision, "many samples lie outside of the data: train it longer"),
         (

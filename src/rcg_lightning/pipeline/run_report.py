@@ -1,6 +1,7 @@
 """The report of a run: what its steps have written, on one page. Nothing here imports torch."""
 
 import logging
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.curves import curves_image, logged_scalars
 from rcg_lightning.evaluation.report_page import Section, code, code_span, image, write_report
 from rcg_lightning.pipeline.records import read_record
+from rcg_lightning.planning.duration import duration
 from rcg_lightning.run_folder import PLAN, files_of_steps, step_parents
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,12 @@ IMAGES = {
     "nearest": "The samples nearest to a training image, each next to that image: copies would be here.",
 }
 SAMPLES = ("samples/grid.png", "samples_*/grid.png", "*/grids/*.png")  # the last of these while a training goes on
+COMPARED = (
+    "Rows are generators of the same network and steps: without condition (none), conditioned on clusters of "
+    "representations, on representations of the RDM, and, by the same generator, on those of evaluation images "
+    "(oracle: what a perfect RDM would reach). The features are of the step evaluation_encoder, a second encoder that "
+    "no generator has seen.\n"
+)
 PRIVATE = (
     "This page holds thumbnails of the images that the models were trained on or compared with: share it like the "
     "images themselves."
@@ -40,15 +48,15 @@ def report_of(run: Path) -> Path:
     """
     if not run.is_dir():
         raise UserError(f"no run at {run}: give the folder of a run, such as runs/digits")
-    parents = step_parents(run)
-    curves = list(_curves(run, parents))
-    steps = _steps(parents)
+    parents, every = step_parents(run), step_parents(run, every_seed=True)
+    curves = list(_curves(run, every))
+    steps = _steps(every)
     sections = [
         Section("Choices", _choices(run), run),
-        Section("Verdict", _whole(parents, "verdict.md"), run),
+        Section("Verdict", _verdicts(every), run),
         Section("Images", _images(run, parents), run),
         *(_own_sections(run, parents)),
-        Section("Comparison", (run / "results.md").read_text() if (run / "results.md").is_file() else "", run),
+        Section("Comparison", _comparison(run), run),
         Section("Curves", "\n".join(curves), run),
         Section("Steps", steps, run),
         Section("Settings", "\n".join(_settings(parents)), run),
@@ -74,6 +82,9 @@ def _choices(run: Path) -> str:
         name = code_span(encoder.get("name") or encoder.get("kind"))
         labels = "it was trained with labels of other images" if encoder.get("saw_labels") else "it has seen no labels"
         lines.append(f"- encoder: {name}, since {encoder.get('reason')}; {labels}\n")
+    seeds = plan.get("seeds")
+    if isinstance(seeds, int) and seeds > 1:
+        lines.append(f"- seeds: {seeds}, each with networks of its own; the images below are those of the first\n")
     return "".join(lines)
 
 
@@ -100,8 +111,29 @@ def _own_sections(run: Path, parents: Sequence[Path]) -> Iterator[Section]:
         yield Section(path.parent.name.replace("_", " ").capitalize(), path.read_text(), path.parent)
 
 
-def _whole(parents: Sequence[Path], name: str) -> str:
-    return "\n".join(path.read_text() for path in files_of_steps(parents, f"*/{name}"))
+def _verdicts(parents: Sequence[Path]) -> str:
+    """Return the verdicts; those of several seeds have headings."""
+    found = list(files_of_steps(parents, "*/verdict.md"))
+    if len(found) < 2:
+        return "".join(path.read_text() for path in found)
+    return "\n".join(f"### {_title(path.parent)}\n\n{path.read_text()}" for path in found)
+
+
+def _comparison(run: Path) -> str:
+    """Return the table of a comparison, with what the rows of `rcg train --compare` are, and their samples."""
+    path, grid = run / "results.md", run / "grid.png"
+    if not path.is_file():
+        return ""
+    wishes = read_state(run / PLAN).get("wishes")
+    planned = isinstance(wishes, dict) and wishes.get("compare")
+    shown = image(grid, "Samples of each row.", run) if grid.is_file() else ""
+    return "\n".join([path.read_text(), *([COMPARED] if planned else []), shown])
+
+
+def _title(folder: Path) -> str:
+    """Return the name of a step by its folder, with its seed where the run has several."""
+    seed = re.fullmatch(r"seed(\d+)", folder.parent.name)
+    return folder.name if seed is None else f"{folder.name}, seed {seed[1]}"
 
 
 def _curves(run: Path, parents: Sequence[Path]) -> Iterator[str]:
@@ -111,7 +143,7 @@ def _curves(run: Path, parents: Sequence[Path]) -> Iterator[str]:
         if scalars:
             with replacing(folder / "curves.png") as draft:
                 curves_image(scalars).save(draft, "PNG")
-            yield image(folder / "curves.png", f"Training of {folder.name}.", run)
+            yield image(folder / "curves.png", f"Training of {_title(folder)}.", run)
 
 
 def _steps(parents: Sequence[Path]) -> str:
@@ -121,10 +153,11 @@ def _steps(parents: Sequence[Path]) -> str:
         record = read_record(path)
         if record.get("seconds") is not None and "command" in record:
             command = code_span(shlex.join(["rcg", *map(str, record["command"])])).replace("|", "\\|")
-            rows.append((path.stat().st_mtime, f"| {path.stem[1:]} | {record['seconds'] / 60:.1f} | {command} |"))
+            name = _title(path.with_name(path.stem[1:]))
+            rows.append((path.stat().st_mtime, f"| {name} | {duration(record['seconds'])} | {command} |"))
     if not rows:
         return ""
-    return "\n".join(["| step | minutes | command |", "|---|---|---|", *(row for _, row in sorted(rows))]) + "\n"
+    return "\n".join(["| step | time | command |", "|---|---|---|", *(row for _, row in sorted(rows))]) + "\n"
 
 
 def _settings(parents: Sequence[Path]) -> Iterator[str]:

@@ -147,12 +147,15 @@ class Run:
         write_record(path, {**begun, "command": words, "spent": seconds, "seconds": seconds, "files": files})
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table's rows: the path of the samples, and the time of their step and all its upstreams."""
+        """Return the table's rows: the path of the samples, and the time of their step and all its upstreams.
+
+        Steps that seeds or rows share count in full in each: the time is what the row alone would take.
+        """
         rows = []
         for seed in self.seeds:
             for condition, name in self.pipeline.rows.items():
                 chain = self._chain(name)
-                seconds = sum(self.record(step, seed).get("seconds") or 0.0 for step in chain if not step.shared)
+                seconds = sum(self.record(step, seed).get("seconds") or 0.0 for step in chain)
                 folder = self.folder(self.pipeline.steps[name], seed)
                 rows.append(
                     {"condition": condition, "seed": seed, "samples": str(folder), "seconds": round(seconds, 1)}

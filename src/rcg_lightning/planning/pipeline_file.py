@@ -108,7 +108,10 @@ class PipelineFile:
         for row in ROWS:
             generator = row if row in BASELINES else "generator"
             found[f"compared_{row}"] = self._sample(generator, given.get(row, ""), count, " --png false")
-        run = f"compare --config {{configs}}/data.yaml --extractor EncoderExtractor {_evaluation_encoder()}"
+        run = (
+            f"compare --config {{configs}}/data.yaml --extractor EncoderExtractor {_evaluation_encoder()} "
+            f"--accelerator {self.accelerator}"
+        )
         return {"run": run, "rows": {row: f"compared_{row}" for row in ROWS}}
 
     def _fit_encoder(self, stage: str) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class Encoder(ConfigMixin):
         return self._frozen.module[0]  # type: ignore[index]
 
     @property
+    def network(self) -> nn.Module:
+        """The network between preprocessing and normalisation."""
+        return self._frozen.module[1]  # type: ignore[index]
+
+    @property
     def identity(self) -> str:
         """A short hash of everything that a representation depends on: weights, network, preprocessing, normalisation.
 

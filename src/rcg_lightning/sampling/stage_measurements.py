@@ -30,7 +30,7 @@ from rcg_lightning.metrics.feature_extractors import EncoderExtractor, FeatureEx
 from rcg_lightning.metrics.fid import fid
 from rcg_lightning.metrics.reconstruction import Reconstruction
 from rcg_lightning.metrics.representation_distance import moments_of
-from rcg_lightning.networks.principal_components import fit_principal_components
+from rcg_lightning.networks.principal_components import PrincipalComponents, fit_principal_components
 from rcg_lightning.pretrained.encoders import Encoder
 from rcg_lightning.pretrained.timm_encoder import TimmEncoder
 from rcg_lightning.sampling.loading import same_encoder
@@ -86,6 +86,7 @@ class StageMeasurements:
             _representation([encoder.normalise(components(part)) for part in small]),
             _representation([self._encoded(self.untrained, part) for part in (images, *views)]),
             len(images),
+            isinstance(encoder.network, PrincipalComponents),
         )
 
     def tokenizer(self, codec: Codec) -> Verdict:
@@ -123,8 +124,8 @@ class StageMeasurements:
         distances = [fid(moments, real.train) for moments in (generated, real.resampled(count), as_noise)]
         return rdm_verdict(*distances, count)  # type: ignore[reportArgumentType]
 
-    def generator(self, path: Path) -> Verdict:
-        """Grade a generator by samples in a folder, as `rcg sample` writes them."""
+    def generator(self, path: Path, represented: bool = True) -> Verdict:
+        """Grade a generator by samples in a folder, as `rcg sample` writes them; see ``generator_verdict``."""
         samples = open_samples(samples_folder(path))
         evaluation = self._images("eval", min(self.number, samples.count))
         count = len(evaluation)  # all metrics depend on the number
@@ -139,7 +140,7 @@ class StageMeasurements:
             SampleMetrics(one["fd"], one.get("precision"), one.get("recall"), copied, n)
             for one, copied, n in zip(scores, copies, (len(every), count))
         )
-        return generator_verdict(found, real, scores[2]["fd"], self.features)
+        return generator_verdict(found, real, scores[2]["fd"], self.features, represented)
 
     @cached_property
     def _reference(self) -> Reference:
