@@ -109,7 +109,7 @@ CASES = [
     (f"{FIT} --config model_number.yaml", "model"),
     (f"{FIT} --config callback_number.yaml", "trainer.callbacks"),
     (f"{FIT} --config afolder", "no config afolder"),
-    (f"{FIT} extra", "unknown key extra"),
+    (f"{FIT} extra", "extra belongs to no option: write --KEY before it"),
     (f"{SAMPLE} --number 0", "--number"),
     (f"{SAMPLE} --tile 0", "tile"),
     (f"{SAMPLE} --devices 0", "devices"),

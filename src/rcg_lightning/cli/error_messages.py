@@ -123,6 +123,8 @@ def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _unknown_key(error_found: ParserError, key: str, parser: ArgumentParser) -> str:
+    if not error_found.keys and error_found.text.startswith("unrecognized") and not key.startswith("-"):
+        return f"{key} belongs to no option: write --KEY before it; --help lists the keys"
     key = key.lstrip("-").partition("=")[0]
     if error_found.classes:
         kind = _find(error_found.classes[-1])

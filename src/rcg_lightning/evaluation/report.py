@@ -133,9 +133,10 @@ def _over_seeds(group: list[Row], metric: str, written: Callable[[float], str]) 
 def distance_text(value: float) -> str:
     """Return a Fréchet distance with three decimals, or with two digits where these would be zeros.
 
-    The scale depends on the extractor: normalised features lie within hundredths of each other.
+    The scale depends on the extractor: normalised features lie within hundredths of each other. Rounding errors, of
+    images compared with themselves, are 0.
     """
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:#.2g}"
+    return f"{value:#.2g}" if 1e-9 < abs(value) < 0.1 else f"{value:.3f}"
 
 
 def mean_and_deviation(values: list[float], written: Callable[[float], str]) -> str:
