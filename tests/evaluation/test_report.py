@@ -42,7 +42,8 @@ def test_seeds_share_a_line_and_reference_values_come_last():
 
 def test_small_distances_keep_their_digits():
     """The scale of a distance is that of the features: those of unit length lie within hundredths."""
-    text = table([row("none", 0, 0.01042), row("cluster", 0, 0.00962), row(REAL, 0, 0.0000312), row("class", 0, 1.9e-16)])
+    distances = {"none": 0.01042, "cluster": 0.00962, "class": 1.9e-16, REAL: 0.0000312}
+    text = table([row(condition, 0, distance) for condition, distance in distances.items()])
     assert [line.split(" | ")[3] for line in text.splitlines()[2:]] == ["0.010", "0.0096", "0.000", "3.1e-05"]
 
 
