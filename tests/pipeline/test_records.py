@@ -1,11 +1,12 @@
 """Records of finished steps: damaged ones are made again with a warning, and never pass for finished."""
 
 import json
+import os
 
 import pytest
 import yaml
 
-from rcg_lightning.pipeline.records import is_whole
+from rcg_lightning.pipeline.records import CURVES, files_of, is_whole, sizes_of, unrecorded_seconds, write_record
 from rcg_lightning.pipeline.runner import Run
 from rcg_lightning.pipeline.spec import read_pipeline
 
@@ -85,3 +86,25 @@ def test_a_json_file_of_its_size_that_cannot_be_read_is_not_whole(tmp_path, cont
     (tmp_path / "results.json").write_bytes(content)
     assert is_whole(tmp_path, {"files": {"results.json": 9}}) == whole
     assert not is_whole(tmp_path, {})
+
+
+def test_curves_that_a_report_draws_later_are_no_file_of_a_step(tmp_path):
+    """They grow with a longer training, which would begin again if it were damaged."""
+    (tmp_path / "last.ckpt").write_bytes(b"weights")
+    (tmp_path / CURVES).write_bytes(b"curves")
+    assert sizes_of(tmp_path, files_of(tmp_path)) == {"last.ckpt": 7}
+    assert is_whole(tmp_path, {"files": {"last.ckpt": 7, CURVES: 60}})  # as earlier versions recorded
+
+
+@pytest.mark.parametrize(("seconds", "unrecorded"), [(None, 100.0), (8.0, 0.0)])
+def test_only_a_killed_run_worked_after_its_record(tmp_path, seconds, unrecorded):
+    """A report, or a look at the folder, may write to it long after the step has finished."""
+    record, folder = tmp_path / ".generator.json", tmp_path / "generator"
+    folder.mkdir()
+    for path, when in ((folder / "last.ckpt", 1100.0), (folder / CURVES, 9000.0)):
+        path.write_bytes(b"content")
+        os.utime(path, (when, when))
+    content = {"key": "k", "seconds": seconds, "files": {}}
+    write_record(record, content)
+    os.utime(record, (1000.0, 1000.0))
+    assert unrecorded_seconds(folder, record, content) == unrecorded

@@ -1,12 +1,14 @@
 """Records of what a pipeline has finished: for each step its key, command, time and files."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rcg_lightning.artifacts import read_state, write_json
 from rcg_lightning.errors import UserError
+
+CURVES = "curves.png"  # drawn into the folders of trainings by each report, after they have finished
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -30,11 +32,11 @@ def write_record(path: Path, content: Any) -> None:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Yield the files of a step, without logs, which others may write, and hidden files, such as locks."""
+    """Yield the files of a step, without logs and curves, which others may write, and hidden files, such as locks."""
     return (
         path
         for path in folder.rglob("*")
-        if path.is_file() and "tfevents" not in path.name and not path.name.startswith(".")
+        if path.is_file() and "tfevents" not in path.name and path.name != CURVES and not path.name.startswith(".")
     )
 
 
@@ -46,7 +48,8 @@ def sizes_of(folder: Path, files: Iterable[Path]) -> dict[str, int]:
 def is_whole(folder: Path, record: dict[str, Any]) -> bool:
     """Whether all recorded files exist, in their recorded sizes; not where none are recorded."""
     sizes = record.get("files")
-    return sizes is not None and all(_is_same(folder / name, size) for name, size in sizes.items())
+    # earlier versions recorded curves
+    return sizes is not None and all(_is_same(folder / name, size) for name, size in sizes.items() if name != CURVES)
 
 
 def _is_same(path: Path, size: int) -> bool:
@@ -59,8 +62,14 @@ def _is_same(path: Path, size: int) -> bool:
         return False
 
 
-def unrecorded_seconds(folder: Path, record: Path) -> float:
-    """Return the seconds that a killed run worked until it last wrote a file."""
-    if not record.is_file():
+def unrecorded_seconds(folder: Path, path: Path, record: Mapping[str, Any]) -> float:
+    """Return the seconds that a killed run worked until it last wrote a file; 0 for one that finished.
+
+    Args:
+        folder: of the step.
+        path: of its record.
+        record: the content of the record; empty where it never started.
+    """
+    if not record or record.get("seconds") is not None:
         return 0.0
-    return max([path.stat().st_mtime - record.stat().st_mtime for path in files_of(folder)] + [0.0])
+    return max([file.stat().st_mtime - path.stat().st_mtime for file in files_of(folder)] + [0.0])

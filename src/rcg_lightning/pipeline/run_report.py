@@ -11,7 +11,7 @@ from rcg_lightning.artifacts import read_state, replacing
 from rcg_lightning.errors import UserError
 from rcg_lightning.evaluation.curves import curves_image, logged_scalars
 from rcg_lightning.evaluation.report_page import Section, code, code_span, image, write_report
-from rcg_lightning.pipeline.records import read_record
+from rcg_lightning.pipeline.records import CURVES, read_record
 from rcg_lightning.planning.duration import duration
 from rcg_lightning.run_folder import PLAN, files_of_steps, step_parents
 
@@ -141,9 +141,9 @@ def _curves(run: Path, parents: Sequence[Path]) -> Iterator[str]:
     for folder in dict.fromkeys(path.parent for path in files_of_steps(parents, "*/*tfevents*")):
         scalars = logged_scalars(folder)
         if scalars:
-            with replacing(folder / "curves.png") as draft:
+            with replacing(folder / CURVES) as draft:
                 curves_image(scalars).save(draft, "PNG")
-            yield image(folder / "curves.png", f"Training of {_title(folder)}.", run)
+            yield image(folder / CURVES, f"Training of {_title(folder)}.", run)
 
 
 def _steps(parents: Sequence[Path]) -> str:

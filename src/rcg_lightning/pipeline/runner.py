@@ -135,7 +135,7 @@ class Run:
             record = {}
         folder.mkdir(parents=True, exist_ok=True)
         words = self.words(step, seed)
-        spent = record.get("spent", 0.0) + unrecorded_seconds(folder, path)
+        spent = record.get("spent", 0.0) + unrecorded_seconds(folder, path, record)
         begun = {"key": key, "command": words} | ({} if step.steps is None else {"steps": step.steps})
         write_record(path, {**begun, "spent": spent, "seconds": None})
         checkpoint = newest_checkpoint(folder) if words[0] == "fit" else None
