@@ -12,8 +12,9 @@ from rcg_lightning.arguments import (
     Seed,
     UnitInterval,
 )
-from rcg_lightning.cli.parsing import call, with_option
+from rcg_lightning.cli.parsing import call
 from rcg_lightning.cli.results import report
+from rcg_lightning.cli.run_data import with_run_data
 from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
@@ -199,8 +200,9 @@ def main(name: str, argv: list[str]) -> None:
     examples = [
         "rcg evaluate --samples runs/generator/last.ckpt --prior runs/rdm/last.ckpt --extractor ClassifierExtractor "
         "--extractor.folder runs/classifier/classifier --data.source Digits",
+        "rcg evaluate runs/my_images --extractor ClassifierExtractor --extractor.folder classifier",
         "rcg evaluate --samples images/ --protocol adm-256 --statistics VIRTUAL_imagenet256_labeled.npz",
         "rcg evaluate --samples images/ --reference_samples others/ --extractor InceptionExtractor",
         "rcg evaluate --samples runs/rdm/last.ckpt --config digits/data --data.stores [runs/store]",
     ]
-    call(evaluate, name, with_option(argv, "--samples"), examples)
+    call(evaluate, name, with_run_data(argv, "--samples"), examples)

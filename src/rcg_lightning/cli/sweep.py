@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rcg_lightning.arguments import NonNegativeFloat, PositiveInt, SampleCount, Seed, Timesteps, UnitInterval
 from rcg_lightning.cli.messages import echo
-from rcg_lightning.cli.parsing import call, with_option
+from rcg_lightning.cli.parsing import call
+from rcg_lightning.cli.run_data import with_run_data
 from rcg_lightning.core.precision import FrozenPrecision
 from rcg_lightning.core.samplers import Sampler
 from rcg_lightning.data.data_module import ImageDataModule
@@ -153,4 +154,4 @@ def main(name: str, argv: list[str]) -> None:
         "rcg sweep … --steps 5,10,25 --eta 0,1                        every combination",
         "rcg sweep … --temperature 0.8,0.9,1 --prior_temperature 0.8,1 --crossed false     each by itself",
     ]
-    call(sweep, name, with_option(argv, "--checkpoint"), examples)
+    call(sweep, name, with_run_data(argv, "--checkpoint"), examples)
