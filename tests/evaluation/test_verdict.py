@@ -103,6 +103,15 @@ def test_a_generator_without_representations_needs_no_better_encoder():
     assert generator_verdict(samples, REAL, 10.0, "features", represented=False).advice == "train it longer"
 
 
+def test_features_of_an_untrained_network_find_no_generator_good():
+    samples = SampleMetrics(0.2, 0.85, 0.8, 12, 1000)
+    assert generator_verdict(samples, REAL, 10.0, "features").grade == "good"
+    verdict = generator_verdict(samples, REAL, 10.0, "features", trained=False)
+    assert verdict.grade == "usable"
+    assert "look at the samples" in verdict.advice
+    assert generator_verdict(SampleMetrics(9.0, 0.1, 0.1), REAL, 10.0, "features", trained=False).grade == "broken"
+
+
 def test_few_real_images_are_good_samples():
     few, others = SampleMetrics(2.6, 0.9, 0.9, 1, 64), SampleMetrics(2.0, 0.9, 0.9, 1, 64)
     assert generator_verdict(few, others, 4.0, "features").grade == "good"

@@ -155,7 +155,12 @@ class SampleMetrics:
 
 
 def generator_verdict(
-    samples: SampleMetrics, real: SampleMetrics, shuffled_fd: float, features: str, represented: bool = True
+    samples: SampleMetrics,
+    real: SampleMetrics,
+    shuffled_fd: float,
+    features: str,
+    represented: bool = True,
+    trained: bool = True,
 ) -> Verdict:
     """Grade a generator by its samples.
 
@@ -165,6 +170,7 @@ def generator_verdict(
         shuffled_fd: of as many training images whose pixels were exchanged between images: no structure is left.
         features: name of the extractor's features, and whether they are independent of the run.
         represented: whether its condition holds representations, which a better encoder would improve.
+        trained: whether the features are of a trained network. Others do not see content, and find nothing good.
     """
     gap = position(samples.fd, real.fd, shuffled_fd)
     metrics = {"fd": samples.fd, "fd_of_real": real.fd, "fd_of_shuffled": shuffled_fd, "gap": gap}
@@ -191,6 +197,8 @@ def generator_verdict(
         if found < expected / 2:
             faults.append(("broken" if found < expected / 20 else "usable", advice))
     faults += _copying(samples, real, words, metrics)
+    if not (faults or trained):
+        faults.append(("usable", "such features see textures, no content: look at the samples, or give an --extractor"))
     grade: Grade = "broken" if any(g == "broken" for g, _ in faults) else "usable" if faults else "good"
     advice = next((text for g, text in faults if g == grade), "")
     return Verdict("generator", grade, ", ".join(words), advice, metrics)

@@ -70,6 +70,7 @@ class StageMeasurements:
         self.untrained = untrained_encoder(min(data.spec.image[1:]))
         self.extractor = extractor or EncoderExtractor(self.untrained)
         self.extractor.setup()
+        self.trained = extractor is not None
         self.features = "features of an untrained network" if extractor is None else f"{extractor.name} features"
 
     def encoder(self, encoder: Encoder) -> Verdict:
@@ -140,7 +141,7 @@ class StageMeasurements:
             SampleMetrics(one["fd"], one.get("precision"), one.get("recall"), copied, n)
             for one, copied, n in zip(scores, copies, (len(every), count))
         )
-        return generator_verdict(found, real, scores[2]["fd"], self.features, represented)
+        return generator_verdict(found, real, scores[2]["fd"], self.features, represented, self.trained)
 
     @cached_property
     def _reference(self) -> Reference:
