@@ -181,11 +181,10 @@ import os, signal, sys, time
 from pathlib import Path
 from rcg_lightning.artifacts import locked
 with locked(Path(sys.argv[1]), "busy"):
-    worker = os.fork()
-    if worker == 0:
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)  # it has left the lock by now
         time.sleep(30)  # like a worker of a data loader that has not noticed yet
         os._exit(0)
-    print(worker, flush=True)
     sys.stdin.read()
 """
 
