@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rcg_lightning.cli.parsing import underscored, with_option
 from rcg_lightning.planning.files import read_plan
-from rcg_lightning.sampling.run_parts import RUNS
+from rcg_lightning.sampling.run_parts import named_run
 
 _IMAGES = {"--config", "--data", "--statistics", "--reference_samples"}
 
@@ -16,7 +16,7 @@ def with_run_data(argv: Sequence[str], option: str) -> list[str]:
     named = {underscored(word).partition("=")[0].partition(".")[0] for word in words}
     if len(words) == len(argv) or named & _IMAGES:
         return words
-    run = Path(argv[0]) if Path(argv[0]).exists() else RUNS / argv[0]
+    run = named_run(Path(argv[0]))
     for folder in (run, run.parent):
         data = read_plan(folder).get("parts", {}).get("data")
         if data is not None:

@@ -103,7 +103,7 @@ class Costs:
         reading = 0.0 if name == "rdm" else cost.images * self.reading
         return self.repeats(name) * (cost.seconds + reading)
 
-    def around(self, name: str) -> float:
+    def overhead(self, name: str) -> float:
         """Return the seconds of a stage, in all repeats, in which nothing is trained."""
         cost = self.stages[name]
         return self.repeats(name) * (STARTUP + cost.compiling + LAST_SAVES * cost.saving)
@@ -184,7 +184,7 @@ def _counts(
     """Share ``seconds`` between the trained stages that are not done; return the steps of each."""
     counts = {name: least[name] for name in done if name in costs.stages}
     todo = [name for name in TRAINED if name in costs.stages and name not in counts]
-    left = whole = seconds - sum(map(costs.around, todo))
+    left = whole = seconds - sum(map(costs.overhead, todo))
     for name in todo:
         mine = left if name == todo[-1] else _share(costs, name) * whole
         other = SAVING_SHARE + (VALIDATION_SHARE if name == "generator" else 0)
@@ -223,7 +223,7 @@ def _trained(costs: Costs, name: str, steps: int) -> PlannedStage:
     saves = min(max(int(SAVING_SHARE * seconds / max(saving, 1e-6)), 2), MOST_SAVES)
     return PlannedStage(
         name,
-        seconds + saves * saving + costs.around(name),
+        seconds + saves * saving + costs.overhead(name),
         cost.memory,
         repeats * STORED_STATES * cost.checkpoint,
         steps,

@@ -1,7 +1,7 @@
 """What a stage costs on this machine: seconds of a step, from a few real ones, and memory, before any is taken."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,29 +174,35 @@ def _timed_steps(stage: Stage, spec: DataSpec, batch: int, machine: Machine, com
 
 
 def _evaluation(stage: Stage, spec: DataSpec, machine: Machine) -> float:
-    """Return the seconds of one network evaluation for ``FEW_SAMPLES`` samples, from the second of two calls."""
+    """Return the seconds of one network evaluation for ``FEW_SAMPLES`` samples."""
     if not isinstance(stage, DiffusionStage):
         return 0.0
     stage.to(machine.device)
     raw = stage.condition.observe(random_batch(spec, stage.condition.needs, FEW_SAMPLES))
     batch: Any = {"seed": torch.arange(FEW_SAMPLES)}
-    timed, start = DDIM(2, spacing=LinspaceSpacing()), machine.now()
-    for _ in range(2):
-        start = machine.now()
-        stage.sample(batch, sampler=timed, raw=tuple(part.to(machine.device) for part in raw), tile=FEW_SAMPLES)
-    return machine.since(start) / 2
+    timed, given = DDIM(2, spacing=LinspaceSpacing()), tuple(part.to(machine.device) for part in raw)
+
+    def sample() -> None:
+        stage.sample(batch, sampler=timed, raw=given, tile=FEW_SAMPLES)
+
+    return _seconds_after(sample, sample, machine) / timed.steps
 
 
 def seconds_per_image(encoder: Encoder, spec: DataSpec, machine: Machine) -> float:
-    """Return the seconds that a frozen encoder takes for an image of a batch, from the second of two batches."""
+    """Return the seconds that a frozen encoder takes for an image of a batch."""
     count = ENCODED[machine.on_cpu]
     images = as_floats(random_batch(spec, frozenset({"image"}), count))["image"].to(machine.device)
-    start = machine.now()
+    warm_up = images[:1] if machine.on_cpu else images  # a GPU chooses its kernels by the size of a batch
     with torch.no_grad():
-        encoder(images[: 1 if machine.on_cpu else count])
-        start = machine.now()
-        encoder(images)
-    return machine.since(start) / count
+        return _seconds_after(lambda: encoder(warm_up), lambda: encoder(images), machine) / count
+
+
+def _seconds_after(warm_up: Callable[[], object], work: Callable[[], object], machine: Machine) -> float:
+    """Return the seconds of ``work``, once what a first call alone costs is spent in ``warm_up``."""
+    warm_up()
+    start = machine.now()
+    work()
+    return machine.since(start)
 
 
 class _Stopwatch(Callback):

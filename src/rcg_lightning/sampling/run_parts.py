@@ -79,20 +79,22 @@ class RunParts:
 def find_parts(path: Path) -> RunParts:
     """Find the parts at ``path``: a run's folder, one of its steps' folders, a bundle, a stage folder or a checkpoint.
 
-    A word that is no path names a run in ``runs``.
-
     Raises:
         UserError: a run has no generator, or several of which none is preferred.
     """
-    path = Path(path)
-    if not path.exists() and len(path.parts) == 1 and (RUNS / path).is_dir():
-        path = RUNS / path
+    path = named_run(Path(path))
     if is_run(path):
         return _parts_of_run(path)
     parts = bundle_parts(path)
     networks = (parts["encoder"],) if "encoder" in parts else ()  # a generator loads its bundle's autoencoder itself
     results = path.with_name(f"{path.name}-samples") if parts else None
     return RunParts(path, parts.get("prior"), parts.get("instances"), networks, None, results)
+
+
+def named_run(path: Path) -> Path:
+    """Return ``path``, or the run in ``runs`` that a word that is no path names."""
+    found = RUNS / path
+    return found if not path.exists() and len(path.parts) == 1 and found.is_dir() else path
 
 
 def is_run(path: Path) -> bool:
